@@ -1,0 +1,52 @@
+# make demo   sets up and trains the small compression model with three optimizers
+# make test   sets up and runs the core suite
+# make lint   ruff, mypy and clang-format
+# make soak   what takes longer: property tests with thousands of random examples
+#
+# Everything lives in .venv. TORCH=torch==2.11.0 takes another torch, PYTHON=python3.12 another Python.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(wildcard csrc/*)
+
+.PHONY: setup demo test lint format soak clean
+
+setup: $(READY)
+
+# torch first and by name, the build without isolation: an isolated build would fetch a second torch.
+$(READY): $(BUILD_INPUTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "soap_fast needs Python >= 3.11: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "no virtual environment: on Debian, apt install python3-venv" >&2; exit 1; }
+	$(PIP) install --quiet --constraint .ci/constraints.txt $(TORCH) numpy
+	$(PIP) install --quiet --constraint .ci/constraints.txt setuptools wheel cmake ninja pybind11
+	$(PIP) install --quiet --constraint .ci/constraints.txt --no-build-isolation --editable ".[bench,lint,test]"
+	touch $@
+
+demo: setup
+	$(BIN)/python -m bench.lic train
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.cu csrc/*.h
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.cu csrc/*.h
+
+soak: setup
+	SOAP_FAST_EXAMPLES=5000 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \
+		tests/test_plan.py tests/test_eigh.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info soap_fast/*.so runs

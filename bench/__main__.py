@@ -1,0 +1,31 @@
+"""Measure soap_fast on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import step
+from bench.command import BadInput, Parser
+
+# A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
+COMMANDS = {"step": step}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 2 where something given cannot be used."""
+    parser = Parser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
+    for name, module in COMMANDS.items():
+        text = module.__doc__ or ""
+        summary = text.partition("\n")[0].partition(": ")[2]
+        module.add_options(commands.add_parser(name, help=summary, description=text))
+    options = parser.parse_args(arguments)
+    try:
+        return COMMANDS[options.command].run(options)
+    except BadInput as problem:
+        print(f"python -m bench {options.command}: {problem}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""`step`: what a step costs on the parameters of a real model, call by call.
+
+Gradients are normal random numbers, the same for every run. The first call (first bases), calls
+with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bench import shapes
+from bench.command import BadInput, add_json_option, positive, show
+from soap_fast import SOAP
+
+COLUMNS = (
+    "name",
+    "shapes",
+    "device",
+    "threads",
+    "first_ms",
+    "plain_ms",
+    "refresh_ms",
+    "mean_ms",
+    "state_ratio",
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--backend", help="of soap_fast (default: the best that runs here)")
+    parser.add_argument(
+        "--periods", type=positive(int), default=1, help="refresh periods (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
+    )
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    inventory = shapes.load(options.shapes)
+    device = usable_device(options.device)
+    params = inventory.parameters(device)
+    frequency = options.precondition_frequency
+    try:
+        optimizer = SOAP(params, precondition_frequency=frequency, backend=options.backend)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    times = measure(optimizer, params, inventory, frequency, options.periods)
+    result = {
+        "name": "soap_fast",
+        "backend": optimizer.backend,
+        "shapes": inventory.model,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "precondition_frequency": frequency,
+        "tensors": len(params),
+        "parameters": inventory.numel,
+        **times.summary(frequency),
+        "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
+    }
+    show([result], COLUMNS, options.json)
+    return 0
+
+
+def usable_device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadInput(f"device {name!r} cannot be used here ({reason}): take cpu") from None
+    return name
+
+
+@dataclass
+class Times:
+    """Milliseconds of every call, by what the call did."""
+
+    first: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    refresh: list[float] = field(default_factory=list)
+
+    def summary(self, frequency: int) -> dict[str, float | None]:
+        plain = statistics.median(self.plain) if self.plain else None
+        refresh = statistics.median(self.refresh)
+        mean = refresh if plain is None else (plain * (frequency - 1) + refresh) / frequency
+        return {
+            "first_ms": self.first[0],
+            "plain_ms": plain,
+            "refresh_ms": refresh,
+            "mean_ms": mean,
+        }
+
+
+def measure(
+    optimizer: torch.optim.Optimizer,
+    params: list[torch.nn.Parameter],
+    inventory: shapes.Inventory,
+    frequency: int,
+    periods: int,
+) -> Times:
+    """Time the first call and whole refresh periods after it; gradients are made in between."""
+    times = Times()
+    calls = 1 + frequency * periods
+    for call in tqdm(range(calls), desc=inventory.model, unit="call", leave=False):
+        inventory.set_gradients(params, seed=1 + call)
+        elapsed = timed_step(optimizer, params[0].device)
+        if call == 0:
+            times.first.append(elapsed)
+        elif call % frequency == 0:
+            times.refresh.append(elapsed)
+        else:
+            times.plain.append(elapsed)
+    return times
+
+
+def timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
+    """Milliseconds from the call until its work is done on the device."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    optimizer.step()
+    synchronize()
+    return (time.perf_counter() - start) * 1e3
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors in the optimizer's state."""
+
+    def size(value: Any) -> int:
+        if isinstance(value, torch.Tensor):
+            return value.nbytes
+        if isinstance(value, dict):
+            return sum(size(item) for item in value.values())
+        return sum(map(size, value)) if isinstance(value, list) else 0
+
+    return sum(size(entry) for entry in optimizer.state.values())

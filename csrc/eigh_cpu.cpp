@@ -1,0 +1,158 @@
+// eigh on the CPU: LAPACK through torch, many small factors side by side.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "eigh.h"
+#include "eigh_scale.h"
+#include "serial_lapack.h"
+
+namespace soap_fast {
+namespace {
+
+// From this size on factors are solved one after another with LAPACK's own threads. float32, MKL,
+// 2 threads, ms for one factor alone | for a pair of factors:
+//   d                 1024      1280       1920       2560
+//   LAPACK threads    66 | 131    - | 180  284 | 535  692 | 1433
+//   side by side      97 |  98    - | 160  509 | 513 1243 | 1242
+// They cost pairs an eighth at most from 1280 on, and gain a lone factor up to 1.8 times; but they
+// wait for each other so often that where something else keeps a core busy one factor of 1280 took
+// 10 to 17 s. So they are left to sizes that are slow enough on one thread to be worth that risk.
+constexpr int64_t kLapackThreadsFrom = 2048;
+
+// Elements of factors that share one call of linalg_eigh. us per factor of d = 3, 9, 16, 32, 64 on
+// one thread: 1.0, 6.0, 13.8, 51, 171; with a call for each 6.7, 11.7, 21.2, 56, 167.
+constexpr int64_t kChunkElements = 4096;
+
+// Factors [first, first + count) of one stack's selection: one call of linalg_eigh.
+struct Chunk {
+  size_t stack;
+  int64_t d;
+  int64_t first;
+  int64_t count;
+};
+
+// eigh reads the lower triangle alone, and so do we.
+template <typename T>
+T scale_of(const T* factor, int64_t row_stride, int64_t column_stride, int64_t d) {
+  using Limits = std::numeric_limits<T>;
+  T largest = 0;
+  bool finite = true;
+  for (int64_t row = 0; row < d; ++row) {
+    for (int64_t column = 0; column <= row; ++column) {
+      const T magnitude = std::abs(factor[row * row_stride + column * column_stride]);
+      finite &= magnitude <= Limits::max();  // false for NaN, which std::max would drop
+      largest = std::max(largest, magnitude);
+    }
+  }
+  return scale_for(finite ? largest : Limits::infinity(), Limits::min(), Limits::max());
+}
+
+// Solves one chunk and writes eigenvalues [count, d] and bases [count, d, d], both descending.
+template <typename T>
+void solve_chunk(const Tensor& stack, const Tensor& selection, const Chunk& chunk, T* values,
+                 T* bases) {
+  const int64_t d = chunk.d;
+  const int32_t* indices = selection.const_data_ptr<int32_t>();
+  const Tensor packed = torch::stable::new_zeros(stack, {chunk.count, d, d});
+  std::vector<T> scales(chunk.count);
+  for (int64_t i = 0; i < chunk.count; ++i) {
+    const int64_t index = indices[(chunk.first + i) * selection.stride(0)];
+    const T* factor = stack.const_data_ptr<T>() + index * stack.stride(0);
+    const int64_t row_stride = stack.stride(1), column_stride = stack.stride(2);
+    scales[i] = scale_of(factor, row_stride, column_stride, d);
+    if (scales[i] <= 0) continue;
+    T* target = packed.mutable_data_ptr<T>() + i * d * d;
+    for (int64_t row = 0; row < d; ++row) {
+      for (int64_t column = 0; column <= row; ++column) {
+        target[row * d + column] = factor[row * row_stride + column * column_stride] * scales[i];
+      }
+    }
+  }
+
+  const Eigenpairs pairs = solve(packed);
+
+  const int64_t row_stride = pairs.vectors.stride(1), column_stride = pairs.vectors.stride(2);
+  for (int64_t i = 0; i < chunk.count; ++i, values += d, bases += d * d) {
+    const T* ascending = pairs.values.const_data_ptr<T>() + i * d;
+    const T* vectors = pairs.vectors.const_data_ptr<T>() + i * pairs.vectors.stride(0);
+    if (scales[i] <= 0 || std::isnan(ascending[0])) {
+      const bool zero = scales[i] == T(kZeroFactor);
+      std::fill_n(values, d, zero ? T(0) : std::numeric_limits<T>::quiet_NaN());
+      std::fill_n(bases, d * d, T(0));
+      for (int64_t row = 0; row < d; ++row) bases[row * d + row] = 1;
+      continue;
+    }
+    for (int64_t column = 0; column < d; ++column) {
+      const int64_t mirrored = d - 1 - column;
+      values[column] = ascending[mirrored] / scales[i];
+      for (int64_t row = 0; row < d; ++row) {
+        bases[row * d + column] = vectors[row * row_stride + mirrored * column_stride];
+      }
+    }
+  }
+}
+
+void check_indices(const Tensor& stack, const Tensor& selection, size_t s) {
+  const int32_t* indices = selection.const_data_ptr<int32_t>();
+  for (int64_t i = 0; i < selection.size(0); ++i) {
+    const int64_t index = indices[i * selection.stride(0)];
+    check(index >= 0 && index < stack.size(0), "eigh: selections[", s, "][", i, "]=", index,
+          " is outside [0, ", stack.size(0), "), the indices of factors[", s, "]");
+  }
+}
+
+}  // namespace
+
+Eigh eigh_cpu(TensorList factors, TensorList selections) {
+  check_arguments(factors, selections);
+  for (size_t s = 0; s < factors.size(); ++s) check_indices(factors[s], selections[s], s);
+
+  Eigh results;
+  auto& [eigenvalues, bases] = results;
+  std::vector<Chunk> alone, side_by_side;  // which of them, and the chunk's size, depend on d alone
+  for (size_t s = 0; s < factors.size(); ++s) {
+    auto [stack_values, stack_bases] = new_results(factors[s], selections[s]);
+    eigenvalues.push_back(stack_values);
+    bases.push_back(stack_bases);
+    const int64_t d = factors[s].size(1), k = selections[s].size(0);
+    if (d == 0) continue;
+    const int64_t together = std::max<int64_t>(1, kChunkElements / (d * d));
+    for (int64_t first = 0; first < k; first += together) {
+      auto& route = d >= kLapackThreadsFrom ? alone : side_by_side;
+      route.push_back({s, d, first, std::min(together, k - first)});
+    }
+  }
+
+  const auto run = [&](const Chunk& chunk) {
+    const Tensor& stack = factors[chunk.stack];
+    const auto solve_as = [&](auto zero) {
+      using T = decltype(zero);
+      solve_chunk<T>(stack, selections[chunk.stack], chunk,
+                     eigenvalues[chunk.stack].mutable_data_ptr<T>() + chunk.first * chunk.d,
+                     bases[chunk.stack].mutable_data_ptr<T>() + chunk.first * chunk.d * chunk.d);
+    };
+    stack.scalar_type() == torch::headeronly::ScalarType::Double ? solve_as(0.0) : solve_as(0.0f);
+  };
+
+  for (const Chunk& chunk : alone) run(chunk);
+
+  // Largest first, each worker takes the next: no worker is left with a large factor at the end.
+  std::stable_sort(side_by_side.begin(), side_by_side.end(), [](const Chunk& a, const Chunk& b) {
+    return a.count * a.d * a.d * a.d > b.count * b.d * b.d * b.d;
+  });
+  std::atomic<size_t> next{0};
+  // LAPACK keeps to one thread here, also for a single chunk: a factor's bits do not depend on what
+  // else is in the call.
+  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
+    const SerialLapack serial;
+    for (size_t i = next++; i < side_by_side.size(); i = next++) run(side_by_side[i]);
+  });
+  return results;
+}
+
+}  // namespace soap_fast

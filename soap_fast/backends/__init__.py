@@ -1,0 +1,63 @@
+"""Who carries a step out. Asked for by name: that backend or an error. For none: the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from soap_fast.backends.eager import EagerBackend
+from soap_fast.call import TensorCall
+from soap_fast.state import Stacks
+
+__all__ = ["Backend", "BackendStatus", "choose", "survey"]
+
+
+class Backend(Protocol):
+    """The stations of a step that backends carry out, in the order of a step."""
+
+    name: str
+
+    def usable(self, calls: Sequence[TensorCall]) -> list[bool]: ...
+
+    def first_bases(self, calls: Sequence[TensorCall]) -> Stacks: ...
+
+    def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]: ...
+
+    def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None: ...
+
+
+class BackendStatus(NamedTuple):
+    """A backend, whether it can run here, and why or why not."""
+
+    name: str
+    usable: bool
+    reason: str
+
+
+BACKENDS: dict[str, type[Backend]] = {"eager": EagerBackend}
+
+
+def survey() -> list[BackendStatus]:
+    """Every backend of this version, the best first."""
+    return [BackendStatus("eager", True, "plain torch, runs on every device")]
+
+
+def choose(name: str | None) -> Backend:
+    """The backend of this name, or the best usable one for None.
+
+    Raises:
+        ValueError: no backend has this name, or it cannot run here.
+    """
+    statuses = survey()
+    if name is None:
+        best = next(status for status in statuses if status.usable)
+        return BACKENDS[best.name]()
+    for status in statuses:
+        if status.name == name:
+            if not status.usable:
+                raise ValueError(f"backend={name!r} cannot run here: {status.reason}")
+            return BACKENDS[name]()
+    names = [status.name for status in statuses]
+    raise ValueError(f"backend={name!r} is not one of {names}: None takes the best that runs here")

@@ -1,0 +1,56 @@
+"""Backend `eager`: plain torch, one tensor at a time. It defines what every other backend computes.
+
+Runs on any device and in float64; needs neither the extension nor Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from soap_fast.call import TensorCall, is_usable
+from soap_fast.eigh import eigh_eager
+from soap_fast.modes import gram
+from soap_fast.refresh import refresh
+from soap_fast.state import Stacks, allocate
+from soap_fast.update import update
+
+
+class EagerBackend:
+    name = "eager"
+
+    def first_bases(self, calls: Sequence[TensorCall]) -> Stacks:
+        """K = (1 - b_s) g gᵀ and its eigenvectors for the factors of tensors on their first call.
+
+        Every gradient is usable. No state is touched: what is returned belongs to none yet.
+        """
+        stacks = allocate((call.param, call.plan) for call in calls)
+        by_param = {call.param: call for call in calls}
+        for stack in stacks.values():
+            for slot, (param, mode) in enumerate(stack.owners):
+                call = by_param[param]
+                weight = 1 - call.options.shampoo_beta
+                stack.K[slot] = weight * gram(call.gather(), mode, call.plan)
+        everything = [
+            torch.arange(len(stack.owners), dtype=torch.int32, device=stack.K.device)
+            for stack in stacks.values()
+        ]
+        _, bases = eigh_eager([stack.K for stack in stacks.values()], everything)
+        for stack, q in zip(stacks.values(), bases, strict=True):
+            stack.Q = q
+        return stacks
+
+    def usable(self, calls: Sequence[TensorCall]) -> list[bool]:
+        """Whether each gradient may begin a tensor's state. Waits for the device."""
+        flags = [is_usable(call.gather()) for call in calls]  # all launched before the first read
+        return [bool(flag) for flag in flags]
+
+    def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
+        """One step for each tensor after its first call. Returns which were taken, [] bool each."""
+        return [update(call) for call in calls]
+
+    def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
+        """Refresh the bases of these tensors, each unless its step was left out."""
+        for call, flag in zip(calls, taken, strict=True):
+            refresh(call, flag)

@@ -1,0 +1,96 @@
+"""What a step refuses, checked for every tensor before anything is written.
+
+Messages are predicates: the caller puts the name of the parameter in front.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from soap_fast.call import state_dtype
+from soap_fast.plan import TensorPlan
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_parameter(param: torch.Tensor) -> None:
+    """Refuse a parameter no backend can step.
+
+    Raises:
+        ValueError: it is complex, sparse, on the meta device, or not of a supported floating dtype.
+    """
+    if param.is_complex():
+        raise ValueError(
+            f"is complex ({param.dtype}): SOAP rotates real tensors; optimize "
+            "torch.view_as_real of it instead"
+        )
+    if param.layout != torch.strided:
+        raise ValueError(
+            f"has layout {param.layout}: SOAP needs dense parameters; give sparse ones to "
+            "torch.optim.SparseAdam"
+        )
+    if param.is_meta:
+        raise ValueError(
+            "is on the meta device and has no data: materialise the model (to_empty and "
+            "its initialisation) before building the optimizer"
+        )
+    if param.dtype not in DTYPES:
+        raise ValueError(
+            f"has dtype {param.dtype}, not one of {[str(dtype) for dtype in DTYPES]}: "
+            "convert the parameter or leave it to another optimizer"
+        )
+
+
+def check_gradient(param: torch.Tensor, grad: torch.Tensor) -> None:
+    """Refuse a gradient that does not belong to its parameter.
+
+    Raises:
+        ValueError: it is sparse, complex, of another shape or on another device.
+    """
+    if grad.layout != torch.strided:
+        raise ValueError(
+            f"has a gradient of layout {grad.layout}: SOAP needs dense gradients; set "
+            "sparse=False on the layer, or give it to torch.optim.SparseAdam"
+        )
+    if not grad.is_floating_point():
+        raise ValueError(f"has a gradient of dtype {grad.dtype}: it must be floating point")
+    if grad.shape != param.shape or grad.device != param.device:
+        raise ValueError(
+            f"is {list(param.shape)} on {param.device}, its gradient {list(grad.shape)} on "
+            f"{grad.device}: both must agree; run backward again after moving or resizing it"
+        )
+
+
+def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) -> None:
+    """Refuse a state that does not fit its parameter any more.
+
+    Raises:
+        ValueError: the parameter was resized, cast or moved after its first call, or an option that
+            decides its factors was changed.
+    """
+    found = tuple(state["exp_avg"].shape)
+    if found != plan.shape:
+        raise ValueError(
+            f"is {list(plan.shape)} but was {list(found)} at its first call: a resized "
+            "parameter needs a new optimizer, or its entry deleted from optimizer.state"
+        )
+    dtype = state["exp_avg"].dtype
+    if dtype != state_dtype(param):
+        raise ValueError(
+            f"is {param.dtype} now, its state {dtype}: convert the model before building the "
+            "optimizer, or load the optimizer's state_dict again afterwards"
+        )
+    if state["exp_avg"].device != param.device:
+        raise ValueError(
+            f"is on {param.device}, its state on {state['exp_avg'].device}: move the model "
+            "before building the optimizer, or load the optimizer's state_dict again afterwards"
+        )
+    sizes = tuple(None if k is None else k.shape[0] for k in state["GG"])
+    if sizes != plan.factors:
+        raise ValueError(
+            f"has factors of sizes {list(sizes)} but its options now ask for "
+            f"{list(plan.factors)}: max_precond_dim, merge_dims, precondition_1d and data_format "
+            "cannot change after a parameter's first call"
+        )

@@ -1,0 +1,58 @@
+"""The C++/CUDA extension: whether it is there, what it was built with, and if not, why.
+
+Nothing here raises when the extension is missing; asking for it by name is the backends' affair.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["available", "build_info", "reason"]
+
+LIBRARY = Path(__file__).with_name("_operators.so")
+
+_HOW_TO_GET_IT = (
+    "install a C++17 compiler and reinstall soap_fast with the environment variable "
+    "SOAP_FAST_EXTENSION=ON, which says what the build lacks"
+)
+
+
+@functools.cache
+def reason() -> str | None:
+    """Loads the operators once; None if they are there, else why not and how to get them."""
+    if not LIBRARY.exists():
+        return f"soap_fast was installed without its extension; {_HOW_TO_GET_IT}"
+    try:
+        torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
+    except (OSError, RuntimeError) as error:
+        return (
+            f"the extension does not load on torch {torch.__version__}: {error}; {_HOW_TO_GET_IT}"
+        )
+    return None
+
+
+def available() -> bool:
+    """Whether `torch.ops.soap_fast` has its operators."""
+    return reason() is None
+
+
+@functools.cache
+def _build_module() -> Any | None:
+    try:
+        return importlib.import_module("soap_fast._build_info")
+    except ImportError:
+        return None
+
+
+def build_info() -> dict[str, Any] | None:
+    """What was built and with what, as plain values; None if no extension was built.
+
+    `cuda` tells whether CUDA kernels were compiled in, `cuda_missing_because` why not.
+    """
+    module = _build_module()
+    return None if module is None else dict(module.build_info())

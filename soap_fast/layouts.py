@@ -1,0 +1,166 @@
+"""Other people's `state_dict` layouts: nikhilvyas/SOAP in and out, pytorch_optimizer's SOAP in.
+
+| layout | clock | exp_avg | a mode without factor | a mode of size 1 |
+|---|---|---|---|---|
+| soap_fast | `calls`, `step` per tensor | rotated | None | None |
+| reference | int `step` per tensor, calls after the first | rotated | [] | GG, Q of [1, 1] |
+| pytorch_optimizer | int `step` per group, all calls | not rotated | [] | GG, Q of [1, 1] |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from soap_fast import ambient
+from soap_fast.modes import rotate
+from soap_fast.options import plan_options
+from soap_fast.plan import TensorPlan, eligible_modes, plan_tensor
+
+KnownLayout = Literal["soap_fast", "reference", "pytorch_optimizer"]
+
+NOT_SOAP = (
+    "the state_dict is {kind}, which has no factors for SOAP to work in. To go on from a model "
+    "trained with another optimizer, load the model's weights, build SOAP on its parameters and do "
+    "not load this state: SOAP starts its factors from the next gradient"
+)
+PYTORCH_OPTIMIZER_NAMES = {
+    "max_precondition_dim": "max_precond_dim",
+    "normalize_gradient": "normalize_grads",
+}
+REFERENCE_OPTIONS = (
+    "lr",
+    "betas",
+    "shampoo_beta",
+    "eps",
+    "weight_decay",
+    "precondition_frequency",
+    "max_precond_dim",
+    "merge_dims",
+    "precondition_1d",
+    "normalize_grads",
+    "correct_bias",
+)
+
+
+def recognise(state_dict: Mapping[str, Any]) -> KnownLayout:
+    """Which SOAP wrote this state_dict.
+
+    Raises:
+        ValueError: none did; the message says how to start from another optimizer's model.
+    """
+    entries = list(state_dict["state"].values())
+    if any("max_precondition_dim" in group for group in state_dict["param_groups"]):
+        return "pytorch_optimizer"
+    if not entries or any("calls" in entry for entry in entries):
+        return "soap_fast"
+    if any("GG" in entry for entry in entries):
+        return "reference"
+    is_adam = all("exp_avg" in entry and "exp_avg_sq" in entry for entry in entries)
+    raise ValueError(NOT_SOAP.format(kind="one of Adam" if is_adam else "not one of a known SOAP"))
+
+
+def group_options(saved: Mapping[str, Any], layout: KnownLayout) -> dict[str, Any]:
+    """A saved group's options under our names."""
+    options = {key: value for key, value in saved.items() if key != "params"}
+    if layout != "pytorch_optimizer":
+        return options
+    options.pop("step", None)
+    renamed = {PYTORCH_OPTIMIZER_NAMES.get(key, key): value for key, value in options.items()}
+    if renamed.get("shampoo_beta") is None:
+        renamed["shampoo_beta"] = -1
+    return renamed
+
+
+def entry_to_ours(
+    entry: Mapping[str, Any], saved_group: Mapping[str, Any], plan: TensorPlan, layout: KnownLayout
+) -> Mapping[str, Any]:
+    """One parameter's entry in our layout; what is missing in it stays missing.
+
+    Raises:
+        ValueError: the entry cannot be read, or its clock is missing.
+    """
+    if layout == "soap_fast" or not {"GG", "Q", "exp_avg"} <= set(entry):
+        return entry
+    from_reference = layout == "reference"
+    calls = _integer("step", entry) + 1 if from_reference else _integer("step", saved_group)
+    bases = [_matrix(q) for q in entry["Q"]]
+    if len(bases) != len(plan.factors):
+        raise ValueError(f"Q has {len(bases)} modes, the parameter {len(plan.factors)}")
+    kept = [None if _is_unit(q) else q for q in bases]
+    factors = [None if _is_unit(k) else k for k in map(_matrix, entry["GG"])]
+    exp_avg = entry["exp_avg"]
+    if from_reference:
+        # The basis of a mode of size 1 is [[1]] for us and [[1]] or [[-1]] in the reference.
+        for q in bases:
+            if q is not None and _is_unit(q):
+                exp_avg = exp_avg * q.reshape(()).sign()
+    else:
+        with ambient.neutral({exp_avg.device.type}):
+            exp_avg = rotate(exp_avg, kept, plan)
+    return {
+        "calls": calls,
+        "step": torch.tensor(float(calls - 1), dtype=torch.float32, device="cpu"),
+        "skipped": torch.zeros((), dtype=torch.int64, device="cpu"),
+        "exp_avg": exp_avg,
+        "exp_avg_sq": entry["exp_avg_sq"],
+        "GG": factors,
+        "Q": kept,
+    }
+
+
+def to_reference(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Our state_dict in the layout of nikhilvyas/SOAP."""
+    written_groups, state = [], {}
+    for saved, group in zip(state_dict["param_groups"], groups, strict=True):
+        options = plan_options(group)
+        written_groups.append({key: saved[key] for key in (*REFERENCE_OPTIONS, "params")})
+        for key, param in zip(saved["params"], group["params"], strict=True):
+            if key in state_dict["state"]:
+                plan = plan_tensor(tuple(param.shape), options)
+                eligible = eligible_modes(plan.shape, plan.modes, options)
+                entry = state_dict["state"][key]
+                state[key] = _reference_entry(entry, plan, eligible, saved)
+    return {**state_dict, "state": state, "param_groups": written_groups}
+
+
+def _reference_entry(
+    entry: Mapping[str, Any], plan: TensorPlan, eligible: tuple[bool, ...], group: Mapping[str, Any]
+) -> dict[str, Any]:
+    # Every factor's trace is the average of |g|², which is what a factor of size 1 holds.
+    tracked = [k for k in entry["GG"] if k is not None]
+    energy = tracked[0].trace() if tracked else entry["exp_avg_sq"].sum()
+    factors: list[Any] = []
+    bases: list[Any] = []
+    for k, q, size, may in zip(entry["GG"], entry["Q"], plan.modes, eligible, strict=True):
+        unit = k is None and size == 1 and may
+        factors.append(energy.reshape(1, 1) if unit else [] if k is None else k)
+        bases.append(torch.ones_like(energy).reshape(1, 1) if unit else [] if q is None else q)
+    beta = group["shampoo_beta"]
+    return {
+        "step": int(entry["step"]),
+        "exp_avg": entry["exp_avg"],
+        "exp_avg_sq": entry["exp_avg_sq"],
+        "GG": factors,
+        "Q": bases,
+        "precondition_frequency": group["precondition_frequency"],
+        "shampoo_beta": beta if beta >= 0 else group["betas"][1],
+    }
+
+
+def _matrix(value: Any) -> torch.Tensor | None:
+    """A factor or basis as saved; other layouts write [] for none."""
+    return value if isinstance(value, torch.Tensor) and value.numel() > 0 else None
+
+
+def _is_unit(matrix: torch.Tensor | None) -> bool:
+    return matrix is not None and matrix.numel() == 1
+
+
+def _integer(name: str, saved: Mapping[str, Any]) -> int:
+    value = saved.get(name)
+    if value is None or int(value) != value or value < 0:
+        raise ValueError(f"{name}={value!r} is not an integer >= 0: the checkpoint is incomplete")
+    return int(value)

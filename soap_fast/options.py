@@ -1,0 +1,161 @@
+"""Options of a parameter group: read from its dict, checked, and named as the step uses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import torch
+
+DataFormat = Literal["channels_first", "channels_last"]
+DATA_FORMATS = ("channels_first", "channels_last")
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What decides which modes of a tensor carry a factor."""
+
+    max_precond_dim: int
+    merge_dims: bool
+    precondition_1d: bool
+    data_format: DataFormat
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step computes with; may change from one call to the next."""
+
+    lr: float | torch.Tensor
+    beta1: float
+    beta2: float
+    shampoo_beta: float
+    eps: float
+    weight_decay: float
+    precondition_frequency: int
+    normalize_grads: bool
+    correct_bias: bool
+
+
+def plan_options(group: Mapping[str, Any]) -> PlanOptions:
+    """Read and check the options a plan depends on.
+
+    Raises:
+        ValueError: an option is outside its range; the message names value, rule and way out.
+    """
+    largest = group["max_precond_dim"]
+    _require(
+        _is_integer(largest) and largest >= 0,
+        "max_precond_dim",
+        largest,
+        "an integer >= 0",
+        "the largest size of a mode that gets a factor, e.g. 10000",
+    )
+    for name in ("merge_dims", "precondition_1d"):
+        _require_flag(group, name)
+    data_format = group["data_format"]
+    _require(
+        data_format in DATA_FORMATS,
+        "data_format",
+        data_format,
+        f"one of {DATA_FORMATS}",
+        "'channels_first' fits every torch.nn layer",
+    )
+    return PlanOptions(int(largest), group["merge_dims"], group["precondition_1d"], data_format)
+
+
+def step_options(group: Mapping[str, Any]) -> StepOptions:
+    """Read and check the options a step computes with. A negative shampoo_beta stands for betas[1].
+
+    Raises:
+        ValueError: an option is outside its range; the message names value, rule and way out.
+    """
+    lr = group["lr"]
+    if isinstance(lr, torch.Tensor):
+        _require(
+            lr.numel() == 1 and lr.is_floating_point(),
+            "lr",
+            lr,
+            "a floating point tensor of one element",
+            "e.g. torch.tensor(3e-3)",
+        )
+        lr = lr.detach().reshape(())
+    else:
+        _require(_at_least_zero(lr), "lr", lr, "a finite number >= 0", "e.g. 3e-3")
+    betas = group["betas"]
+    _require(
+        isinstance(betas, (tuple, list)) and len(betas) == 2,
+        "betas",
+        betas,
+        "a pair of numbers",
+        "e.g. (0.95, 0.95)",
+    )
+    for i, beta in enumerate(betas):
+        _require(
+            _at_least_zero(beta) and beta < 1,
+            f"betas[{i}]",
+            beta,
+            "inside [0, 1)",
+            "0.95 is the published value",
+        )
+    shampoo_beta = group["shampoo_beta"]
+    _require(
+        _is_real(shampoo_beta) and shampoo_beta < 1,
+        "shampoo_beta",
+        shampoo_beta,
+        "below 1",
+        "a negative value takes betas[1]",
+    )
+    eps, weight_decay = group["eps"], group["weight_decay"]
+    _require(_at_least_zero(eps), "eps", eps, "a finite number >= 0", "e.g. 1e-8")
+    _require(
+        _at_least_zero(weight_decay),
+        "weight_decay",
+        weight_decay,
+        "a finite number >= 0",
+        "0 switches it off",
+    )
+    frequency = group["precondition_frequency"]
+    _require(
+        _is_integer(frequency) and frequency >= 1,
+        "precondition_frequency",
+        frequency,
+        "an integer >= 1",
+        "10 refreshes the bases every ten steps",
+    )
+    for name in ("normalize_grads", "correct_bias"):
+        _require_flag(group, name)
+    return StepOptions(
+        lr=lr,
+        beta1=float(betas[0]),
+        beta2=float(betas[1]),
+        shampoo_beta=float(shampoo_beta if shampoo_beta >= 0 else betas[1]),
+        eps=float(eps),
+        weight_decay=float(weight_decay),
+        precondition_frequency=int(frequency),
+        normalize_grads=group["normalize_grads"],
+        correct_bias=group["correct_bias"],
+    )
+
+
+def _require(holds: bool, name: str, value: object, rule: str, way_out: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r} is not {rule}: {way_out}")
+
+
+def _require_flag(group: Mapping[str, Any], name: str) -> None:
+    _require(isinstance(group[name], bool), name, group[name], "True or False", "pass a bool")
+
+
+def _is_real(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _at_least_zero(value: Any) -> bool:
+    return _is_real(value) and value >= 0

@@ -1,0 +1,268 @@
+"""The optimizer. `step` reads as the paper; what it calls is one file each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, overload
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from soap_fast import ambient, checkpoint
+from soap_fast.backends import choose
+from soap_fast.call import TensorCall
+from soap_fast.checks import check_gradient, check_parameter, check_state
+from soap_fast.options import DataFormat, plan_options, step_options
+from soap_fast.plan import plan_tensor
+from soap_fast.state import Stacks, bind, fresh, grown, restack
+
+__all__ = ["SOAP"]
+
+
+class SOAP(torch.optim.Optimizer):
+    """Adam in the eigenbasis of Shampoo's factors (arXiv 2409.11321), as a `torch.optim` optimizer.
+
+    For a parameter p of shape [d_1 .. d_k] with gradient g, every mode i of size d_i keeps a factor
+    K_i = E[g_(i) g_(i)ᵀ] and its eigenvectors Q_i, both [d_i, d_i]. A step runs Adam on g rotated
+    by the Q_i and rotates the result back; every `precondition_frequency` steps the Q_i follow the
+    K_i. The first call of a parameter only starts its factors and moves nothing.
+
+    A gradient with NaN or inf leaves its tensor and all of its state untouched and is counted, see
+    `stats`. Parameters may be float32, float64, bfloat16 or float16; state and arithmetic are
+    float64 for float64 parameters and float32 for all others.
+
+    Args:
+        params: parameters, named parameters or group dicts, as for every torch optimizer. Every
+            option below but `backend` may be set per group.
+        lr: step size; a float or a tensor of one element.
+        betas: decay of the first and second moment, each in [0, 1).
+        shampoo_beta: decay of the factors K; negative takes `betas[1]`.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled; p loses the share lr * weight_decay after its update.
+        precondition_frequency: steps between refreshes of the bases.
+        max_precond_dim: modes larger than this get no factor.
+        merge_dims: merge neighbouring modes while their product stays <= max_precond_dim.
+        precondition_1d: give 1-D parameters a factor as well.
+        normalize_grads: divide each tensor's update by its root mean square.
+        data_format: "channels_last" permutes 4-D tensors (0, 3, 1, 2) before merging; it concerns
+            the order of a tensor's axes, not torch.channels_last.
+        correct_bias: scale lr by sqrt(1 - beta2^step) / (1 - beta1^step).
+        backend: who computes; None takes the best that runs here; `python -m soap_fast` says which.
+
+    Raises:
+        ValueError: an option outside its range, an unknown backend, or a parameter that is complex,
+            sparse, on the meta device or not of a floating dtype.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | torch.Tensor = 3e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        shampoo_beta: float = -1,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10000,
+        merge_dims: bool = False,
+        precondition_1d: bool = False,
+        normalize_grads: bool = False,
+        data_format: DataFormat = "channels_first",
+        correct_bias: bool = True,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self._backend = choose(backend)
+        self._requested_backend = backend
+        self._stacks: Stacks = {}
+        self._skipped_before_first: dict[torch.Tensor, int] = {}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "shampoo_beta": shampoo_beta,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "precondition_frequency": precondition_frequency,
+            "max_precond_dim": max_precond_dim,
+            "merge_dims": merge_dims,
+            "precondition_1d": precondition_1d,
+            "normalize_grads": normalize_grads,
+            "data_format": data_format,
+            "correct_bias": correct_bias,
+        }
+        super().__init__(params, defaults)
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that carries out the steps."""
+        return self._backend.name
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step for every parameter that has a gradient.
+
+        Args:
+            closure: reevaluates the model with gradients enabled and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            ValueError: an option, a gradient or a parameter that cannot be stepped; raised before
+                anything is written.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        calls = list(self._calls())
+        with ambient.neutral({call.param.device.type for call in calls}):
+            # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
+            later = [call for call in calls if not call.is_first]
+            self._begin([call for call in calls if call.is_first])
+
+            # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
+            # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
+            taken = self._backend.update(later)
+
+            # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
+            due = [pair for pair in zip(later, taken, strict=True) if pair[0].refresh_due]
+            self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
+        return loss
+
+    def _calls(self) -> Iterator[TensorCall]:
+        """Every parameter with a gradient, checked together with the options of its group."""
+        for group in self.param_groups:
+            planning, options = plan_options(group), step_options(group)
+            for index, param in enumerate(group["params"]):
+                if param.grad is None:
+                    continue
+                plan = plan_tensor(tuple(param.shape), planning)
+                state = self.state.get(param, {})
+                try:
+                    check_gradient(param, param.grad)
+                    if state:
+                        check_state(state, plan, param)
+                except ValueError as error:
+                    raise ValueError(f"{label(group, index)} {error}") from None
+                yield TensorCall(param, param.grad, state, plan, options)
+
+    def _begin(self, calls: list[TensorCall]) -> None:
+        """Start the state of tensors on their first call; an unusable gradient starts nothing."""
+        usable = self._backend.usable(calls)
+        for call, flag in zip(calls, usable, strict=True):
+            if not flag:
+                count = self._skipped_before_first.get(call.param, 0)
+                self._skipped_before_first[call.param] = count + 1
+        calls = [call for call, flag in zip(calls, usable, strict=True) if flag]
+
+        newcomers = self._backend.first_bases(calls)
+        stacks = grown(self._stacks, newcomers)
+        entries = {call.param: fresh(call.param, call.plan) for call in calls}
+
+        # From here on nothing is allocated: all of these tensors begin, or none.
+        for param, entry in entries.items():
+            entry["skipped"].add_(self._skipped_before_first.pop(param, 0))
+            self.state[param] = entry
+        self._stacks = stacks
+        bind(stacks, newcomers, self.state)
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Counters by parameter: `skipped`, the calls left out because the gradient was not finite.
+
+        Reading them waits for the device; the steps themselves never do.
+        """
+        skipped = {}
+        for group in self.param_groups:
+            for index, param in enumerate(group["params"]):
+                count = self._skipped_before_first.get(param, 0)
+                if param in self.state:
+                    count += int(self.state[param]["skipped"])
+                skipped[label(group, index)] = count
+        return {"skipped": skipped}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, also after steps were taken; checked whole before they are part of it.
+
+        Raises:
+            ValueError: as for the constructor.
+        """
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        try:
+            plan_options(added)
+            step_options(added)
+            for index, param in enumerate(added["params"]):
+                try:
+                    check_parameter(param)
+                except ValueError as error:
+                    raise ValueError(f"{label(added, index)} {error}") from None
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self, *, layout: checkpoint.Layout = "soap_fast") -> dict[str, Any]:
+        """The state as contiguous tensors of their own, loadable with `weights_only=True`.
+
+        Args:
+            layout: "soap_fast", or "reference" for the layout of nikhilvyas/SOAP.
+
+        Raises:
+            ValueError: an unknown layout.
+        """
+        return checkpoint.write(super().state_dict(), self.param_groups, layout)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict of soap_fast, of nikhilvyas/SOAP or of pytorch_optimizer's SOAP.
+
+        The layout is recognised. State becomes float32 (float64 for float64 parameters) on the
+        device of its parameter, whatever it was saved as.
+
+        Raises:
+            ValueError: the state_dict does not fit these parameters, is incomplete, or is another
+                optimizer's; raised before anything changed.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+        self._adopt(*checkpoint.read(state_dict, self.param_groups))
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _adopt(
+        self, groups: list[dict[str, Any]], state: dict[torch.Tensor, dict[str, Any]]
+    ) -> None:
+        """Make these groups and this state the optimizer's own, its factors stacked anew."""
+        stacks = restack(state)
+        bind(stacks, stacks, state)
+        super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
+        self._stacks = stacks
+        self._skipped_before_first = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "requested_backend": self._requested_backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy or a pickle; its factors are views no more and are stacked anew."""
+        state = dict(state)
+        self._requested_backend = state.pop("requested_backend", None)
+        self._backend = choose(self._requested_backend)
+        super().__setstate__(state)
+        self._adopt(self.param_groups, self.state)
+
+
+def label(group: dict[str, Any], index: int) -> str:
+    """What to call a parameter in a message: its name where it has one, else place and shape."""
+    if "param_names" in group:
+        return f"parameter {group['param_names'][index]!r}"
+    return f"parameter {index} of its group, shape {list(group['params'][index].shape)},"

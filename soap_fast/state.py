@@ -1,0 +1,128 @@
+"""Where the state lives: K and Q of all factors of one size in one stack, moments per tensor.
+
+`optimizer.state[p]` holds, for a parameter of shape [d_1 .. d_k]:
+
+    calls       int            calls with a gradient; drives first call and refreshes
+    step        [] float32     updates taken; drives the bias correction
+    skipped     [] int64       calls left out because the gradient was not finite
+    exp_avg     [d_1 .. d_k]   first moment, in the rotated basis
+    exp_avg_sq  [d_1 .. d_k]   second moment, in the rotated basis
+    GG, Q       lists with one entry per mode: a view [d, d] into a stack, or None
+
+Tensors are float32, float64 for float64 parameters, on the parameter's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from soap_fast.call import state_dtype
+from soap_fast.plan import TensorPlan
+
+State = Mapping[torch.Tensor, dict[str, Any]]
+
+
+class StackKey(NamedTuple):
+    """What factors must share to stand in one stack."""
+
+    device: torch.device
+    dtype: torch.dtype
+    size: int
+
+
+class Owner(NamedTuple):
+    """The mode of a parameter that a factor belongs to."""
+
+    param: torch.Tensor
+    mode: int
+
+
+@dataclass
+class Stack:
+    """All factors of one size: slot s of `K` and `Q` belongs to `owners[s]`."""
+
+    owners: list[Owner]
+    K: torch.Tensor  # [n, d, d]
+    Q: torch.Tensor  # [n, d, d]
+
+
+Stacks = dict[StackKey, Stack]
+
+
+def allocate(plans: Iterable[tuple[torch.Tensor, TensorPlan]]) -> Stacks:
+    """Stacks for the factors of some parameters, uninitialised and not yet part of any state."""
+    owners: dict[StackKey, list[Owner]] = {}
+    for param, plan in plans:
+        for mode, size in enumerate(plan.factors):
+            if size is not None:
+                key = StackKey(param.device, state_dtype(param), size)
+                owners.setdefault(key, []).append(Owner(param, mode))
+    return {key: Stack(group, *_empty_pair(key, len(group))) for key, group in owners.items()}
+
+
+def _empty_pair(key: StackKey, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (n, key.size, key.size)
+    return (
+        torch.empty(shape, dtype=key.dtype, device=key.device),
+        torch.empty(shape, dtype=key.dtype, device=key.device),
+    )
+
+
+def grown(stacks: Stacks, newcomers: Stacks) -> Stacks:
+    """Both together; allocates where a size has old and new factors, and changes neither."""
+    joined = dict(stacks)
+    for key, new in newcomers.items():
+        old = stacks.get(key)
+        joined[key] = (
+            new
+            if old is None
+            else Stack(
+                old.owners + new.owners, torch.cat([old.K, new.K]), torch.cat([old.Q, new.Q])
+            )
+        )
+    return joined
+
+
+def fresh(param: torch.Tensor, plan: TensorPlan) -> dict[str, Any]:
+    """State of a parameter after its first call, but for GG and Q, which `bind` fills in."""
+    dtype, device = state_dtype(param), param.device
+    return {
+        "calls": 1,
+        "step": torch.zeros((), dtype=torch.float32, device=device),
+        "skipped": torch.zeros((), dtype=torch.int64, device=device),
+        "exp_avg": torch.zeros(plan.shape, dtype=dtype, device=device),
+        "exp_avg_sq": torch.zeros(plan.shape, dtype=dtype, device=device),
+        "GG": [None] * len(plan.modes),
+        "Q": [None] * len(plan.modes),
+    }
+
+
+def bind(stacks: Stacks, keys: Iterable[StackKey], state: State) -> None:
+    """Point GG and Q of the owners in these stacks at their slots."""
+    for key in keys:
+        stack = stacks[key]
+        for slot, (param, mode) in enumerate(stack.owners):
+            state[param]["GG"][mode] = stack.K[slot]
+            state[param]["Q"][mode] = stack.Q[slot]
+
+
+def restack(state: State) -> Stacks:
+    """Collect the factors of a whole state, such as one copied or unpickled, into stacks."""
+    factors: dict[StackKey, list[tuple[Owner, torch.Tensor, torch.Tensor]]] = {}
+    for param, entry in state.items():
+        for mode, (k, q) in enumerate(zip(entry.get("GG", ()), entry.get("Q", ()), strict=True)):
+            if k is not None:
+                key = StackKey(k.device, k.dtype, k.shape[0])
+                factors.setdefault(key, []).append((Owner(param, mode), k, q))
+    return {
+        key: Stack(
+            [owner for owner, _, _ in group],
+            torch.stack([k for _, k, _ in group]),
+            torch.stack([q for _, _, q in group]),
+        )
+        for key, group in factors.items()
+    }

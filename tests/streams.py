@@ -1,0 +1,52 @@
+"""Parameters and gradient streams that many tests share, and how to compare whole states."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), ())
+
+
+def parameters(shapes=SHAPES, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
+
+
+def set_gradients(params, seed: int) -> None:
+    """Give each parameter the gradient of call `seed`: the same for the same seed and shapes."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+
+
+def train(optimizer, params, calls) -> None:
+    for call in calls:
+        set_gradients(params, call)
+        optimizer.step()
+
+
+def snapshot(optimizer, params) -> tuple:
+    """Everything a step may change, copied."""
+    values = [param.detach().clone() for param in params]
+    return values, copy.deepcopy(optimizer.state_dict())
+
+
+def assert_same_bits(one, other, where: str = "") -> None:
+    """Nested dicts, lists and tensors are equal to the last bit, dtypes included."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one.nan_to_num(), other.nan_to_num()), where
+        assert torch.equal(one.isnan(), other.isnan()), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_same_bits(value, other[key], f"{where}[{key!r}]")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same_bits(left, right, f"{where}[{index}]")
+    else:
+        assert one == other, where

@@ -1,0 +1,127 @@
+"""Nothing set around a step reaches into it, and all of it stays as it was."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from streams import SHAPES, parameters, set_gradients, train
+
+from soap_fast import SOAP
+
+
+def reference() -> list[torch.Tensor]:
+    params = parameters(((96, 96),))
+    train(SOAP(params, precondition_frequency=2), params, range(5))
+    return params
+
+
+def under(calls=range(5)) -> list[torch.Tensor]:
+    params = parameters(((96, 96),))
+    optimizer = SOAP(params, precondition_frequency=2)
+    for call in calls:
+        set_gradients(params, call)
+        optimizer.step()
+    return params
+
+
+def test_autocast():
+    expected = reference()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = under()
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_float32_matmul_precision(precision):
+    expected = reference()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        settings = fp32_settings()
+        found = under()
+        assert torch.get_float32_matmul_precision() == precision
+        assert fp32_settings() == settings
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(found[0], expected[0])
+
+
+def test_float32_precision_per_backend():
+    expected = reference()
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        settings = fp32_settings()
+        found = under()
+        assert fp32_settings() == settings
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(found[0], expected[0])
+
+
+def test_an_inherited_precision_goes_on_being_inherited():
+    torch.backends.fp32_precision = "tf32"
+    try:
+        under(range(2))
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_two_threads_do_not_restore_each_others_override():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        settings = fp32_settings()
+        threads = [threading.Thread(target=under, args=(range(30),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert fp32_settings() == settings
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_default_dtype():
+    expected = reference()
+    params = parameters(((96, 96),))
+    optimizer = SOAP(params, precondition_frequency=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for call in range(5):
+            generator = torch.Generator().manual_seed(1000 + call)
+            params[0].grad = torch.randn(96, 96, generator=generator, dtype=torch.float32)
+            optimizer.step()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(params[0], expected[0])
+
+
+def test_default_device():
+    params = parameters()
+    optimizer = SOAP(params, precondition_frequency=2)
+    with torch.device("meta"):
+        for call in range(5):
+            for param in params:
+                generator = torch.Generator(device="cpu").manual_seed(call)
+                param.grad = torch.randn(param.shape, generator=generator, device="cpu")
+            optimizer.step()
+        restored = SOAP(parameters_on_cpu(), precondition_frequency=2)
+        restored.load_state_dict(optimizer.state_dict())
+    for param in params:
+        assert param.isfinite().all()
+        assert optimizer.state[param]["step"].device.type == "cpu"
+
+
+def parameters_on_cpu():
+    return [torch.nn.Parameter(torch.zeros(shape, device="cpu")) for shape in SHAPES]
+
+
+def fp32_settings() -> tuple[str, ...]:
+    backends = torch.backends
+    return (backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision)

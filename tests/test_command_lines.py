@@ -1,0 +1,148 @@
+"""`python -m soap_fast` and `python -m bench`: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench import shapes
+from bench.__main__ import main as bench
+from soap_fast.__main__ import main as describe
+
+SMALL = {
+    "model": "small",
+    "params": [
+        {"name": "quantiles", "shape": [4, 1, 3], "aux": True},
+        {"name": "frozen", "shape": [4, 4], "grad": False},
+        {"name": "weight", "shape": [6, 4, 3, 3]},
+        {"name": "table", "shape": [2, 5, 5], "contiguous": False},
+        {"name": "bias", "shape": [6]},
+    ],
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(SMALL))
+    return str(path)
+
+
+def run_in_a_process(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+class TestDescription:
+    def test_json_tells_everything_and_the_checks_pass(self):
+        done = run_in_a_process("-m", "soap_fast", "--json")
+        assert done.returncode == 0, done.stderr
+        facts = json.loads(done.stdout)
+        assert facts["versions"]["torch"] == torch.__version__
+        assert facts["backend"] in [b["name"] for b in facts["backends"] if b["usable"]]
+        assert facts["devices"][0]["type"] == "cpu"
+        assert all(check["ok"] for check in facts["self_check"])
+        assert facts["extension"]["available"] == (facts["extension"]["reason"] is None)
+        for part in facts["missing"]:
+            assert part["how"]
+
+    def test_text_names_every_part(self, capsys):
+        assert describe([]) == 0
+        text = capsys.readouterr().out
+        for word in ("Versions", "torch", "Extension", "Backends", "runs by default", "passed"):
+            assert word in text
+
+    def test_a_failing_check_is_reported_and_ends_with_1(self, capsys, monkeypatch):
+        def broken(*_):
+            raise RuntimeError("no such luck")
+
+        monkeypatch.setattr("soap_fast.install._step_error", broken)
+        assert describe([]) == 1
+        assert "FAILED: RuntimeError: no such luck" in capsys.readouterr().out
+
+    def test_without_extension_and_triton_it_says_how_to_get_them(self, capsys, monkeypatch):
+        monkeypatch.setattr("soap_fast.extension.available", lambda: False)
+        monkeypatch.setattr("soap_fast.extension.reason", lambda: "no compiler; install one")
+        monkeypatch.setattr("soap_fast.install._triton_version", lambda: None)
+        assert describe([]) == 0
+        text = capsys.readouterr().out
+        assert "no compiler; install one" in text
+        assert "pip install triton" in text
+
+
+class TestStep:
+    def test_json_on_standard_output_and_nothing_else(self, small):
+        done = run_in_a_process("-m", "bench", "step", "--shapes", small, "--json", "-")
+        assert done.returncode == 0, done.stderr
+        content = json.loads(done.stdout)
+        assert set(content) == {"machine", "versions", "commit", "results"}
+        (result,) = content["results"]
+        assert result["name"] == "soap_fast"
+        assert result["shapes"] == "small"
+        assert result["tensors"] == 3
+        assert result["parameters"] == 6 * 4 * 9 + 2 * 25 + 6
+        for key in ("first_ms", "plain_ms", "refresh_ms", "mean_ms"):
+            assert result[key] > 0
+        numel, factors = result["parameters"], 6**2 + 4**2 + 2 * 9 + 2**2 + 2 * 25
+        state = (2 * numel + 2 * factors) * 4 + 3 * (4 + 8)  # moments, K and Q, step and skipped
+        assert result["state_ratio"] == pytest.approx(state / (4 * numel))
+
+    def test_a_table_and_a_file(self, small, tmp_path, capsys):
+        target = tmp_path / "deep" / "result.json"
+        assert bench(["step", "--shapes", small, "--json", str(target)]) == 0
+        assert "mean_ms" in capsys.readouterr().out
+        assert json.loads(target.read_text())["results"]
+
+    def test_frequency_one_has_no_plain_calls(self, small, tmp_path):
+        target = tmp_path / "result.json"
+        options = ["--precondition-frequency", "1", "--json", str(target)]
+        assert bench(["step", "--shapes", small, *options]) == 0
+        (result,) = json.loads(target.read_text())["results"]
+        assert result["plain_ms"] is None
+        assert result["mean_ms"] == result["refresh_ms"]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--shapes", "vgg"], "no shapes 'vgg': take cheng2020_attn, dcae"),
+            (["--shapes", __file__], "is not an inventory"),
+            (["--device", "nowhere"], "device 'nowhere' cannot be used here"),
+            (["--backend", "magic"], "backend='magic' is not one of"),
+        ],
+    )
+    def test_bad_input_is_one_line_and_exit_code_2(self, small, options, message, capsys):
+        given = options if "--shapes" in options else ["--shapes", small, *options]
+        assert bench(["step", *given]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+    @pytest.mark.parametrize("arguments", [[], ["step", "--periods", "0"], ["nothing"]])
+    def test_bad_usage_is_one_line_and_exit_code_2(self, arguments, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            bench(arguments)
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+class TestInventories:
+    @pytest.mark.parametrize("name", shapes.names())
+    def test_every_inventory_loads_whole(self, name):
+        content = json.loads((shapes.FOLDER / f"{name}.json").read_text())
+        inventory = shapes.load(name)
+        kept = [p for p in content["params"] if not p.get("aux") and p.get("grad", True)]
+        assert [entry.name for entry in inventory.entries] == [p["name"] for p in kept]
+        # num_params_main counts all but the auxiliary ones, those without a gradient included
+        frozen = [p for p in content["params"] if not p.get("aux") and not p.get("grad", True)]
+        missing = sum(torch.Size(p["shape"]).numel() for p in frozen)
+        assert inventory.numel + missing == content["num_params_main"]
+
+    def test_permuted_tables_have_the_models_strides(self, small):
+        inventory = shapes.load(small)
+        params = inventory.parameters()
+        inventory.set_gradients(params, seed=1)
+        assert params[1].shape == (2, 5, 5)
+        assert params[1].stride() == params[1].grad.stride() == (1, 10, 2)

@@ -1,0 +1,1 @@
+"""Triton kernels of soap_fast; installs as `soap_fast.triton_kernels`."""
