@@ -1,0 +1,1 @@
+"""Learned image compression, trained with three optimizers: `python -m bench.lic train`."""

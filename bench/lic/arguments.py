@@ -1,0 +1,110 @@
+"""The command line: which options there are, and which values they take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+from bench.lic.models import MeanScaleHyperprior
+from bench.lic.optimizers import BUILDERS
+from bench.lic.search import RESULT
+
+DESCRIPTION = "Learned image compression, trained with three optimizers."
+
+# 1200 steps take 4 minutes with all three optimizers on two cores; a search takes three times that.
+TRAIN_STEPS = 1200
+SEARCH_STEPS = 600
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    top = Parser(prog="python -m bench.lic", description=DESCRIPTION)
+    train = top.add_subparsers(required=True, metavar="command").add_parser(
+        "train",
+        help="train the same small compression model with each optimizer, and compare",
+    )
+    add = train.add_argument
+    add("--data", metavar="DIR", help="folder of images (default: scikit-image's photos)")
+    add("--out", metavar="DIR", default="runs/lic", help="for results (default: %(default)s)")
+    add("--json", metavar="FILE", help="write the result there too; - is standard output")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add("--search", action="store_true", help=f"search the rates; to {RESULT.name}, or --json FILE")
+    add("--optimizers", type=_names, default=",".join(BUILDERS), help="default: %(default)s")
+    add(
+        "--lr",
+        type=_rates,
+        help="in place of the searched: one for all, or adam=1e-3,soap_fast=...",
+    )
+    add("--steps", type=_positive(int), help=f"default: {TRAIN_STEPS}, in a search {SEARCH_STEPS}")
+    add("--batch", type=_positive(int), default=8, help="crops per step (default: %(default)s)")
+    add("--crop", type=_crop, default=64, help="side in pixels (default: %(default)s)")
+    add("--lambda", dest="lam", type=_positive(float), default=0.013, help="default: %(default)s")
+    add("--width", type=_positive(int), default=48, help="channels (default: %(default)s)")
+    add("--seed", type=_seed, default=0, help="of weights, crops, noise (default: %(default)s)")
+    add("--precondition-frequency", type=_positive(int), default=10, help="default: %(default)s")
+    add("--threads", type=_positive(int), help="of the CPU (default: torch's choice)")
+    add("--device", type=_device, default="auto", help="default: cuda where there is one, else cpu")
+    return top.parse_args(arguments)
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return parse
+
+
+def _crop(text: str) -> int:
+    side, stride = int(text), MeanScaleHyperprior.stride
+    if side <= 0 or side % stride:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive multiple of {stride}")
+    return side
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in BUILDERS:
+            raise argparse.ArgumentTypeError(f"no optimizer {name!r}: take {', '.join(BUILDERS)}")
+    return names
+
+
+def _rates(text: str) -> dict[str, float]:
+    """A rate for every optimizer, from `1e-3` or from `adam=1e-3,soap_fast=3e-3`."""
+    positive = _positive(float)
+    if "=" not in text:
+        return dict.fromkeys(BUILDERS, positive(text))
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    _names(",".join(name for name, _, _ in pairs))
+    return {name.strip(): positive(rate) for name, _, rate in pairs}
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is outside [0, 2^63)")
+    return seed
+
+
+def _device(text: str) -> str:
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(f"{text} cannot be used here ({reason})") from None
+    return text

@@ -1,0 +1,11 @@
+"""Image compression models and the parts they are made of, one file each.
+
+A model takes images [B, 3, H, W] in [0, 1], H and W multiples of `model.stride`, and returns a
+`Compressed`; `model.aux_loss()` fits the quantiles, and nothing else reaches those. In training
+mode rounding is replaced as `bounds` describes; in evaluation mode everything is rounded.
+"""
+
+from bench.lic.models.compressed import Compressed
+from bench.lic.models.hyperprior import MeanScaleHyperprior
+
+__all__ = ["Compressed", "MeanScaleHyperprior"]

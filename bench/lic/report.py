@@ -1,0 +1,180 @@
+"""What a finished demo leaves behind: a table, a result file and a picture."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from tabulate import tabulate
+
+from bench import envelope
+from bench.lic.config import Config
+from bench.lic.optimizers import TREATMENT
+
+WARMUP = 5  # steps left out of the timings: first allocations, first bases
+
+LABELS = {
+    "adam": "Adam (torch)",
+    "soap_fast": "SOAP (soap_fast)",
+    "pytorch_optimizer": "SOAP (pytorch_optimizer)",
+}
+LINES: dict[str, dict[str, Any]] = {
+    "adam": {"color": "#7f7f7f"},
+    "soap_fast": {"color": "#d1495b", "linewidth": 2.2},
+    "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
+}
+
+
+def summarise(name: str, history: dict[str, Any], config: Config) -> dict[str, Any]:
+    """One result object: final quality, timings in milliseconds, and the curve."""
+    steps_ms = [1e3 * seconds for seconds in history["step_seconds"]]
+    optimizer_ms = [1e3 * seconds for seconds in history["optimizer_seconds"]]
+    elapsed = list(accumulate(history["step_seconds"]))
+    curve = [
+        {
+            "step": step,
+            "seconds": elapsed[step - 1],
+            "rd_loss": _number(loss),
+            "bpp": _number(bpp),
+            "psnr": _number(psnr),
+        }
+        for step, (loss, bpp, psnr) in zip(
+            history["evaluated_at"], history["evaluations"], strict=True
+        )
+    ]
+    kept = slice(WARMUP if len(steps_ms) > WARMUP else 0, None)
+    step, optimizer = fmean(steps_ms[kept]), fmean(optimizer_ms[kept])
+    return {
+        "optimizer": name,
+        "lr": config.rates[name],
+        "steps": len(steps_ms),
+        **{key: curve[-1][key] for key in ("rd_loss", "bpp", "psnr")},
+        "step_ms": step,
+        "step_ms_median": median(steps_ms[kept]),
+        "optimizer_ms": optimizer,
+        "optimizer_ms_median": median(optimizer_ms[kept]),
+        "optimizer_share": optimizer / step,
+        "seconds": elapsed[-1],
+        "curve": curve,
+        "config": config.as_dict(),
+    }
+
+
+def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
+    """The results as a Markdown table, with what has to be known to read it below."""
+    rows = [
+        {
+            "optimizer": LABELS[result["optimizer"]],
+            "lr": f"{result['lr']:.3g}",
+            "R-D loss": _text(result["rd_loss"], ".3f"),
+            "bpp": _text(result["bpp"], ".3f"),
+            "PSNR dB": _text(result["psnr"], ".2f"),
+            "ms / step": _pair(result, "step_ms"),
+            "optimizer ms": _pair(result, "optimizer_ms"),
+            "share": f"{result['optimizer_share']:.0%}",
+        }
+        for result in results
+    ]
+    text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return "\n".join([text, "", *_notes(results, missing, config)]) + "\n"
+
+
+def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> list[str]:
+    notes = [
+        f"{config.steps} steps of {config.batch} crops of {config.crop} x {config.crop}, "
+        f"lambda {config.lam:g}, width {config.width}, seed {config.seed}, on {config.device} "
+        f"with {config.threads} threads. R-D loss, bpp (the model's estimate; no bit stream is "
+        "written) and PSNR are of the held-out photos, with rounding.",
+        "Times are means (medians in brackets) after the first "
+        f"{WARMUP} steps, refreshes included, evaluations not.",
+        "The default learning rates come from `--search`: for each optimizer the best of the same "
+        "grid, by the loss on these same held-out photos.",
+        *TREATMENT,
+        *_reached(results),
+        *(f"{reason}; it was left out." for reason in missing.values()),
+    ]
+    if config.device == "cpu":
+        notes.append(
+            "On the CPU soap_fast runs its eager backend: this shows parity, not speed, that is, "
+            "that it trains as well as the public SOAP and not what a step can cost."
+        )
+    return [f"- {note}" for note in notes]
+
+
+def _reached(results: list[dict[str, Any]]) -> list[str]:
+    """Where the other runs first were as good as Adam at its end."""
+    goal = next((r["rd_loss"] for r in results if r["optimizer"] == "adam"), None)
+    if goal is None:
+        return []
+    lines = []
+    for result in results:
+        points = (p for p in result["curve"] if p["rd_loss"] is not None)
+        first = next((p for p in points if p["rd_loss"] <= goal), None)
+        if result["optimizer"] != "adam" and first is not None:
+            lines.append(
+                f"{LABELS[result['optimizer']]} had Adam's final R-D loss by step "
+                f"{first['step']}, after {first['seconds']:.0f} s."
+            )
+    return lines
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Held-out R-D loss against steps and against seconds."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
+    for result in results:
+        points = [point for point in result["curve"] if point["rd_loss"] is not None]
+        if not points:
+            continue
+        label, style = LABELS[result["optimizer"]], LINES[result["optimizer"]]
+        losses = [point["rd_loss"] for point in points]
+        for axes, key, end in (
+            (by_steps, "step", f"{losses[-1]:.2f}"),
+            (by_seconds, "seconds", f"{points[-1]['seconds']:.0f} s"),
+        ):
+            places = [point[key] for point in points]
+            axes.plot(places, losses, label=f"{label}: {end}", **style)
+            axes.plot(places[-1], losses[-1], "o", color=style["color"], markersize=5)
+    _dress(by_steps, "training steps", "final R-D loss")
+    _dress(by_seconds, "seconds of training", "time for all steps")
+    by_steps.set_ylabel("R-D loss of held-out photos")
+    figure.savefig(path, dpi=150)
+
+
+def _dress(axes: Axes, xlabel: str, legend: str) -> None:
+    axes.set(xlabel=xlabel, yscale="log")
+    axes.set_xlim(left=0)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title=legend, frameon=False, loc="upper right", alignment="left")
+
+
+def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: str | None) -> None:
+    """table.md, result.json and curves.png in `folder`; the same JSON to `json_target`."""
+    (folder / "table.md").write_text(text)
+    plot(results, folder / "curves.png")
+    envelope.write(str(folder / "result.json"), results)
+    if json_target is not None:
+        envelope.write(json_target, results)
+
+
+def _pair(result: dict[str, Any], key: str) -> str:
+    return f"{result[key]:.1f} ({result[key + '_median']:.1f})"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "diverged" if value is None else format(value, form)
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,145 @@
+"""Steps of each optimizer, what they reach, and what is recorded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.lic.config import Config
+from bench.lic.optimizers import BUILDERS, aux_parameters, main_parameters
+from bench.lic.photos import Photos, load_photos
+from bench.lic.training import Training
+
+RATES = {"adam": 3e-3, "soap_fast": 1e-2, "pytorch_optimizer": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def photos() -> Photos:
+    return load_photos(None, 64, 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two that share a core with other tests wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(
+        steps=30,
+        batch=2,
+        crop=64,
+        lam=0.013,
+        width=12,
+        seed=0,
+        optimizers=tuple(BUILDERS),
+        rates=RATES,
+        precondition_frequency=3,
+        threads=1,
+        device="cpu",
+        photos="",
+    )
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_training_reduces_the_loss(name: str, config: Config, photos: Photos) -> None:
+    training = Training(name, config, photos)
+    before = training.evaluate().loss
+    while not training.finished:
+        training.step()
+    assert training.evaluate().loss < 0.7 * before
+
+
+def test_every_main_parameter_gets_a_gradient_within_three_steps(
+    config: Config, photos: Photos
+) -> None:
+    training = Training("adam", replace(config, batch=8, width=48), photos)
+    silent = dict(training.model.named_parameters())
+    quantiles = {name for name in silent if name.endswith("quantiles")}
+    for _ in range(3):
+        training.step()
+        silent = {name: p for name, p in silent.items() if not p.grad.any()}
+    assert set(silent) - quantiles == set()
+
+
+def test_main_and_auxiliary_optimizer_share_all_parameters_without_overlap(
+    config: Config, photos: Photos
+) -> None:
+    training = Training("adam", config, photos)
+    main, aux = main_parameters(training.model), aux_parameters(training.model)
+    assert {id(p) for p in (*main, *aux)} == {id(p) for p in training.model.parameters()}
+    assert len(main) + len(aux) == len(list(training.model.parameters()))
+    assert [tuple(p.shape) for p in aux] == [(12, 1, 3)]
+
+
+def test_quantiles_follow_the_auxiliary_loss(config: Config, photos: Photos) -> None:
+    training = Training("adam", config, photos)
+    before = training.model.entropy_bottleneck.quantiles.detach().clone()
+    training.step()
+    moved = training.model.entropy_bottleneck.quantiles.detach() - before
+    assert moved[:, 0, [0, 2]].abs().allclose(torch.tensor(1e-3), rtol=0.01)  # Adam's first step
+
+
+def test_all_optimizers_see_the_same_start_and_the_same_crops(
+    config: Config, photos: Photos
+) -> None:
+    runs = [Training(name, config, photos) for name in BUILDERS]
+    first = runs[0]
+    for other in runs[1:]:
+        for p, q in zip(first.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(p, q)
+    crops = [run.crops.draw() for run in runs]
+    assert all(torch.equal(crops[0], other) for other in crops[1:])
+
+
+def test_both_soaps_agree_on_their_options(config: Config, photos: Photos) -> None:
+    ours = Training("soap_fast", config, photos).optimizer.param_groups[0]
+    public = Training("pytorch_optimizer", config, photos).optimizer.param_groups[0]
+    names = {
+        "max_precond_dim": "max_precondition_dim",
+        "normalize_grads": "normalize_gradient",
+    }
+    for name in set(ours) - {"params", "shampoo_beta", "data_format"}:
+        assert ours[name] == public[names.get(name, name)], name
+    # data_format plays no part without merge_dims; shampoo_beta is betas[1] in both
+    assert not ours["merge_dims"]
+    assert ours["shampoo_beta"] < 0
+    assert public["shampoo_beta"] is None
+
+
+def test_evaluation_leaves_training_as_it_was(config: Config, photos: Photos) -> None:
+    with_it, without = Training("adam", config, photos), Training("adam", config, photos)
+    torch.manual_seed(1)
+    for _ in range(2):
+        with_it.step()
+        with_it.evaluate()
+    torch.manual_seed(1)
+    for _ in range(2):
+        without.step()
+    assert with_it.history.losses == without.history.losses
+    assert with_it.history.evaluated_at == [1, 2]
+
+
+def test_learning_rate_falls_to_zero_over_half_a_cosine(config: Config, photos: Photos) -> None:
+    training = Training("adam", replace(config, steps=4), photos)
+    rates = []
+    while not training.finished:
+        training.step()
+        rates.append(training.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([3e-3, 2.560660e-3, 1.5e-3, 0.439340e-3], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(config: Config, photos: Photos) -> None:
+    training = Training("adam", config, photos)
+    with torch.no_grad():
+        training.model.synthesis[0].weight.fill_(float("nan"))
+    training.step()
+    assert training.diverged
+    assert training.finished
