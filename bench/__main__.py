@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from bench import step
-from bench.command import BadInput, Parser
+from bench.arguments import Parser
+from bench.command import BadInput
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
 COMMANDS = {"step": step}

@@ -1,11 +1,11 @@
-"""What the commands of `python -m bench` share: one-line errors, exit codes, where output goes."""
+"""What the commands share: bad input as an exception, and where results go."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 from tabulate import tabulate
 
@@ -16,26 +16,6 @@ Row = dict[str, Any]
 
 class BadInput(Exception):
     """Something the user gave cannot be used; the message says what, and what to do instead."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and ends with exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A type for `add_argument`: a positive, finite number."""
-
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
-    return parse
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from bench import shapes
-from bench.command import BadInput, add_json_option, positive, show
+from bench.arguments import device, positive
+from bench.command import BadInput, add_json_option, show
 from soap_fast import SOAP
 
 COLUMNS = (
@@ -36,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="default: %(default)s")
     parser.add_argument("--backend", help="of soap_fast (default: the best that runs here)")
     parser.add_argument(
         "--periods", type=positive(int), default=1, help="refresh periods (default: %(default)s)"
@@ -49,8 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     inventory = shapes.load(options.shapes)
-    device = usable_device(options.device)
-    params = inventory.parameters(device)
+    params = inventory.parameters(options.device)
     frequency = options.precondition_frequency
     try:
         optimizer = SOAP(params, precondition_frequency=frequency, backend=options.backend)
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         "name": "soap_fast",
         "backend": optimizer.backend,
         "shapes": inventory.model,
-        "device": device,
+        "device": options.device,
         "threads": torch.get_num_threads(),
         "precondition_frequency": frequency,
         "tensors": len(params),
@@ -71,15 +71,6 @@ def run(options: argparse.Namespace) -> int:
     }
     show([result], COLUMNS, options.json)
     return 0
-
-
-def usable_device(name: str) -> str:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise BadInput(f"device {name!r} cannot be used here ({reason}): take cpu") from None
-    return name
 
 
 @dataclass
@@ -124,9 +115,9 @@ def measure(
     return times
 
 
-def timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
+def timed_step(optimizer: torch.optim.Optimizer, on: torch.device) -> float:
     """Milliseconds from the call until its work is done on the device."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = torch.cuda.synchronize if on.type == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
     optimizer.step()

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from bench import envelope
+from bench.command import BadInput
 from bench.lic import report
 from bench.lic.arguments import SEARCH_STEPS, TRAIN_STEPS, parse
-from bench.lic.config import BadInput, Config
+from bench.lic.config import Config
 from bench.lic.demo import Demo, Interrupted
 from bench.lic.models import MeanScaleHyperprior
 from bench.lic.photos import Photos, load_photos

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any, NoReturn
 
-import torch
-
+from bench.arguments import Parser, device, positive
 from bench.lic.models import MeanScaleHyperprior
 from bench.lic.optimizers import BUILDERS
 from bench.lic.search import RESULT
@@ -17,13 +14,6 @@ DESCRIPTION = "Learned image compression, trained with three optimizers."
 # 1200 steps take 4 minutes with all three optimizers on two cores; a search takes three times that.
 TRAIN_STEPS = 1200
 SEARCH_STEPS = 600
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -44,27 +34,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=_rates,
         help="in place of the searched: one for all, or adam=1e-3,soap_fast=...",
     )
-    add("--steps", type=_positive(int), help=f"default: {TRAIN_STEPS}, in a search {SEARCH_STEPS}")
-    add("--batch", type=_positive(int), default=8, help="crops per step (default: %(default)s)")
+    add("--steps", type=positive(int), help=f"default: {TRAIN_STEPS}, in a search {SEARCH_STEPS}")
+    add("--batch", type=positive(int), default=8, help="crops per step (default: %(default)s)")
     add("--crop", type=_crop, default=64, help="side in pixels (default: %(default)s)")
-    add("--lambda", dest="lam", type=_positive(float), default=0.013, help="default: %(default)s")
-    add("--width", type=_positive(int), default=48, help="channels (default: %(default)s)")
+    add("--lambda", dest="lam", type=positive(float), default=0.013, help="default: %(default)s")
+    add("--width", type=positive(int), default=48, help="channels (default: %(default)s)")
     add("--seed", type=_seed, default=0, help="of weights, crops, noise (default: %(default)s)")
-    add("--precondition-frequency", type=_positive(int), default=10, help="default: %(default)s")
-    add("--threads", type=_positive(int), help="of the CPU (default: torch's choice)")
-    add("--device", type=_device, default="auto", help="default: cuda where there is one, else cpu")
+    add("--precondition-frequency", type=positive(int), default=10, help="default: %(default)s")
+    add("--threads", type=positive(int), help="of the CPU (default: torch's choice)")
+    add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
     return top.parse_args(arguments)
-
-
-def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
-    return parse
 
 
 def _crop(text: str) -> int:
@@ -84,12 +63,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _rates(text: str) -> dict[str, float]:
     """A rate for every optimizer, from `1e-3` or from `adam=1e-3,soap_fast=3e-3`."""
-    positive = _positive(float)
+    number = positive(float)
     if "=" not in text:
-        return dict.fromkeys(BUILDERS, positive(text))
+        return dict.fromkeys(BUILDERS, number(text))
     pairs = [pair.partition("=") for pair in text.split(",")]
     _names(",".join(name for name, _, _ in pairs))
-    return {name.strip(): positive(rate) for name, _, rate in pairs}
+    return {name.strip(): number(rate) for name, _, rate in pairs}
 
 
 def _seed(text: str) -> int:
@@ -97,14 +76,3 @@ def _seed(text: str) -> int:
     if not 0 <= seed < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is outside [0, 2^63)")
     return seed
-
-
-def _device(text: str) -> str:
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise argparse.ArgumentTypeError(f"{text} cannot be used here ({reason})") from None
-    return text

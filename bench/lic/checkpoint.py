@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.lic.config import BadInput, Config
+from bench.command import BadInput
+from bench.lic.config import Config
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

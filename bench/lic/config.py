@@ -6,10 +6,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
-class BadInput(Exception):
-    """Something the user gave cannot be used; the message says what, and what to do instead."""
-
-
 @dataclass(frozen=True)
 class Config:
     steps: int

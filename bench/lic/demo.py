@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.command import BadInput
 from bench.lic import checkpoint
-from bench.lic.config import BadInput, Config
+from bench.lic.config import Config
 from bench.lic.photos import Photos
 from bench.lic.progress import Progress, say
 from bench.lic.training import Training

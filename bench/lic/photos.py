@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.lic.config import BadInput
+from bench.command import BadInput
 
 # Colour photographs inside the scikit-image wheel. Read as files: `skimage.data` would download
 # what it does not find. motorcycle_right, nearly the same picture as the left one, is left out.

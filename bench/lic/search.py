@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.lic.config import BadInput, Config
+from bench.command import BadInput
+from bench.lic.config import Config
 from bench.lic.photos import Photos
 from bench.lic.progress import Progress, say
 from bench.lic.training import Training

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.lic.config import BadInput
+from bench.command import BadInput
 from bench.lic.photos import SHIPPED_HELD_OUT, SHIPPED_TRAINING, Crops, load_photos
 
 

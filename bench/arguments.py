@@ -1,0 +1,41 @@
+"""Command lines that say in one line what is wrong, and types for their values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and ends with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A positive, finite number."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return parse
+
+
+def device(text: str) -> str:
+    """A torch device that works here; `auto` is cuda where there is one, else cpu."""
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(f"{text} cannot be used here ({reason})") from None
+    return text
