@@ -9,7 +9,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/ready
+READY := $(VENV)/ready-with-$(subst /,_,$(TORCH))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(wildcard csrc/*)
 
@@ -25,7 +25,7 @@ $(READY): $(BUILD_INPUTS)
 	$(PIP) install --quiet --constraint .ci/constraints.txt $(TORCH) numpy
 	$(PIP) install --quiet --constraint .ci/constraints.txt setuptools wheel cmake ninja pybind11
 	$(PIP) install --quiet --constraint .ci/constraints.txt --no-build-isolation --editable ".[bench,lint,test]"
-	touch $@
+	rm -f $(VENV)/ready-with-* && touch $@
 
 demo: setup
 	$(BIN)/python -m bench.lic train

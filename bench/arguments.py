@@ -33,6 +33,8 @@ def device(text: str) -> str:
     """A torch device that works here; `auto` is cuda where there is one, else cpu."""
     if text == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if text.partition(":")[0] not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text} is not measured: take cpu or cuda")
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

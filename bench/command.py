@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -38,3 +39,17 @@ def show(results: Sequence[Row], columns: Sequence[str], target: str | None) -> 
     print(table, file=sys.stderr if target == "-" else sys.stdout)
     if target is not None:
         envelope.write(target, list(results))
+
+
+def check_target(target: str | None) -> None:
+    """Find out before a measurement, not after it, whether its result can be written.
+
+    Raises:
+        BadInput: the folder of `target` cannot be made.
+    """
+    if target not in (None, "-"):
+        folder = Path(str(target)).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--json {target}: {error.strerror}; name another file") from None

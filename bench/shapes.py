@@ -74,9 +74,19 @@ def load(name: str) -> Inventory:
             for item in content["params"]
             if not item.get("aux", False) and item.get("grad", True)
         )
+        for entry in entries:
+            _check(entry)
         return Inventory(content["model"], entries)
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{path} is not an inventory ({type(error).__name__}: {error}): it needs "
             "{model, params: [{name, shape}]}"
         ) from None
+
+
+def _check(entry: Entry) -> None:
+    for size in entry.shape:
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(f"{entry.name} has a mode of size {size!r}")
+    if not entry.contiguous and len(entry.shape) < 2:
+        raise ValueError(f"{entry.name} of shape {list(entry.shape)} can only be contiguous")

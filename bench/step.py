@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from bench import shapes
 from bench.arguments import device, positive
-from bench.command import BadInput, add_json_option, show
+from bench.command import BadInput, add_json_option, check_target, show
 from soap_fast import SOAP
 
 COLUMNS = (
@@ -49,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
     inventory = shapes.load(options.shapes)
     params = inventory.parameters(options.device)
     frequency = options.precondition_frequency

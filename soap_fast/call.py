@@ -18,7 +18,7 @@ class TensorCall:
     Attributes:
         param: the parameter, any floating dtype, any strides.
         grad: its gradient, same shape and device.
-        state: the parameter's entry in `optimizer.state`; empty before its first call.
+        state: the parameter's entry in `optimizer.state`.
         plan: which of its modes carry a factor.
         options: the options of its group at this call.
     """
@@ -31,7 +31,7 @@ class TensorCall:
 
     @property
     def is_first(self) -> bool:
-        return not self.state
+        return not self.state["calls"]
 
     @property
     def refresh_due(self) -> bool:

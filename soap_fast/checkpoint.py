@@ -1,7 +1,8 @@
-"""Writing and reading `state_dict`s: ours, checked whole before anything is changed."""
+"""Writing and reading `state_dict`s; one that is read is checked whole before anything changes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -13,34 +14,51 @@ from soap_fast.options import plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
 
 Layout = Literal["soap_fast", "reference"]
-ENTRY_KEYS = ("calls", "step", "skipped", "exp_avg", "exp_avg_sq", "GG", "Q")
 ParamGroups = list[dict[str, Any]]
+State = Mapping[torch.Tensor, dict[str, Any]]
+
+NOT_BEGUN_KEYS = ("calls", "skipped")
+ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
 
 
-def write(packed: dict[str, Any], groups: ParamGroups, layout: Layout) -> dict[str, Any]:
-    """A state_dict of torch's making, with views into stacks replaced by tensors of their own.
+def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
+    """{"state": {index: entry}, "param_groups": [...]}, of tensors that nothing else refers to.
 
     Args:
-        packed: {"state": {id: entry}, "param_groups": [...]} as `torch.optim.Optimizer` packs it.
-        groups: the optimizer's own groups, in the same order.
+        state: the optimizer's entries by parameter.
+        groups: its parameter groups.
         layout: "soap_fast" or "reference".
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout={layout!r} is not one of {get_args(Layout)}")
-    state = {key: _detached(entry) for key, entry in packed["state"].items()}
-    written = {**packed, "state": state}
+    indices: dict[torch.Tensor, int] = {}
+    for group in groups:
+        for param in group["params"]:
+            indices.setdefault(param, len(indices))
+    written = {
+        "state": {indices[p]: _snapshot(entry) for p, entry in state.items() if entry},
+        "param_groups": [
+            {**_snapshot(options), "params": [indices[p] for p in params]}
+            for options, params in map(_split, groups)
+        ],
+    }
     return layouts.to_reference(written, groups) if layout == "reference" else written
 
 
-def _detached(value: Any) -> Any:
-    """Tensors that share a storage with others copied out of it, so that a file holds only them."""
+def _split(group: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]]:
+    options = {key: value for key, value in group.items() if key != "params"}
+    return options, group["params"]
+
+
+def _snapshot(value: Any) -> Any:
+    """A copy; a tensor comes out contiguous and with a storage of its own."""
     if isinstance(value, dict):
-        return {key: _detached(item) for key, item in value.items()}
+        return {key: _snapshot(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_detached(item) for item in value]
-    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
-        return value.contiguous() if not value.is_contiguous() else value.clone()
-    return value
+        return [_snapshot(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone(memory_format=torch.contiguous_format)
+    return copy.deepcopy(value)
 
 
 def read(
@@ -51,78 +69,107 @@ def read(
     Raises:
         ValueError: the state_dict does not fit; nothing has been changed.
     """
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f"the state_dict has no {key!r}: it is not one of an optimizer")
-    saved_groups = state_dict["param_groups"]
+    saved_state, saved_groups = _parts(state_dict)
     _check_sizes(saved_groups, groups)
-    layout = layouts.recognise(state_dict)
+    layout = layouts.recognise(saved_state, saved_groups)
 
     new_groups, state, known = [], {}, set()
     for saved, group in zip(saved_groups, groups, strict=True):
         # An option a layout does not know keeps the value this optimizer was built with.
-        merged = {**group, **layouts.group_options(saved, layout), "params": group["params"]}
+        options = _snapshot(layouts.group_options(saved, layout))
+        merged = {**group, **options, "params": group["params"]}
         planning, _ = plan_options(merged), step_options(merged)
         new_groups.append(merged)
         for index, (key, param) in enumerate(zip(saved["params"], group["params"], strict=True)):
             known.add(key)
-            if not state_dict["state"].get(key):
+            entry = saved_state.get(key)
+            if entry is None or entry == {}:
                 continue
             plan = plan_tensor(tuple(param.shape), planning)
-            entry = state_dict["state"][key]
             try:
+                _require(isinstance(entry, Mapping), f"its entry is a {type(entry).__name__}")
                 entry = layouts.entry_to_ours(entry, saved, plan, layout)
                 state[param] = _own(_checked(entry, plan), param)
             except ValueError as error:
                 name = merged.get("param_names", {index: f"parameter {key}"})[index]
-                raise ValueError(f"state_dict does not fit: {name}: {error}") from None
-    strangers = sorted(str(key) for key in state_dict["state"] if key not in known)
-    if strangers:
-        raise ValueError(f"the state_dict has state for parameters {strangers} of no group")
+                raise ValueError(f"the state_dict does not fit: {name}: {error}") from None
+    strangers = sorted(str(key) for key in saved_state if key not in known)
+    _require(not strangers, f"the state_dict has state for parameters {strangers} of no group")
     return new_groups, state
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _parts(state_dict: Mapping[str, Any]) -> tuple[Mapping[Any, Any], ParamGroups]:
+    for key, kind in (("state", Mapping), ("param_groups", list)):
+        _require(key in state_dict, f"the state_dict has no {key!r}: it is not an optimizer's")
+        found = state_dict[key]
+        _require(isinstance(found, kind), f"its {key!r} is a {type(found).__name__}")
+    for group in state_dict["param_groups"]:
+        usable = isinstance(group, Mapping) and isinstance(group.get("params"), list)
+        _require(usable, "a parameter group of the state_dict has no list of params")
+    return state_dict["state"], state_dict["param_groups"]
 
 
 def _check_sizes(saved: ParamGroups, groups: ParamGroups) -> None:
     found, wanted = ([len(group["params"]) for group in side] for side in (saved, groups))
-    if found != wanted:
-        raise ValueError(
-            f"the state_dict has groups of {found} parameters, this optimizer of {wanted}: build "
-            "it with the same parameters in the same groups"
-        )
+    _require(
+        found == wanted,
+        f"the state_dict has groups of {found} parameters, this optimizer of {wanted}: build it "
+        "with the same parameters in the same groups",
+    )
 
 
 def _checked(entry: Mapping[str, Any], plan: TensorPlan) -> Mapping[str, Any]:
-    """Refuse an entry that is incomplete or shaped for another parameter or other options."""
-    missing = [key for key in ENTRY_KEYS if key not in entry]
-    if missing:
-        raise ValueError(f"its entry has no {missing}: the checkpoint is incomplete")
-    if not isinstance(entry["calls"], int) or entry["calls"] < 1:
-        raise ValueError(f"calls={entry['calls']!r} is not an integer >= 1")
+    """Refuse an entry that is incomplete, damaged, or of another parameter or other options."""
+    calls: Any = entry.get("calls")
+    keys = NOT_BEGUN_KEYS if calls == 0 else ENTRY_KEYS
+    missing = [key for key in keys if key not in entry]
+    _require(not missing, f"its entry has no {missing}: the checkpoint is incomplete")
+    _require(type(calls) is int and calls >= 0, f"calls={calls!r} is not an integer >= 0")
+    _require_clock("skipped", entry["skipped"], float("inf"))
+    if calls == 0:
+        return entry
+
+    _require_clock("step", entry["step"], calls - 1)
     for key in ("exp_avg", "exp_avg_sq"):
-        _require_shape(key, entry[key], plan.shape)
-    for key in ("step", "skipped"):
-        if not isinstance(entry[key], torch.Tensor) or entry[key].numel() != 1:
-            raise ValueError(f"{key}={entry[key]!r} is not a tensor of one element")
+        _require_tensor(key, entry[key], plan.shape)
+    _require(bool((entry["exp_avg_sq"] >= 0).all()), "exp_avg_sq has negative entries")
     for key in ("GG", "Q"):
-        if len(entry[key]) != len(plan.factors):
-            raise ValueError(
-                f"{key} has {len(entry[key])} modes, the parameter {len(plan.factors)}"
-            )
-        for mode, (matrix, size) in enumerate(zip(entry[key], plan.factors, strict=True)):
-            if size is None and matrix is not None:
-                raise ValueError(
-                    f"{key}[{mode}] is there, but the options give this mode no factor: use the "
-                    "max_precond_dim, merge_dims, precondition_1d and data_format it was saved with"
-                )
+        matrices = entry[key]
+        _require(isinstance(matrices, list), f"{key} is a {type(matrices).__name__}, not a list")
+        modes = len(plan.factors)
+        _require(len(matrices) == modes, f"{key} has {len(matrices)} modes, the parameter {modes}")
+        for mode, (matrix, size) in enumerate(zip(matrices, plan.factors, strict=True)):
             if size is not None:
-                _require_shape(f"{key}[{mode}]", matrix, (size, size))
+                _require_tensor(f"{key}[{mode}]", matrix, (size, size))
+            else:
+                _require(
+                    matrix is None,
+                    f"{key}[{mode}] is there, but the options give this mode no factor: use the "
+                    "max_precond_dim, merge_dims, precondition_1d, data_format it was saved with",
+                )
     return entry
 
 
-def _require_shape(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
-    found = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor
-    if found != shape:
+def _require_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
+        found = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else repr(tensor)
         raise ValueError(f"{name} is {found}, not of shape {shape}")
+    dense = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta
+    _require(dense, f"{name} is not a dense floating point tensor: {tensor.dtype}, {tensor.layout}")
+    finite = bool(tensor.isfinite().all())
+    _require(finite, f"{name} has NaN or inf: the run that saved it was lost, take an earlier one")
+
+
+def _require_clock(name: str, clock: Any, last: float) -> None:
+    usable = isinstance(clock, torch.Tensor) and clock.numel() == 1 and not clock.is_meta
+    _require(usable, f"{name}={clock!r} is not a tensor of one element")
+    value = clock.item()
+    _require(0 <= value <= last, f"{name}={value} is outside [0, {last}], what `calls` allows")
 
 
 def _own(entry: Mapping[str, Any], param: torch.Tensor) -> dict[str, Any]:
@@ -135,10 +182,12 @@ def _own(entry: Mapping[str, Any], param: torch.Tensor) -> dict[str, Any]:
     def factors(matrices: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
         return [None if m is None else m.detach().to(device, dtype) for m in matrices]
 
+    begun = {"calls": entry["calls"], "skipped": copied(entry["skipped"], torch.int64).reshape(())}
+    if entry["calls"] == 0:
+        return begun
     return {
-        "calls": entry["calls"],
+        **begun,
         "step": copied(entry["step"], torch.float32).reshape(()),
-        "skipped": copied(entry["skipped"], torch.int64).reshape(()),
         "exp_avg": copied(entry["exp_avg"], dtype),
         "exp_avg_sq": copied(entry["exp_avg_sq"], dtype),
         "GG": factors(entry["GG"]),

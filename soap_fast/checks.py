@@ -19,7 +19,8 @@ def check_parameter(param: torch.Tensor) -> None:
     """Refuse a parameter no backend can step.
 
     Raises:
-        ValueError: it is complex, sparse, on the meta device, or not of a supported floating dtype.
+        ValueError: it is complex, sparse, on the meta device, not of a supported floating dtype, or
+            elements of it share memory.
     """
     if param.is_complex():
         raise ValueError(
@@ -35,6 +36,11 @@ def check_parameter(param: torch.Tensor) -> None:
         raise ValueError(
             "is on the meta device and has no data: materialise the model (to_empty and "
             "its initialisation) before building the optimizer"
+        )
+    if not param.is_contiguous() and _overlaps_itself(param):
+        raise ValueError(
+            f"has strides {param.stride()} for shape {list(param.shape)}: elements share memory, "
+            "and an update of one would change another; make it contiguous with .clone()"
         )
     if param.dtype not in DTYPES:
         raise ValueError(
@@ -94,3 +100,24 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
             f"{list(plan.factors)}: max_precond_dim, merge_dims, precondition_1d and data_format "
             "cannot change after a parameter's first call"
         )
+
+
+def check_lr(lr: float | torch.Tensor, param: torch.Tensor) -> None:
+    """Refuse a tensor lr that this parameter's update cannot read.
+
+    Raises:
+        ValueError: it lies on another device than the parameter, and not on the CPU.
+    """
+    if isinstance(lr, torch.Tensor) and lr.device.type != "cpu" and lr.device != param.device:
+        raise ValueError(f"is on {param.device}, its lr on {lr.device}: keep lr on the CPU")
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two elements may share memory: a stride is smaller than what faster axes span."""
+    span = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride < span:
+                return True
+            span += stride * (size - 1)
+    return False

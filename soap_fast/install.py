@@ -148,4 +148,7 @@ def _seeded(shape: tuple[int, ...], seed: int) -> torch.Tensor:  # float64, on t
 def _triton_version() -> str | None:
     if sys.platform != "linux" or importlib.util.find_spec("triton") is None:
         return None
-    return importlib.metadata.version("triton")
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "of another distribution"

@@ -16,7 +16,7 @@ import torch
 
 from soap_fast import ambient
 from soap_fast.modes import rotate
-from soap_fast.options import plan_options
+from soap_fast.options import PLAN_OPTIONS, STEP_OPTIONS, plan_options
 from soap_fast.plan import TensorPlan, eligible_modes, plan_tensor
 
 KnownLayout = Literal["soap_fast", "reference", "pytorch_optimizer"]
@@ -30,67 +30,55 @@ PYTORCH_OPTIMIZER_NAMES = {
     "max_precondition_dim": "max_precond_dim",
     "normalize_gradient": "normalize_grads",
 }
-REFERENCE_OPTIONS = (
-    "lr",
-    "betas",
-    "shampoo_beta",
-    "eps",
-    "weight_decay",
-    "precondition_frequency",
-    "max_precond_dim",
-    "merge_dims",
-    "precondition_1d",
-    "normalize_grads",
-    "correct_bias",
-)
+# The reference keeps data_format outside its groups.
+REFERENCE_OPTIONS = tuple(name for name in STEP_OPTIONS + PLAN_OPTIONS if name != "data_format")
+FROM_OTHERS = {*REFERENCE_OPTIONS, "initial_lr", "param_names"}  # a scheduler's and torch's own
 
 
-def recognise(state_dict: Mapping[str, Any]) -> KnownLayout:
-    """Which SOAP wrote this state_dict.
+def recognise(state: Mapping[Any, Any], groups: list[dict[str, Any]]) -> KnownLayout:
+    """Which SOAP wrote this state and these groups.
 
     Raises:
         ValueError: none did; the message says how to start from another optimizer's model.
     """
-    entries = list(state_dict["state"].values())
-    if any("max_precondition_dim" in group for group in state_dict["param_groups"]):
+    entries = [entry for entry in state.values() if isinstance(entry, Mapping)]
+    if all("max_precondition_dim" in group for group in groups):
         return "pytorch_optimizer"
-    if not entries or any("calls" in entry for entry in entries):
-        return "soap_fast"
-    if any("GG" in entry for entry in entries):
-        return "reference"
-    is_adam = all("exp_avg" in entry and "exp_avg_sq" in entry for entry in entries)
+    if all("precondition_frequency" in group for group in groups):
+        reference = any("GG" in entry and "calls" not in entry for entry in entries)
+        return "reference" if reference else "soap_fast"
+    is_adam = any("exp_avg" in entry and "exp_avg_sq" in entry for entry in entries)
     raise ValueError(NOT_SOAP.format(kind="one of Adam" if is_adam else "not one of a known SOAP"))
 
 
 def group_options(saved: Mapping[str, Any], layout: KnownLayout) -> dict[str, Any]:
-    """A saved group's options under our names."""
+    """A saved group's options under our names; of another's group, only what we know."""
     options = {key: value for key, value in saved.items() if key != "params"}
-    if layout != "pytorch_optimizer":
+    if layout == "soap_fast":
         return options
-    options.pop("step", None)
     renamed = {PYTORCH_OPTIMIZER_NAMES.get(key, key): value for key, value in options.items()}
     if renamed.get("shampoo_beta") is None:
         renamed["shampoo_beta"] = -1
-    return renamed
+    return {key: value for key, value in renamed.items() if key in FROM_OTHERS}
 
 
 def entry_to_ours(
     entry: Mapping[str, Any], saved_group: Mapping[str, Any], plan: TensorPlan, layout: KnownLayout
 ) -> Mapping[str, Any]:
-    """One parameter's entry in our layout; what is missing in it stays missing.
+    """One parameter's entry in our layout.
 
     Raises:
-        ValueError: the entry cannot be read, or its clock is missing.
+        ValueError: something of the entry, or its clock, is missing or of another shape.
     """
-    if layout == "soap_fast" or not {"GG", "Q", "exp_avg"} <= set(entry):
+    if layout == "soap_fast":
         return entry
+    missing = [key for key in ("exp_avg", "exp_avg_sq", "GG", "Q") if key not in entry]
+    if missing:
+        raise ValueError(f"its entry has no {missing}: the checkpoint is incomplete")
     from_reference = layout == "reference"
     calls = _integer("step", entry) + 1 if from_reference else _integer("step", saved_group)
-    bases = [_matrix(q) for q in entry["Q"]]
-    if len(bases) != len(plan.factors):
-        raise ValueError(f"Q has {len(bases)} modes, the parameter {len(plan.factors)}")
+    bases, factors = _matrices("Q", entry, plan), _matrices("GG", entry, plan)
     kept = [None if _is_unit(q) else q for q in bases]
-    factors = [None if _is_unit(k) else k for k in map(_matrix, entry["GG"])]
     exp_avg = entry["exp_avg"]
     if from_reference:
         # The basis of a mode of size 1 is [[1]] for us and [[1]] or [[-1]] in the reference.
@@ -106,7 +94,7 @@ def entry_to_ours(
         "skipped": torch.zeros((), dtype=torch.int64, device="cpu"),
         "exp_avg": exp_avg,
         "exp_avg_sq": entry["exp_avg_sq"],
-        "GG": factors,
+        "GG": [None if _is_unit(k) else k for k in factors],
         "Q": kept,
     }
 
@@ -118,7 +106,7 @@ def to_reference(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> di
         options = plan_options(group)
         written_groups.append({key: saved[key] for key in (*REFERENCE_OPTIONS, "params")})
         for key, param in zip(saved["params"], group["params"], strict=True):
-            if key in state_dict["state"]:
+            if state_dict["state"].get(key, {}).get("calls"):
                 plan = plan_tensor(tuple(param.shape), options)
                 eligible = eligible_modes(plan.shape, plan.modes, options)
                 entry = state_dict["state"][key]
@@ -150,9 +138,18 @@ def _reference_entry(
     }
 
 
-def _matrix(value: Any) -> torch.Tensor | None:
-    """A factor or basis as saved; other layouts write [] for none."""
-    return value if isinstance(value, torch.Tensor) and value.numel() > 0 else None
+def _matrices(key: str, entry: Mapping[str, Any], plan: TensorPlan) -> list[torch.Tensor | None]:
+    """Factors or bases as saved, one per mode; other layouts write [] for none."""
+    saved, modes = entry[key], len(plan.factors)
+    if not isinstance(saved, list) or len(saved) != modes:
+        found = len(saved) if isinstance(saved, list) else repr(saved)
+        raise ValueError(f"{key} has {found} modes, the parameter {modes}")
+    matrices = [m if isinstance(m, torch.Tensor) and m.numel() > 0 else None for m in saved]
+    for mode, (matrix, size) in enumerate(zip(matrices, plan.factors, strict=True)):
+        if size is not None and (matrix is None or tuple(matrix.shape) != (size, size)):
+            shape = None if matrix is None else tuple(matrix.shape)
+            raise ValueError(f"{key}[{mode}] is {shape}, not of shape {(size, size)}")
+    return matrices
 
 
 def _is_unit(matrix: torch.Tensor | None) -> bool:
@@ -161,6 +158,6 @@ def _is_unit(matrix: torch.Tensor | None) -> bool:
 
 def _integer(name: str, saved: Mapping[str, Any]) -> int:
     value = saved.get(name)
-    if value is None or int(value) != value or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name}={value!r} is not an integer >= 0: the checkpoint is incomplete")
-    return int(value)
+    return value

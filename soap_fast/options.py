@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -12,6 +12,17 @@ import torch
 
 DataFormat = Literal["channels_first", "channels_last"]
 DATA_FORMATS = ("channels_first", "channels_last")
+PLAN_OPTIONS = ("max_precond_dim", "merge_dims", "precondition_1d", "data_format")
+STEP_OPTIONS = (
+    "lr",
+    "betas",
+    "shampoo_beta",
+    "eps",
+    "weight_decay",
+    "precondition_frequency",
+    "normalize_grads",
+    "correct_bias",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ def plan_options(group: Mapping[str, Any]) -> PlanOptions:
     Raises:
         ValueError: an option is outside its range; the message names value, rule and way out.
     """
+    _complete(group, PLAN_OPTIONS)
     largest = group["max_precond_dim"]
     _require(
         _is_integer(largest) and largest >= 0,
@@ -72,16 +84,10 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
     Raises:
         ValueError: an option is outside its range; the message names value, rule and way out.
     """
+    _complete(group, STEP_OPTIONS)
     lr = group["lr"]
     if isinstance(lr, torch.Tensor):
-        _require(
-            lr.numel() == 1 and lr.is_floating_point(),
-            "lr",
-            lr,
-            "a floating point tensor of one element",
-            "e.g. torch.tensor(3e-3)",
-        )
-        lr = lr.detach().reshape(())
+        lr = _tensor_lr(lr)
     else:
         _require(_at_least_zero(lr), "lr", lr, "a finite number >= 0", "e.g. 3e-3")
     betas = group["betas"]
@@ -138,6 +144,23 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
         normalize_grads=group["normalize_grads"],
         correct_bias=group["correct_bias"],
     )
+
+
+def _tensor_lr(lr: torch.Tensor) -> torch.Tensor:  # []
+    """Checked but for its value on a device, which would have to be waited for."""
+    usable = lr.numel() == 1 and lr.is_floating_point()
+    usable = usable and lr.layout == torch.strided and not lr.is_meta
+    rule = "a dense floating point tensor of one element"
+    _require(usable, "lr", lr, rule, "e.g. torch.tensor(3e-3)")
+    if lr.device.type == "cpu":
+        _require(_at_least_zero(lr.item()), "lr", lr, "finite and >= 0", "e.g. torch.tensor(3e-3)")
+    return lr.detach().reshape(())
+
+
+def _complete(group: Mapping[str, Any], names: Iterable[str]) -> None:
+    missing = [name for name in names if name not in group]
+    if missing:
+        raise ValueError(f"a parameter group has lost {missing}: options cannot be deleted")
 
 
 def _require(holds: bool, name: str, value: object, rule: str, way_out: str) -> None:

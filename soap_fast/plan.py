@@ -38,7 +38,7 @@ def plan_tensor(shape: tuple[int, ...], options: PlanOptions) -> TensorPlan:
     """Plan one tensor. A pure function of its arguments."""
     order = tuple(range(len(shape)))
     modes = shape
-    if options.merge_dims and len(shape) > 1:
+    if options.merge_dims and len(shape) != 1 and 0 not in shape:
         if options.data_format == "channels_last" and len(shape) == 4:
             order = NHWC_TO_NCHW
         modes = merge_small_modes(tuple(shape[i] for i in order), options.max_precond_dim)
@@ -56,7 +56,7 @@ def eligible_modes(
 ) -> tuple[bool, ...]:
     """Which modes the reference gives a factor, those of size 1 included."""
     # The test for a vector comes before merging: a matrix merged to one mode still has a factor.
-    preconditioned = len(shape) > 1 or options.precondition_1d
+    preconditioned = len(shape) != 1 or options.precondition_1d
     return tuple(preconditioned and size <= options.max_precond_dim for size in modes)
 
 

@@ -43,11 +43,12 @@ def refresh(call: TensorCall, taken: torch.Tensor) -> None:
     carries = [None if basis is None else basis.carry for basis in renewed]
     exp_avg = rotate(state["exp_avg"], carries, plan)
 
-    commit(taken, exp_avg, state["exp_avg"])
-    commit(taken, from_modes(exp_avg_sq, plan), state["exp_avg_sq"])
-    for basis, q in zip(renewed, state["Q"], strict=True):
-        if basis is not None:
-            commit(taken, basis.Q, q)
+    commit(
+        taken,
+        (exp_avg, state["exp_avg"]),
+        (from_modes(exp_avg_sq, plan), state["exp_avg_sq"]),
+        *((new.Q, q) for new, q in zip(renewed, state["Q"], strict=True) if new is not None),
+    )
 
 
 def refresh_basis(k: torch.Tensor, q: torch.Tensor) -> Refreshed:

@@ -12,10 +12,10 @@ from torch.optim.optimizer import ParamsT
 from soap_fast import ambient, checkpoint
 from soap_fast.backends import choose
 from soap_fast.call import TensorCall
-from soap_fast.checks import check_gradient, check_parameter, check_state
+from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
 from soap_fast.options import DataFormat, plan_options, step_options
 from soap_fast.plan import plan_tensor
-from soap_fast.state import Stacks, bind, fresh, grown, restack
+from soap_fast.state import bind, fresh, grown, not_begun, restack
 
 __all__ = ["SOAP"]
 
@@ -75,8 +75,6 @@ class SOAP(torch.optim.Optimizer):
     ) -> None:
         self._backend = choose(backend)
         self._requested_backend = backend
-        self._stacks: Stacks = {}
-        self._skipped_before_first: dict[torch.Tensor, int] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -140,54 +138,58 @@ class SOAP(torch.optim.Optimizer):
 
     def _calls(self) -> Iterator[TensorCall]:
         """Every parameter with a gradient, checked together with the options of its group."""
-        for group in self.param_groups:
+        for place, group in enumerate(self.param_groups):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
                 if param.grad is None:
                     continue
                 plan = plan_tensor(tuple(param.shape), planning)
-                state = self.state.get(param, {})
+                state = self.state.get(param) or not_begun(param)
                 try:
+                    check_parameter(param)
                     check_gradient(param, param.grad)
-                    if state:
+                    check_lr(options.lr, param)
+                    if state["calls"]:
                         check_state(state, plan, param)
                 except ValueError as error:
-                    raise ValueError(f"{label(group, index)} {error}") from None
+                    raise ValueError(f"{self._label(place, index)} {error}") from None
                 yield TensorCall(param, param.grad, state, plan, options)
 
     def _begin(self, calls: list[TensorCall]) -> None:
-        """Start the state of tensors on their first call; an unusable gradient starts nothing."""
+        """Start the state of tensors on their first call; an unusable gradient is only counted."""
         usable = self._backend.usable(calls)
         for call, flag in zip(calls, usable, strict=True):
             if not flag:
-                count = self._skipped_before_first.get(call.param, 0)
-                self._skipped_before_first[call.param] = count + 1
+                call.state["skipped"].add_(1)
+                self.state[call.param] = call.state
         calls = [call for call, flag in zip(calls, usable, strict=True) if flag]
 
-        newcomers = self._backend.first_bases(calls)
-        stacks = grown(self._stacks, newcomers)
-        entries = {call.param: fresh(call.param, call.plan) for call in calls}
-
+        stacks = grown(self.state, self._backend.first_bases(calls))
+        entries = {
+            call.param: fresh(call.param, call.plan, call.state["skipped"]) for call in calls
+        }
         # From here on nothing is allocated: all of these tensors begin, or none.
-        for param, entry in entries.items():
-            entry["skipped"].add_(self._skipped_before_first.pop(param, 0))
-            self.state[param] = entry
-        self._stacks = stacks
-        bind(stacks, newcomers, self.state)
+        self.state.update(entries)
+        bind(stacks, self.state)
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Counters by parameter: `skipped`, the calls left out because the gradient was not finite.
 
-        Reading them waits for the device; the steps themselves never do.
+        Reading them waits for the device.
         """
         skipped = {}
-        for group in self.param_groups:
+        for place, group in enumerate(self.param_groups):
             for index, param in enumerate(group["params"]):
-                count = self._skipped_before_first.get(param, 0)
-                if param in self.state:
-                    count += int(self.state[param]["skipped"])
-                skipped[label(group, index)] = count
+                count = self.state[param]["skipped"] if self.state.get(param) else 0
+                skipped[self._label(place, index)] = int(count)
         return {"skipped": skipped}
+
+    def _label(self, place: int, index: int) -> str:
+        """What to call a parameter: its name where it has one, else where it stands."""
+        group = self.param_groups[place]
+        if "param_names" in group:
+            return f"parameter {group['param_names'][index]!r}"
+        return f"parameter {index} of group {place}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, also after steps were taken; checked whole before they are part of it.
@@ -196,7 +198,8 @@ class SOAP(torch.optim.Optimizer):
             ValueError: as for the constructor.
         """
         super().add_param_group(param_group)
-        added = self.param_groups[-1]
+        place = len(self.param_groups) - 1
+        added = self.param_groups[place]
         try:
             plan_options(added)
             step_options(added)
@@ -204,13 +207,15 @@ class SOAP(torch.optim.Optimizer):
                 try:
                     check_parameter(param)
                 except ValueError as error:
-                    raise ValueError(f"{label(added, index)} {error}") from None
+                    raise ValueError(f"{self._label(place, index)} {error}") from None
         except ValueError:
             self.param_groups.pop()
             raise
 
     def state_dict(self, *, layout: checkpoint.Layout = "soap_fast") -> dict[str, Any]:
-        """The state as contiguous tensors of their own, loadable with `weights_only=True`.
+        """The state in contiguous tensors of its own, loadable with `weights_only=True`.
+
+        Unlike those of torch's optimizers it is a snapshot: later steps do not change it.
 
         Args:
             layout: "soap_fast", or "reference" for the layout of nikhilvyas/SOAP.
@@ -218,7 +223,14 @@ class SOAP(torch.optim.Optimizer):
         Raises:
             ValueError: an unknown layout.
         """
-        return checkpoint.write(super().state_dict(), self.param_groups, layout)
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state_dict = checkpoint.write(self.state, self.param_groups, layout)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of soap_fast, of nikhilvyas/SOAP or of pytorch_optimizer's SOAP.
@@ -227,42 +239,29 @@ class SOAP(torch.optim.Optimizer):
         device of its parameter, whatever it was saved as.
 
         Raises:
-            ValueError: the state_dict does not fit these parameters, is incomplete, or is another
-                optimizer's; raised before anything changed.
+            ValueError: the state_dict does not fit these parameters, is incomplete or damaged, or
+                is another optimizer's; raised before anything changed.
         """
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"a state_dict is a dict, this is a {type(state_dict).__name__}")
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             if replaced is not None:
                 state_dict = replaced
-        self._adopt(*checkpoint.read(state_dict, self.param_groups))
+        groups, state = checkpoint.read(state_dict, self.param_groups)
+        bind(restack(state), state)
+        super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-    def _adopt(
-        self, groups: list[dict[str, Any]], state: dict[torch.Tensor, dict[str, Any]]
-    ) -> None:
-        """Make these groups and this state the optimizer's own, its factors stacked anew."""
-        stacks = restack(state)
-        bind(stacks, stacks, state)
-        super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
-        self._stacks = stacks
-        self._skipped_before_first = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "requested_backend": self._requested_backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy or a pickle; its factors are views no more and are stacked anew."""
+        """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)
         self._requested_backend = state.pop("requested_backend", None)
         self._backend = choose(self._requested_backend)
         super().__setstate__(state)
-        self._adopt(self.param_groups, self.state)
-
-
-def label(group: dict[str, Any], index: int) -> str:
-    """What to call a parameter in a message: its name where it has one, else place and shape."""
-    if "param_names" in group:
-        return f"parameter {group['param_names'][index]!r}"
-    return f"parameter {index} of its group, shape {list(group['params'][index].shape)},"
+        bind(restack(self.state), self.state)

@@ -3,18 +3,20 @@
 `optimizer.state[p]` holds, for a parameter of shape [d_1 .. d_k]:
 
     calls       int            calls with a gradient; drives first call and refreshes
-    step        [] float32     updates taken; drives the bias correction
     skipped     [] int64       calls left out because the gradient was not finite
+    step        [] float32     updates taken; drives the bias correction
     exp_avg     [d_1 .. d_k]   first moment, in the rotated basis
     exp_avg_sq  [d_1 .. d_k]   second moment, in the rotated basis
     GG, Q       lists with one entry per mode: a view [d, d] into a stack, or None
 
-Tensors are float32, float64 for float64 parameters, on the parameter's device.
+Before its first call a parameter has no entry, or `calls` = 0 and `skipped` alone. Tensors are
+float32, float64 for float64 parameters, on the parameter's device. The entries are the only truth:
+a stack is nothing but the memory that views of one size share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,7 +45,7 @@ class Owner(NamedTuple):
 
 @dataclass
 class Stack:
-    """All factors of one size: slot s of `K` and `Q` belongs to `owners[s]`."""
+    """Factors of one size: slot s of `K` and `Q` belongs to `owners[s]`."""
 
     owners: list[Owner]
     K: torch.Tensor  # [n, d, d]
@@ -72,28 +74,49 @@ def _empty_pair(key: StackKey, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def grown(stacks: Stacks, newcomers: Stacks) -> Stacks:
-    """Both together; allocates where a size has old and new factors, and changes neither."""
-    joined = dict(stacks)
-    for key, new in newcomers.items():
-        old = stacks.get(key)
-        joined[key] = (
-            new
-            if old is None
-            else Stack(
-                old.owners + new.owners, torch.cat([old.K, new.K]), torch.cat([old.Q, new.Q])
-            )
+def restack(state: State, only: Container[StackKey] | None = None) -> Stacks:
+    """Copy the factors of a state, wherever they lie, into one stack per size.
+
+    Args:
+        state: entries by parameter.
+        only: leave out other sizes than these.
+    """
+    found: dict[StackKey, list[tuple[Owner, torch.Tensor, torch.Tensor]]] = {}
+    for param, entry in state.items():
+        for mode, (k, q) in enumerate(zip(entry.get("GG", ()), entry.get("Q", ()), strict=True)):
+            if k is None:
+                continue
+            key = StackKey(k.device, k.dtype, k.shape[0])
+            if only is None or key in only:
+                found.setdefault(key, []).append((Owner(param, mode), k, q))
+    return {
+        key: Stack(
+            [owner for owner, _, _ in group],
+            torch.stack([k for _, k, _ in group]),
+            torch.stack([q for _, _, q in group]),
         )
-    return joined
+        for key, group in found.items()
+    }
 
 
-def fresh(param: torch.Tensor, plan: TensorPlan) -> dict[str, Any]:
-    """State of a parameter after its first call, but for GG and Q, which `bind` fills in."""
+def grown(state: State, newcomers: Stacks) -> Stacks:
+    """The newcomers' stacks, joined by what the state has of the same sizes; changes neither."""
+    grown_ones = dict(newcomers)
+    for key, old in restack(state, only=newcomers).items():
+        new = newcomers[key]
+        grown_ones[key] = Stack(
+            old.owners + new.owners, torch.cat([old.K, new.K]), torch.cat([old.Q, new.Q])
+        )
+    return grown_ones
+
+
+def fresh(param: torch.Tensor, plan: TensorPlan, skipped: torch.Tensor) -> dict[str, Any]:
+    """Entry of a parameter after its first call, but for GG and Q, which `bind` fills in."""
     dtype, device = state_dtype(param), param.device
     return {
         "calls": 1,
+        "skipped": skipped,
         "step": torch.zeros((), dtype=torch.float32, device=device),
-        "skipped": torch.zeros((), dtype=torch.int64, device=device),
         "exp_avg": torch.zeros(plan.shape, dtype=dtype, device=device),
         "exp_avg_sq": torch.zeros(plan.shape, dtype=dtype, device=device),
         "GG": [None] * len(plan.modes),
@@ -101,28 +124,14 @@ def fresh(param: torch.Tensor, plan: TensorPlan) -> dict[str, Any]:
     }
 
 
-def bind(stacks: Stacks, keys: Iterable[StackKey], state: State) -> None:
+def not_begun(param: torch.Tensor) -> dict[str, Any]:
+    """Entry of a parameter that has had no usable gradient yet."""
+    return {"calls": 0, "skipped": torch.zeros((), dtype=torch.int64, device=param.device)}
+
+
+def bind(stacks: Stacks, state: State) -> None:
     """Point GG and Q of the owners in these stacks at their slots."""
-    for key in keys:
-        stack = stacks[key]
+    for stack in stacks.values():
         for slot, (param, mode) in enumerate(stack.owners):
             state[param]["GG"][mode] = stack.K[slot]
             state[param]["Q"][mode] = stack.Q[slot]
-
-
-def restack(state: State) -> Stacks:
-    """Collect the factors of a whole state, such as one copied or unpickled, into stacks."""
-    factors: dict[StackKey, list[tuple[Owner, torch.Tensor, torch.Tensor]]] = {}
-    for param, entry in state.items():
-        for mode, (k, q) in enumerate(zip(entry.get("GG", ()), entry.get("Q", ()), strict=True)):
-            if k is not None:
-                key = StackKey(k.device, k.dtype, k.shape[0])
-                factors.setdefault(key, []).append((Owner(param, mode), k, q))
-    return {
-        key: Stack(
-            [owner for owner, _, _ in group],
-            torch.stack([k for _, k, _ in group]),
-            torch.stack([q for _, _, q in group]),
-        )
-        for key, group in factors.items()
-    }

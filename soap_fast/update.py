@@ -14,8 +14,8 @@ from soap_fast.modes import gram, rotate, rotate_back
 def update(call: TensorCall) -> torch.Tensor:  # [] bool
     """Take one step for one tensor, or leave all of it untouched where the gradient is not usable.
 
-    Everything new is computed before anything is written, so that an error half way (out of memory,
-    an interrupt) leaves the tensor as it was.
+    Everything new is computed before anything is written, so that an error half way, such as out
+    of memory, leaves the tensor as it was.
 
     Returns:
         Whether the step was taken, on the tensor's device.
@@ -46,23 +46,26 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
         for mode, k in enumerate(factors)
     ]
 
-    commit(taken, step, state["step"])
-    commit(taken, exp_avg, state["exp_avg"])
-    commit(taken, exp_avg_sq, state["exp_avg_sq"])
-    commit(taken, param.to(call.param.dtype), call.param)
-    for new, old in zip(averaged, factors, strict=True):
-        if new is not None:
-            commit(taken, new, old)
-    state["skipped"].add_(taken.logical_not())
+    commit(
+        taken,
+        (step, state["step"]),
+        (exp_avg, state["exp_avg"]),
+        (exp_avg_sq, state["exp_avg_sq"]),
+        (param.to(call.param.dtype), call.param),
+        *((new, old) for new, old in zip(averaged, factors, strict=True) if new is not None),
+        count=state["skipped"],
+    )
     state["calls"] += 1
     return taken
 
 
 def adam_direction(exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, eps: float) -> torch.Tensor:
-    """n = m / (sqrt(v) + eps), elementwise; v is not bias-corrected. With eps = 0 a 0 / 0 is 0."""
+    """n = m / (sqrt(v) + eps), elementwise; v is not bias-corrected. Where both are 0, n is 0."""
     denominator = exp_avg_sq.sqrt() + eps
     direction = exp_avg / denominator
-    return direction if eps > 0 else direction.masked_fill_(denominator == 0, 0)
+    if eps < torch.finfo(exp_avg.dtype).tiny:  # in this dtype eps may be zero
+        direction = direction.masked_fill(denominator == 0, 0)
+    return direction
 
 
 def step_size(call: TensorCall, step: torch.Tensor) -> torch.Tensor:  # [] float64
@@ -76,6 +79,24 @@ def step_size(call: TensorCall, step: torch.Tensor) -> torch.Tensor:  # [] float
     return options.lr * bias2.sqrt() / bias1
 
 
-def commit(taken: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> None:
-    """Write `new` over `old` where the step is taken, in place; without a sync."""
-    old.copy_(torch.where(taken, new, old))
+def commit(
+    taken: torch.Tensor,
+    *changes: tuple[torch.Tensor, torch.Tensor],
+    count: torch.Tensor | None = None,
+) -> None:
+    """Write every (new, old) where the step is taken, in place; without a sync, all or nothing.
+
+    All memory is taken before the first write, and the writes are one call, which no interrupt
+    divides.
+
+    Args:
+        taken: [] bool, on the tensors' device.
+        changes: pairs of equal shape and dtype.
+        count: [] int64, incremented where the step is not taken.
+    """
+    old = [old for _, old in changes]
+    new = [torch.where(taken, new, old) for new, old in changes]
+    if count is not None:
+        old.append(count)
+        new.append(count + taken.logical_not())
+    torch._foreach_copy_(old, new)

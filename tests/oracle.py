@@ -127,7 +127,7 @@ class OracleSOAP:
                 yield torch.einsum(f"{axes},{other}->{axes[mode]}z", folded, folded)
 
     def fold(self, x):
-        if not self.merging or x.dim() < 2:
+        if not self.merging or x.dim() == 1 or x.numel() == 0:
             return x
         if self.nhwc and x.dim() == 4:
             x = x.permute(0, 3, 1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import torch
 
@@ -31,6 +32,14 @@ def snapshot(optimizer, params) -> tuple:
     """Everything a step may change, copied."""
     values = [param.detach().clone() for param in params]
     return values, copy.deepcopy(optimizer.state_dict())
+
+
+def through_a_file(state_dict: dict) -> dict:
+    """Saved and loaded again, as a checkpoint is."""
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
 
 
 def assert_same_bits(one, other, where: str = "") -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from streams import SHAPES, parameters, set_gradients, train
 
-from soap_fast import SOAP
+from soap_fast import SOAP, ambient
 
 
 def reference() -> list[torch.Tensor]:
@@ -73,14 +73,27 @@ def test_an_inherited_precision_goes_on_being_inherited():
 
 
 def test_two_threads_do_not_restore_each_others_override():
+    """One enters before the other and leaves before it."""
     torch.set_float32_matmul_precision("medium")
     try:
         settings = fp32_settings()
-        threads = [threading.Thread(target=under, args=(range(30),)) for _ in range(2)]
+        inside, first_left = threading.Barrier(2), threading.Event()
+
+        def step(leaves_first):
+            with ambient.neutral(["cpu"]):
+                inside.wait()
+                if not leaves_first:
+                    first_left.wait()
+                    seen.append(fp32_settings())
+            first_left.set()
+
+        seen = []
+        threads = [threading.Thread(target=step, args=(first,)) for first in (True, False)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(timeout=10)
+        assert seen == [("ieee", "ieee")]
         assert fp32_settings() == settings
     finally:
         torch.set_float32_matmul_precision("highest")

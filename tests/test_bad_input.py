@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -14,8 +15,12 @@ BAD_OPTIONS = [
     ("lr", -1e-3, r"lr=-0.001 is not a finite number >= 0"),
     ("lr", math.nan, "lr=nan"),
     ("lr", "3e-3", "lr='3e-3'"),
-    ("lr", torch.ones(2), "a floating point tensor of one element"),
-    ("lr", torch.tensor(1), "a floating point tensor"),
+    ("lr", torch.ones(2), "a dense floating point tensor of one element"),
+    ("lr", torch.tensor(1), "a dense floating point tensor"),
+    ("lr", torch.tensor(-0.1), "finite and >= 0"),
+    ("lr", torch.tensor(math.nan), "finite and >= 0"),
+    ("lr", torch.tensor(0.1, device="meta"), "a dense floating point tensor"),
+    ("lr", torch.tensor([0.1]).to_sparse(), "a dense floating point tensor"),
     ("betas", (0.9,), "a pair of numbers"),
     ("betas", 0.9, "a pair of numbers"),
     ("betas", (1.0, 0.9), r"betas\[0\]=1.0 is not inside \[0, 1\)"),
@@ -78,38 +83,62 @@ def test_an_unknown_backend():
 @pytest.mark.parametrize(
     ("param", "message"),
     [
-        (torch.zeros(3, 3, dtype=torch.complex64), "shape .* is complex .*view_as_real"),
+        (torch.zeros(3, 3, dtype=torch.complex64), "5 of group 0 is complex .*view_as_real"),
         (torch.zeros(3, 3).to_sparse(), "has layout torch.sparse_coo.*SparseAdam"),
         (torch.zeros(3, 3, device="meta"), "is on the meta device.*to_empty"),
         (torch.zeros(3, 3).to(torch.float8_e4m3fn), "has dtype torch.float8_e4m3fn"),
+        (torch.zeros(3).expand(4, 3), r"has strides \(0, 1\) .*share memory.*clone"),
+        (torch.zeros(9).as_strided((3, 3), (2, 1)), r"has strides \(2, 1\) .*share memory"),
     ],
-    ids=["complex", "sparse", "meta", "float8"],
+    ids=["complex", "sparse", "meta", "float8", "expanded", "overlapping"],
 )
 def test_parameters_that_cannot_be_stepped(param, message):
     param = torch.nn.Parameter(param)
     with pytest.raises(ValueError, match=message):
         SOAP([*parameters(), param])
     optimizer = SOAP(parameters())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message.replace("5 of group 0", "0 of group 1")):
         optimizer.add_param_group({"params": [param]})
     assert len(optimizer.param_groups) == 1
 
 
-def resized(param):
+def resized(param, _):
     param.data = torch.zeros(6, 3)
     param.grad = torch.zeros(6, 3)
 
 
-def cast(param):
+def cast(param, _):
     param.data = param.data.double()
     param.grad = torch.zeros_like(param)
 
 
-def sparse_gradient(param):
+def sparse_gradient(param, _):
     param.grad = torch.zeros_like(param).to_sparse()
 
 
+def integer_gradient(param, _):
+    param.grad_dtype = None  # torch holds gradients to the parameter's dtype unless told otherwise
+    param.grad = torch.zeros(param.shape, dtype=torch.int32)
+
+
+def shrunk_behind_its_gradient(param, _):
+    param.data = torch.zeros(2, 3)
+
+
+def state_left_behind(param, optimizer):
+    entry = optimizer.state[param]
+    entry["exp_avg"] = entry["exp_avg"].to("meta")  # the only other device there is everywhere
+
+
+def expanded(param, _):
+    param.data = torch.zeros(3).expand(4, 3)
+
+
 BREAKAGE = {
+    "integer": (integer_gradient, "parameter 'late' has a gradient of dtype torch.int32"),
+    "shrunk": (shrunk_behind_its_gradient, r"parameter 'late' is \[2, 3\].*its gradient \[4, 3\]"),
+    "moved": (state_left_behind, "parameter 'late' is on cpu, its state on meta"),
+    "expanded": (expanded, "parameter 'late' has strides"),
     "sparse": (sparse_gradient, "parameter 'late' has a gradient of layout torch.sparse_coo"),
     "resized": (resized, r"parameter 'late' is \[6, 3\] but was \[4, 3\] at its first call"),
     "cast": (cast, "parameter 'late' is torch.float64 now, its state torch.float32"),
@@ -123,11 +152,11 @@ def test_a_tensor_that_cannot_step_stops_the_step_before_any_other_has(kind):
     optimizer = SOAP([("early", early), ("late", late)])
     train(optimizer, [early, late], range(3))
     set_gradients([early, late], 3)
-    before = snapshot(optimizer, [early])
-    break_it(late)
+    before = early.detach().clone(), copy.deepcopy(optimizer.state[early])
+    break_it(late, optimizer)
     with pytest.raises(ValueError, match=message):
         optimizer.step()
-    assert_same_bits(snapshot(optimizer, [early]), before)
+    assert_same_bits((early.detach(), optimizer.state[early]), before)
 
 
 @pytest.mark.parametrize("option", [{"max_precond_dim": 3}, {"merge_dims": True}])
@@ -176,3 +205,40 @@ def test_a_failure_during_an_update_leaves_its_tensor_whole(monkeypatch, station
     monkeypatch.undo()
     assert_same_bits(snapshot(optimizer, params), before)
     optimizer.step()
+
+
+@pytest.mark.parametrize("allocation", range(8))
+def test_a_failure_while_writing_leaves_its_tensor_whole(monkeypatch, allocation):
+    """Memory may run out at any of the tensors that a commit makes."""
+    params = parameters(((5, 5),))
+    optimizer = SOAP(params, backend="eager", precondition_frequency=1)
+    train(optimizer, params, range(3))
+    before = snapshot(optimizer, params)
+    where, made = torch.where, []
+
+    def where_until_memory_runs_out(*arguments, **options):
+        made.append(arguments)
+        if len(made) > allocation:
+            raise MemoryError
+        return where(*arguments, **options)
+
+    monkeypatch.setattr(torch, "where", where_until_memory_runs_out)
+    set_gradients(params, 3)
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    monkeypatch.undo()
+    after = snapshot(optimizer, params)
+    if allocation < 6:  # step, two moments, the parameter and two factors are one commit
+        assert_same_bits(after, before)
+    else:  # the update was complete, the refresh has changed nothing
+        assert after[1]["state"][0]["calls"] == before[1]["state"][0]["calls"] + 1
+        assert_same_bits(after[1]["state"][0]["Q"], before[1]["state"][0]["Q"])
+
+
+def test_an_option_that_was_deleted_is_named():
+    params = parameters()
+    optimizer = SOAP(params)
+    set_gradients(params, 0)
+    del optimizer.param_groups[0]["eps"]
+    with pytest.raises(ValueError, match=r"has lost \['eps'\]"):
+        optimizer.step()

@@ -1,26 +1,21 @@
-"""Saving and loading: exact, also in others' layouts, and refused whole if it does not fit."""
+"""Saving and loading: exact, and refused whole if it does not fit."""
 
 from __future__ import annotations
 
 import copy
-import io
 
-import golden
 import pytest
-import pytorch_optimizer
 import torch
-from streams import assert_same_bits, parameters, set_gradients, snapshot, train
+from streams import (
+    assert_same_bits,
+    parameters,
+    set_gradients,
+    snapshot,
+    through_a_file,
+    train,
+)
 
 from soap_fast import SOAP
-
-FULL_RANK = ((8, 8), (4, 4, 4), (6, 6, 3, 3))
-
-
-def through_a_file(state_dict: dict) -> dict:
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def stepped(calls=5, **options):
@@ -41,6 +36,40 @@ def test_resuming_from_a_file_is_bit_exact(calls):
     train(other, resumed, range(calls, calls + 6))
     for p, q in zip(params, resumed, strict=True):
         assert torch.equal(p, q)
+
+
+def test_a_state_dict_is_a_snapshot_to_roll_back_to():
+    params, optimizer = stepped()
+    values, saved = [p.detach().clone() for p in params], optimizer.state_dict()
+    kept = copy.deepcopy(saved)
+    train(optimizer, params, range(5, 11))
+    assert_same_bits(saved, kept)
+    reached = [p.detach().clone() for p in params]
+    for param, value in zip(params, values, strict=True):
+        param.data.copy_(value)
+    optimizer.load_state_dict(saved)
+    train(optimizer, params, range(5, 11))
+    for param, value in zip(params, reached, strict=True):
+        assert torch.equal(param, value)
+
+
+def test_a_first_gradient_left_out_is_remembered():
+    params = parameters()
+    optimizer = SOAP(params)
+    set_gradients(params, 0)
+    params[0].grad.fill_(float("nan"))
+    optimizer.step()
+    other = SOAP(parameters())
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert list(other.stats()["skipped"].values()) == [1, 0, 0, 0, 0]
+    assert 0 not in optimizer.state_dict(layout="reference")["state"]
+
+
+def test_a_loaded_tensor_lr_is_a_copy():
+    optimizer, other = SOAP(parameters(), lr=torch.tensor(0.1)), SOAP(parameters())
+    other.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"].fill_(5.0)
+    assert other.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
 def test_loading_copies_and_later_steps_leave_the_saved_tensors_alone():
@@ -105,127 +134,14 @@ def test_hooks_run_in_order_and_may_replace_the_state_dict():
 
     other.register_load_state_dict_pre_hook(strip_prefix)
     other.register_load_state_dict_post_hook(lambda _: heard.append("post"))
+    optimizer.register_state_dict_post_hook(lambda _, saved: {"wrapped": saved})
+    assert set(optimizer.state_dict()) == {"wrapped"}
+    optimizer._optimizer_state_dict_post_hooks.clear()
     saved = optimizer.state_dict()
     renamed = {**saved, "state": {f"p{k}": v for k, v in saved["state"].items()}}
     other.load_state_dict(renamed)
     assert heard == ["pre", "post"]
     assert_same_bits(other.state_dict(), saved)
-
-
-# ------------------------------------------------------------------------------- other layouts
-
-
-def reference_state_dict(trace: golden.Trace, call: int) -> dict:
-    """What the reference itself would have saved after this call of a recorded run."""
-    modes = [max([*state["GG"], 0]) + 1 for state in trace.states[call]]  # absent ones are inner
-    state = {
-        i: {
-            "step": recorded["step"],
-            "exp_avg": recorded["exp_avg"],
-            "exp_avg_sq": recorded["exp_avg_sq"],
-            "GG": [recorded["GG"].get(mode, []) for mode in range(modes[i])],
-            "Q": [recorded["Q"].get(mode, []) for mode in range(modes[i])],
-            "precondition_frequency": trace.kwargs.get("precondition_frequency", 10),
-            "shampoo_beta": 0.95,
-        }
-        for i, recorded in enumerate(trace.states[call])
-    }
-    group = {
-        "lr": 3e-3,
-        "betas": (0.95, 0.95),
-        "shampoo_beta": -1,
-        "eps": 1e-8,
-        "weight_decay": 0.01,
-        "precondition_frequency": 10,
-        "max_precond_dim": 10000,
-        "merge_dims": False,
-        "precondition_1d": False,
-        "normalize_grads": False,
-        "correct_bias": True,
-        **{key: value for key, value in trace.kwargs.items() if key != "data_format"},
-        "params": list(range(len(state))),
-    }
-    return {"state": state, "param_groups": [group]}
-
-
-def flip_unit_bases(state_dict: dict) -> dict:
-    """The same state, had the solver returned -1 as the eigenvector of a 1 x 1 factor."""
-    for entry in state_dict["state"].values():
-        for mode, q in enumerate(entry["Q"]):
-            if len(q) == 1:
-                entry["Q"][mode] = -q
-                entry["exp_avg"] = -entry["exp_avg"]
-    return state_dict
-
-
-@pytest.mark.parametrize("flip", [False, True], ids=["", "unit bases flipped"])
-@pytest.mark.parametrize("case", golden.CASES)
-def test_a_reference_checkpoint_goes_on_as_the_reference_did(case, flip):
-    trace = golden.load(case)
-    saved = reference_state_dict(trace, 11)
-    saved = flip_unit_bases(saved) if flip else saved
-    params = [torch.nn.Parameter(p.clone()) for p in trace.params[10]]
-    data_format = trace.kwargs.get("data_format", "channels_first")
-    optimizer = SOAP(params, data_format=data_format)
-    optimizer.load_state_dict(through_a_file(saved))
-    for call in range(12, len(trace.grads) + 1):
-        for param, grad in zip(params, trace.grads[call - 1], strict=True):
-            param.grad = grad
-        optimizer.step()
-        for i, param in enumerate(params):
-            expected = trace.params[call - 1][i]
-            moved = (expected - trace.params[10][i]).abs().max()
-            error = (param - expected).abs().max() / moved
-            assert error <= golden.TOLERANCE, f"call {call}, parameter {i}: {error:.1e}"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"precondition_1d": True}, {"max_precond_dim": 5}, {"merge_dims": True}],
-    ids=lambda options: ",".join(options) or "default",
-)
-def test_export_to_the_reference_and_back(options):
-    params = parameters((*FULL_RANK, (5,), (4, 1, 4), (1, 1), ()))
-    optimizer = SOAP(params, precondition_frequency=3, **options)
-    train(optimizer, params, range(5))
-    exported = through_a_file(optimizer.state_dict(layout="reference"))
-    for entry, param in zip(exported["state"].values(), params, strict=True):
-        assert entry["step"] == 4
-        assert isinstance(entry["step"], int)
-        for k, q in zip(entry["GG"], entry["Q"], strict=True):
-            assert len(k) == len(q)
-            if len(k):
-                trace = (1 - 0.95) * param.grad.square().sum()  # at least the last gradient's share
-                assert k.trace() >= 0.9 * trace
-                assert torch.allclose(q.T @ q, torch.eye(len(q)), atol=1e-5)
-    assert "data_format" not in exported["param_groups"][0]
-
-    resumed = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    other = SOAP(resumed)
-    other.load_state_dict(exported)
-    assert_same_bits(other.state_dict(), optimizer.state_dict())
-
-
-def test_a_checkpoint_of_pytorch_optimizer_goes_on_as_it_did():
-    """Its exp_avg is not rotated and its clock counts per group."""
-    shapes = (*FULL_RANK, (5,), (4, 1, 4))
-    theirs = parameters(shapes)
-    public = pytorch_optimizer.SOAP(theirs, precondition_frequency=3, weight_decay=0.1)
-    train(public, theirs, range(8))
-    ours = [torch.nn.Parameter(p.detach().clone()) for p in theirs]
-    optimizer = SOAP(ours)
-    optimizer.load_state_dict(through_a_file(public.state_dict()))
-    assert optimizer.param_groups[0]["precondition_frequency"] == 3
-    assert "step" not in optimizer.param_groups[0]
-    start = [p.detach().clone() for p in ours]
-    train(public, theirs, range(8, 20))
-    train(optimizer, ours, range(8, 20))
-    for p, q, before in zip(ours, theirs, start, strict=True):
-        error = (p - q).abs().max() / (q - before).abs().max()
-        assert error <= golden.TOLERANCE
-
-
-# ------------------------------------------------------------------------------------ refusals
 
 
 def damaged(saved: dict, where: str) -> dict:
@@ -260,6 +176,28 @@ def damaged(saved: dict, where: str) -> dict:
             entry["step"] = "seven"
         case "option":
             saved["param_groups"][0]["betas"] = (0.9, 1.5)
+        case "nan":
+            entry["exp_avg"][0, 0, 0, 0] = torch.nan
+        case "negative squares":
+            entry["exp_avg_sq"].neg_()
+        case "sparse":
+            entry["exp_avg"] = entry["exp_avg"].to_sparse()
+        case "integers":
+            entry["exp_avg"] = entry["exp_avg"].long()
+        case "no list":
+            entry["GG"] = None
+        case "no entry":
+            saved["state"][1] = [1, 2]
+        case "no dict of states":
+            saved["state"] = [entry]
+        case "no list of groups":
+            saved["param_groups"] = None
+        case "step past calls":
+            entry["step"] = torch.tensor(99.0)
+        case "step not a number":
+            entry["step"] = torch.tensor(torch.nan)
+        case "bool calls":
+            entry["calls"] = True
         case "other options":
             saved["param_groups"][0]["max_precond_dim"] = 3
     return saved
@@ -280,6 +218,17 @@ DAMAGE = {
     "clock": "calls=-3",
     "step": "step='seven'",
     "option": r"betas\[1\]=1.5",
+    "nan": "exp_avg has NaN or inf",
+    "negative squares": "exp_avg_sq has negative entries",
+    "sparse": "exp_avg is not a dense floating point tensor",
+    "integers": "exp_avg is not a dense floating point tensor",
+    "no list": "GG is a NoneType, not a list",
+    "no entry": "its entry is a list",
+    "no dict of states": "its 'state' is a list",
+    "no list of groups": "its 'param_groups' is a NoneType",
+    "step past calls": r"step=99.0 is outside \[0, 4\]",
+    "step not a number": "step=nan",
+    "bool calls": "calls=True",
     "other options": "use the max_precond_dim",
 }
 
@@ -322,12 +271,23 @@ def test_an_adam_checkpoint_is_refused_with_the_way_out(kind):
     assert not optimizer.state
 
 
-def test_another_optimizers_checkpoint_is_refused():
+@pytest.mark.parametrize("calls", [0, 2])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam])
+def test_another_optimizers_checkpoint_is_refused(kind, calls):
     params = parameters()
-    sgd = torch.optim.SGD(params, momentum=0.9)
-    train(sgd, params, range(2))
-    with pytest.raises(ValueError, match="not one of a known SOAP"):
-        SOAP(params).load_state_dict(sgd.state_dict())
+    another = kind(params, lr=0.5)
+    train(another, params, range(calls))
+    optimizer = SOAP(params)
+    before = dict(optimizer.param_groups[0])
+    with pytest.raises(ValueError, match="load the model's weights, build SOAP"):
+        optimizer.load_state_dict(another.state_dict())
+    assert optimizer.param_groups[0] == before
+
+
+@pytest.mark.parametrize("given", [None, [], "state"])
+def test_what_is_no_state_dict_is_refused(given):
+    with pytest.raises(ValueError, match="a state_dict is a dict"):
+        SOAP(parameters()).load_state_dict(given)
 
 
 def test_an_unknown_layout_is_refused():

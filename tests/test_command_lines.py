@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import torch
 
 from bench import shapes
 from bench.__main__ import main as bench
+from bench.command import BadInput
 from soap_fast.__main__ import main as describe
+from soap_fast.install import _triton_version
 
 SMALL = {
     "model": "small",
@@ -62,6 +66,14 @@ class TestDescription:
         monkeypatch.setattr("soap_fast.install._step_error", broken)
         assert describe([]) == 1
         assert "FAILED: RuntimeError: no such luck" in capsys.readouterr().out
+
+    def test_a_triton_of_another_distribution(self, monkeypatch):
+        def unknown(name):
+            raise importlib.metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+        monkeypatch.setattr("importlib.metadata.version", unknown)
+        assert _triton_version() == "of another distribution"
 
     def test_without_extension_and_triton_it_says_how_to_get_them(self, capsys, monkeypatch):
         monkeypatch.setattr("soap_fast.extension.available", lambda: False)
@@ -128,8 +140,28 @@ class TestStep:
         assert stopped.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
 
+    def test_a_result_that_cannot_be_written_is_refused_before_the_measurement(self, small, capsys):
+        target = f"{small}/below-a-file/result.json"
+        assert bench(["step", "--shapes", small, "--json", target]) == 2
+        assert capsys.readouterr().err.startswith("python -m bench step: --json ")
+
 
 class TestInventories:
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"name": "w", "shape": [2, -3]},
+            {"name": "w", "shape": ["x"]},
+            {"name": "w", "shape": [], "contiguous": False},
+            {"shape": [2]},
+        ],
+    )
+    def test_a_bad_entry_is_refused(self, entry, tmp_path):
+        path = tmp_path / "bad.json"
+        path.write_text(json.dumps({"model": "bad", "params": [entry]}))
+        with pytest.raises(BadInput, match="is not an inventory"):
+            shapes.load(str(path))
+
     @pytest.mark.parametrize("name", shapes.names())
     def test_every_inventory_loads_whole(self, name):
         content = json.loads((shapes.FOLDER / f"{name}.json").read_text())

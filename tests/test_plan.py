@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import golden
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import OracleSOAP
 
+from soap_fast.modes import gram
 from soap_fast.options import PlanOptions
 from soap_fast.plan import eligible_modes, plan_tensor
 
@@ -49,6 +53,22 @@ def test_only_merging_looks_at_the_data_format():
         options = PlanOptions(12, merge, precondition_1d=False, data_format="channels_last")
         assert plan_tensor((6, 3, 3, 4), options).order == order
     assert plan_tensor((6, 3, 4), options).order == (0, 1, 2)
+
+
+def test_channels_last_permutes_the_tensor_and_not_only_its_shape():
+    """The reference's own factors tell: the notes we started from spoke of the shape alone."""
+    trace = golden.load("merge_nhwc")
+    grad, factors = trace.grads[0][0].double(), trace.states[1][0]["GG"]
+    options = PlanOptions(12, merge_dims=True, precondition_1d=False, data_format="channels_last")
+    permuted = plan_tensor(tuple(grad.shape), options)
+    reshaped = replace(permuted, order=(0, 1, 2, 3))
+    errors = {}
+    for plan in (permuted, reshaped):
+        pairs = [(0.05 * gram(grad, mode, plan), factors[mode]) for mode in range(3)]
+        errors[plan] = [float((k - recorded).abs().max() / k.abs().max()) for k, recorded in pairs]
+    assert max(errors[permuted]) < 1e-6
+    assert errors[reshaped][1] > 0.5
+    assert errors[reshaped][2] > 0.1
 
 
 def test_empty_tensors_have_no_factors():

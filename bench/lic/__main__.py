@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from bench import envelope
-from bench.command import BadInput
+from bench.command import BadInput, check_target
 from bench.lic import report
 from bench.lic.arguments import SEARCH_STEPS, TRAIN_STEPS, parse
 from bench.lic.config import Config
 from bench.lic.demo import Demo, Interrupted
 from bench.lic.models import MeanScaleHyperprior
+from bench.lic.optimizers import BUILDERS
 from bench.lic.photos import Photos, load_photos
 from bench.lic.progress import say
 from bench.lic.search import RESULT, search, searched_rates
@@ -26,6 +27,7 @@ INTERRUPTED = 130  # what a shell expects after Ctrl-C
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
+        check_target(options.json)
         return _search(options) if options.search else _train(options)
     except BadInput as error:
         say(f"python -m bench.lic: {error}")
@@ -69,6 +71,11 @@ def _chosen_rates(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _search(options: argparse.Namespace) -> int:
+    if options.json is None and set(options.optimizers) != set(BUILDERS):
+        raise BadInput(
+            f"a search of some optimizers would leave {RESULT.name} without the others' rates; "
+            "name another file by --json, or search them all"
+        )
     if options.resume or options.lr is not None:
         raise BadInput("--search tries its own rates from the start; leave out --resume and --lr")
     photos = _photos(options)

@@ -63,12 +63,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _rates(text: str) -> dict[str, float]:
     """A rate for every optimizer, from `1e-3` or from `adam=1e-3,soap_fast=3e-3`."""
-    number = positive(float)
     if "=" not in text:
-        return dict.fromkeys(BUILDERS, number(text))
+        return dict.fromkeys(BUILDERS, _rate(text))
     pairs = [pair.partition("=") for pair in text.split(",")]
     _names(",".join(name for name, _, _ in pairs))
-    return {name.strip(): number(rate) for name, _, rate in pairs}
+    return {name.strip(): _rate(rate) for name, _, rate in pairs}
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(positive(float)(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a learning rate") from None
 
 
 def _seed(text: str) -> int:

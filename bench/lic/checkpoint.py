@@ -30,6 +30,8 @@ def load(path: Path, config: Config) -> dict[str, Any]:
         raise BadInput(
             f"{path} is no checkpoint, or not a readable one ({reason}); leave out --resume"
         ) from None
+    if not isinstance(state, dict) or "config" not in state:
+        raise BadInput(f"{path} is no checkpoint of this command; leave out --resume")
     if different := config.differences(state["config"]):
         raise BadInput(
             f"{path} was written with another configuration: {'; '.join(different)}; "

@@ -155,7 +155,8 @@ def _dress(axes: Axes, xlabel: str, legend: str) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title=legend, frameon=False, loc="upper right", alignment="left")
+    if axes.lines:  # none if every run diverged
+        axes.legend(title=legend, frameon=False, loc="upper right", alignment="left")
 
 
 def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: str | None) -> None:
