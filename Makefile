@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-with-$(subst /,_,$(TORCH))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h tests/native/*.cpp tests/native/*.h)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(wildcard csrc/*)
 
 .PHONY: setup demo test lint format soak clean
@@ -37,16 +38,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.cu csrc/*.h
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.cu csrc/*.h
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 soak: setup
 	SOAP_FAST_EXAMPLES=5000 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \
-		tests/test_plan.py tests/test_eigh.py
+		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info soap_fast/*.so runs

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from bench import readme, step
+from bench import readme, refresh, step
 from bench.arguments import Parser
 from bench.command import BadInput
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
-COMMANDS = {"step": step, "readme": readme}
+COMMANDS = {"step": step, "refresh": refresh, "readme": readme}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,5 @@
-// eigh on CUDA, torch's side: memory, the stream, and the solve between our two kernels.
+// eigh on CUDA, torch's side: memory, the stream; small factors by our own kernel, the others
+// solved between two of ours.
 #include "eigh_cuda.h"
 
 #include <torch/csrc/stable/accelerator.h>
@@ -6,6 +7,7 @@
 
 #include "current_stream.h"
 #include "eigh.h"
+#include "eigh_jacobi.h"
 
 namespace soap_fast {
 namespace {
@@ -24,6 +26,12 @@ void solve_stack(const Tensor& stack, const Tensor& selection, const Tensor& eig
                  const Tensor& bases, void* stream) {
   const int64_t n = stack.size(0), d = stack.size(1), k = selection.size(0);
   const Selection indices{selection.const_data_ptr<int32_t>(), selection.stride(0), k, n};
+  if (d <= kJacobiLargest) {
+    check_launch(launch_eigh_jacobi(matrices_of<T>(stack), indices, d,
+                                    eigenvalues.mutable_data_ptr<T>(), bases.mutable_data_ptr<T>(),
+                                    stream));
+    return;
+  }
   const Tensor scales = torch::stable::new_empty(stack, {k});
   const Tensor packed = torch::stable::new_empty(stack, {k, d, d});
   check_launch(launch_eigh_pack(matrices_of<T>(stack), indices, d, scales.mutable_data_ptr<T>(),

@@ -6,6 +6,7 @@
 
 #include "eigh_cuda.h"
 #include "eigh_scale.h"
+#include "launch_error.h"
 
 namespace soap_fast {
 namespace {
@@ -13,22 +14,13 @@ namespace {
 constexpr int kThreads = 256;        // a power of two: the maximum is reduced by halving
 constexpr int kMostRowBlocks = 256;  // per factor; a row block walks rows with this stride
 
-// Selections are not read on the host, so an index outside the stack is found here. The factor
-// then counts as not finite.
-template <typename T>
-__device__ const T* selected(const Matrices<T>& stack, const Selection& selection) {
-  const int64_t index = selection.indices[blockIdx.x * selection.stride];
-  if (index < 0 || index >= selection.n) return nullptr;
-  return stack.data + index * stack.factor_stride;
-}
-
 // Grid: (factors).
 template <typename T>
 __global__ void eigh_scales(Matrices<T> stack, Selection selection, int64_t d, T smallest_normal,
                             T greatest, T* scales) {
   __shared__ T largest_of[kThreads];
   const T infinity = greatest * 2;
-  const T* factor = selected(stack, selection);
+  const T* factor = selected(stack, selection, blockIdx.x);
   T largest = factor ? T(0) : infinity;
   for (int64_t row = 0; factor && row < d; ++row) {
     for (int64_t column = threadIdx.x; column <= row; column += kThreads) {
@@ -53,7 +45,7 @@ template <typename T>
 __global__ void eigh_pack(Matrices<T> stack, Selection selection, int64_t d, const T* scales,
                           T* packed) {
   const T scale = scales[blockIdx.x];
-  const T* factor = selected(stack, selection);
+  const T* factor = selected(stack, selection, blockIdx.x);
   T* target = packed + blockIdx.x * d * d;
   for (int64_t row = blockIdx.y; row < d; row += gridDim.y) {
     for (int64_t column = threadIdx.x; column < d; column += kThreads) {
@@ -90,11 +82,6 @@ __global__ void eigh_unpack(const T* values, Matrices<T> vectors, const T* scale
 dim3 grid_of(int64_t factors, int64_t rows) {
   return dim3(static_cast<unsigned>(factors),
               static_cast<unsigned>(std::min<int64_t>(rows, kMostRowBlocks)));
-}
-
-const char* launch_error() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace

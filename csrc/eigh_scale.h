@@ -4,11 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#ifdef __CUDACC__
-#define SOAP_FAST_HOST_DEVICE __host__ __device__
-#else
-#define SOAP_FAST_HOST_DEVICE
-#endif
+#include "team.h"
 
 namespace soap_fast {
 

@@ -2,14 +2,21 @@
 #include <torch/csrc/stable/library.h>
 
 #include "eigh.h"
+#include "refresh.h"
 
 STABLE_TORCH_LIBRARY(soap_fast, library) {
   library.def(
       "eigh(Tensor[] factors, Tensor[] selections) -> (Tensor[] eigenvalues, Tensor[] bases)");
+  library.def(
+      // Results are arguments: torch.compile knows no operator that changes and returns lists.
+      "refresh_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, Tensor[] allowed, "
+      "float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, Tensor(d!)[] outcomes, "
+      "Tensor(e!)[] off_diagonals) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CPU, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_cpu));
+  library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_cpu));
 }
 
 #ifdef SOAP_FAST_WITH_CUDA
@@ -21,4 +28,5 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CUDA, library) {
 // Called for devices without a kernel, and for empty lists, which name no device.
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CompositeExplicitAutograd, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_elsewhere));
+  library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_elsewhere));
 }

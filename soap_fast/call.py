@@ -33,11 +33,14 @@ class TensorCall:
     def is_first(self) -> bool:
         return not self.state["calls"]
 
-    @property
-    def refresh_due(self) -> bool:
-        """Whether this call, already counted in `calls`, ends with a refresh of the bases."""
-        after_first: int = self.state["calls"] - 1
-        return after_first > 0 and after_first % self.options.precondition_frequency == 0
+    def modes_due(self) -> list[int]:
+        """The modes whose bases this call, already counted in `calls`, refreshes at its end."""
+        after_first, frequency = self.state["calls"] - 1, self.options.precondition_frequency
+        modes = [mode for mode, size in enumerate(self.plan.factors) if size is not None]
+        if self.options.refresh_schedule == "periodic":
+            return modes if after_first % frequency == 0 else []
+        phases = self.state["phases"]
+        return [mode for mode in modes if (after_first - phases[mode]) % frequency == 0]
 
     def gather(self) -> torch.Tensor:
         """The gradient as the step computes with it: contiguous, in the state's dtype."""

@@ -12,6 +12,7 @@ from soap_fast import layouts
 from soap_fast.call import state_dtype
 from soap_fast.options import plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
+from soap_fast.state import refresh_counters
 
 Layout = Literal["soap_fast", "reference"]
 ParamGroups = list[dict[str, Any]]
@@ -89,7 +90,7 @@ def read(
             try:
                 _require(isinstance(entry, Mapping), f"its entry is a {type(entry).__name__}")
                 entry = layouts.entry_to_ours(entry, saved, plan, layout)
-                state[param] = _own(_checked(entry, plan), param)
+                state[param] = _own(_checked(entry, plan), param, plan)
             except ValueError as error:
                 name = merged.get("param_names", {index: f"parameter {key}"})[index]
                 raise ValueError(f"the state_dict does not fit: {name}: {error}") from None
@@ -138,6 +139,7 @@ def _checked(entry: Mapping[str, Any], plan: TensorPlan) -> Mapping[str, Any]:
     for key in ("exp_avg", "exp_avg_sq"):
         _require_tensor(key, entry[key], plan.shape)
     _require(bool((entry["exp_avg_sq"] >= 0).all()), "exp_avg_sq has negative entries")
+    _check_refreshes(entry, plan)
     for key in ("GG", "Q"):
         matrices = entry[key]
         _require(isinstance(matrices, list), f"{key} is a {type(matrices).__name__}, not a list")
@@ -153,6 +155,23 @@ def _checked(entry: Mapping[str, Any], plan: TensorPlan) -> Mapping[str, Any]:
                     "max_precond_dim, merge_dims, precondition_1d, data_format it was saved with",
                 )
     return entry
+
+
+def _check_refreshes(entry: Mapping[str, Any], plan: TensorPlan) -> None:
+    """What checkpoints may lack: counters of refreshes, and phases of a staggered schedule."""
+    for key, size in (("refreshes", 3), ("off_diagonal", len(plan.modes))):
+        found = entry.get(key)
+        if found is not None:
+            usable = isinstance(found, torch.Tensor) and tuple(found.shape) == (size,)
+            _require(usable, f"{key} is {found!r}, not a tensor of {size} elements")
+    if "phases" in entry:
+        phases = entry["phases"]
+        usable = isinstance(phases, list) and len(phases) == len(plan.factors)
+        usable = usable and all(
+            phase is None if size is None else type(phase) is int and phase >= 1
+            for phase, size in zip(phases, plan.factors, strict=True)
+        )
+        _require(usable, f"phases={phases!r} are not one integer >= 1 for each factor")
 
 
 def _require_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
@@ -172,7 +191,7 @@ def _require_clock(name: str, clock: Any, last: float) -> None:
     _require(0 <= value <= last, f"{name}={value} is outside [0, {last}], what `calls` allows")
 
 
-def _own(entry: Mapping[str, Any], param: torch.Tensor) -> dict[str, Any]:
+def _own(entry: Mapping[str, Any], param: torch.Tensor, plan: TensorPlan) -> dict[str, Any]:
     """A copy of an entry on the parameter's device; factors stay shared, stacking copies them."""
     device, dtype = param.device, state_dtype(param)
 
@@ -185,8 +204,14 @@ def _own(entry: Mapping[str, Any], param: torch.Tensor) -> dict[str, Any]:
     begun = {"calls": entry["calls"], "skipped": copied(entry["skipped"], torch.int64).reshape(())}
     if entry["calls"] == 0:
         return begun
+    counters = refresh_counters(param, plan)
+    for name, fresh in counters.items():
+        if name in entry:
+            counters[name] = copied(entry[name], fresh.dtype)
     return {
         **begun,
+        **counters,
+        **({"phases": list(entry["phases"])} if "phases" in entry else {}),
         "step": copied(entry["step"], torch.float32).reshape(()),
         "exp_avg": copied(entry["exp_avg"], dtype),
         "exp_avg_sq": copied(entry["exp_avg_sq"], dtype),

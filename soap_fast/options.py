@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 
 DataFormat = Literal["channels_first", "channels_last"]
+RefreshSchedule = Literal["periodic", "staggered"]
 DATA_FORMATS = ("channels_first", "channels_last")
+REFRESH_SCHEDULES = ("periodic", "staggered")
 PLAN_OPTIONS = ("max_precond_dim", "merge_dims", "precondition_1d", "data_format")
 STEP_OPTIONS = (
     "lr",
@@ -23,6 +25,7 @@ STEP_OPTIONS = (
     "normalize_grads",
     "correct_bias",
 )
+REFRESH_OPTIONS = ("refresh_tolerance", "refresh_schedule")  # ours, unknown to the reference
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class StepOptions:
     precondition_frequency: int
     normalize_grads: bool
     correct_bias: bool
+    refresh_tolerance: float
+    refresh_schedule: RefreshSchedule
 
 
 def plan_options(group: Mapping[str, Any]) -> PlanOptions:
@@ -84,7 +89,7 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
     Raises:
         ValueError: an option is outside its range; the message names value, rule and way out.
     """
-    _complete(group, STEP_OPTIONS)
+    _complete(group, STEP_OPTIONS + REFRESH_OPTIONS)
     lr = group["lr"]
     if isinstance(lr, torch.Tensor):
         lr = _tensor_lr(lr)
@@ -143,7 +148,24 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
         precondition_frequency=int(frequency),
         normalize_grads=group["normalize_grads"],
         correct_bias=group["correct_bias"],
+        refresh_tolerance=_refresh_tolerance(group),
+        refresh_schedule=_refresh_schedule(group),
     )
+
+
+def _refresh_tolerance(group: Mapping[str, Any]) -> float:
+    tolerance = group["refresh_tolerance"]
+    inside = _at_least_zero(tolerance) and tolerance < 1
+    _require(inside, "refresh_tolerance", tolerance, "inside [0, 1)", "0 refreshes all bases")
+    return float(tolerance)
+
+
+def _refresh_schedule(group: Mapping[str, Any]) -> RefreshSchedule:
+    schedule: RefreshSchedule = group["refresh_schedule"]
+    rule = f"one of {REFRESH_SCHEDULES}"
+    way_out = "'periodic' is the published one"
+    _require(schedule in REFRESH_SCHEDULES, "refresh_schedule", schedule, rule, way_out)
+    return schedule
 
 
 def _tensor_lr(lr: torch.Tensor) -> torch.Tensor:  # []

@@ -1,75 +1,146 @@
-"""Refresh the bases of one tensor by a round of orthogonal iteration, and carry its moments over.
+"""Refresh: the bases of all factors follow them, in one call.
+
+For each selected factor K with basis Q, one round of orthogonal iteration:
+
+    H = QᵀKQ ;  off = |H - diag H|_F / |H|_F ;  order = argsort(-diag H)
+    Q_new = Q of QR(K Q[:, order]) ;  carry = Q_oldᵀ Q_new
+
+A basis stays, with `order` and `carry` the identity, where the step was not allowed, where K is
+zero, where off <= tolerance with tolerance > 0, and where K is not finite, which counts as failed.
 
 Source: arXiv 2409.11321, Algorithm 4 (`get_orthogonal_matrix_QR` of the reference).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from soap_fast.call import TensorCall
-from soap_fast.modes import from_modes, rotate, to_modes
-from soap_fast.update import commit
+from soap_fast import extension
+
+__all__ = [
+    "FAILED",
+    "KEPT",
+    "LEFT_OUT",
+    "REFRESHED",
+    "Refreshed",
+    "refresh_eager",
+    "refresh_native",
+]
+
+# What became of a basis; csrc/refresh.h names the same numbers.
+LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 
 class Refreshed(NamedTuple):
-    """What a refresh makes of one basis."""
+    """One tensor per stack in each list; k is the length of its selection."""
 
-    Q: torch.Tensor  # [d, d] the new basis
-    order: torch.Tensor  # [d] int64, the old columns by descending eigenvalue estimate
-    carry: torch.Tensor  # [d, d] Q_oldᵀ Q_new: coordinates of old in new
-
-
-def refresh(call: TensorCall, taken: torch.Tensor) -> None:
-    """Refresh every basis of one tensor in place, unless this call's step was left out.
-
-    Args:
-        call: the tensor, its factors K already updated by this call's gradient.
-        taken: [] bool, whether this call's step was taken.
-    """
-    state, plan = call.state, call.plan
-    renewed = [
-        None if k is None else refresh_basis(k, q)
-        for k, q in zip(state["GG"], state["Q"], strict=True)
-    ]
-
-    # v is only permuted along each mode; m is carried over exactly, m = R_new(R_old⁻¹(m)).
-    exp_avg_sq = to_modes(state["exp_avg_sq"], plan)
-    for mode, basis in enumerate(renewed):
-        if basis is not None:
-            exp_avg_sq = exp_avg_sq.index_select(mode, basis.order)
-    carries = [None if basis is None else basis.carry for basis in renewed]
-    exp_avg = rotate(state["exp_avg"], carries, plan)
-
-    commit(
-        taken,
-        (exp_avg, state["exp_avg"]),
-        (from_modes(exp_avg_sq, plan), state["exp_avg_sq"]),
-        *((new.Q, q) for new, q in zip(renewed, state["Q"], strict=True) if new is not None),
-    )
+    orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate
+    carries: list[Tensor]  # [k, d, d] Q_oldᵀ Q_new
+    outcomes: list[Tensor]  # [k] int64, one of the four constants
+    off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
 
 
-def refresh_basis(k: torch.Tensor, q: torch.Tensor) -> Refreshed:
-    """QR of K Q with its columns sorted by descending diag(Qᵀ K Q).
-
-    A zero factor has no eigenvectors to move towards, and one that is not finite none at all: both
-    keep their basis, exactly.
+def refresh_eager(
+    factors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    tolerance: float,
+) -> Refreshed:
+    """The definition, in plain torch.
 
     Args:
-        k: factor [d, d], symmetric.
-        q: its present basis [d, d], orthogonal.
+        factors: stacks [n, d, d] of symmetric K, float32 or float64.
+        bases: stacks [n, d, d] of orthogonal Q, changed in place.
+        selections: [k] int32 per stack, distinct indices into it.
+        allowed: [k] bool per stack; where False the basis is left alone.
+        tolerance: keep a basis whose off-diagonal share is not above this; 0 refreshes all.
     """
-    kq = k @ q  # [d, d]
-    eigenvalues = (q * kq).sum(0)  # [d] estimates, diag(Qᵀ K Q)
-    order = eigenvalues.argsort(descending=True, stable=True)
-    usable = kq.isfinite().all() & kq.any()
-    # QR of the identity where K is unusable: LAPACK must not see NaN.
-    identity = torch.eye(q.shape[0], dtype=q.dtype, device=q.device)
-    q_new = torch.linalg.qr(torch.where(usable, kq[:, order], identity)).Q
+    stacks = zip(factors, bases, selections, allowed, strict=True)
+    columns = zip(*(_refresh_stack(*stack, tolerance) for stack in stacks), strict=True)
+    return Refreshed(*map(list, columns)) if factors else Refreshed([], [], [], [])
+
+
+def refresh_native(
+    factors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    tolerance: float,
+) -> Refreshed:
+    """The same by the extension, which must be available; for tensors on the CPU.
+
+    Raises:
+        RuntimeError: for shapes, dtypes or indices that break the rules of `refresh_eager`.
+    """
+    results = _uninitialised(factors, selections)
+    torch.ops.soap_fast.refresh_.default(factors, bases, selections, allowed, tolerance, *results)
+    return results
+
+
+def _uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:
+    shapes = [(s, c.shape[0], s.shape[1]) for s, c in zip(factors, selections, strict=True)]
     return Refreshed(
-        Q=torch.where(usable, q_new, q),
-        order=torch.where(usable, order, torch.arange(order.numel(), device=order.device)),
-        carry=torch.where(usable, q.T @ q_new, identity),
+        orders=[stack.new_empty((k, d), dtype=torch.int64) for stack, k, d in shapes],
+        carries=[stack.new_empty((k, d, d)) for stack, k, d in shapes],
+        outcomes=[stack.new_empty((k,), dtype=torch.int64) for stack, k, _ in shapes],
+        off_diagonals=[stack.new_empty((k,)) for stack, k, _ in shapes],
     )
+
+
+def _refresh_stack(
+    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q = bases.index_select(0, selection)  # [k, d, d]
+    kq = factors.index_select(0, selection) @ q  # [k, d, d]
+    h = (q.mT @ kq).double()  # [k, d, d]; squares of 1e-30 are zero in float32
+    eigenvalues = h.diagonal(dim1=1, dim2=2)  # [k, d] estimates
+    norm = h.square().sum((1, 2)).sqrt()  # [k]
+    off = (h - torch.diag_embed(eigenvalues)).square().sum((1, 2)).sqrt() / norm  # [k]
+    off = torch.where(norm == 0, 0, off)
+
+    finite = kq.isfinite().flatten(1).all(1)  # [k]
+    settled = ~kq.any(2).any(1)  # [k] zero factors have no eigenvectors to move towards
+    if tolerance > 0:
+        settled = settled | (off <= tolerance)
+    change = allowed & finite & ~settled  # [k]
+
+    identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
+    in_place = torch.arange(q.shape[1], device=q.device).expand(eigenvalues.shape)  # [k, d]
+    order = eigenvalues.argsort(dim=1, descending=True, stable=True)  # [k, d]
+    order = torch.where(change[:, None], order, in_place)
+    sorted_columns = kq.gather(2, order[:, None].expand(kq.shape))  # [k, d, d]
+    # LAPACK must not see NaN: QR of the identity where the basis stays.
+    q_new = torch.linalg.qr(torch.where(_wide(change), sorted_columns, identity)).Q  # [k, d, d]
+
+    bases.index_copy_(0, selection.long(), torch.where(_wide(change), q_new, q))
+    outcome = torch.where(change, REFRESHED, torch.where(finite, KEPT, FAILED))
+    return (
+        order,
+        torch.where(_wide(change), q.mT @ q_new, identity),
+        torch.where(allowed, outcome, LEFT_OUT),
+        torch.where(allowed & finite, off, torch.nan).to(q.dtype),
+    )
+
+
+def _wide(per_factor: Tensor) -> Tensor:
+    return per_factor[:, None, None]  # [k, 1, 1]
+
+
+def _refresh_fake(
+    factors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    tolerance: float,
+    *results: Sequence[Tensor],
+) -> None:
+    """For torch.compile: everything is written in place, nothing is returned."""
+
+
+if extension.available():
+    torch.library.register_fake("soap_fast::refresh_")(_refresh_fake)

@@ -13,8 +13,9 @@ from soap_fast import ambient, checkpoint
 from soap_fast.backends import choose
 from soap_fast.call import TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
-from soap_fast.options import DataFormat, plan_options, step_options
+from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
 from soap_fast.plan import plan_tensor
+from soap_fast.schedule import assign_phases
 from soap_fast.state import bind, fresh, grown, not_begun, restack
 
 __all__ = ["SOAP"]
@@ -48,6 +49,10 @@ class SOAP(torch.optim.Optimizer):
         data_format: "channels_last" permutes 4-D tensors (0, 3, 1, 2) before merging; it concerns
             the order of a tensor's axes, not torch.channels_last.
         correct_bias: scale lr by sqrt(1 - beta2^step) / (1 - beta1^step).
+        refresh_tolerance: keep a basis at its refresh while the share of QᵀKQ off its diagonal, in
+            Frobenius norm, is not above this; 0 refreshes all.
+        refresh_schedule: "staggered" spreads the refreshes over the steps by cost, each tensor at a
+            phase of its own, in place of all at once every precondition_frequency steps.
         backend: who computes; None takes the best that runs here; `python -m soap_fast` says which.
 
     Raises:
@@ -71,6 +76,8 @@ class SOAP(torch.optim.Optimizer):
         data_format: DataFormat = "channels_first",
         correct_bias: bool = True,
         *,
+        refresh_tolerance: float = 0.0,
+        refresh_schedule: RefreshSchedule = "periodic",
         backend: str | None = None,
     ) -> None:
         self._backend = choose(backend)
@@ -88,6 +95,8 @@ class SOAP(torch.optim.Optimizer):
             "normalize_grads": normalize_grads,
             "data_format": data_format,
             "correct_bias": correct_bias,
+            "refresh_tolerance": refresh_tolerance,
+            "refresh_schedule": refresh_schedule,
         }
         super().__init__(params, defaults)
 
@@ -126,13 +135,14 @@ class SOAP(torch.optim.Optimizer):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
             later = [call for call in calls if not call.is_first]
             self._begin([call for call in calls if call.is_first])
+            self._assign_phases(later)
 
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
             taken = self._backend.update(later)
 
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
-            due = [pair for pair in zip(later, taken, strict=True) if pair[0].refresh_due]
+            due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
             self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
         return loss
 
@@ -149,6 +159,7 @@ class SOAP(torch.optim.Optimizer):
                     check_parameter(param)
                     check_gradient(param, param.grad)
                     check_lr(options.lr, param)
+                    self._check_backend(param)
                     if state["calls"]:
                         check_state(state, plan, param)
                 except ValueError as error:
@@ -172,17 +183,51 @@ class SOAP(torch.optim.Optimizer):
         self.state.update(entries)
         bind(stacks, self.state)
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Counters by parameter: `skipped`, the calls left out because the gradient was not finite.
+    def _assign_phases(self, calls: list[TensorCall]) -> None:
+        """Give tensors under a staggered schedule their phases, once."""
+        newcomers: dict[int, list[TensorCall]] = {}
+        for call in calls:
+            if call.options.refresh_schedule == "staggered" and "phases" not in call.state:
+                newcomers.setdefault(call.options.precondition_frequency, []).append(call)
+        for frequency, group in newcomers.items():
+            assign_phases(group, self._peers(frequency))
 
-        Reading them waits for the device.
+    def _peers(self, frequency: int) -> Iterator[dict[str, Any]]:
+        """Entries that have phases under this frequency."""
+        for group in self.param_groups:
+            if group["precondition_frequency"] == frequency:
+                for param in group["params"]:
+                    if "phases" in self.state.get(param, {}):
+                        yield self.state[param]
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Counters by kind and parameter; reading them waits for the device.
+
+        Returns:
+            `skipped`: calls left out because the gradient was not finite; `refreshed`, `kept`,
+            `failed`: what became of bases at their refreshes, counted over the modes;
+            `off_diagonal`: per mode the share of QᵀKQ off its diagonal before the last refresh, NaN
+            without one.
         """
-        skipped = {}
+        kinds = ("refreshed", "kept", "failed")
+        counters: dict[str, dict[str, Any]] = {
+            kind: {} for kind in ("skipped", *kinds, "off_diagonal")
+        }
         for place, group in enumerate(self.param_groups):
             for index, param in enumerate(group["params"]):
-                count = self.state[param]["skipped"] if self.state.get(param) else 0
-                skipped[self._label(place, index)] = int(count)
-        return {"skipped": skipped}
+                name, entry = self._label(place, index), self.state.get(param) or not_begun(param)
+                counters["skipped"][name] = int(entry["skipped"])
+                counts = entry["refreshes"].tolist() if entry["calls"] else [0, 0, 0]
+                for kind, count in zip(kinds, counts, strict=True):
+                    counters[kind][name] = count
+                off_diagonal = entry["off_diagonal"].tolist() if entry["calls"] else []
+                counters["off_diagonal"][name] = off_diagonal
+        return counters
+
+    def _check_backend(self, param: torch.Tensor) -> None:
+        reason = self._backend.refuses(param) if self._requested_backend is not None else None
+        if reason is not None:
+            raise ValueError(reason)
 
     def _label(self, place: int, index: int) -> str:
         """What to call a parameter: its name where it has one, else where it stands."""
@@ -206,6 +251,7 @@ class SOAP(torch.optim.Optimizer):
             for index, param in enumerate(added["params"]):
                 try:
                     check_parameter(param)
+                    self._check_backend(param)
                 except ValueError as error:
                     raise ValueError(f"{self._label(place, index)} {error}") from None
         except ValueError:

@@ -8,6 +8,9 @@
     exp_avg     [d_1 .. d_k]   first moment, in the rotated basis
     exp_avg_sq  [d_1 .. d_k]   second moment, in the rotated basis
     GG, Q       lists with one entry per mode: a view [d, d] into a stack, or None
+    refreshes   [3] int64      bases refreshed, kept, failed, counted over all modes
+    off_diagonal [modes]       share of QᵀKQ off its diagonal before the last refresh, or NaN
+    phases      list           with a staggered schedule: the phase of each mode's factor, or None
 
 Before its first call a parameter has no entry, or `calls` = 0 and `skipped` alone. Tensors are
 float32, float64 for float64 parameters, on the parameter's device. The entries are the only truth:
@@ -121,6 +124,16 @@ def fresh(param: torch.Tensor, plan: TensorPlan, skipped: torch.Tensor) -> dict[
         "exp_avg_sq": torch.zeros(plan.shape, dtype=dtype, device=device),
         "GG": [None] * len(plan.modes),
         "Q": [None] * len(plan.modes),
+        **refresh_counters(param, plan),
+    }
+
+
+def refresh_counters(param: torch.Tensor, plan: TensorPlan) -> dict[str, torch.Tensor]:
+    """What is known of the refreshes of a tensor that had none."""
+    dtype, device = state_dtype(param), param.device
+    return {
+        "refreshes": torch.zeros(3, dtype=torch.int64, device=device),
+        "off_diagonal": torch.full((len(plan.modes),), torch.nan, dtype=dtype, device=device),
     }
 
 

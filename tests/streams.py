@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 
+import pytest
 import torch
 
+from soap_fast.backends import survey
+
 SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), ())
+
+
+def backends() -> list:
+    """Every backend as a test parameter; one that cannot run here is skipped with its reason.
+
+    Where the extension was demanded, its absence is a failure and not a skip.
+    """
+    demanded = os.environ.get("SOAP_FAST_EXTENSION") == "ON"
+    return [
+        pytest.param(
+            status.name,
+            marks=pytest.mark.skipif(not status.usable and not demanded, reason=status.reason),
+        )
+        for status in survey()
+    ]
 
 
 def parameters(shapes=SHAPES, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:

@@ -39,6 +39,9 @@ BAD_OPTIONS = [
     ("normalize_grads", "yes", "normalize_grads='yes'"),
     ("data_format", "NHWC", "data_format='NHWC' is not one of"),
     ("correct_bias", 0, "correct_bias=0"),
+    ("refresh_tolerance", 1.0, r"refresh_tolerance=1.0 is not inside \[0, 1\)"),
+    ("refresh_tolerance", -0.1, "refresh_tolerance=-0.1"),
+    ("refresh_schedule", "random", "refresh_schedule='random' is not one of"),
 ]
 IDS = [f"{name}={value!r}" for name, value, _ in BAD_OPTIONS]
 
@@ -76,7 +79,7 @@ class TestOptions:
 
 
 def test_an_unknown_backend():
-    with pytest.raises(ValueError, match=r"backend='cuda' is not one of \['eager'.*None takes"):
+    with pytest.raises(ValueError, match=r"backend='cuda' is not one of \['native', 'eager'\]"):
         SOAP(parameters(), backend="cuda")
 
 

@@ -14,6 +14,7 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.command import BadInput
+from soap_fast import extension
 from soap_fast.__main__ import main as describe
 from soap_fast.install import _triton_version
 
@@ -99,7 +100,8 @@ class TestStep:
         for key in ("first_ms", "plain_ms", "refresh_ms", "mean_ms"):
             assert result[key] > 0
         numel, factors = result["parameters"], 6**2 + 4**2 + 2 * 9 + 2**2 + 2 * 25
-        state = (2 * numel + 2 * factors) * 4 + 3 * (4 + 8)  # moments, K and Q, step and skipped
+        counters = 3 * (4 + 8 + 3 * 8) + (4 + 3 + 1) * 4  # step, skipped, refreshes; off_diagonal
+        state = (2 * numel + 2 * factors) * 4 + counters  # moments, K and Q
         assert result["state_ratio"] == pytest.approx(state / (4 * numel))
 
     def test_a_table_and_a_file(self, small, tmp_path, capsys):
@@ -179,3 +181,27 @@ class TestInventories:
         inventory.set_gradients(params, seed=1)
         assert params[1].shape == (2, 5, 5)
         assert params[1].stride() == params[1].grad.stride() == (1, 10, 2)
+
+
+class TestRefresh:
+    @pytest.mark.parametrize("op", ["eager", "native"])
+    def test_json_has_times_and_ratios(self, small, op, tmp_path):
+        if op == "native" and not extension.available():
+            assert bench(["refresh", "--shapes", small, "--op", op]) == 2
+            return
+        target = tmp_path / "result.json"
+        options = ["--op", op, "--repeats", "1", "--json", str(target)]
+        assert bench(["refresh", "--shapes", small, *options]) == 0
+        (result,) = json.loads(target.read_text())["results"]
+        assert result["factors"] == 4 + 3
+        assert result["largest"] == 6
+        assert result["threads"] == torch.get_num_threads()
+        for what in ("refresh", "eigh"):
+            ratio = result[f"{what}_loop_ms"] / result[f"{what}_ms"]
+            assert result[f"{what}_ratio"] == pytest.approx(ratio)
+
+    def test_without_the_extension_it_says_so(self, small, monkeypatch, capsys):
+        monkeypatch.setattr("soap_fast.extension.available", lambda: False)
+        monkeypatch.setattr("soap_fast.extension.reason", lambda: "no compiler; install one")
+        assert bench(["refresh", "--shapes", small]) == 2
+        assert "no compiler; install one" in capsys.readouterr().err

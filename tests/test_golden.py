@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 from oracle import OracleSOAP
+from streams import backends
 
 from soap_fast import SOAP
 
@@ -21,10 +22,11 @@ def run(trace: golden.Trace, dtype: torch.dtype = torch.float32, **options):
         yield call, params, optimizer
 
 
+@pytest.mark.parametrize("backend", backends())
 @pytest.mark.parametrize("case", golden.CASES)
-def test_parameters_at_every_call(case):
+def test_parameters_at_every_call(case, backend):
     trace = golden.load(case)
-    for call, params, _ in run(trace, backend="eager"):
+    for call, params, _ in run(trace, backend=backend):
         for i, param in enumerate(params):
             expected = trace.params[call - 1][i]
             moved = (expected - trace.init[i]).abs().max()
@@ -35,12 +37,13 @@ def test_parameters_at_every_call(case):
             assert error <= golden.TOLERANCE, f"call {call}, parameter {i}: {error:.1e}"
 
 
+@pytest.mark.parametrize("backend", backends())
 @pytest.mark.parametrize("case", golden.CASES)
-def test_states_at_recorded_calls(case):
+def test_states_at_recorded_calls(case, backend):
     trace = golden.load(case)
     fold = OracleSOAP([], **trace.kwargs).fold
     seen = set()
-    for call, params, optimizer in run(trace, backend="eager"):
+    for call, params, optimizer in run(trace, backend=backend):
         for i, expected in enumerate(trace.states.get(call, [])):
             compare_state(optimizer.state[params[i]], expected, fold, f"call {call}, parameter {i}")
             seen.add(call)

@@ -113,7 +113,11 @@ def test_export_to_the_reference_and_back(options):
     resumed = [torch.nn.Parameter(p.detach().clone()) for p in params]
     other = SOAP(resumed)
     other.load_state_dict(exported)
-    assert_same_bits(other.state_dict(), optimizer.state_dict())
+    expected = optimizer.state_dict()
+    for entry in expected["state"].values():  # the reference does not count its refreshes
+        entry["refreshes"].zero_()
+        entry["off_diagonal"].fill_(torch.nan)
+    assert_same_bits(other.state_dict(), expected)
 
 
 def test_a_checkpoint_of_pytorch_optimizer_goes_on_as_it_did():

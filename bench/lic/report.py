@@ -101,7 +101,8 @@ def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Confi
     ]
     if config.device == "cpu":
         notes.append(
-            "On the CPU soap_fast runs its eager backend: this shows parity, not speed, that is, "
+            "On the CPU soap_fast's steps between refreshes are plain PyTorch (backend native, or "
+            "eager without the extension): this shows parity, not speed, that is, "
             "that it trains as well as the public SOAP and not what a step can cost."
         )
     return [f"- {note}" for note in notes]

@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
+from soap_fast.backends.native import NativeBackend
 from soap_fast.call import TensorCall
 from soap_fast.state import Stacks
 
@@ -18,6 +20,8 @@ class Backend(Protocol):
     """The stations of a step that backends carry out, in the order of a step."""
 
     name: str
+
+    def refuses(self, param: torch.Tensor) -> str | None: ...
 
     def usable(self, calls: Sequence[TensorCall]) -> list[bool]: ...
 
@@ -36,12 +40,16 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
-BACKENDS: dict[str, type[Backend]] = {"eager": EagerBackend}
+BACKENDS: dict[str, type[Backend]] = {"native": NativeBackend, "eager": EagerBackend}
 
 
 def survey() -> list[BackendStatus]:
     """Every backend of this version, the best first."""
-    return [BackendStatus("eager", True, "plain torch, runs on every device")]
+    native = "the extension computes first bases and refreshes on the CPU; other devices as eager"
+    return [
+        BackendStatus("native", extension.available(), extension.reason() or native),
+        BackendStatus("eager", True, "plain torch, runs on every device"),
+    ]
 
 
 def choose(name: str | None) -> Backend:

@@ -10,15 +10,25 @@ from collections.abc import Sequence
 import torch
 
 from soap_fast.call import TensorCall, is_usable
-from soap_fast.eigh import eigh_eager
+from soap_fast.carry import refresh_tensors
+from soap_fast.eigh import Pairs, eigh_eager
 from soap_fast.modes import gram
-from soap_fast.refresh import refresh
+from soap_fast.refresh import Refreshed, refresh_eager
 from soap_fast.state import Stacks, allocate
 from soap_fast.update import update
 
 
 class EagerBackend:
     name = "eager"
+
+    def refuses(self, param: torch.Tensor) -> str | None:
+        """Why this backend, asked for by name, cannot step a parameter; None if it can."""
+        return None
+
+    def usable(self, calls: Sequence[TensorCall]) -> list[bool]:
+        """Whether each gradient may begin a tensor's state. Waits for the device."""
+        flags = [is_usable(call.gather()) for call in calls]  # all launched before the first read
+        return [bool(flag) for flag in flags]
 
     def first_bases(self, calls: Sequence[TensorCall]) -> Stacks:
         """K = (1 - b_s) g gᵀ and its eigenvectors for the factors of tensors on their first call.
@@ -36,21 +46,28 @@ class EagerBackend:
             torch.arange(len(stack.owners), dtype=torch.int32, device=stack.K.device)
             for stack in stacks.values()
         ]
-        _, bases = eigh_eager([stack.K for stack in stacks.values()], everything)
+        _, bases = self.eigh([stack.K for stack in stacks.values()], everything)
         for stack, q in zip(stacks.values(), bases, strict=True):
             stack.Q = q
         return stacks
-
-    def usable(self, calls: Sequence[TensorCall]) -> list[bool]:
-        """Whether each gradient may begin a tensor's state. Waits for the device."""
-        flags = [is_usable(call.gather()) for call in calls]  # all launched before the first read
-        return [bool(flag) for flag in flags]
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
         """One step for each tensor after its first call. Returns which were taken, [] bool each."""
         return [update(call) for call in calls]
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
-        """Refresh the bases of these tensors, each unless its step was left out."""
-        for call, flag in zip(calls, taken, strict=True):
-            refresh(call, flag)
+        """Refresh the bases of these tensors that are due, each unless its step was left out."""
+        refresh_tensors(calls, taken, self.refresh_op)
+
+    def eigh(self, factors: list[torch.Tensor], selections: list[torch.Tensor]) -> Pairs:
+        return eigh_eager(factors, selections)
+
+    def refresh_op(
+        self,
+        factors: list[torch.Tensor],
+        bases: list[torch.Tensor],
+        selections: list[torch.Tensor],
+        allowed: list[torch.Tensor],
+        tolerance: float,
+    ) -> Refreshed:
+        return refresh_eager(factors, bases, selections, allowed, tolerance)

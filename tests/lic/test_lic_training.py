@@ -106,10 +106,13 @@ def test_both_soaps_agree_on_their_options(config: Config, photos: Photos) -> No
         "max_precond_dim": "max_precondition_dim",
         "normalize_grads": "normalize_gradient",
     }
-    for name in set(ours) - {"params", "shampoo_beta", "data_format"}:
+    alone = {"data_format", "refresh_tolerance", "refresh_schedule"}  # the public one has no such
+    for name in set(ours) - {"params", "shampoo_beta"} - alone:
         assert ours[name] == public[names.get(name, name)], name
     # data_format plays no part without merge_dims; shampoo_beta is betas[1] in both
     assert not ours["merge_dims"]
+    assert ours["refresh_tolerance"] == 0
+    assert ours["refresh_schedule"] == "periodic"
     assert ours["shampoo_beta"] < 0
     assert public["shampoo_beta"] is None
 

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Every CUDA source compiles for all architectures that we ship, and no kernel spills registers. No
+# GPU is needed; where nvcc is not on PATH, PyPI's compiler is installed beside the environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Of nvcc's own requirements pip would take the newest, of another CUDA.
+wheels=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88
+  nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
+if ! nvcc=$(command -v nvcc); then
+  folder=.venv/cuda-13.0.88
+  if [ ! -d "$folder" ]; then
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$work/cuda" \
+      "${wheels[@]}"
+    mv "$work/cuda" "$folder"
+  fi
+  nvcc=$folder/nvidia/cu13/bin/nvcc
+fi
+"$nvcc" --version | grep release
+
+targets=()
+for architecture in 80 90 100; do
+  targets+=(-gencode "arch=compute_$architecture,code=sm_$architecture")
+done
+for source in csrc/*.cu; do
+  if ! "$nvcc" -std=c++17 -O3 -DNDEBUG -Werror all-warnings -Xptxas -v "${targets[@]}" \
+    -c "$source" -o "$work/object" >"$work/words" 2>&1; then
+    cat "$work/words" >&2
+    exit 1
+  fi
+  cat "$work/words" >>"$work/all"
+done
+
+c++filt <"$work/all" >"$work/readable"
+"$python" - "$work/readable" <<'END'
+import re
+import sys
+
+# A kernel that may spill, by its name without template arguments, and why.
+ALLOWED: dict[str, str] = {}
+
+text = open(sys.argv[1]).read()
+reports = text.split("Compiling entry function ")[1:]
+assert reports, "ptxas reports in other words"
+
+line = "{:36} {:>5} {:>9} {:>13} {:>11} {:>12}".format
+print(line("kernel", "sm", "registers", "static shared", "stack bytes", "spill bytes"))
+spilling = set()
+for report in reports:  # with those of device functions that were not inlined
+    signature, architecture = re.match(r"'(.+)' for 'sm_(\d+)'", report).groups()
+    signature = signature.replace("(anonymous namespace)::", "").removeprefix("void ")
+    kernel = signature.partition("(")[0].replace("soap_fast::", "")
+    registers = re.search(r"Used (\d+) registers", report)[1]
+    shared = re.search(r"(\d+) bytes smem", report)
+    stack = sum(map(int, re.findall(r"(\d+) bytes stack frame", report)))
+    spill = sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", report)))
+    print(line(kernel, architecture, registers, shared[1] if shared else "0", stack, spill))
+    if spill:
+        spilling.add(kernel.partition("<")[0])
+for kernel in sorted(spilling & set(ALLOWED)):
+    print(f"{kernel} may spill: {ALLOWED[kernel]}")
+if spilling - set(ALLOWED):
+    sys.exit(f"kernels that spill registers: {', '.join(sorted(spilling - set(ALLOWED)))}")
+END
+echo "cuda: every source compiles, no kernel spills"

@@ -1,0 +1,152 @@
+"""`refresh`: first bases and refreshes of all factors of a model, against a loop over torch.linalg.
+
+The factors have the sizes that the plan gives the model's parameters, and are those a training run
+would bring: Gram matrices of normal gradients, with bases one drift behind them. The loop does
+the same work factor by factor, as public optimizers do: product, order, `torch.linalg.qr` and the
+carrying product for a refresh, `torch.linalg.eigh` for first bases. Both are timed in turn; ratios
+are loop over ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from bench import shapes
+from bench.arguments import positive
+from bench.command import BadInput, add_json_option, check_target, show
+from soap_fast import extension
+from soap_fast.eigh import eigh_eager, eigh_native
+from soap_fast.options import PlanOptions
+from soap_fast.plan import plan_tensor
+from soap_fast.refresh import refresh_eager, refresh_native
+
+COLUMNS = (
+    "shapes",
+    "op",
+    "factors",
+    "largest",
+    "threads",
+    "refresh_ms",
+    "refresh_ratio",
+    "eigh_ms",
+    "eigh_ratio",
+)
+DEFAULTS = PlanOptions(10000, merge_dims=False, precondition_1d=False, data_format="channels_first")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
+    parser.add_argument(
+        "--op", choices=("native", "eager"), default="native", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--repeats", type=positive(int), default=5, help="default: %(default)s, medians are taken"
+    )
+    parser.add_argument(
+        "--threads", type=positive(int), help="of the CPU (default: torch's choice)"
+    )
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    if options.op == "native" and not extension.available():
+        raise BadInput(f"--op native: {extension.reason()}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    factors = Factors.of(shapes.load(options.shapes))
+    eigh, refresh = OPS[options.op]
+    ours, loop = interleaved(
+        lambda: factors.refresh(refresh), factors.refresh_loop, options.repeats, "refresh"
+    )
+    eigh_ours, eigh_loop = interleaved(
+        lambda: eigh(factors.K, factors.chosen), factors.eigh_loop, options.repeats, "eigh"
+    )
+    result = {
+        "shapes": options.shapes,
+        "op": options.op,
+        "device": "cpu",
+        "factors": sum(len(stack) for stack in factors.K),
+        "largest": max(stack.shape[1] for stack in factors.K),
+        "threads": torch.get_num_threads(),
+        "repeats": options.repeats,
+        "refresh_ms": ours,
+        "refresh_loop_ms": loop,
+        "refresh_ratio": loop / ours,
+        "eigh_ms": eigh_ours,
+        "eigh_loop_ms": eigh_loop,
+        "eigh_ratio": eigh_loop / eigh_ours,
+    }
+    show([result], COLUMNS, options.json)
+    return 0
+
+
+OPS = {"native": (eigh_native, refresh_native), "eager": (eigh_eager, refresh_eager)}
+
+
+@dataclass
+class Factors:
+    """K and Q of all factors of a model, one stack [n, d, d] per size."""
+
+    K: list[torch.Tensor]
+    Q: list[torch.Tensor]
+    chosen: list[torch.Tensor]  # all of them, [n] int32
+    allowed: list[torch.Tensor]  # [n] bool
+
+    @classmethod
+    def of(cls, inventory: shapes.Inventory) -> Factors:
+        counts: dict[int, int] = {}
+        for entry in inventory.entries:
+            for size in plan_tensor(entry.shape, DEFAULTS).factors:
+                if size is not None:
+                    counts[size] = counts.get(size, 0) + 1
+        generator = torch.Generator().manual_seed(0)
+        before = [_grams(n, d, generator) for d, n in counts.items()]
+        drift = [_grams(n, d, generator) for d, n in counts.items()]
+        everything = [torch.arange(n, dtype=torch.int32) for n in counts.values()]
+        # The bases a run has are those of its factors ten steps before: 0.95 ** 10 is 0.6.
+        _, bases = eigh_eager(before, everything)
+        factors = [0.6 * old + 0.4 * new for old, new in zip(before, drift, strict=True)]
+        return cls(factors, bases, everything, [chosen >= 0 for chosen in everything])
+
+    def refresh(self, op: Callable[..., object]) -> None:
+        op(self.K, [q.clone() for q in self.Q], self.chosen, self.allowed, 0.0)
+
+    def refresh_loop(self) -> None:
+        for factors, bases in zip(self.K, self.Q, strict=True):
+            for k, q in zip(factors, bases, strict=True):
+                kq = k @ q
+                order = (q * kq).sum(0).argsort(descending=True)
+                new = torch.linalg.qr(kq[:, order]).Q
+                q.T @ new
+
+    def eigh_loop(self) -> None:
+        for factors in self.K:
+            for k in factors:
+                torch.linalg.eigh(k).eigenvectors.flip(1)
+
+
+def _grams(n: int, d: int, generator: torch.Generator) -> torch.Tensor:  # [n, d, d]
+    g = torch.randn(n, d, d + 8, generator=generator)
+    return g @ g.mT / d
+
+
+def interleaved(
+    one: Callable[[], object], other: Callable[[], object], repeats: int, what: str
+) -> tuple[float, float]:
+    """Median milliseconds of each of two, run in turn after a warm-up."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for repeat in tqdm(range(repeats + 1), desc=what, unit="pair", leave=False):
+        for index, work in enumerate((one, other)):
+            start = time.perf_counter()
+            work()
+            if repeat > 0:
+                times[index].append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[0]), statistics.median(times[1])

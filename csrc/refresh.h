@@ -1,0 +1,21 @@
+// refresh_: bases of all factors follow them, in one call. soap_fast/refresh.py defines the
+// operator.
+#pragma once
+
+#include "eigh.h"
+
+namespace soap_fast {
+
+// What became of a factor's basis; soap_fast/refresh.py names the same numbers.
+enum class Outcome : int64_t { kLeftOut = 0, kRefreshed = 1, kKept = 2, kFailed = 3 };
+
+void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
+                 double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
+                 TensorList off_diagonals);
+
+// For empty lists, which name no device, and devices without a kernel.
+void refresh_elsewhere(TensorList factors, TensorList bases, TensorList selections,
+                       TensorList allowed, double tolerance, TensorList orders, TensorList carries,
+                       TensorList outcomes, TensorList off_diagonals);
+
+}  // namespace soap_fast

@@ -1,0 +1,148 @@
+"""A refresh of whole tensors: their factors stack by stack, then their moments carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from soap_fast.call import TensorCall
+from soap_fast.modes import from_modes, rotate, to_modes
+from soap_fast.refresh import FAILED, KEPT, REFRESHED, Refreshed
+from soap_fast.update import commit
+
+RefreshOp = Callable[..., Refreshed]
+
+
+@dataclass
+class Batch:
+    """Factors of one stack that are due, with the calls and modes they belong to."""
+
+    K: torch.Tensor  # [n, d, d]
+    Q: torch.Tensor  # [n, d, d]
+    slots: list[int] = field(default_factory=list)
+    owners: list[tuple[int, int]] = field(default_factory=list)  # index of a call, mode
+
+    def selection(self) -> torch.Tensor:  # [k] int32
+        return torch.tensor(self.slots, dtype=torch.int32, device=self.K.device)
+
+
+@dataclass
+class ModeChange:
+    """What the refresh of one factor means for its tensor."""
+
+    order: torch.Tensor  # [d] int64
+    carry: torch.Tensor  # [d, d]
+    outcome: torch.Tensor  # [] int64
+    off_diagonal: torch.Tensor  # []
+
+
+def refresh_tensors(
+    calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], op: RefreshOp
+) -> None:
+    """Refresh the factors of these tensors that are due, and carry exp_avg and exp_avg_sq along.
+
+    A tensor's bases and moments change together or not at all: what goes wrong before its moments
+    are carried over gives it its old bases back.
+
+    Args:
+        calls: tensors with factors due, K already updated by this call's gradient.
+        taken: [] bool per call, whether its step was taken; where not, nothing changes.
+        op: `refresh_eager` or another that computes the same.
+    """
+    by_tolerance: dict[float, list[int]] = {}
+    for index, call in enumerate(calls):
+        by_tolerance.setdefault(call.options.refresh_tolerance, []).append(index)
+    for tolerance, indices in by_tolerance.items():
+        chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
+        _refresh_together(chosen, flags, batches(chosen), op, tolerance)
+
+
+def _refresh_together(
+    calls: Sequence[TensorCall],
+    taken: Sequence[torch.Tensor],
+    due: Sequence[Batch],
+    op: RefreshOp,
+    tolerance: float,
+) -> None:
+    selections = [batch.selection() for batch in due]
+    before = [
+        batch.Q.index_select(0, chosen) for batch, chosen in zip(due, selections, strict=True)
+    ]
+    allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
+    carried: set[int] = set()
+    try:
+        results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
+        changes = _by_call(due, results)
+        for index, call in enumerate(calls):
+            _carry(call, taken[index], changes[index])
+            carried.add(index)
+    except BaseException:
+        for batch, old in zip(due, before, strict=True):
+            for position, (slot, (index, _)) in enumerate(
+                zip(batch.slots, batch.owners, strict=True)
+            ):
+                if index not in carried:
+                    batch.Q[slot].copy_(old[position])
+        raise
+
+
+def batches(calls: Sequence[TensorCall]) -> list[Batch]:
+    """The factors of these calls that are due, gathered by the stacks they are views of."""
+    found: dict[tuple[object, ...], Batch] = {}
+    for index, call in enumerate(calls):
+        for mode in call.modes_due():
+            bases = call.state["Q"]
+            bases[mode] = bases[mode].contiguous()  # a user may have put another one there
+            k, k_slot = _stack_of(call.state["GG"][mode])
+            q, q_slot = _stack_of(bases[mode])
+            key: tuple[object, ...] = (k.data_ptr(), q.data_ptr(), k.shape, q.shape)
+            if k_slot != q_slot or k.shape != q.shape:  # replaced by the user, one of them
+                k, q, k_slot = call.state["GG"][mode][None], bases[mode][None], 0
+                key = (index, mode)
+            batch = found.setdefault(key, Batch(k, q))
+            batch.slots.append(k_slot)
+            batch.owners.append((index, mode))
+    return list(found.values())
+
+
+def _stack_of(view: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The whole stack [n, d, d] whose memory a factor is part of, and the factor's slot in it."""
+    d = view.shape[0]
+    n, rest = divmod(view.untyped_storage().nbytes(), view.nbytes)
+    slot, shifted = divmod(int(view.storage_offset()), d * d)
+    if rest or shifted or not view.is_contiguous():
+        return view[None], 0
+    return view.as_strided((n, d, d), (d * d, d, 1), 0), slot
+
+
+def _by_call(due: Sequence[Batch], results: Refreshed) -> dict[int, dict[int, ModeChange]]:
+    """The results by call and mode."""
+    changes: dict[int, dict[int, ModeChange]] = {}
+    for batch, columns in zip(due, zip(*results, strict=True), strict=True):
+        for position, (index, mode) in enumerate(batch.owners):
+            parts = (column[position] for column in columns)
+            changes.setdefault(index, {})[mode] = ModeChange(*parts)
+    return changes
+
+
+def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]) -> None:
+    """exp_avg_sq is only permuted along each mode; exp_avg is carried, m = R_new(R_old⁻¹(m))."""
+    state, plan = call.state, call.plan
+    exp_avg_sq = to_modes(state["exp_avg_sq"], plan)
+    carries: list[torch.Tensor | None] = [None] * len(plan.modes)
+    off_diagonal = state["off_diagonal"].clone()
+    for mode, change in changes.items():
+        exp_avg_sq = exp_avg_sq.index_select(mode, change.order)
+        carries[mode] = change.carry
+        off_diagonal[mode] = change.off_diagonal
+    outcomes = torch.stack([change.outcome for change in changes.values()])  # [modes due]
+    counts = [(outcomes == kind).sum() for kind in (REFRESHED, KEPT, FAILED)]
+    commit(
+        taken,
+        (rotate(state["exp_avg"], carries, plan), state["exp_avg"]),
+        (from_modes(exp_avg_sq, plan), state["exp_avg_sq"]),
+        (off_diagonal, state["off_diagonal"]),
+        (state["refreshes"] + torch.stack(counts), state["refreshes"]),
+    )

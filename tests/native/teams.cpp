@@ -1,0 +1,253 @@
+// Every algorithm that CUDA kernels run with a team of threads, run by one thread and by several:
+// hard matrices of many sizes, errors in units of eps · sqrt(d), the worst printed beside its
+// bound, twice what it was. Built with sanitizers by .ci/check_sanitizers.sh, and by hand with
+//   c++ -std=c++17 -O2 -Icsrc tests/native/teams.cpp -pthread && ./a.out
+// An argument "races" leaves out what one thread does, for ThreadSanitizer.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "cholesky.h"
+#include "eigh_jacobi.h"
+#include "householder.h"
+#include "matrices.h"
+#include "thread_team.h"
+
+namespace {
+
+using soap_fast::LoneTeam;
+
+bool failed = false;
+
+// The worst of each error, and where.
+struct Worst {
+  double bound = 0, error = -1;
+  std::string where;
+};
+std::map<std::string, Worst> worst;
+
+template <typename T>
+std::string label(const char* what, int size) {
+  return std::string(what) + (sizeof(T) == 8 ? ", float64" : ", float32") +
+         (size > 1 ? ", threads" : "");
+}
+
+template <typename T>
+void expect(const char* what, int size, Real error, Real unit, double bound,
+            const std::string& name, int64_t d) {
+  Worst& entry = worst[label<T>(what, size)];
+  const double found = double(error / unit);
+  entry.bound = bound;
+  if (found > entry.error) entry = {bound, found, name + ", d=" + std::to_string(d)};
+  if (found <= bound) return;  // false for NaN
+  std::printf("FAILED: %s of %s, d=%d: %g > %g\n", label<T>(what, size).c_str(), name.c_str(),
+              int(d), found, bound);
+  failed = true;
+}
+
+void demand(bool holds, const char* what, const std::string& name, int64_t d) {
+  if (holds) return;
+  std::printf("FAILED: %s, %s, d=%d\n", what, name.c_str(), int(d));
+  failed = true;
+}
+
+template <typename Work>
+void with_team(int size, const Work& work) {
+  size == 1 ? work(LoneTeam()) : ThreadTeam::run(size, work);
+}
+
+template <typename T>
+Real unit_of(int64_t d) {
+  return std::numeric_limits<T>::epsilon() * std::sqrt(Real(d));
+}
+
+template <typename T>
+void check_eigh(int size, const std::string& name, const Matrix<T>& k) {
+  const int d = int(k.rows);
+  const Real unit = unit_of<T>(d), norm = norm_of(k);
+  std::vector<T> workspace(soap_fast::eigh_workspace(d)), values(d);
+  Matrix<T> basis(d, d);
+  with_team(size, [&](const auto& team) {
+    soap_fast::eigh_by_jacobi(team, d, k.data(), d, 1, workspace.data(), values.data(),
+                              basis.data());
+  });
+  expect<T>("eigh: QᵀQ - I", size, not_orthogonal(basis), unit, 4, name, d);
+  Real squares = 0;
+  for (int i = 0; i < d; ++i) {
+    demand(i == 0 || values[i] <= values[i - 1], "eigh: descending", name, d);
+    for (int j = 0; j < d; ++j) {
+      Real total = k(i, j);
+      for (int c = 0; c < d; ++c) total -= Real(basis(i, c)) * values[c] * basis(j, c);
+      squares += total * total;
+    }
+  }
+  const Real residual = norm > 0 ? std::sqrt(squares) / norm : std::sqrt(squares);
+  expect<T>("eigh: |K - Q diag Qᵀ| / |K|", size, residual, unit, 3.5, name, d);
+}
+
+// Sizes known to the compiler take the same steps: same bits.
+template <typename T, int d>
+void check_fixed(const std::string& name, const Matrix<T>& k) {
+  std::vector<T> workspace(soap_fast::eigh_workspace(d)), found(d + d * d), expected(d + d * d);
+  soap_fast::eigh_by_jacobi(LoneTeam(), d, k.data(), d, 1, workspace.data(), expected.data(),
+                            expected.data() + d);
+  soap_fast::eigh_by_jacobi(LoneTeam(), soap_fast::Fixed<d>(), k.data(), d, 1, workspace.data(),
+                            found.data(), found.data() + d);
+  demand(found == expected, "eigh: a fixed size changes bits", name, d);
+}
+
+template <typename T>
+void check_unsolvable(int d) {
+  std::vector<T> workspace(soap_fast::eigh_workspace(d)), values(d);
+  Matrix<T> k(d, d), basis(d, d);
+  for (const T bad : {std::numeric_limits<T>::quiet_NaN(), -std::numeric_limits<T>::infinity()}) {
+    k(d - 1, 0) = bad;
+    for (const T* factor : {static_cast<const T*>(k.data()), static_cast<const T*>(nullptr)}) {
+      soap_fast::eigh_by_jacobi(LoneTeam(), d, factor, d, 1, workspace.data(), values.data(),
+                                basis.data());
+      for (int i = 0; i < d; ++i) {
+        demand(std::isnan(values[i]), "eigh: NaN for what is not finite", "", d);
+        for (int j = 0; j < d; ++j) demand(basis(i, j) == (i == j), "eigh: identity", "", d);
+      }
+    }
+  }
+}
+
+template <typename T>
+void check_householder(int size, const std::string& name, const Matrix<T>& a) {
+  const int64_t d = a.rows;
+  const Real unit = unit_of<T>(d);
+  Matrix<T> q = a;
+  with_team(size, [&](const auto& team) { soap_fast::householder_q(team, d, d, q.data()); });
+  expect<T>("householder: QᵀQ - I", size, not_orthogonal(q), unit, 5, name, d);
+  Real below = 0;  // R = Qᵀ A is upper triangular, each column to its own scale
+  for (int64_t column = 0; column < d; ++column) {
+    Real squares = 0, norm = 0;
+    for (int64_t k = 0; k < d; ++k) norm += Real(a(k, column)) * a(k, column);
+    for (int64_t row = column + 1; row < d; ++row) {
+      Real total = 0;
+      for (int64_t k = 0; k < d; ++k) total += Real(q(k, row)) * a(k, column);
+      squares += total * total;
+    }
+    if (norm > 0) below = std::max(below, std::sqrt(squares / norm));
+  }
+  expect<T>("householder: R below its diagonal", size, below, unit, 2, name, d);
+}
+
+template <typename T>
+void check_cholesky(int size, const std::string& name, const Matrix<T>& k, bool definite) {
+  const int64_t d = k.rows;
+  const Real unit = unit_of<T>(d), norm = norm_of(k);
+  const T untouched = std::numeric_limits<T>::quiet_NaN();
+  Matrix<T> l = k;
+  for (int64_t i = 0; i < d; ++i) {
+    for (int64_t j = i + 1; j < d; ++j) l(i, j) = untouched;
+  }
+  std::vector<int64_t> results(size);
+  with_team(size, [&](const auto& team) {
+    results[team.rank()] = soap_fast::cholesky(team, d, l.data(), d);
+  });
+  for (const int64_t result : results) {
+    demand(result == results[0], "cholesky: all threads get the same", name, d);
+    demand(result >= -1 && result < d, "cholesky: a row or none", name, d);
+  }
+  if (definite) demand(results[0] == soap_fast::kNoFailedPivot, "cholesky: definite", name, d);
+  if (results[0] != soap_fast::kNoFailedPivot) return;
+  Real squares = 0;
+  for (int64_t i = 0; i < d; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      Real total = k(i, j);
+      for (int64_t c = 0; c <= j; ++c) total -= Real(l(i, c)) * l(j, c);
+      squares += (i == j ? 1 : 2) * total * total;
+    }
+    for (int64_t j = i + 1; j < d; ++j) demand(std::isnan(l(i, j)), "cholesky: upper", name, d);
+  }
+  expect<T>("cholesky: |K - L Lᵀ| / |K|", size, std::sqrt(squares) / norm, unit, 2, name, d);
+
+  const int64_t rows = d + 5;
+  const Matrix<T> b = random_matrix<T>(rows, d, 8);
+  Matrix<T> x = b;
+  with_team(size, [&](const auto& team) {
+    soap_fast::solve_right_transposed(team, rows, d, l.data(), d, x.data(), d);
+  });
+  // Backward stable: each entry of X Lᵀ - B is small against |X| |Lᵀ| there.
+  Real residual = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < d; ++j) {
+      Real total = -Real(b(i, j)), sizes = 0;
+      for (int64_t c = 0; c <= j; ++c) {
+        const Real product = Real(x(i, c)) * l(j, c);
+        total += product;
+        sizes += std::fabs(product);
+      }
+      if (sizes > 0) residual = std::max(residual, std::fabs(total) / sizes);
+    }
+  }
+  expect<T>("triangular: |X Lᵀ - B| / |X| |Lᵀ|", size, residual, unit, 2, name, d);
+}
+
+// The first pivot that fails is the one reported, in whichever block of columns it is.
+template <typename T>
+void check_failed_pivots(int64_t d) {
+  for (const int64_t row : {int64_t(0), d / 2, d - 1}) {
+    for (const T bad : {T(-1), T(0), std::numeric_limits<T>::quiet_NaN()}) {
+      Matrix<T> k(d, d);
+      for (int64_t i = 0; i < d; ++i) k(i, i) = i >= row ? bad : T(2);
+      const int64_t found = soap_fast::cholesky(LoneTeam(), d, k.data(), d);
+      demand(found == row, "cholesky: the first failed pivot", "diagonal", d);
+    }
+  }
+}
+
+// Sizes up to 32 and, of what is not for small matrices alone, larger ones.
+template <typename T>
+void check_size(int size, int64_t d) {
+  for (const auto& [name, k] : factors<T>(d)) {
+    if (d <= soap_fast::kJacobiLargest) check_eigh(size, name, k);
+    check_householder(size, name, k);
+    Matrix<T> shifted = k;  // as in the refresh: the shift makes it definite
+    const bool shift = name != "indefinite" && name != "zero" && name != "1e-30";
+    for (int64_t i = 0; shift && i < d; ++i) {
+      shifted(i, i) += T(32 * unit_of<T>(d) * norm_of(k));
+    }
+    check_cholesky(size, name, shifted, shift);
+  }
+  check_householder(size, "any matrix", random_matrix<T>(d, d, 9));
+  Matrix<T> graded = random_matrix<T>(d, d, 10), greatest = random_matrix<T>(d, d, 11);
+  for (int64_t i = 0; i < d; ++i) {
+    for (int64_t j = 0; j < d; ++j) {
+      graded(i, j) *= T(std::pow(10., -28. * double(j) / double(d)));
+      if (j % 4 == 2) graded(i, j) = 0;
+      greatest(i, j) = std::copysign(std::numeric_limits<T>::max(), greatest(i, j));
+    }
+  }
+  check_householder(size, "28 decades, zero columns", graded);
+  check_householder(size, "greatest numbers", greatest);
+}
+
+template <typename T>
+void check_all(bool races) {
+  for (int64_t d = 1; !races && d <= 64; ++d) check_size<T>(1, d);
+  if (!races) check_size<T>(1, 130);
+  for (const int64_t d : {1, 2, 3, 4, 7, 32}) check_size<T>(5, d);
+  check_size<T>(3, 40);  // two blocks of columns
+  for (const int d : {1, 2, 3, 9, 32}) check_unsolvable<T>(d);
+  for (const int64_t d : {1, 7, 32, 33, 70}) check_failed_pivots<T>(d);
+  for (const auto& [name, k] : factors<T>(1)) check_fixed<T, 1>(name, k);
+  for (const auto& [name, k] : factors<T>(2)) check_fixed<T, 2>(name, k);
+  for (const auto& [name, k] : factors<T>(3)) check_fixed<T, 3>(name, k);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const bool races = count > 1 && std::strcmp(arguments[1], "races") == 0;
+  check_all<float>(races);
+  check_all<double>(races);
+  for (const auto& [what, entry] : worst) {
+    std::printf("%-58s %8.3f of %4.1f  %s\n", what.c_str(), entry.error, entry.bound,
+                entry.where.c_str());
+  }
+  std::puts(failed ? "teams: FAILED" : "teams: good");
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
