@@ -3,11 +3,9 @@
 #pragma once
 
 #include "eigh.h"
+#include "refresh_outcome.h"
 
 namespace soap_fast {
-
-// What became of a factor's basis; soap_fast/refresh.py names the same numbers.
-enum class Outcome : int64_t { kLeftOut = 0, kRefreshed = 1, kKept = 2, kFailed = 3 };
 
 void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,

@@ -11,6 +11,7 @@
 #include "eigh_jacobi.h"
 #include "householder.h"
 #include "matrices.h"
+#include "refresh_small.h"
 #include "thread_team.h"
 
 namespace {
@@ -134,6 +135,55 @@ void check_householder(int size, const std::string& name, const Matrix<T>& a) {
   expect<T>("householder: R below its diagonal", size, below, unit, 2, name, d);
 }
 
+// Three refreshes in a row from a random basis; a factor without one must leave it as it was.
+template <typename T>
+void check_refresh(int size, const std::string& name, const Matrix<T>& k) {
+  using soap_fast::Outcome;
+  const int64_t d = k.rows;
+  const Real unit = unit_of<T>(d);
+  Matrix<T> basis = random_matrix<T>(d, d, 12);
+  soap_fast::householder_q(LoneTeam(), d, d, basis.data());
+  for (int round = 0; round < 3; ++round) {
+    const Matrix<T> before = basis;
+    Matrix<T> carry = basis;
+    std::vector<T> workspace(soap_fast::refresh_workspace(d));
+    std::vector<int64_t> order(d, -1);
+    std::vector<Outcome> outcomes(size);
+    T off = -1;
+    with_team(size, [&](const auto& team) {
+      outcomes[team.rank()] =
+          soap_fast::refresh_by_householder(team, d, k.data(), basis.data(), T(0), workspace.data(),
+                                            order.data(), carry.data(), &off);
+    });
+    for (const Outcome outcome : outcomes) {
+      demand(outcome == outcomes[0], "refresh: all threads get the same", name, d);
+    }
+    demand(off >= 0 && off <= 1 + T(16 * unit), "refresh: a share off the diagonal", name, d);
+    if (outcomes[0] != Outcome::kRefreshed) {
+      demand(outcomes[0] == Outcome::kKept && norm_of(k) == 0, "refresh: only zero stays", name, d);
+      for (int64_t i = 0; i < d * d; ++i) {
+        demand(basis.data()[i] == before.data()[i], "refresh: what stays is untouched", name, d);
+      }
+      return;
+    }
+    std::vector<bool> seen(d, false);
+    for (const int64_t column : order) {
+      demand(column >= 0 && column < d && !seen[column], "refresh: a permutation", name, d);
+      if (column >= 0 && column < d) seen[column] = true;
+    }
+    expect<T>("refresh: QᵀQ - I", size, not_orthogonal(basis), unit, 5, name, d);
+    Real worst_entry = 0;
+    for (int64_t i = 0; i < d; ++i) {
+      for (int64_t j = 0; j < d; ++j) {
+        Real total = 0;
+        for (int64_t n = 0; n < d; ++n) total += Real(before(n, i)) * basis(n, j);
+        worst_entry = std::max(worst_entry, std::fabs(total - Real(carry(i, j))));
+      }
+    }
+    expect<T>("refresh: carry", size, worst_entry, unit, 2, name, d);
+  }
+}
+
 template <typename T>
 void check_cholesky(int size, const std::string& name, const Matrix<T>& k, bool definite) {
   const int64_t d = k.rows;
@@ -204,6 +254,7 @@ template <typename T>
 void check_size(int size, int64_t d) {
   for (const auto& [name, k] : factors<T>(d)) {
     if (d <= soap_fast::kJacobiLargest) check_eigh(size, name, k);
+    if (d <= soap_fast::kJacobiLargest) check_refresh(size, name, k);
     check_householder(size, name, k);
     Matrix<T> shifted = k;  // as in the refresh: the shift makes it definite
     const bool shift = name != "indefinite" && name != "zero" && name != "1e-30";
