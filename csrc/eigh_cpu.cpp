@@ -62,6 +62,24 @@ T scale_of(const T* factor, int64_t row_stride, int64_t column_stride, int64_t d
   return scale_for(finite ? largest : Limits::infinity(), Limits::min(), Limits::max());
 }
 
+// basis [d, d], row-major, with the columns of `vectors` in reverse. In tiles, since LAPACK's
+// columns are contiguous: one of the two is walked across its rows.
+template <typename T>
+void mirror_columns(const T* vectors, int64_t row_stride, int64_t column_stride, int64_t d,
+                    T* basis) {
+  constexpr int64_t kTile = 16;  // a cache line of float32
+  for (int64_t top = 0; top < d; top += kTile) {
+    for (int64_t left = 0; left < d; left += kTile) {
+      const int64_t bottom = std::min(d, top + kTile), right = std::min(d, left + kTile);
+      for (int64_t row = top; row < bottom; ++row) {
+        for (int64_t column = left; column < right; ++column) {
+          basis[row * d + column] = vectors[row * row_stride + (d - 1 - column) * column_stride];
+        }
+      }
+    }
+  }
+}
+
 // Solves one chunk and writes eigenvalues [count, d] and bases [count, d, d], both descending.
 template <typename T>
 void solve_chunk(const Tensor& stack, const Tensor& selection, const Chunk& chunk, T* values,
@@ -98,12 +116,9 @@ void solve_chunk(const Tensor& stack, const Tensor& selection, const Chunk& chun
       continue;
     }
     for (int64_t column = 0; column < d; ++column) {
-      const int64_t mirrored = d - 1 - column;
-      values[column] = ascending[mirrored] / scales[i];
-      for (int64_t row = 0; row < d; ++row) {
-        bases[row * d + column] = vectors[row * row_stride + mirrored * column_stride];
-      }
+      values[column] = ascending[d - 1 - column] / scales[i];
     }
+    mirror_columns(vectors, row_stride, column_stride, d, bases);
   }
 }
 

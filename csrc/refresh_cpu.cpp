@@ -56,6 +56,22 @@ void multiply_into(const Tensor& out, const Tensor& a, const Tensor& b) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the reference that was returned
 }
 
+constexpr int64_t kTile = 16;  // a cache line of float32
+
+// target [d, d], row-major = source [d, d], column-major.
+template <typename T>
+void transpose_into(T* target, const T* source, int64_t d) {
+  for (int64_t top = 0; top < d; top += kTile) {
+    for (int64_t left = 0; left < d; left += kTile) {
+      for (int64_t row = top; row < std::min(d, top + kTile); ++row) {
+        for (int64_t column = left; column < std::min(d, left + kTile); ++column) {
+          target[row * d + column] = source[column * d + row];
+        }
+      }
+    }
+  }
+}
+
 // How the columns of Q are to be sorted, and how far Q is from diagonalising K.
 struct Iterate {
   std::vector<int64_t> order;  // [d] by descending diag(QᵀKQ)
@@ -73,9 +89,17 @@ Iterate examine(const T* rows, const T* q, int64_t d) {
       norms[column] += entry * entry;
     }
   }
-  for (int64_t i = 0; i < d; ++i) {
+  for (int64_t top = 0; top < d; top += kTile) {  // q is walked across its rows
+    const int64_t bottom = std::min(d, top + kTile);
     for (int64_t j = 0; j < d; ++j) {
-      eigenvalues[j] += static_cast<double>(rows[j * d + i]) * q[i * d + j];
+      double even = 0, odd = 0;  // two sums, or each addition waits for the last
+      int64_t i = top;
+      for (; i + 1 < bottom; i += 2) {
+        even += static_cast<double>(rows[j * d + i]) * q[i * d + j];
+        odd += static_cast<double>(rows[j * d + i + 1]) * q[(i + 1) * d + j];
+      }
+      if (i < bottom) even += static_cast<double>(rows[j * d + i]) * q[i * d + j];
+      eigenvalues[j] += even + odd;
     }
   }
   const double norm = std::accumulate(norms.begin(), norms.end(), 0.0);
@@ -173,7 +197,11 @@ void refresh_one(Tensor factors, Tensor bases, const Task& task, bool allowed, d
     return leave(Outcome::kFailed);
   }
   std::copy_n(iterate.order.begin(), d, result.order);
-  torch::stable::copy_(basis, renewed);
+  if (renewed.stride(0) == 1) {  // as LAPACK leaves it
+    transpose_into(basis.mutable_data_ptr<T>(), renewed.const_data_ptr<T>(), d);
+  } else {
+    torch::stable::copy_(basis, renewed);
+  }
   *result.outcome = static_cast<int64_t>(Outcome::kRefreshed);
 }
 
