@@ -25,7 +25,10 @@ class Batch:
     owners: list[tuple[int, int]] = field(default_factory=list)  # index of a call, mode
 
     def selection(self) -> torch.Tensor:  # [k] int32
-        return torch.tensor(self.slots, dtype=torch.int32, device=self.K.device)
+        slots = torch.tensor(self.slots, dtype=torch.int32, device="cpu")
+        if self.K.device.type == "cuda":  # from other memory the copy would wait for the device
+            slots = slots.pin_memory()
+        return slots.to(self.K.device, non_blocking=True)
 
 
 @dataclass
