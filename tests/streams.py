@@ -9,21 +9,25 @@ import os
 import pytest
 import torch
 
+from soap_fast import extension
 from soap_fast.backends import survey
 
 SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), ())
 
 
-def backends() -> list:
-    """Every backend as a test parameter; one that cannot run here is skipped with its reason.
+# Where the extension was demanded, its absence is a failure and not a skip.
+DEMANDED = os.environ.get("SOAP_FAST_EXTENSION") == "ON"
+needs_native = pytest.mark.skipif(
+    not extension.available() and not DEMANDED, reason=str(extension.reason())
+)
 
-    Where the extension was demanded, its absence is a failure and not a skip.
-    """
-    demanded = os.environ.get("SOAP_FAST_EXTENSION") == "ON"
+
+def backends() -> list:
+    """Every backend as a test parameter; one that cannot run here is skipped with its reason."""
     return [
         pytest.param(
             status.name,
-            marks=pytest.mark.skipif(not status.usable and not demanded, reason=status.reason),
+            marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
         )
         for status in survey()
     ]

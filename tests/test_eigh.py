@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import needs_native
 
-from soap_fast import extension
 from soap_fast.eigh import eigh_eager, eigh_native
-
-# Where the extension was demanded, its absence is a failure and not a skip.
-needs_native = pytest.mark.skipif(
-    not extension.available() and os.environ.get("SOAP_FAST_EXTENSION") != "ON",
-    reason=str(extension.reason()),
-)
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from streams import needs_native
 
 import soap_fast
 from soap_fast import extension
 
 PACKAGE = Path(soap_fast.__file__).parent
-needs_native = pytest.mark.skipif(
-    not extension.available() and os.environ.get("SOAP_FAST_EXTENSION") != "ON",
-    reason=str(extension.reason()),
-)
 
 
 def copy_without_extension(folder: Path) -> Path:

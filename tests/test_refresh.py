@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import needs_native
 from test_oracle import random_factor, random_orthogonal
 
-from soap_fast import extension
 from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native
 
-needs_native = pytest.mark.skipif(
-    not extension.available() and os.environ.get("SOAP_FAST_EXTENSION") != "ON",
-    reason=str(extension.reason()),
-)
 BOTH = [
     pytest.param(refresh_eager, id="eager"),
     pytest.param(refresh_native, id="native", marks=needs_native),
 ]
 pytestmark = pytest.mark.parametrize("op", BOTH)
 
-# QR in float32 leaves about sqrt(d) roundings of 6e-8; four of those.
+# QR in float32 leaves about sqrt(d) + 1 roundings of 6e-8; four of those.
 ROUNDING = 4 * 6e-8
 
 
@@ -61,7 +55,7 @@ KINDS = ("condition 1e2", "condition 1e8", "clusters", "rank d/3", "rank 1")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("d", [2, 3, 5, 9, 16, 33, 64, 130])
 def test_a_hundred_refreshes_in_a_drifting_stream(op, d, kind):
-    """Orthogonal to 1e-5 throughout, and as diagonalising as Householder QR in float64."""
+    """Orthogonal to rounding throughout, as diagonalising as Householder QR in float64."""
     generator = torch.Generator().manual_seed(d)
     vectors = random_orthogonal(d, generator)
     drift = torch.randn(d, d, dtype=torch.float64, generator=generator) * 1e-3 / d**0.5
@@ -74,7 +68,7 @@ def test_a_hundred_refreshes_in_a_drifting_stream(op, d, kind):
         q, (_, _, outcome, _) = one(op, k.float(), q)
         exact = one(refresh_eager, k, exact)[0]
         assert outcome == REFRESHED
-        assert orthogonality(q) < 1e-5, call
+        assert orthogonality(q) < ROUNDING * (d**0.5 + 1), call  # far below the 1e-5 allowed
     found, wanted = off_diagonal(q.double().T @ k @ q.double()), off_diagonal(exact.T @ k @ exact)
     assert found < 1.01 * wanted + d * 6e-8  # within 1 %, and what float32 products round
 
@@ -190,7 +184,7 @@ def test_stacks_with_selections(op, sizes, dtype, seed):
                 for column, part in zip(results, parts, strict=True):
                     assert torch.equal(column[s][position], part)
             tolerance = ROUNDING if dtype == torch.float32 else 1e-14
-            assert orthogonality(bases[s][slot]) < tolerance * sizes[s] ** 0.5 + tolerance
+            assert orthogonality(bases[s][slot]) < tolerance * (sizes[s] ** 0.5 + 1)
 
 
 def test_nothing_to_do(op):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-from streams import assert_same_bits, backends, parameters, set_gradients, snapshot, train
+from streams import (
+    assert_same_bits,
+    backends,
+    needs_native,
+    parameters,
+    set_gradients,
+    snapshot,
+    train,
+)
 from test_oracle import random_factor, random_orthogonal
 
-from soap_fast import SOAP, extension
+from soap_fast import SOAP
 from soap_fast.refresh import refresh_native
-
-needs_native = pytest.mark.skipif(
-    not extension.available() and os.environ.get("SOAP_FAST_EXTENSION") != "ON",
-    reason=str(extension.reason()),
-)
 
 
 def arguments(*sizes: int, n: int = 3):
