@@ -7,6 +7,11 @@
 
 namespace soap_fast {
 
+// Everything that can be known without reading a selection's values.
+void check_refresh(const TensorList& factors, const TensorList& bases, const TensorList& selections,
+                   const TensorList& allowed, const TensorList& orders, const TensorList& carries,
+                   const TensorList& outcomes, const TensorList& off_diagonals);
+
 void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
                  TensorList off_diagonals);
