@@ -13,11 +13,15 @@ build() { # sanitizers
 }
 
 build address,undefined
-"$work/address,undefined/teams"
+for program in teams refresh; do
+  "$work/address,undefined/$program"
+done
 
 # Where it may be turned off: ThreadSanitizer does not start under much address randomisation.
 plain=()
 if setarch "$(uname -m)" -R true 2>/dev/null; then plain=(setarch "$(uname -m)" -R); fi
 build thread
-"${plain[@]}" "$work/thread/teams" races
+for program in teams refresh; do
+  "${plain[@]}" "$work/thread/$program" races
+done
 echo "sanitizers: address, undefined and thread: good"

@@ -19,6 +19,10 @@ void check_stack(size_t s, const TensorList& factors, const TensorList& bases,
   check(basis.is_contiguous(), "refresh_: bases[", s, "] is changed in place: make it contiguous");
   check(selection.dim() == 1 && selection.scalar_type() == ScalarType::Int, "refresh_: selections[",
         s, "] must be 1-D and int32 (torch.arange(n, dtype=torch.int32) selects all)");
+  for (const Tensor* tensor : {&stack, &basis, &selection, &allowed[s]}) {
+    check(tensor->device() == factors[0].device(), "refresh_: all of stack ", s,
+          " must lie on the device of factors[0]; call refresh_ once per device");
+  }
   check(allowed[s].dim() == 1 && allowed[s].scalar_type() == ScalarType::Bool &&
             allowed[s].size(0) == selection.size(0),
         "refresh_: allowed[", s, "] must be bool with one entry for each of selections[", s, "]");
@@ -28,14 +32,16 @@ void check_results(size_t s, const Tensor& stack, const Tensor& selection, const
                    const TensorList& carries, const TensorList& outcomes,
                    const TensorList& off_diagonals) {
   const int64_t k = selection.size(0), d = stack.size(1);
-  const auto fits = [](const Tensor& result, ScalarType type, int64_t numel) {
-    return result.scalar_type() == type && result.numel() == numel && result.is_contiguous();
+  const auto fits = [&](const Tensor& result, ScalarType type, int64_t numel) {
+    return result.scalar_type() == type && result.numel() == numel && result.is_contiguous() &&
+           result.device() == stack.device();
   };
-  check(fits(orders[s], ScalarType::Long, k * d) && fits(outcomes[s], ScalarType::Long, k) &&
-            fits(carries[s], stack.scalar_type(), k * d * d) &&
-            fits(off_diagonals[s], stack.scalar_type(), k),
-        "refresh_: the results for factors[", s, "] must be contiguous, orders [k, d] and outcomes",
-        " [k] int64, carries [k, d, d] and off_diagonals [k] of the factors' dtype");
+  check(
+      fits(orders[s], ScalarType::Long, k * d) && fits(outcomes[s], ScalarType::Long, k) &&
+          fits(carries[s], stack.scalar_type(), k * d * d) &&
+          fits(off_diagonals[s], stack.scalar_type(), k),
+      "refresh_: the results for factors[", s, "] must be contiguous, orders [k, d] and outcomes",
+      " [k] int64, carries [k, d, d] and off_diagonals [k] of the factors' dtype, on their device");
 }
 
 }  // namespace
@@ -55,7 +61,8 @@ void check_refresh(const TensorList& factors, const TensorList& bases, const Ten
 
 void refresh_elsewhere(TensorList factors, TensorList, TensorList, TensorList, double, TensorList,
                        TensorList, TensorList, TensorList) {
-  check(factors.empty(), "refresh_: this version refreshes on the CPU only");
+  check(factors.empty(), "refresh_: this build of soap_fast has no kernel for the device of the",
+        " factors; `soap_fast.extension.build_info()` says what was compiled and why");
 }
 
 }  // namespace soap_fast

@@ -7,6 +7,13 @@
 
 namespace soap_fast {
 
+// One of each per stack, as the operator takes them.
+struct RefreshArguments {
+  const TensorList &factors, &bases, &selections, &allowed;
+  double tolerance;
+  const TensorList &orders, &carries, &outcomes, &off_diagonals;
+};
+
 // Everything that can be known without reading a selection's values.
 void check_refresh(const TensorList& factors, const TensorList& bases, const TensorList& selections,
                    const TensorList& allowed, const TensorList& orders, const TensorList& carries,
@@ -15,10 +22,23 @@ void check_refresh(const TensorList& factors, const TensorList& bases, const Ten
 void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
                  TensorList off_diagonals);
+void refresh_cuda(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
+                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
+                  TensorList off_diagonals);
 
 // For empty lists, which name no device, and devices without a kernel.
 void refresh_elsewhere(TensorList factors, TensorList bases, TensorList selections,
                        TensorList allowed, double tolerance, TensorList orders, TensorList carries,
                        TensorList outcomes, TensorList off_diagonals);
+
+// refresh_by_cholesky_: the algorithm of CUDA, which runs on the CPU too.
+void refresh_by_cholesky_cpu(TensorList factors, TensorList bases, TensorList selections,
+                             TensorList allowed, double tolerance, TensorList orders,
+                             TensorList carries, TensorList outcomes, TensorList off_diagonals,
+                             int64_t householder_up_to);
+void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList selections,
+                              TensorList allowed, double tolerance, TensorList orders,
+                              TensorList carries, TensorList outcomes, TensorList off_diagonals,
+                              int64_t householder_up_to);
 
 }  // namespace soap_fast

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "eigh.h"
+#include "grouped_matmul.h"
 #include "refresh.h"
 
 STABLE_TORCH_LIBRARY(soap_fast, library) {
@@ -12,16 +13,24 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
       "refresh_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, Tensor[] allowed, "
       "float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, Tensor(d!)[] outcomes, "
       "Tensor(e!)[] off_diagonals) -> ()");
+  library.def(
+      "refresh_by_cholesky_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, "
+      "Tensor[] allowed, float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, "
+      "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to) -> ()");
+  library.def("grouped_matmul_(Tensor[] a, Tensor[] b, Tensor(a!)[] products) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CPU, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_cpu));
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_cpu));
+  library.impl("refresh_by_cholesky_", TORCH_BOX(&soap_fast::refresh_by_cholesky_cpu));
 }
 
 #ifdef SOAP_FAST_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CUDA, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_cuda));
+  library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_cuda));
+  library.impl("refresh_by_cholesky_", TORCH_BOX(&soap_fast::refresh_by_cholesky_cuda));
 }
 #endif
 
@@ -29,4 +38,6 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CUDA, library) {
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CompositeExplicitAutograd, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_elsewhere));
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_elsewhere));
+  // A kernel registered for a device, such as a fused one, comes before it.
+  library.impl("grouped_matmul_", TORCH_BOX(&soap_fast::grouped_matmul));
 }

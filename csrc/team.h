@@ -2,8 +2,8 @@
 //
 // An algorithm is a template over such a team and its matrix lies in memory that all of the team
 // see, so that what runs on the GPU is compiled, tested and checked by sanitizers without one.
-// A team offers rank(), size(), sync() and sum(x), max(x), which hand every thread the same bits;
-// all threads must call the last three alike.
+// A team offers rank(), size() >= kLeastSize, sync() and sum(x), max(x), which hand every thread
+// the same bits; all threads must call the last three alike.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,7 @@ struct Fixed {
 
 // One thread: the host, and a GPU thread with a tiny matrix of its own.
 struct LoneTeam {
+  static constexpr int kLeastSize = 1;
   SOAP_FAST_HOST_DEVICE static constexpr int rank() { return 0; }
   SOAP_FAST_HOST_DEVICE static constexpr int size() { return 1; }
   SOAP_FAST_HOST_DEVICE static void sync() {}
@@ -54,6 +55,7 @@ constexpr int kWarpSize = 32;
 
 // One full warp of a block whose size is a multiple of 32.
 struct WarpTeam {
+  static constexpr int kLeastSize = kWarpSize;
   __device__ static int rank() { return threadIdx.x % kWarpSize; }
   __device__ static constexpr int size() { return kWarpSize; }
   __device__ static void sync() { __syncwarp(); }
@@ -75,10 +77,11 @@ struct WarpTeam {
   }
 };
 
-// All threads of a block, whose size is a multiple of 32 and at most 1024. The kernel hands in the
-// shared memory for one T per warp.
+// All threads of a block, whose size is a multiple of 32, at least 256 and at most 1024. The kernel
+// hands in the shared memory for one T per warp.
 template <typename T>
 struct BlockTeam {
+  static constexpr int kLeastSize = 256;
   T* of_warps;  // [32], shared
 
   __device__ static int rank() { return threadIdx.x; }

@@ -31,9 +31,13 @@ def rotate_back(x: torch.Tensor, bases: Matrices, plan: TensorPlan) -> torch.Ten
 
 
 def gram(x: torch.Tensor, mode: int, plan: TensorPlan) -> torch.Tensor:  # [d, d]
-    """x_(i) x_(i)ᵀ, a sum over all other modes, for x of the parameter's shape."""
+    """x_(i) x_(i)ᵀ, a sum over all other modes, for x of the parameter's shape; symmetric to the bit.
+
+    A product alone need not be: MKL's on an AMD EPYC is not.
+    """
     unfolded = to_modes(x, plan).movedim(mode, 0).reshape(plan.modes[mode], -1)  # [d, numel / d]
-    return unfolded @ unfolded.T
+    product = unfolded @ unfolded.T
+    return 0.5 * product + 0.5 * product.T  # halves first: entries reach the largest number
 
 
 def to_modes(x: torch.Tensor, plan: TensorPlan) -> torch.Tensor:

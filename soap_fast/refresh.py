@@ -27,6 +27,7 @@ __all__ = [
     "LEFT_OUT",
     "REFRESHED",
     "Refreshed",
+    "refresh_by_cholesky",
     "refresh_eager",
     "refresh_native",
 ]
@@ -72,13 +73,44 @@ def refresh_native(
     allowed: Sequence[Tensor],
     tolerance: float,
 ) -> Refreshed:
-    """The same by the extension, which must be available; for tensors on the CPU.
+    """The same by the extension, which must be available. All tensors on one device.
+
+    On CUDA nothing is waited for, and selections are not read by the host: a factor that is named
+    twice has an undefined basis, an index outside the stack makes a failed factor. Products run at
+    torch's float32 matmul precision, which must be full: tf32 loses the small eigenvalues.
 
     Raises:
-        RuntimeError: for shapes, dtypes or indices that break the rules of `refresh_eager`.
+        RuntimeError: for shapes, dtypes or, on the CPU, indices that break the rules of
+            `refresh_eager`.
     """
     results = _uninitialised(factors, selections)
     torch.ops.soap_fast.refresh_.default(factors, bases, selections, allowed, tolerance, *results)
+    return results
+
+
+def refresh_by_cholesky(
+    factors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    tolerance: float,
+    *,
+    householder_up_to: int = 32,
+) -> Refreshed:
+    """The same by the algorithm of `refresh_native` on CUDA, which runs on the CPU too.
+
+    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. Where a
+    pivot fails twice, or the new basis is far from orthogonal, the old one stays and counts as
+    failed.
+
+    Args:
+        householder_up_to: sizes up to this, at most 32, by Householder's QR of K Q.
+    """
+    results = _uninitialised(factors, selections)
+    if factors:
+        torch.ops.soap_fast.refresh_by_cholesky_.default(
+            factors, bases, selections, allowed, tolerance, *results, householder_up_to
+        )
     return results
 
 
@@ -137,10 +169,11 @@ def _refresh_fake(
     selections: Sequence[Tensor],
     allowed: Sequence[Tensor],
     tolerance: float,
-    *results: Sequence[Tensor],
+    *results: object,
 ) -> None:
     """For torch.compile: everything is written in place, nothing is returned."""
 
 
 if extension.available():
     torch.library.register_fake("soap_fast::refresh_")(_refresh_fake)
+    torch.library.register_fake("soap_fast::refresh_by_cholesky_")(_refresh_fake)

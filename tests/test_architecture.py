@@ -24,6 +24,7 @@ ORDER = [
     "schedule",
     "carry",
     "refresh",
+    "grouped_matmul",
     "update",
     "modes",
     "eigh",

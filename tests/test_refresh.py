@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,11 +11,23 @@ from hypothesis import strategies as st
 from streams import needs_native
 from test_oracle import random_factor, random_orthogonal
 
-from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native
+from soap_fast.refresh import (
+    FAILED,
+    KEPT,
+    LEFT_OUT,
+    REFRESHED,
+    refresh_by_cholesky,
+    refresh_eager,
+    refresh_native,
+)
 
 BOTH = [
     pytest.param(refresh_eager, id="eager"),
     pytest.param(refresh_native, id="native", marks=needs_native),
+    pytest.param(refresh_by_cholesky, id="cholesky", marks=needs_native),
+    pytest.param(
+        partial(refresh_by_cholesky, householder_up_to=0), id="cholesky alone", marks=needs_native
+    ),
 ]
 pytestmark = pytest.mark.parametrize("op", BOTH)
 

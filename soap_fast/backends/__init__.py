@@ -43,9 +43,17 @@ class BackendStatus(NamedTuple):
 BACKENDS: dict[str, type[Backend]] = {"native": NativeBackend, "eager": EagerBackend}
 
 
+def _asked_for(name: str) -> Backend:
+    # The extension's CUDA kernels have never run on a GPU: nobody gets them without asking.
+    return NativeBackend(("cpu", "cuda")) if name == "native" else BACKENDS[name]()
+
+
 def survey() -> list[BackendStatus]:
     """Every backend of this version, the best first."""
-    native = "the extension computes first bases and refreshes on the CPU; other devices as eager"
+    native = (
+        "the extension computes first bases and refreshes on the CPU, on CUDA where "
+        "backend='native' asks for it; the rest as eager"
+    )
     return [
         BackendStatus("native", extension.available(), extension.reason() or native),
         BackendStatus("eager", True, "plain torch, runs on every device"),
@@ -66,6 +74,6 @@ def choose(name: str | None) -> Backend:
         if status.name == name:
             if not status.usable:
                 raise ValueError(f"backend={name!r} cannot run here: {status.reason}")
-            return BACKENDS[name]()
+            return _asked_for(name)
     names = [status.name for status in statuses]
     raise ValueError(f"backend={name!r} is not one of {names}: None takes the best that runs here")

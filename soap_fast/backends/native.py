@@ -1,76 +1,75 @@
-"""Backend `native`: the eager step, its first bases and refreshes by the extension on the CPU.
+"""Backend `native`: the eager step, its first bases and refreshes by the extension.
 
-Tensors on other devices are computed as `eager` does.
+On the CPU always; on CUDA where this backend was asked for by name. Tensors on other devices are
+computed as `eager` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 
+from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
 from soap_fast.eigh import Pairs, eigh_eager, eigh_native
 from soap_fast.refresh import Refreshed, refresh_eager, refresh_native
+
+Stacks = list[torch.Tensor]
 
 
 class NativeBackend(EagerBackend):
     name = "native"
 
-    def refuses(self, param: torch.Tensor) -> str | None:
-        if param.device.type == "cpu":
-            return None
-        return f"is on {param.device}, where backend 'native' does not compute: use backend=None"
+    def __init__(self, device_types: Iterable[str] = ("cpu",)) -> None:
+        """The extension computes on devices of these types."""
+        self.device_types = tuple(device_types)
 
-    def eigh(self, factors: list[torch.Tensor], selections: list[torch.Tensor]) -> Pairs:
-        here, elsewhere = _by_place(factors)
-        native = eigh_native(_take(factors, here), _take(selections, here))
-        eager = eigh_eager(_take(factors, elsewhere), _take(selections, elsewhere))
-        values, bases = (
-            _merged(here, ours, elsewhere, theirs)
-            for ours, theirs in zip(native, eager, strict=True)
-        )
+    def refuses(self, param: torch.Tensor) -> str | None:
+        kind = param.device.type
+        if kind not in self.device_types:
+            return f"is on {param.device}, where 'native' does not compute: use backend=None"
+        if kind == "cuda" and not (extension.build_info() or {}).get("cuda"):
+            return (
+                f"is on {param.device}, but the extension was built without CUDA: "
+                "`python -m soap_fast` says why; backend=None takes plain torch there"
+            )
+        return None
+
+    def eigh(self, factors: Stacks, selections: Stacks) -> Pairs:
+        values, bases = self._by_device(2, eigh_native, eigh_eager, factors, selections)
         return values, bases
 
     def refresh_op(
         self,
-        factors: list[torch.Tensor],
-        bases: list[torch.Tensor],
-        selections: list[torch.Tensor],
-        allowed: list[torch.Tensor],
+        factors: Stacks,
+        bases: Stacks,
+        selections: Stacks,
+        allowed: Stacks,
         tolerance: float,
     ) -> Refreshed:
-        here, elsewhere = _by_place(factors)
-        results = (
-            op(
-                _take(factors, places),
-                _take(bases, places),
-                _take(selections, places),
-                _take(allowed, places),
-                tolerance,
-            )
-            for op, places in ((refresh_native, here), (refresh_eager, elsewhere))
+        native, eager = (partial(op, tolerance=tolerance) for op in (refresh_native, refresh_eager))
+        width = len(Refreshed._fields)
+        return Refreshed(
+            *self._by_device(width, native, eager, factors, bases, selections, allowed)
         )
-        columns = zip(*results, strict=True)
-        return Refreshed(*(_merged(here, ours, elsewhere, theirs) for ours, theirs in columns))
 
-
-def _by_place(stacks: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:
-    """Indices of the stacks on the CPU, and of the others."""
-    here = [i for i, stack in enumerate(stacks) if stack.device.type == "cpu"]
-    return here, [i for i in range(len(stacks)) if i not in set(here)]
-
-
-def _take(values: Sequence[torch.Tensor], indices: list[int]) -> list[torch.Tensor]:
-    return [values[i] for i in indices]
-
-
-def _merged(
-    here: list[int],
-    ours: list[torch.Tensor],
-    elsewhere: list[int],
-    theirs: list[torch.Tensor],
-) -> list[torch.Tensor]:
-    """Results of both places in the order of the stacks."""
-    places = {**dict(zip(here, ours, strict=True)), **dict(zip(elsewhere, theirs, strict=True))}
-    return [places[i] for i in range(len(places))]
+    def _by_device(
+        self,
+        width: int,
+        native: Callable[..., Sequence[Stacks]],
+        eager: Callable[..., Sequence[Stacks]],
+        *arguments: Stacks,
+    ) -> list[Stacks]:
+        """One call per device; `width` lists of results, each in the order of the stacks."""
+        places: dict[torch.device, list[int]] = {}
+        for index, stack in enumerate(arguments[0]):
+            places.setdefault(stack.device, []).append(index)
+        columns: list[dict[int, torch.Tensor]] = [{} for _ in range(width)]
+        for device, indices in places.items():
+            op = native if device.type in self.device_types else eager
+            found = op(*([values[i] for i in indices] for values in arguments))
+            for column, results in zip(columns, found, strict=True):
+                column.update(zip(indices, results, strict=True))
+        return [[column[i] for i in range(len(arguments[0]))] for column in columns]

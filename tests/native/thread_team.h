@@ -11,6 +11,8 @@
 
 class ThreadTeam {
  public:
+  static constexpr int kLeastSize = 1;
+
   struct Shared {
     explicit Shared(int size) : size(size), posted(size * kMostReductions) {
       for (auto& slot : posted) slot = kNothing;

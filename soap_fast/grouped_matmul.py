@@ -1,0 +1,54 @@
+"""Grouped matmul: batched products of many sizes in one call.
+
+    products[g] = a[g] @ b[g]    for every group g
+
+The products of a refresh on a GPU all go through this operator, which torch's dispatcher looks up
+by device. The extension serves it with a batched product of torch's per group; a faster kernel
+takes over by `torch.library.Library("soap_fast", "IMPL").impl("grouped_matmul_", kernel, "CUDA")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from soap_fast import extension
+
+__all__ = ["grouped_matmul_eager", "grouped_matmul_native"]
+
+
+def grouped_matmul_eager(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+) -> None:
+    """The definition, in plain torch.
+
+    Args:
+        a: [n, rows, k] per group, float32 or float64, of any strides: a transpose is a view.
+        b: [n, k, columns] per group, likewise.
+        products: [n, rows, columns] per group, written; may not overlap with a or b.
+    """
+    for left, right, product in zip(a, b, products, strict=True):
+        product.copy_(left @ right)
+
+
+def grouped_matmul_native(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+) -> None:
+    """The same by the extension, which must be available.
+
+    Raises:
+        RuntimeError: for lists of different lengths, and for shapes or dtypes that do not fit.
+    """
+    torch.ops.soap_fast.grouped_matmul_.default(a, b, products)
+
+
+def _grouped_matmul_fake(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+) -> None:
+    """For torch.compile: everything is written in place, nothing is returned."""
+
+
+if extension.available():
+    torch.library.register_fake("soap_fast::grouped_matmul_")(_grouped_matmul_fake)

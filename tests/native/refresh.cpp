@@ -1,0 +1,225 @@
+// A refresh by Cholesky, all of its phases, on hard factors: by a thread for each team, with the
+// teams of a phase in either order, and by teams of threads. Errors in units of eps · sqrt(d),
+// bounds twice what they were. An argument "races" leaves out what one thread does, for
+// ThreadSanitizer.
+#include <cstring>
+#include <map>
+#include <memory>
+
+#include "refresh_phases.h"
+#include "report.h"
+
+namespace {
+
+using namespace soap_fast;
+
+// One stack of factors with what a refresh needs beside it; the last place is in no selection.
+template <typename T>
+struct Stack {
+  int k, d;
+  std::vector<std::string> names;
+  std::vector<T> factors, bases, carries, off_diagonals, matrices;
+  std::vector<int32_t> selection;
+  std::vector<int64_t> orders, outcomes;
+  std::vector<double> measures;
+  std::unique_ptr<bool[]> allowed;
+
+  // All hard factors, or `few` of them: teams of threads are slow to start.
+  Stack(int d, bool few) : k(0), d(d) {
+    for (const auto& [name, factor] : ::factors<T>(d)) {
+      if (name == "indefinite" || (few && name != "random" && name != "rank 1")) continue;
+      add(name, factor);
+    }
+    Matrix<T> broken = gram<T>(d, 1, [](int64_t, int64_t, int64_t) { return 1.0; });
+    add("left out", broken);
+    broken(d - 1, 0) = broken(0, d - 1) = std::numeric_limits<T>::quiet_NaN();
+    add("NaN", broken);
+    Matrix<T> negative(d, d);
+    for (int i = 0; i < d; ++i) negative(i, i) = T(i == d - 1 ? -1 : 1);
+    add("negative", negative);
+    for (int i = 0; i < k; ++i) selection.push_back(k - 1 - i);
+    allowed = std::make_unique<bool[]>(size_t(k));
+    for (int i = 0; i < k; ++i) allowed[i] = name_of(i) != "left out";
+    Matrix<T> spare(d, d);
+    add("spare", spare);
+    --k;
+    carries.resize(k * d * d);
+    off_diagonals.resize(k);
+    orders.resize(k * d);
+    outcomes.resize(k);
+    const T garbage = std::numeric_limits<T>::quiet_NaN();  // as what new memory may hold
+    matrices.assign(size_t(kSlots) * k * d * d, garbage);
+    measures.assign(refresh_measures(k, d), garbage);
+  }
+
+  void add(const std::string& name, const Matrix<T>& factor) {
+    names.push_back(name);
+    factors.insert(factors.end(), factor.entries.begin(), factor.entries.end());
+    Matrix<T> basis = name == "negative" ? Matrix<T>(d, d) : random_matrix<T>(d, d, 20 + k);
+    for (int i = 0; name == "negative" && i < d; ++i) basis(i, i) = 1;
+    if (name != "negative") householder_q(LoneTeam(), d, d, basis.data());
+    bases.insert(bases.end(), basis.entries.begin(), basis.entries.end());
+    ++k;
+  }
+  const std::string& name_of(int i) const { return names[selection[i]]; }
+  Matrix<T> taken(const std::vector<T>& stack, int64_t i) const {
+    Matrix<T> result(d, d);
+    std::copy_n(stack.begin() + i * d * d, int64_t(d) * d, result.entries.begin());
+    return result;
+  }
+  RefreshStack<T> entry() {
+    return {factors.data(),
+            bases.data(),
+            selection.data(),
+            allowed.get(),
+            orders.data(),
+            carries.data(),
+            outcomes.data(),
+            off_diagonals.data(),
+            matrices.data(),
+            measures.data(),
+            int(names.size()),
+            k,
+            d};
+  }
+};
+
+template <typename T>
+void multiply(const RefreshStack<T>& stack, Slot a, bool transposed, Slot b, Slot out) {
+  const int d = stack.d;
+  for (int i = 0; i < stack.k; ++i) {
+    const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
+    T* product = out == Slot::kCarry ? stack.carries + int64_t(i) * d * d : stack.matrix(out, i);
+    for (int row = 0; row < d; ++row) {
+      for (int column = 0; column < d; ++column) product[row * d + column] = 0;
+      for (int inner = 0; inner < d; ++inner) {
+        const T entry = transposed ? left[inner * d + row] : left[row * d + inner];
+        for (int column = 0; column < d; ++column) {
+          product[row * d + column] += entry * right[inner * d + column];
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
+  RefreshTable<T> table{};
+  int largest = 0;
+  for (Stack<T>& stack : stacks) {
+    table.stacks[table.count++] = stack.entry();
+    largest = std::max(largest, stack.d);
+  }
+  const auto launch = [&](Phase phase, RefreshCall call) {
+    visit_phase<T>(phase, [&](auto of) {
+      using P = decltype(of);
+      const auto parts = [&](int d) { return P::parts(d, call); };
+      const int64_t units = units_in(table, parts);
+      std::vector<T> scratch(std::max(kBlockScratch<T>, refresh_workspace(kHouseholderUpTo)));
+      for (int64_t n = 0; n < units; ++n) {
+        const auto unit = unit_of(table, backwards ? units - 1 - n : n, parts);
+        with_team(team_size, [&](const auto& team) {
+          P::run(team, *unit.stack, unit.factor, unit.part, call, table.tolerance, scratch.data());
+        });
+      }
+      demand(unit_of(table, units, parts).stack == nullptr, "refresh: units end", "", largest);
+    });
+  };
+  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kFirstTry, 0});
+  refresh_large<T>(largest, launch, [&](Slot a, bool transposed, Slot b, Slot out) {
+    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], a, transposed, b, out);
+  });
+}
+
+// What must have become of factor i, whose basis was `before`.
+template <typename T>
+void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by_cholesky,
+                  int team_size) {
+  const std::string& name = stack.name_of(i);
+  const int d = stack.d;
+  const Matrix<T> basis = stack.taken(stack.bases, stack.selection[i]);
+  const Matrix<T> carry = stack.taken(stack.carries, i);
+  static const std::map<std::string, Outcome> special{
+      {"left out", Outcome::kLeftOut}, {"NaN", Outcome::kFailed}, {"zero", Outcome::kKept}};
+  // Householder's QR takes what has no Cholesky factor too.
+  const bool no_pivot = name == "negative" && by_cholesky && d > 1;
+  const auto found = special.find(name);
+  const Outcome expected = found != special.end() ? found->second
+                           : no_pivot             ? Outcome::kFailed
+                                                  : Outcome::kRefreshed;
+  demand(stack.outcomes[i] == int64_t(expected), "refresh: outcome", name, d);
+  if (expected != Outcome::kRefreshed) {
+    demand(basis.entries == before.entries, "refresh: what stays is untouched", name, d);
+    for (int row = 0; row < d; ++row) {
+      demand(stack.orders[i * d + row] == row, "refresh: order of what stays", name, d);
+      for (int column = 0; column < d; ++column) {
+        demand(carry(row, column) == T(row == column), "refresh: carry of what stays", name, d);
+      }
+    }
+    return;
+  }
+  std::vector<bool> seen(d, false);
+  for (int j = 0; j < d; ++j) {
+    const int64_t column = stack.orders[i * d + j];
+    demand(column >= 0 && column < d && !seen[column], "refresh: a permutation", name, d);
+    if (column >= 0 && column < d) seen[column] = true;
+  }
+  const T share = stack.off_diagonals[i];
+  demand(share >= 0 && share <= 1 + T(16 * unit_of<T>(d)), "refresh: off-diagonal share", name, d);
+  expect<T>("refresh: QᵀQ - I", team_size, not_orthogonal(basis), unit_of<T>(d), 4, name, d);
+  Real worst_entry = 0;
+  for (int row = 0; row < d; ++row) {
+    for (int column = 0; column < d; ++column) {
+      Real total = 0;
+      for (int n = 0; n < d; ++n) total += Real(before(n, row)) * basis(n, column);
+      worst_entry = std::max(worst_entry, std::fabs(total - Real(carry(row, column))));
+    }
+  }
+  expect<T>("refresh: carry", team_size, worst_entry, unit_of<T>(d), 2.5, name, d);
+}
+
+template <typename T>
+void check_refreshes(const std::vector<int>& sizes, int team_size) {
+  std::vector<Stack<T>> stacks, mirrored;
+  const bool by_cholesky = *std::max_element(sizes.begin(), sizes.end()) > kHouseholderUpTo;
+  for (const int d : sizes) stacks.emplace_back(d, team_size > 1);
+  for (const int d : sizes) mirrored.emplace_back(d, team_size > 1);
+  for (int round = 0; round < (team_size > 1 ? 1 : 3); ++round) {
+    std::vector<std::vector<T>> before;
+    for (const Stack<T>& stack : stacks) before.push_back(stack.bases);
+    refresh(stacks, team_size, false);
+    for (size_t s = 0; s < stacks.size(); ++s) {
+      const Stack<T>& stack = stacks[s];
+      for (int i = 0; i < stack.k; ++i) {
+        check_factor(stack, i, stack.taken(before[s], stack.selection[i]), by_cholesky, team_size);
+      }
+      const auto spare = int64_t(stack.k) * stack.d * stack.d;
+      demand(std::equal(before[s].begin() + spare, before[s].end(), stack.bases.begin() + spare),
+             "refresh: what is not selected stays", "", stack.d);
+    }
+    if (team_size > 1) continue;
+    refresh(mirrored, team_size, true);
+    for (size_t s = 0; s < stacks.size(); ++s) {
+      demand(stacks[s].bases == mirrored[s].bases && stacks[s].orders == mirrored[s].orders,
+             "refresh: the order of teams changes bits", "", stacks[s].d);
+    }
+  }
+}
+
+template <typename T>
+void check_all(bool races) {
+  // Sizes around one and two blocks of columns (64 in float32, 32 in float64), several in a table.
+  if (!races) check_refreshes<T>({1, 2, 3, 7, 32}, 1);
+  if (!races) check_refreshes<T>({2, 33, 64, 65, 100, 130}, 1);
+  check_refreshes<T>({3, 9}, 3);
+  check_refreshes<T>({40, sizeof(T) == 4 ? 70 : 35}, 3);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const bool races = count > 1 && std::strcmp(arguments[1], "races") == 0;
+  check_all<float>(races);
+  check_all<double>(races);
+  return report("refresh");
+}

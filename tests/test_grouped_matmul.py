@@ -1,0 +1,87 @@
+"""grouped_matmul_: batched products of many sizes, and that another kernel may take them over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from streams import needs_native
+from tf32 import matmul_tf32x3, products_in_tf32x3
+
+from soap_fast.grouped_matmul import grouped_matmul_eager, grouped_matmul_native
+
+OPS = [
+    pytest.param(grouped_matmul_eager, id="eager"),
+    pytest.param(grouped_matmul_native, id="native", marks=needs_native),
+]
+
+
+def groups(shapes, dtype, seed):
+    """Factors of these shapes, some of them transposed views, and room for their products."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b, products = [], [], []
+    for n, rows, k, columns, transposed in shapes:
+        left = torch.randn(n, k if transposed else rows, rows if transposed else k,
+                           dtype=dtype, generator=generator)  # fmt: skip
+        a.append(left.mT if transposed else left)
+        b.append(torch.randn(n, k, columns, dtype=dtype, generator=generator))
+        products.append(torch.full((n, rows, columns), torch.nan, dtype=dtype))
+    return a, b, products
+
+
+size = st.integers(1, 40)
+
+
+@pytest.mark.parametrize("op", OPS)
+@given(
+    shapes=st.lists(st.tuples(st.integers(0, 3), size, size, size, st.booleans()), max_size=4),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_products(op, shapes, dtype, seed):
+    a, b, products = groups(shapes, dtype, seed)
+    op(a, b, products)
+    eps = torch.finfo(dtype).eps
+    for left, right, product in zip(a, b, products, strict=True):
+        exact = left.double() @ right.double()
+        magnitude = left.double().abs() @ right.double().abs()
+        # Each of k products and sums rounds once.
+        assert ((product - exact).abs() <= (left.shape[2] + 1) * eps * magnitude).all()
+
+
+@needs_native
+def test_opcheck():
+    a, b, products = groups([(2, 5, 7, 3, False), (3, 4, 9, 4, True)], torch.float32, 0)
+    torch.library.opcheck(torch.ops.soap_fast.grouped_matmul_.default, (a, b, products))
+
+
+@needs_native
+def test_bad_input():
+    a, b, products = groups([(2, 5, 7, 3, False)], torch.float32, 0)
+    with pytest.raises(RuntimeError, match="each group needs one of each"):
+        grouped_matmul_native(a, b, [])
+    with pytest.raises(RuntimeError):
+        grouped_matmul_native(a, a, products)
+
+
+@needs_native
+def test_another_kernel_takes_over_for_a_while():
+    a, b, products = groups([(2, 30, 30, 30, False)], torch.float32, 0)
+    grouped_matmul_native(a, b, products)
+    plain = products[0].clone()
+    with products_in_tf32x3():
+        grouped_matmul_native(a, b, products)
+        assert torch.equal(products[0], matmul_tf32x3(a[0], b[0]))
+    assert not torch.equal(products[0], plain)
+    grouped_matmul_native(a, b, products)
+    assert torch.equal(products[0], plain)
+
+
+def test_tf32x3_is_nearly_float32():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    magnitude = a.double().abs() @ b.double().abs()
+    error = ((matmul_tf32x3(a, b) - exact).abs() / magnitude).max()
+    assert error < 2**-20  # what is left out, a_low b_low, is 2^-22 of a b

@@ -1,0 +1,202 @@
+"""The refresh that CUDA runs, on the CPU: hard factors, emulated tf32x3, whole trajectories."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from functools import partial
+
+import golden
+import pytest
+import torch
+from streams import assert_same_bits, needs_native
+from test_golden import run
+from test_oracle import random_factor, random_orthogonal
+from test_refresh import off_diagonal, one, orthogonality
+from tf32 import products_in_tf32x3
+
+from soap_fast.backends.native import NativeBackend
+from soap_fast.refresh import (
+    FAILED,
+    REFRESHED,
+    refresh_by_cholesky,
+    refresh_eager,
+    refresh_native,
+)
+
+pytestmark = needs_native
+by_cholesky_alone = partial(refresh_by_cholesky, householder_up_to=0)
+SOAK = "SOAP_FAST_EXAMPLES" in os.environ  # `make soak`
+
+precision = pytest.mark.parametrize(
+    "products", [nullcontext, products_in_tf32x3], ids=["float32", "tf32x3"]
+)
+
+
+@precision
+@pytest.mark.parametrize("d", [3, 5, 9, 16, 64, 320])
+def test_rank_one_never_fails(products, d):
+    """Gradients that are multiples of each other; every refresh counts, 1000 of them in a soak."""
+    generator = torch.Generator().manual_seed(d)
+    q = random_orthogonal(d, generator).float()
+    direction = torch.randn(d, dtype=torch.float64, generator=generator)
+    with products():
+        for call in range(1000 if SOAK else 20 if d < 100 else 5):
+            if call % 10 == 0:  # another direction, seldom: most refreshes are of a settled basis
+                direction += torch.randn(d, dtype=torch.float64, generator=generator)
+            k = (torch.outer(direction, direction) * 10.0 ** (call % 5 - 2)).float()
+            q, (_, _, outcome, _) = one(refresh_by_cholesky, k, q)
+            assert outcome == REFRESHED, call
+            assert orthogonality(q) <= 1e-5, call
+
+
+@precision
+@pytest.mark.parametrize("rank", ["d/3", "d/2", "d - 2"])
+@pytest.mark.parametrize("d", [34, 50, 96, 192])
+def test_from_a_basis_that_is_far_from_a_singular_factor(products, d, rank):
+    """Where Newton-Schulz alone left 1.4e-5: the columns of L1 are nearly dependent."""
+    r = {"d/3": d // 3, "d/2": d // 2, "d - 2": d - 2}[rank]
+    with products():
+        for seed in range(60 if SOAK else 3):
+            generator = torch.Generator().manual_seed(seed)
+            vectors = random_orthogonal(d, generator)[:, :r]
+            k, q = (vectors @ vectors.T).float(), random_orthogonal(d, generator).float()
+            for _ in range(4):
+                q, (_, _, outcome, _) = one(refresh_by_cholesky, k, q)
+                assert outcome == REFRESHED
+                assert orthogonality(q) <= 1e-5
+
+
+@precision
+def test_as_diagonalising_as_householder(products):
+    """Four decades and seven passes from a random basis, against float64."""
+    d, generator = 130, torch.Generator().manual_seed(0)
+    vectors = random_orthogonal(d, generator)
+    k = vectors * torch.logspace(0, -4, d, dtype=torch.float64) @ vectors.T
+    exact = random_orthogonal(d, generator)
+    q = exact.float()
+    with products():
+        for _ in range(7):
+            q, exact = one(refresh_by_cholesky, k.float(), q)[0], one(refresh_eager, k, exact)[0]
+    found, wanted = off_diagonal(q.double().T @ k @ q.double()), off_diagonal(exact.T @ k @ exact)
+    assert found == pytest.approx(wanted, rel=0.01)
+
+
+def test_a_factor_that_is_not_positive_fails_alone():
+    """No Gram matrix has such a pivot; whatever made it, the basis stays and the others go on."""
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.stack([random_factor(40, 40, generator) for _ in range(3)])
+    factors[1] = torch.diag(torch.linspace(1, -1, 40))
+    bases = torch.stack([random_orthogonal(40, generator) for _ in range(3)])
+    bases[1] = torch.eye(40)
+    before = bases.clone()
+    chosen, allowed = torch.arange(3, dtype=torch.int32), torch.ones(3, dtype=torch.bool)
+    results = refresh_by_cholesky([factors], [bases], [chosen], [allowed], 0.0)
+    assert results.outcomes[0].tolist() == [REFRESHED, FAILED, REFRESHED]
+    assert torch.equal(bases[1], before[1])
+    assert torch.equal(results.orders[0][1], torch.arange(40))
+    assert torch.equal(results.carries[0][1], torch.eye(40).double())
+
+
+def test_an_index_outside_the_stack_is_a_failed_factor():
+    """CUDA does not read selections on the host."""
+    generator = torch.Generator().manual_seed(0)
+    stacks = [(random_factor(d, d, generator)[None], torch.eye(d).double()[None]) for d in (5, 40)]
+    chosen = [torch.tensor([1], dtype=torch.int32), torch.tensor([-1], dtype=torch.int32)]
+    allowed = [torch.ones(1, dtype=torch.bool)] * 2
+    results = refresh_by_cholesky(
+        [k for k, _ in stacks], [q for _, q in stacks], chosen, allowed, 0.0
+    )
+    assert [int(outcome) for outcome in results.outcomes] == [FAILED, FAILED]
+    assert all(off.isnan().all() for off in results.off_diagonals)
+    assert all(torch.equal(q[0], torch.eye(len(q[0])).double()) for _, q in stacks)
+
+
+def orthogonal_stack(d: int, generator: torch.Generator) -> torch.Tensor:  # [1, d, d] float64
+    return random_orthogonal(d, generator).contiguous()[None]
+
+
+def test_more_stacks_than_a_table_holds():
+    sizes = [*range(2, 46), *range(60, 105)]
+    generator = torch.Generator().manual_seed(0)
+    factors = [random_factor(d, d, generator)[None] for d in sizes]
+    bases = [orthogonal_stack(d, generator) for d in sizes]
+    expected = [q.clone() for q in bases]
+    given = [torch.zeros(1, dtype=torch.int32)] * len(sizes), [torch.ones(1) > 0] * len(sizes), 0.0
+    results = refresh_by_cholesky(factors, bases, *given)
+    wanted = refresh_eager(factors, expected, *given)
+    assert all(outcome == REFRESHED for outcome in results.outcomes)
+    for found, order, q, wanted_order in zip(
+        bases, results.orders, expected, wanted.orders, strict=True
+    ):
+        assert torch.equal(order, wanted_order)
+        aligned = found * (found * q).sum(1, keepdim=True).sign()
+        torch.testing.assert_close(aligned, q, rtol=1e-6, atol=1e-6)
+
+
+def test_strided_factors_and_selections():
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.stack([random_factor(80, 80, generator) for _ in range(6)])
+    k, q = wide[::2, ::2, ::2], torch.stack([random_orthogonal(40, generator) for _ in range(3)])
+    chosen = torch.tensor([2, 9, 0, 9], dtype=torch.int32)[::2]
+    allowed = torch.ones(4, dtype=torch.bool)[::2]
+    same = q.clone()
+    found = by_cholesky_alone([k], [q], [chosen], [allowed], 0.0)
+    plain = by_cholesky_alone(
+        [k.contiguous()], [same], [chosen.contiguous()], [allowed.contiguous()], 0.0
+    )
+    assert_same_bits([*map(list, found)], [*map(list, plain)])
+    assert torch.equal(q, same)
+
+
+def test_householder_sizes_that_no_warp_can_have():
+    generator = torch.Generator().manual_seed(0)
+    k, q = random_factor(5, 5, generator), random_orthogonal(5, generator)
+    with pytest.raises(RuntimeError, match=r"householder_up_to=33 is outside \[0, 32\]"):
+        one(partial(refresh_by_cholesky, householder_up_to=33), k, q)
+
+
+def test_opcheck():
+    generator = torch.Generator().manual_seed(0)
+    factors = [random_factor(d, d, generator)[None] for d in (5, 40)]
+    bases = [orthogonal_stack(d, generator) for d in (5, 40)]
+    chosen, allowed = [torch.zeros(1, dtype=torch.int32)] * 2, [torch.ones(1) > 0] * 2
+    given = factors, bases, chosen, allowed, 0.0
+    results = refresh_by_cholesky(*given)
+    op = torch.ops.soap_fast.refresh_by_cholesky_.default
+    torch.library.opcheck(op, (*given, *results, 32))
+
+
+@precision
+@pytest.mark.parametrize("op", [refresh_by_cholesky, by_cholesky_alone], ids=["gpu", "cholesky"])
+@pytest.mark.parametrize("case", golden.CASES)
+def test_golden_traces(monkeypatch, case, op, products):
+    """All sizes of the traces are small: as the GPU does them, and all by Cholesky."""
+    monkeypatch.setattr(NativeBackend, "refresh_op", lambda self, *args: op(*args))
+    trace = golden.load(case)
+    with products():
+        for call, params, optimizer in run(trace, backend="native"):
+            assert sum(optimizer.stats()["failed"].values()) == 0, call
+            for i, param in enumerate(params):
+                expected = trace.params[call - 1][i]
+                moved = (expected - trace.init[i]).abs().max().clamp_min(1e-30)
+                assert (param - expected).abs().max() / moved <= golden.TOLERANCE, (call, i)
+
+
+def test_the_stacks_of_a_real_model():
+    """Sizes of ELIC, one factor of each: all refreshed, as the CPU's own refresh does it."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (3, 5, 16, 32, 64, 96, 160, 192, 224, 320, 469)
+    grams = [torch.randn(d, d + 8, generator=generator) for d in sizes]
+    factors = [(g @ g.T / len(g))[None] for g in grams]
+    bases = [orthogonal_stack(d, generator).float() for d in sizes]
+    others = [q.clone() for q in bases]
+    given = [torch.zeros(1, dtype=torch.int32)] * len(sizes), [torch.ones(1) > 0] * len(sizes), 0.0
+    for _ in range(3):
+        results = refresh_by_cholesky(factors, bases, *given)
+        refresh_native(factors, others, *given)
+        assert all(outcome == REFRESHED for outcome in results.outcomes)
+    for k, q, other in zip(factors, bases, others, strict=True):
+        rotated = [b[0].double().T @ k[0].double() @ b[0].double() for b in (q, other)]
+        found, wanted = map(off_diagonal, rotated)
+        assert found == pytest.approx(wanted, rel=0.01, abs=len(k[0]) * 6e-8)
