@@ -31,7 +31,7 @@ def rotate_back(x: torch.Tensor, bases: Matrices, plan: TensorPlan) -> torch.Ten
 
 
 def gram(x: torch.Tensor, mode: int, plan: TensorPlan) -> torch.Tensor:  # [d, d]
-    """x_(i) x_(i)ᵀ, a sum over all other modes, for x of the parameter's shape; symmetric to the bit.
+    """x_(i) x_(i)ᵀ, a sum over all other modes, x of the parameter's shape; symmetric to the bit.
 
     A product alone need not be: MKL's on an AMD EPYC is not.
     """
