@@ -72,6 +72,7 @@ EOF
   )
 }
 
+unset SOAP_FAST_CUDA # .ci/run demands it, which forbids the wheels without an extension
 SOAP_FAST_EXTENSION=ON build native
 check_contents "$work"/native/*.whl native
 SOAP_FAST_EXTENSION=OFF build pure

@@ -34,14 +34,11 @@ Eigenpairs linalg_eigh(const Tensor& packed) {
 // narrow asks for a tensor that it may change; a handle of our own is one.
 Tensor factor_of(Tensor batch, int64_t i) { return torch::stable::narrow(batch, 0, i, 1); }
 
-// The factor has been scaled, so float64 can be cast back without overflow.
 Eigenpairs solve_alone(const Tensor& packed) {
   try {
     return linalg_eigh(packed);
   } catch (const std::exception&) {
-    Eigenpairs wide = linalg_eigh(torch::stable::to(packed, ScalarType::Double));
-    return {torch::stable::to(wide.values, packed.scalar_type()),
-            torch::stable::to(wide.vectors, packed.scalar_type())};
+    return solve_in_float64(packed);
   }
 }
 
@@ -71,6 +68,20 @@ std::tuple<Tensor, Tensor> new_results(const Tensor& stack, const Tensor& select
   return {torch::stable::new_empty(stack, {k, d}), torch::stable::new_empty(stack, {k, d, d})};
 }
 
+// The factor has been scaled, so float64 can be cast back without overflow.
+Eigenpairs solve_in_float64(const Tensor& packed) {
+  try {
+    const Eigenpairs wide = linalg_eigh(torch::stable::to(packed, ScalarType::Double));
+    return {torch::stable::to(wide.values, packed.scalar_type()),
+            torch::stable::to(wide.vectors, packed.scalar_type())};
+  } catch (const std::exception&) {
+    const int64_t count = packed.size(0), d = packed.size(1);
+    Tensor values = torch::stable::new_empty(packed, {count, d});
+    torch::stable::fill_(values, std::numeric_limits<double>::quiet_NaN());
+    return {values, torch::stable::new_zeros(packed, {count, d, d})};
+  }
+}
+
 Eigenpairs solve(const Tensor& packed) {
   try {
     return linalg_eigh(packed);
@@ -82,13 +93,9 @@ Eigenpairs solve(const Tensor& packed) {
                    torch::stable::new_zeros(packed, {count, d, d})};
   for (int64_t i = 0; i < count; ++i) {
     Tensor values = factor_of(pairs.values, i), vectors = factor_of(pairs.vectors, i);
-    try {
-      const Eigenpairs alone = solve_alone(factor_of(packed, i));
-      torch::stable::copy_(values, alone.values);
-      torch::stable::copy_(vectors, alone.vectors);
-    } catch (const std::exception&) {
-      torch::stable::fill_(values, std::numeric_limits<double>::quiet_NaN());
-    }
+    const Eigenpairs alone = solve_alone(factor_of(packed, i));
+    torch::stable::copy_(values, alone.values);
+    torch::stable::copy_(vectors, alone.vectors);
   }
   return pairs;
 }

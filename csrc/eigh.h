@@ -37,6 +37,10 @@ std::tuple<Tensor, Tensor> new_results(const Tensor& stack, const Tensor& select
 // aten::linalg_eigh on packed [c, d, d]; if that throws, each factor alone, then in float64.
 Eigenpairs solve(const Tensor& packed);
 
+// For factors that failed in their own dtype: aten::linalg_eigh in float64. If that throws too,
+// the values are NaN.
+Eigenpairs solve_in_float64(const Tensor& packed);
+
 // (eigenvalues, bases), one of each per stack.
 using Eigh = std::tuple<TensorList, TensorList>;
 

@@ -1,45 +1,36 @@
-// eigh on CUDA, torch's side: memory, the stream; small factors by our own kernel, the others
-// solved between two of ours.
-#include "eigh_cuda.h"
-
+// eigh on CUDA, torch's side: small factors by our own kernel, larger ones by cuSOLVER, and by
+// torch's solver what those leave.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "current_stream.h"
-#include "eigh.h"
+#include "eigh_cusolver.h"
 #include "eigh_jacobi.h"
 
 namespace soap_fast {
 namespace {
 
-void check_launch(const char* error) {
-  check(error == nullptr, "eigh: a CUDA kernel did not start: ", error ? error : "");
+template <typename T>
+void launch_small(const StackCall& call, void* stream) {
+  check_launch(launch_eigh_jacobi(matrices_of<T>(call.stack), call.part(0, call.k()), call.d(),
+                                  call.eigenvalues_from<T>(0), call.bases_from<T>(0), stream));
 }
 
+// By torch's solver, which may wait for the device.
 template <typename T>
-Matrices<T> matrices_of(const Tensor& tensor) {
-  return {tensor.const_data_ptr<T>(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
-}
-
-template <typename T>
-void solve_stack(const Tensor& stack, const Tensor& selection, const Tensor& eigenvalues,
-                 const Tensor& bases, void* stream) {
-  const int64_t n = stack.size(0), d = stack.size(1), k = selection.size(0);
-  const Selection indices{selection.const_data_ptr<int32_t>(), selection.stride(0), k, n};
-  if (d <= kJacobiLargest) {
-    check_launch(launch_eigh_jacobi(matrices_of<T>(stack), indices, d,
-                                    eigenvalues.mutable_data_ptr<T>(), bases.mutable_data_ptr<T>(),
-                                    stream));
-    return;
-  }
-  const Tensor scales = torch::stable::new_empty(stack, {k});
-  const Tensor packed = torch::stable::new_empty(stack, {k, d, d});
-  check_launch(launch_eigh_pack(matrices_of<T>(stack), indices, d, scales.mutable_data_ptr<T>(),
-                                packed.mutable_data_ptr<T>(), stream));
-  const Eigenpairs pairs = solve(packed);
-  check_launch(launch_eigh_unpack(
-      pairs.values.const_data_ptr<T>(), matrices_of<T>(pairs.vectors), scales.const_data_ptr<T>(),
-      k, d, eigenvalues.mutable_data_ptr<T>(), bases.mutable_data_ptr<T>(), stream));
+void solve_leftover(const StackCall& call, const Leftover& left, void* stream) {
+  const int64_t d = call.d();
+  const Tensor scales = torch::stable::new_empty(call.stack, {left.count});
+  const Tensor packed = torch::stable::new_empty(call.stack, {left.count, d, d});
+  check_launch(launch_eigh_pack(matrices_of<T>(call.stack), call.part(left.first, left.count), d,
+                                scales.mutable_data_ptr<T>(), packed.mutable_data_ptr<T>(),
+                                stream));
+  const Eigenpairs pairs = left.failed ? solve_in_float64(packed) : solve(packed);
+  const Solution<T> solution{pairs.values.const_data_ptr<T>(), matrices_of<T>(pairs.vectors),
+                             nullptr};
+  check_launch(launch_eigh_unpack(solution, scales.const_data_ptr<T>(), left.count, d,
+                                  call.eigenvalues_from<T>(left.first),
+                                  call.bases_from<T>(left.first), nullptr, stream));
 }
 
 }  // namespace
@@ -51,15 +42,24 @@ Eigh eigh_cuda(TensorList factors, TensorList selections) {
   void* stream = current_cuda_stream(device);
 
   Eigh results;
-  auto& [eigenvalues, bases] = results;
+  std::vector<StackCall> large;
   for (size_t s = 0; s < factors.size(); ++s) {
-    const auto [stack_values, stack_bases] = new_results(factors[s], selections[s]);
-    eigenvalues.push_back(stack_values);
-    bases.push_back(stack_bases);
-    if (stack_bases.numel() == 0) continue;
-    const bool wide = factors[s].scalar_type() == torch::headeronly::ScalarType::Double;
-    const auto solve_as = wide ? solve_stack<double> : solve_stack<float>;
-    solve_as(factors[s], selections[s], stack_values, stack_bases, stream);
+    const auto [values, bases] = new_results(factors[s], selections[s]);
+    std::get<0>(results).push_back(values);
+    std::get<1>(results).push_back(bases);
+    const StackCall call{factors[s], selections[s], values, bases};
+    check(call.k() <= INT32_MAX, "eigh: selections[", s, "] selects ", call.k(),
+          " factors, more than a launch has blocks; split it");
+    if (bases.numel() == 0) continue;
+    if (call.d() > kJacobiLargest) {
+      large.push_back(call);
+    } else {
+      (call.is_wide() ? launch_small<double> : launch_small<float>)(call, stream);
+    }
+  }
+  for (const Leftover& left : eigh_cusolver(large, stream)) {
+    const StackCall& call = large[left.call];
+    (call.is_wide() ? solve_leftover<double> : solve_leftover<float>)(call, left, stream);
   }
   return results;
 }

@@ -50,22 +50,36 @@ __global__ void eigh_pack(Matrices<T> stack, Selection selection, int64_t d, con
   for (int64_t row = blockIdx.y; row < d; row += gridDim.y) {
     for (int64_t column = threadIdx.x; column < d; column += kThreads) {
       const bool read = scale > 0 && column <= row;
+      const T otherwise = T(scale <= 0 && column == row);
       target[row * d + column] =
-          read ? factor[row * stack.row_stride + column * stack.column_stride] * scale : T(0);
+          read ? factor[row * stack.row_stride + column * stack.column_stride] * scale : otherwise;
     }
   }
 }
 
+// Whether the solver solved a factor of the size d; all threads of a block ask alike.
+template <typename T>
+__device__ bool is_solved(const T* ascending, int64_t d, T greatest, int info) {
+  bool finite = true;
+  for (int64_t i = threadIdx.x; i < d; i += kThreads) {
+    finite &= ascending[i] <= greatest && ascending[i] >= -greatest;  // false for NaN
+  }
+  return __syncthreads_and(finite && info == 0);
+}
+
 // Grid: (factors, row blocks).
 template <typename T>
-__global__ void eigh_unpack(const T* values, Matrices<T> vectors, const T* scales, int64_t d,
-                            T not_a_number, T* eigenvalues, T* bases) {
+__global__ void eigh_unpack(Solution<T> solution, const T* scales, int64_t d, T greatest,
+                            T not_a_number, T* eigenvalues, T* bases, int32_t* failed) {
   const int64_t i = blockIdx.x;
   const T scale = scales[i];
-  const T* ascending = values + i * d;
+  const T* ascending = solution.values + i * d;
+  const Matrices<T>& vectors = solution.vectors;
   const T* factor_vectors = vectors.data + i * vectors.factor_stride;
-  const bool solved = scale > 0 && ascending[0] == ascending[0];
+  const int info = solution.infos ? solution.infos[i] : 0;
+  const bool solved = is_solved(ascending, d, greatest, info) && scale > 0;
   const T unsolved_value = scale == T(kZeroFactor) ? T(0) : not_a_number;
+  if (failed && blockIdx.y == 0 && threadIdx.x == 0) failed[i] = scale > 0 && !solved;
   for (int64_t row = blockIdx.y; row < d; row += gridDim.y) {
     for (int64_t column = threadIdx.x; column < d; column += kThreads) {
       const int64_t mirrored = d - 1 - column;
@@ -98,19 +112,20 @@ const char* launch_eigh_pack(Matrices<T> stack, Selection selection, int64_t d, 
 }
 
 template <typename T>
-const char* launch_eigh_unpack(const T* values, Matrices<T> vectors, const T* scales, int64_t k,
-                               int64_t d, T* eigenvalues, T* bases, void* stream) {
+const char* launch_eigh_unpack(Solution<T> solution, const T* scales, int64_t k, int64_t d,
+                               T* eigenvalues, T* bases, int32_t* failed, void* stream) {
+  using Limits = std::numeric_limits<T>;
   eigh_unpack<<<grid_of(k, d), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      values, vectors, scales, d, std::numeric_limits<T>::quiet_NaN(), eigenvalues, bases);
+      solution, scales, d, Limits::max(), Limits::quiet_NaN(), eigenvalues, bases, failed);
   return launch_error();
 }
 
 template const char* launch_eigh_pack(Matrices<float>, Selection, int64_t, float*, float*, void*);
 template const char* launch_eigh_pack(Matrices<double>, Selection, int64_t, double*, double*,
                                       void*);
-template const char* launch_eigh_unpack(const float*, Matrices<float>, const float*, int64_t,
-                                        int64_t, float*, float*, void*);
-template const char* launch_eigh_unpack(const double*, Matrices<double>, const double*, int64_t,
-                                        int64_t, double*, double*, void*);
+template const char* launch_eigh_unpack(Solution<float>, const float*, int64_t, int64_t, float*,
+                                        float*, int32_t*, void*);
+template const char* launch_eigh_unpack(Solution<double>, const double*, int64_t, int64_t, double*,
+                                        double*, int32_t*, void*);
 
 }  // namespace soap_fast

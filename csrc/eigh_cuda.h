@@ -12,6 +12,14 @@ struct Matrices {
   int64_t factor_stride, row_stride, column_stride;
 };
 
+// What a solver leaves of k factors.
+template <typename T>
+struct Solution {
+  const T* values;      // [k, d], ascending, contiguous
+  Matrices<T> vectors;  // [k, d, d], a column each
+  const int* infos;     // [k], not 0: that factor was not solved; nullptr: the values tell
+};
+
 // k indices into a stack of n.
 struct Selection {
   const int32_t* indices;
@@ -37,16 +45,18 @@ template <typename T>
 const char* launch_eigh_jacobi(Matrices<T> stack, Selection selection, int64_t d, T* eigenvalues,
                                T* bases, void* stream);
 
-// scales [k]: a power of two near 1 / max|K|, or a mark of eigh_scale.h. packed [k, d, d]: lower
-// triangles, scaled; zeros where the mark says that there is nothing to solve.
+// scales [k]: a power of two near 1 / max|K|, or a mark of eigh_scale.h. packed [k, d, d],
+// contiguous: lower triangles, scaled, and zeros above them; where the mark says that there is
+// nothing to solve, the identity.
 template <typename T>
 const char* launch_eigh_pack(Matrices<T> stack, Selection selection, int64_t d, T* scales,
                              T* packed, void* stream);
 
-// From ascending values [k, d] and vectors [k, d, d]: eigenvalues [k, d] and bases [k, d, d],
-// descending, with the scales undone. All but the vectors contiguous.
+// eigenvalues [k, d] and bases [k, d, d], contiguous, descending, with the scales undone; for a
+// factor that is not solved NaN and the identity. failed [k], if not nullptr: 1 for factors that a
+// solve should have been possible for, else 0.
 template <typename T>
-const char* launch_eigh_unpack(const T* values, Matrices<T> vectors, const T* scales, int64_t k,
-                               int64_t d, T* eigenvalues, T* bases, void* stream);
+const char* launch_eigh_unpack(Solution<T> solution, const T* scales, int64_t k, int64_t d,
+                               T* eigenvalues, T* bases, int32_t* failed, void* stream);
 
 }  // namespace soap_fast

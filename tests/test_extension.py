@@ -90,6 +90,17 @@ def test_build_info():
 
 
 @needs_native
+@pytest.mark.skipif(
+    os.environ.get("SOAP_FAST_CUDA") != "ON", reason="SOAP_FAST_CUDA=ON does not demand CUDA"
+)
+def test_cuda_is_in_it_where_it_was_demanded():
+    """And it has loaded, on a torch without CUDA too."""
+    assert extension.available(), extension.reason()
+    assert extension.build_info()["cuda"], extension.build_info()["cuda_missing_because"]
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("soap_fast::eigh", "CUDA")
+
+
+@needs_native
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads ELF files with binutils")
 class TestStableABI:
     """One library of operators for every CPython and every torch from 2.11 on."""
