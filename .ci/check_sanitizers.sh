@@ -14,7 +14,7 @@ build() { # folder, sanitizers
 }
 
 build memory address,undefined
-for program in teams refresh batches; do "$work/memory/$program"; done
+for program in teams refresh qr batches; do "$work/memory/$program"; done
 "$work/memory/cusolver_lookup" "$work/memory/"libtorch_cuda{,_linalg}.so
 
 # Where it may be turned off: ThreadSanitizer does not start under much address randomisation.

@@ -64,7 +64,11 @@ def run(options: argparse.Namespace) -> int:
     factors = Factors.of(shapes.load(options.shapes))
     eigh, refresh = OPS[options.op]
     ours, loop = interleaved(
-        lambda: factors.refresh(refresh), factors.refresh_loop, options.repeats, "refresh"
+        lambda: factors.refresh(refresh),
+        factors.refresh_loop,
+        options.repeats,
+        "refresh",
+        before=factors.restore,
     )
     eigh_ours, eigh_loop = interleaved(
         lambda: eigh(factors.K, factors.chosen), factors.eigh_loop, options.repeats, "eigh"
@@ -96,7 +100,8 @@ class Factors:
     """K and Q of all factors of a model, one stack [n, d, d] per size."""
 
     K: list[torch.Tensor]
-    Q: list[torch.Tensor]
+    Q: list[torch.Tensor]  # what a refresh changes
+    first_Q: list[torch.Tensor]
     chosen: list[torch.Tensor]  # all of them, [n] int32
     allowed: list[torch.Tensor]  # [n] bool
 
@@ -114,10 +119,21 @@ class Factors:
         # The bases a run has are those of its factors ten steps before: 0.95 ** 10 is 0.6.
         _, bases = eigh_eager(before, everything)
         factors = [0.6 * old + 0.4 * new for old, new in zip(before, drift, strict=True)]
-        return cls(factors, bases, everything, [chosen >= 0 for chosen in everything])
+        return cls(
+            factors,
+            [q.clone() for q in bases],
+            bases,
+            everything,
+            [chosen >= 0 for chosen in everything],
+        )
 
     def refresh(self, op: Callable[..., object]) -> None:
-        op(self.K, [q.clone() for q in self.Q], self.chosen, self.allowed, 0.0)
+        op(self.K, self.Q, self.chosen, self.allowed, 0.0)
+
+    def restore(self) -> None:
+        """Every refresh starts from the same bases; giving them back is none of its work."""
+        for q, first in zip(self.Q, self.first_Q, strict=True):
+            q.copy_(first)
 
     def refresh_loop(self) -> None:
         for factors, bases in zip(self.K, self.Q, strict=True):
@@ -139,12 +155,17 @@ def _grams(n: int, d: int, generator: torch.Generator) -> torch.Tensor:  # [n, d
 
 
 def interleaved(
-    one: Callable[[], object], other: Callable[[], object], repeats: int, what: str
+    one: Callable[[], object],
+    other: Callable[[], object],
+    repeats: int,
+    what: str,
+    before: Callable[[], object] = lambda: None,
 ) -> tuple[float, float]:
-    """Median milliseconds of each of two, run in turn after a warm-up."""
+    """Median milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
     times: dict[int, list[float]] = {0: [], 1: []}
     for repeat in tqdm(range(repeats + 1), desc=what, unit="pair", leave=False):
         for index, work in enumerate((one, other)):
+            before()
             start = time.perf_counter()
             work()
             if repeat > 0:

@@ -25,20 +25,21 @@ namespace {
 // 10 to 17 s. So they are left to sizes that are slow enough on one thread to be worth that risk.
 constexpr int64_t kLapackThreadsFrom = 2048;
 
-// Elements of factors that share one call of linalg_eigh. us per factor of d = 3, 9, 16, 32, 64 on
-// one thread: 1.0, 6.0, 13.8, 51, 171; with a call for each 6.7, 11.7, 21.2, 56, 167.
+// Up to this size Jacobi's rotations are faster than a call of LAPACK for each factor. us per
+// factor on one thread of an AMD EPYC:
+//   d                    9     10     11     12     13     14     16     20
+//   float32  LAPACK   12.4   13.5   14.7   15.8   17.7   19.3   22.0   29.8
+//            Jacobi    7.4    8.6   13.8   15.1   22.7   25.4   37.9   76.0
+//   float64  LAPACK   14.8   16.1   17.9   19.0   20.7   22.2   26.2   35.1
+//            Jacobi    9.1   10.5   16.4   18.1   26.9   30.1   46.7   91.4
+// Several factors in a call of LAPACK would halve its time at d = 9, but there all but the first
+// lie at any address, on which MKL's bits depend on that processor.
+constexpr int64_t kJacobiUpTo = 12;
+
+// Elements of factors that are one piece of work for Jacobi's rotations.
 constexpr int64_t kChunkElements = 4096;
 
-// Up to this size Jacobi's rotations are faster than LAPACK. us per factor on one thread, in
-// chunks:
-//   d                   2     3     4     5     6     7     8     9    10    12    16    32
-//   float32  LAPACK  0.51  0.99  1.51  2.13  3.02  3.91  4.42  6.28  7.03  10.1  15.1    51
-//            Jacobi  0.09  0.28  0.44  1.07  1.48  2.94  3.47  6.04  6.85  12.9  33.4   306
-//   float64  LAPACK  0.50  1.08  1.65  2.40  3.13  4.04  4.37  6.52  7.73  10.2  14.6    55
-//            Jacobi  0.09  0.39  0.58  1.43  1.92  3.84  4.66  8.13  9.47  16.8  43.2   408
-constexpr int64_t kJacobiUpTo = 8;
-
-// Factors [first, first + count) of one stack's selection: one call of linalg_eigh.
+// Factors [first, first + count) of one stack's selection: one piece of work.
 struct Chunk {
   size_t stack;
   int64_t d;
@@ -160,7 +161,7 @@ Eigh eigh_cpu(TensorList factors, TensorList selections) {
     bases.push_back(stack_bases);
     const int64_t d = factors[s].size(1), k = selections[s].size(0);
     if (d == 0) continue;
-    const int64_t together = std::max<int64_t>(1, kChunkElements / (d * d));
+    const int64_t together = d <= kJacobiUpTo ? std::max<int64_t>(1, kChunkElements / (d * d)) : 1;
     for (int64_t first = 0; first < k; first += together) {
       auto& route = d >= kLapackThreadsFrom ? alone : side_by_side;
       route.push_back({s, d, first, std::min(together, k - first)});

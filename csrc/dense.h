@@ -1,0 +1,22 @@
+// Dense linear algebra of one factor on the CPU, by torch's BLAS where it can be called directly.
+#pragma once
+
+#include <cstdint>
+
+namespace soap_fast {
+
+// Alignment of a matrix from which on MKL's bits depend on its values alone: on an AMD EPYC, MKL
+// 2024.2 adds up in another order from an address that is not a multiple of this.
+constexpr int64_t kAlignment = 64;
+
+// c = a b, [d, d] each, row-major; aᵀ in place of a where `transpose_a`.
+template <typename T>
+void multiply(bool transpose_a, int64_t d, const T* a, const T* b, T* c);
+
+// a [d, d], column-major, is lost; q [d, d], row-major, becomes the Q of a = Q R, of any signs.
+// `workspace` has room for orthogonal_factor_workspace(d).
+template <typename T>
+void orthogonal_factor(int64_t d, T* a, T* q, T* workspace);
+int64_t orthogonal_factor_workspace(int64_t d);
+
+}  // namespace soap_fast
