@@ -20,7 +20,7 @@ using Gemm = void (*)(const char* transpose_a, const char* transpose_b, const in
 
 // MKL's own function, of the copy that libtorch_cpu contains or loads, with 32-bit integers as
 // torch links it; nullptr with another BLAS, which SerialLapack would not keep to one thread. By
-// torch's dispatcher a product takes 2 us more, and a QR of 192 columns is 160 products.
+// torch's dispatcher a product takes 2 us more, and a QR of 192 columns is 68 products.
 template <typename T>
 Gemm<T> mkl_gemm() {
   static const Gemm<T> found = [] {
@@ -34,12 +34,13 @@ Gemm<T> mkl_gemm() {
   return found;
 }
 
+// c = alpha a b + beta c, row-major. That memory is the transpose, column-major: cᵀ = bᵀ aᵀ.
 template <typename T>
-void call_gemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, T alpha,
-               const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+void call_gemm(bool transpose_a, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda,
+               const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
   const int sizes[] = {int(m), int(n), int(k), int(lda), int(ldb), int(ldc)};
-  mkl_gemm<T>()(&transpose_a, &transpose_b, &sizes[0], &sizes[1], &sizes[2], &alpha, a, &sizes[3],
-                b, &sizes[4], &beta, c, &sizes[5]);
+  mkl_gemm<T>()("N", transpose_a ? "T" : "N", &sizes[1], &sizes[0], &sizes[2], &alpha, b, &sizes[4],
+                a, &sizes[3], &beta, c, &sizes[5]);
 }
 
 // Memory as a tensor [d, d] with these strides; torch neither owns nor changes it.
@@ -66,7 +67,7 @@ void multiply_by_torch(bool transpose_a, int64_t d, const T* a, const T* b, T* c
 
 template <typename T>
 void orthogonal_factor_by_torch(int64_t d, const T* a, T* q) {
-  std::array<StableIValue, 2> stack{torch::stable::detail::from(as_tensor(a, d, 1, d)), 0};
+  std::array<StableIValue, 2> stack{torch::stable::detail::from(as_tensor(a, d, d, 1)), 0};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::geqrf", "", stack.data(), TORCH_ABI_VERSION));
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linalg_householder_product", "",
@@ -80,8 +81,7 @@ void orthogonal_factor_by_torch(int64_t d, const T* a, T* q) {
 template <typename T>
 void multiply(bool transpose_a, int64_t d, const T* a, const T* b, T* c) {
   if (!mkl_gemm<T>()) return multiply_by_torch(transpose_a, d, a, b, c);
-  // Row-major memory is the transpose, column-major: cᵀ = bᵀ aᵀ.
-  call_gemm<T>('N', transpose_a ? 'T' : 'N', d, d, d, 1, b, d, a, d, 0, c, d);
+  call_gemm<T>(transpose_a, d, d, d, 1, a, d, b, d, 0, c, d);
 }
 
 template <typename T>

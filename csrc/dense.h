@@ -13,8 +13,8 @@ constexpr int64_t kAlignment = 64;
 template <typename T>
 void multiply(bool transpose_a, int64_t d, const T* a, const T* b, T* c);
 
-// a [d, d], column-major, is lost; q [d, d], row-major, becomes the Q of a = Q R, of any signs.
-// `workspace` has room for orthogonal_factor_workspace(d).
+// a [d, d], its columns scaled to a largest entry near 1, is lost; q [d, d] becomes the Q of a = Q
+// R, of any signs; both row-major. `workspace` has room for orthogonal_factor_workspace(d).
 template <typename T>
 void orthogonal_factor(int64_t d, T* a, T* q, T* workspace);
 int64_t orthogonal_factor_workspace(int64_t d);

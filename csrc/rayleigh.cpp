@@ -9,71 +9,49 @@
 namespace soap_fast {
 namespace {
 
-constexpr int64_t kLanes = 16;
+// Columns that are added up side by side: their sums stay near.
+constexpr int64_t kStrip = 256;
 
-SOAP_FAST_INLINE double sum_of(double (&lanes)[kLanes]) {
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  }
-  return lanes[0];
-}
-
-// squares and largest of n numbers.
-template <typename T>
-SOAP_FAST_INLINE void measure(int64_t n, const T* numbers, Rayleigh& found) {
-  double squares[kLanes] = {};
-  T largest[kLanes] = {};
-  const auto take = [&](int64_t i, int64_t lane) {
-    const T magnitude = std::fabs(numbers[i]);
-    squares[lane] += double(numbers[i]) * numbers[i];
-    largest[lane] = magnitude > largest[lane] ? magnitude : largest[lane];
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) take(i + lane, lane);
-  }
-  for (int64_t lane = 0; i < n; ++i, ++lane) take(i, lane);
-  found.squares = sum_of(squares);
-  found.largest = *std::max_element(largest, largest + kLanes);
-}
-
-// Columns of q [height, d] beside each other: strip [d, kRayleighStrip].
-template <typename T>
-SOAP_FAST_INLINE void transpose_strip(int64_t height, int64_t d, const T* q, T* strip) {
-  constexpr int64_t kTile = 8;  // reads and writes of a tile stay in as many cache lines
-  for (int64_t top = 0; top < height; top += kTile) {
-    const int64_t bottom = std::min(height, top + kTile);
-    for (int64_t j = 0; j < d; ++j) {
-      for (int64_t i = top; i < bottom; ++i) strip[j * kRayleighStrip + i] = q[i * d + j];
+// Rows [0, height) of `width` columns, added to sums that are there.
+template <int64_t height, typename T>
+SOAP_FAST_INLINE void take_rows(int64_t width, int64_t d, const T* kq, const T* q,
+                                double* __restrict eigenvalues, double* __restrict squares,
+                                T* __restrict largest) {
+  for (int64_t j = 0; j < width; ++j) {
+    double products = 0, of_square = 0;
+    T greatest = largest[j];
+    for (int64_t i = 0; i < height; ++i) {
+      const double entry = kq[i * d + j];
+      products += entry * q[i * d + j];
+      of_square += entry * entry;
+      const T magnitude = std::fabs(kq[i * d + j]);
+      greatest = greatest < magnitude ? magnitude : greatest;
     }
+    eigenvalues[j] += products;
+    squares[j] += of_square;
+    largest[j] = greatest;
   }
 }
 
 template <typename T>
-SOAP_FAST_INLINE double dot(int64_t n, const T* x, const T* y) {
-  double products[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      products[lane] += double(x[i + lane]) * y[i + lane];
-    }
-  }
-  for (int64_t lane = 0; i < n; ++i, ++lane) products[lane] += double(x[i]) * y[i];
-  return sum_of(products);
-}
-
-template <typename T>
-SOAP_FAST_INLINE Rayleigh examine(int64_t d, const T* rows, const T* q, double* eigenvalues,
-                                  T* strip) {
+SOAP_FAST_INLINE Rayleigh examine(int64_t d, const T* kq, const T* q, double* eigenvalues,
+                                  T* largest) {
+  constexpr int64_t kRows = 4;  // the sums are loaded and stored once for as many
   Rayleigh found{};
-  measure(d * d, rows, found);
   std::fill_n(eigenvalues, d, 0.0);
-  for (int64_t top = 0; top < d; top += kRayleighStrip) {
-    const int64_t height = std::min(kRayleighStrip, d - top);
-    transpose_strip(height, d, q + top * d, strip);
-    for (int64_t j = 0; j < d; ++j) {
-      eigenvalues[j] += dot(height, rows + j * d + top, strip + j * kRayleighStrip);
-    }
+  std::fill_n(largest, d, T(0));
+  for (int64_t first = 0; first < d; first += kStrip) {
+    const int64_t width = std::min(kStrip, d - first);
+    double squares[kStrip] = {};
+    const auto take = [&](auto height, int64_t row) {
+      const int64_t start = row * d + first;
+      take_rows<decltype(height)::value>(width, d, kq + start, q + start, eigenvalues + first,
+                                         squares, largest + first);
+    };
+    int64_t row = 0;
+    for (; row + kRows <= d; row += kRows) take(std::integral_constant<int64_t, kRows>(), row);
+    for (; row < d; ++row) take(std::integral_constant<int64_t, 1>(), row);
+    for (int64_t j = 0; j < width; ++j) found.squares += squares[j];
   }
   for (int64_t j = 0; j < d; ++j) found.diagonal += eigenvalues[j] * eigenvalues[j];
   return found;
@@ -81,13 +59,13 @@ SOAP_FAST_INLINE Rayleigh examine(int64_t d, const T* rows, const T* q, double* 
 
 }  // namespace
 
-SOAP_FAST_CLONES Rayleigh rayleigh(int64_t d, const float* rows, const float* q,
-                                   double* eigenvalues, float* strip) {
-  return examine(d, rows, q, eigenvalues, strip);
+SOAP_FAST_CLONES Rayleigh rayleigh(int64_t d, const float* kq, const float* q, double* eigenvalues,
+                                   float* largest) {
+  return examine(d, kq, q, eigenvalues, largest);
 }
-SOAP_FAST_CLONES Rayleigh rayleigh(int64_t d, const double* rows, const double* q,
-                                   double* eigenvalues, double* strip) {
-  return examine(d, rows, q, eigenvalues, strip);
+SOAP_FAST_CLONES Rayleigh rayleigh(int64_t d, const double* kq, const double* q,
+                                   double* eigenvalues, double* largest) {
+  return examine(d, kq, q, eigenvalues, largest);
 }
 
 }  // namespace soap_fast

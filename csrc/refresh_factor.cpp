@@ -13,7 +13,7 @@
 #include <numeric>
 
 #include "dense.h"
-#include "eigh_scale.h"
+#include "householder.h"
 #include "rayleigh.h"
 #include "refresh_small.h"
 
@@ -21,12 +21,12 @@ namespace soap_fast {
 namespace {
 
 // Up to this size a factor is refreshed without BLAS. us per factor on one thread of an AMD EPYC:
-//   d                     9     10     11     12     13     14     16     20
-//   float32  BLAS       4.2    4.6    5.3    4.9    5.8    6.5    6.8   10.0
-//            without    2.2    2.9    3.7    4.5    5.7    7.1   10.0   19.5
-//   float64  BLAS       3.9    4.4    5.2    4.8    6.6    7.7    8.3   13.2
-//            without    2.0    2.6    3.3    4.0    5.1    6.3    9.0   17.4
-constexpr int64_t kSmallUpTo = 13;
+//   d                     5      6      7      8      9     10     12     16     20
+//   float32  BLAS       1.1    1.3    1.6    1.4    1.9    2.1    2.0    2.5    4.9
+//            without    0.7    0.9    1.3    1.6    2.2    2.9    4.5   10.0   19.5
+//   float64  BLAS       1.1    1.3    1.5    1.5    2.4    2.9    3.1    5.3    8.7
+//            without    0.7    0.9    1.2    1.5    2.0    2.6    4.0    9.0   17.4
+constexpr int64_t kSmallUpTo = 8;
 
 // Hands out parts of a worker's memory, each aligned.
 template <typename T>
@@ -88,30 +88,36 @@ void sort_descending(int64_t d, const double* eigenvalues, int64_t* order) {
 template <typename T>
 Outcome with_blas(int64_t d, const FactorView<T>& factor, T* basis, double tolerance,
                   const FactorResult<T>& result, Scratch& scratch) {
-  const int64_t workspace = std::max(orthogonal_factor_workspace(d), d * kRayleighStrip);
-  Parts<T> parts(scratch, 4 * d * d + workspace + 2 * d, 6);  // a double is two floats
-  T *rows = parts.take(d * d), *sorted = parts.take(d * d), *work = parts.take(workspace);
+  const int64_t workspace = orthogonal_factor_workspace(d);
+  Parts<T> parts(scratch, 4 * d * d + workspace + 3 * d, 7);  // a double is two floats
+  T *kq = parts.take(d * d), *sorted = parts.take(d * d), *work = parts.take(workspace);
   double* eigenvalues = parts.template take<double>(d);
+  T* largest = parts.take(d);
   const T* k = gathered(d, factor, parts.take(d * d));
   const T* q = gathered(d, FactorView<T>{basis, d, 1}, parts.take(d * d));
 
-  // QᵀK has the columns of K Q as its rows: sorting them moves whole rows.
-  multiply(true, d, q, k, rows);
-  const Rayleigh found = rayleigh(d, rows, q, eigenvalues, work);
+  multiply(false, d, k, q, kq);
+  const Rayleigh found = rayleigh(d, kq, q, eigenvalues, largest);
   if (!std::isfinite(found.squares)) return Outcome::kFailed;
   const double share =
       found.squares > 0 ? std::sqrt(std::max(0.0, 1 - found.diagonal / found.squares)) : 0;
   *result.off_diagonal = static_cast<T>(share);
-  if (found.largest == 0 || (tolerance > 0 && share <= tolerance)) return Outcome::kKept;
+  const bool zero = std::all_of(largest, largest + d, [](T entry) { return entry == 0; });
+  if (zero || (tolerance > 0 && share <= tolerance)) return Outcome::kKept;
 
   sort_descending(d, eigenvalues, result.order);
-  const T scale = scale_for(static_cast<T>(found.largest), Float<T>::smallest_normal,
-                            Float<T>::greatest);  // a power of two, which no Q depends on
+  T* scales = work;  // powers of two, on which no Q depends, to spare squares their range
   for (int64_t column = 0; column < d; ++column) {
-    const T* source = rows + result.order[column] * d;
-    for (int64_t i = 0; i < d; ++i) sorted[column * d + i] = source[i] * scale;
+    scales[column] = householder::safe_scale(largest[result.order[column]]);
   }
-  T* renewed = rows;
+  for (int64_t row = 0; row < d; ++row) {
+    const T* source = kq + row * d;
+    T* target = sorted + row * d;
+    for (int64_t column = 0; column < d; ++column) {
+      target[column] = source[result.order[column]] * scales[column];
+    }
+  }
+  T* renewed = kq;
   orthogonal_factor(d, sorted, renewed, work);
   T* carry = is_aligned(result.carry) ? result.carry : sorted;
   multiply(true, d, q, renewed, carry);
