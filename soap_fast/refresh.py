@@ -32,7 +32,7 @@ __all__ = [
     "refresh_native",
 ]
 
-# What became of a basis; csrc/refresh.h names the same numbers.
+# What became of a basis; csrc/refresh_outcome.h names the same numbers.
 LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 

@@ -109,3 +109,20 @@ Real not_orthogonal(const Matrix<T>& q) {
   }
   return worst;
 }
+
+// What of R = Qᵀ A lies below its diagonal, each column as a share of its norm; the worst.
+template <typename T>
+Real below_diagonal(const Matrix<T>& q, const Matrix<T>& a) {
+  Real worst = 0;
+  for (int64_t column = 0; column < a.columns; ++column) {
+    Real squares = 0, norm = 0;
+    for (int64_t k = 0; k < a.rows; ++k) norm += Real(a(k, column)) * a(k, column);
+    for (int64_t row = column + 1; row < a.rows; ++row) {
+      Real total = 0;
+      for (int64_t k = 0; k < a.rows; ++k) total += Real(q(k, row)) * a(k, column);
+      squares += total * total;
+    }
+    if (norm > 0) worst = std::max(worst, std::sqrt(squares / norm));
+  }
+  return worst;
+}
