@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from bench import readme, refresh, step
+from bench import kernels, launches, readme, refresh, step
 from bench.arguments import Parser
 from bench.command import BadInput
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
-COMMANDS = {"step": step, "refresh": refresh, "readme": readme}
+COMMANDS = {
+    "step": step,
+    "refresh": refresh,
+    "kernels": kernels,
+    "launches": launches,
+    "readme": readme,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import torch
 
 import soap_fast
 from soap_fast import extension
-from soap_fast.backends import survey
+from soap_fast.backends import best, survey
 from soap_fast.eigh import eigh_eager, eigh_native
 
 # What float32 may differ by from float64, as a share of the displacement: the recorded
@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
         },
         "devices": devices(),
         "backends": [status._asdict() for status in survey()],
-        "backend": next(status.name for status in survey() if status.usable),
+        "backend": best(survey()),
         "self_check": self_check(),
         "missing": missing(),
     }
@@ -87,7 +87,7 @@ def missing() -> list[dict[str, str]]:
         absent.append(
             {
                 "part": "triton",
-                "would": "run fused kernels, of which this version has none yet",
+                "would": "run the step's fused kernels on NVIDIA GPUs",
                 "how": "pip install triton; CUDA builds of torch for Linux bring it along",
             }
         )

@@ -9,6 +9,25 @@ from soap_fast.options import PlanOptions
 
 NHWC_TO_NCHW = (0, 3, 1, 2)
 
+# Neighbouring modes rotate together while the product of their sizes stays within a warp's width:
+# 3 x 3 and 5 x 5 kernels do, and their Gram matrix is one small product in place of two.
+JOINT = 32
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring modes that are treated as one.
+
+    Attributes:
+        modes: indices of the modes, in order; none of size 1.
+        size: product of their sizes.
+        rotated: whether they have factors. Their joint basis is the Kronecker product of theirs.
+    """
+
+    modes: tuple[int, ...]
+    size: int
+    rotated: bool
+
 
 @dataclass(frozen=True)
 class TensorPlan:
@@ -21,12 +40,14 @@ class TensorPlan:
         modes: sizes of the modes, counted after `order` and merging.
         factors: per mode the size of its factor, or None where it has none: too large, of size 1
             (its basis is the identity), or a 1-D tensor without `precondition_1d`.
+        groups: the modes without those of size 1, small neighbours joined.
     """
 
     shape: tuple[int, ...]
     order: tuple[int, ...]
     modes: tuple[int, ...]
     factors: tuple[int | None, ...]
+    groups: tuple[Group, ...]
 
     @property
     def permuted(self) -> bool:
@@ -48,7 +69,23 @@ def plan_tensor(shape: tuple[int, ...], options: PlanOptions) -> TensorPlan:
         size if size > 1 and may and 0 not in shape else None
         for size, may in zip(modes, eligible, strict=True)
     )
-    return TensorPlan(shape, order, modes, factors)
+    return TensorPlan(shape, order, modes, factors, join(modes, factors))
+
+
+def join(modes: tuple[int, ...], factors: tuple[int | None, ...]) -> tuple[Group, ...]:
+    """Groups of neighbouring modes: small ones with factors from the right, all without factors."""
+    groups: list[Group] = []
+    for mode in reversed(range(len(modes))):
+        if modes[mode] == 1:
+            continue
+        one = Group((mode,), modes[mode], factors[mode] is not None)
+        if groups and one.rotated == groups[0].rotated:
+            both = Group(one.modes + groups[0].modes, one.size * groups[0].size, one.rotated)
+            if not both.rotated or both.size <= JOINT:
+                one = both
+                del groups[0]
+        groups.insert(0, one)
+    return tuple(groups)
 
 
 def eligible_modes(

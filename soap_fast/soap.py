@@ -130,6 +130,8 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
+        if self._backend.steady_step(self.param_groups):
+            return loss
         calls = list(self._calls())
         with ambient.neutral({call.param.device.type for call in calls}):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
@@ -144,6 +146,7 @@ class SOAP(torch.optim.Optimizer):
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
             due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
             self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
+        self._backend.settle(self.param_groups, calls)
         return loss
 
     def _calls(self) -> Iterator[TensorCall]:
@@ -296,6 +299,7 @@ class SOAP(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
         groups, state = checkpoint.read(state_dict, self.param_groups)
+        self._backend.forget()
         bind(restack(state), state)
         super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
+import torch
 from hypothesis import settings
+
+# Triton reads it when kernels are imported: without a GPU they are interpreted in this process.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 examples = os.environ.get("SOAP_FAST_EXAMPLES")
 settings.register_profile("test", max_examples=150, deadline=None, derandomize=True)

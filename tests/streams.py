@@ -23,13 +23,17 @@ needs_native = pytest.mark.skipif(
 
 
 def backends() -> list:
-    """Every backend as a test parameter; one that cannot run here is skipped with its reason."""
+    """Every backend as a test parameter; one that cannot run here is skipped with its reason.
+
+    Interpreted kernels take a second a step: test_fused.py has tests of its own for them.
+    """
     return [
         pytest.param(
             status.name,
             marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
         )
         for status in survey()
+        if status.name != "triton" or torch.cuda.is_available()
     ]
 
 

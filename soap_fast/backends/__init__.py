@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
 from soap_fast.backends.native import NativeBackend
+from soap_fast.backends.triton import TritonBackend, missing_for_triton
 from soap_fast.call import TensorCall
 from soap_fast.state import Stacks
 
@@ -22,6 +23,12 @@ class Backend(Protocol):
     name: str
 
     def refuses(self, param: torch.Tensor) -> str | None: ...
+
+    def steady_step(self, groups: Sequence[dict[str, Any]]) -> bool: ...
+
+    def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None: ...
+
+    def forget(self) -> None: ...
 
     def usable(self, calls: Sequence[TensorCall]) -> list[bool]: ...
 
@@ -40,7 +47,11 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
-BACKENDS: dict[str, type[Backend]] = {"native": NativeBackend, "eager": EagerBackend}
+BACKENDS: dict[str, type[Backend]] = {
+    "triton": TritonBackend,
+    "native": NativeBackend,
+    "eager": EagerBackend,
+}
 
 
 def _asked_for(name: str) -> Backend:
@@ -49,15 +60,26 @@ def _asked_for(name: str) -> Backend:
 
 
 def survey() -> list[BackendStatus]:
-    """Every backend of this version, the best first."""
+    """Every backend of this version."""
     native = (
         "the extension computes first bases and refreshes on the CPU, on CUDA where "
         "backend='native' asks for it; the rest as eager"
     )
+    unfit = missing_for_triton()
+    triton = (
+        "the step in a handful of launches on CUDA where backend='triton' asks for it; no GPU has "
+        "run it yet"
+    )
     return [
+        BackendStatus("triton", unfit is None, unfit or triton),
         BackendStatus("native", extension.available(), extension.reason() or native),
         BackendStatus("eager", True, "plain torch, runs on every device"),
     ]
+
+
+def best(statuses: Sequence[BackendStatus]) -> str:
+    """Name of the backend that None takes; kernels that no GPU has run are not among them."""
+    return next(s.name for s in statuses if s.usable and s.name != TritonBackend.name)
 
 
 def choose(name: str | None) -> Backend:
@@ -68,8 +90,7 @@ def choose(name: str | None) -> Backend:
     """
     statuses = survey()
     if name is None:
-        best = next(status for status in statuses if status.usable)
-        return BACKENDS[best.name]()
+        return BACKENDS[best(statuses)]()
     for status in statuses:
         if status.name == name:
             if not status.usable:

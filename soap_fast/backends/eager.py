@@ -6,6 +6,7 @@ Runs on any device and in float64; needs neither the extension nor Triton.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -24,6 +25,16 @@ class EagerBackend:
     def refuses(self, param: torch.Tensor) -> str | None:
         """Why this backend, asked for by name, cannot step a parameter; None if it can."""
         return None
+
+    def steady_step(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Take a step in a shorter way than `SOAP.step` does; False where there is none."""
+        return False
+
+    def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None:
+        """Told after every step that was taken the whole way."""
+
+    def forget(self) -> None:
+        """The state was replaced: nothing known of it holds any more."""
 
     def usable(self, calls: Sequence[TensorCall]) -> list[bool]:
         """Whether each gradient may begin a tensor's state. Waits for the device."""

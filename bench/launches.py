@@ -1,0 +1,111 @@
+"""`launches`: what a step of the Triton backend launches, moves and computes on a model's shapes.
+
+No GPU is needed: the optimizer runs as always, only the last call of every launch is left out.
+`padding` is 1 - needed / executed flops of rotations and Gram matrices. `bytes_ratio` relates to
+one pass over p, g, exp_avg, exp_avg_sq, K and Q, read once and written once where a step updates
+them; `host_ratio` to one pass of `p.grad.data_ptr()` over the parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+from bench import shapes
+from bench.command import add_json_option, check_target, show
+from bench.recorded import Recorded, record
+
+COLUMNS = (
+    "model", "launches_plain", "tiles", "flops", "bytes", "bytes_ratio", "padding",
+    "workspace_ratio", "host_ms", "host_ratio", "floor_ms",
+)  # fmt: skip
+
+# Assumed of an H100 until `bench roof` has measured one: tf32x3 products, and copies.
+FLOPS_PER_SECOND, BYTES_PER_SECOND = 130e12, 3e12
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        default=["elic", "tcm_64", "tcm_128", "lalic", "dcae", "hyperprior"],
+        help="inventory names or files (default: the models of the paper)",
+    )
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    results = [measure(shapes.load(name)) for name in options.shapes]
+    show(results, COLUMNS, options.json)
+    return 0
+
+
+def measure(inventory: shapes.Inventory) -> dict[str, Any]:
+    recorded = record(inventory)
+    launches = recorded.step()
+    engine = recorded.engine
+    works = {name: work for name, work in engine.works.items() if name != "derive"}
+    needed = sum(work.needed for work in works.values())
+    executed = sum(work.executed for work in works.values())
+    moved = sum(work.bytes for work in works.values())
+    numel, factors = inventory.numel, _factor_elements(recorded)
+    least = 4 * (7 * numel + 3 * factors)  # p, m, v, K read and written, g and Q read
+    workspace = 4 * (engine.a.numel() + engine.b.numel())
+    host, base = _host_times(recorded)
+    return {
+        "model": inventory.model,
+        "parameters": numel,
+        "tensors": len(recorded.params),
+        "launches_plain": launches,
+        "launches_refresh": None,  # the refresh itself is torch's and the extension's launches
+        "tiles": sum(work.count for work in works.values()),
+        "flops": needed,
+        "executed_flops": executed,
+        "bytes": moved,
+        "bytes_ratio": moved / least,
+        "padding": 1 - needed / executed,
+        "workspace_ratio": workspace / (4 * numel),
+        "host_ms": host,
+        "host_ratio": host / base,
+        "floor_ms": 1e3 * sum(floor_seconds(w.needed, w.bytes) for w in works.values()),
+        "by_launch": [
+            {
+                "launch": name,
+                "tiles": work.count,
+                "flops": work.needed,
+                "executed_flops": work.executed,
+                "bytes": work.bytes,
+            }
+            for name, work in works.items()
+        ],
+    }
+
+
+def floor_seconds(flops: int, moved: int) -> float:
+    """The least a launch can take."""
+    return max(flops / FLOPS_PER_SECOND, moved / BYTES_PER_SECOND)
+
+
+def _factor_elements(recorded: Recorded) -> int:
+    states = recorded.optimizer.state.values()
+    return sum(k.numel() for state in states for k in state["GG"] if k is not None)
+
+
+def _host_times(recorded: Recorded, rounds: int = 60) -> tuple[float, float]:
+    """Milliseconds of a plain step's host side, and of a pass over the gradients; medians."""
+    params, steps, passes = recorded.params, [], []
+    for _ in range(rounds):
+        for state in recorded.optimizer.state.values():
+            state["calls"] = 2  # never due
+        recorded.step()  # settles
+        start = time.perf_counter()
+        recorded.step()
+        steps.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for param in params:
+            param.grad.data_ptr()  # type: ignore[union-attr]
+        passes.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(steps), 1e3 * statistics.median(passes)

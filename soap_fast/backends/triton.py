@@ -1,0 +1,172 @@
+"""Backend `triton`: the step in a handful of launches on CUDA, refreshes by the extension.
+
+Tensors that its kernels do not serve are stepped as `native` does, which says why in `serves`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from soap_fast import extension
+from soap_fast.backends.native import NativeBackend
+from soap_fast.call import TensorCall, state_dtype
+from soap_fast.fused.layout import layout_of
+from soap_fast.fused.tables import walkable
+from soap_fast.plan import TensorPlan
+
+if TYPE_CHECKING:
+    from soap_fast.fused.engine import Engine
+    from soap_fast.fused.launcher import Launcher
+    from soap_fast.fused.steady import Steady
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to interpret kernels, which then run on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
+
+
+def missing_for_triton() -> str | None:
+    """Why the kernels cannot run here and how to change that; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton; CUDA builds of torch bring it along"
+    if torch.cuda.is_available() or interpreted():
+        return None
+    return "torch sees no GPU; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests"
+
+
+class TritonBackend(NativeBackend):
+    name = "triton"
+
+    def __init__(
+        self, *, input_precision: str = "tf32x3", launcher: Launcher | None = None
+    ) -> None:
+        """A launcher other than Triton's own records, on tensors of any device."""
+        super().__init__(("cpu", "cuda") if extension.available() else ())
+        self.input_precision = input_precision
+        self.launcher = launcher
+        self.engines: dict[torch.device, Engine] = {}
+        self.steady: Steady | None = None
+
+    def refuses(self, param: torch.Tensor) -> str | None:
+        if param.device.type != "cuda" and self.launcher is None and not interpreted():
+            return f"is on {param.device}, where 'triton' does not compute: use backend=None"
+        if param.dtype not in DTYPES:
+            return f"has dtype {param.dtype}, which no Triton kernel serves: use backend=None"
+        return None
+
+    def serves(self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
+        """Why kernels do not serve a tensor, which is then stepped in plain torch; None if so."""
+        if state_dtype(param) != torch.float32:
+            return f"dtype {param.dtype}"
+        if grad.dtype not in DTYPES:
+            return f"a gradient of dtype {grad.dtype}"
+        if param.numel() == 0:
+            return "no elements"
+        if max(param.numel(), span(param), span(grad)) >= 2**30:
+            return "2^30 elements or more, or as many between its first and its last"
+        layout = layout_of(plan)
+        if not walkable(layout, param.stride()) or not walkable(layout, grad.stride()):
+            return f"strides {param.stride()} of too many axes"
+        if any(size is not None and size >= 2**15 for size in plan.factors):
+            return "a factor of 2^15 or more"
+        return None
+
+    def steady_step(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Take a step in which only what may differ differs; False, and nothing done, in others."""
+        if self.steady is not None:
+            if self.steady.step(groups):
+                return True
+            self.steady = None
+        return False
+
+    def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None:
+        """After a whole step of these calls: whether the next one can be a steady one."""
+        everything = sum(len(group["params"]) for group in groups) == len(calls)
+        if everything and len(self.engines) == 1:
+            (engine,) = self.engines.values()
+            same = len(engine.params) == len(calls) and all(
+                call.param is param and call.state["calls"] > 1
+                for call, param in zip(calls, engine.params, strict=True)
+            )
+            if same:
+                from soap_fast.fused.steady import Steady
+
+                self.steady = Steady(groups, calls, engine)
+
+    def forget(self) -> None:
+        self.steady = None
+        self.engines.clear()
+
+    def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
+        """One step for each tensor after its first call. Returns which were taken, [] bool each."""
+        taken: dict[int, torch.Tensor] = {}
+        by_device: dict[torch.device, list[int]] = {}
+        others = []
+        for index, call in enumerate(calls):
+            if self.serves(call.param, call.grad, call.plan) is None:
+                by_device.setdefault(call.param.device, []).append(index)
+            else:
+                others.append(index)
+        for device, indices in by_device.items():
+            flags = self._step(device, [calls[i] for i in indices])
+            taken.update(zip(indices, flags, strict=True))
+        flags = super().update([calls[i] for i in others])
+        taken.update(zip(others, flags, strict=True))
+        return [taken[i] for i in range(len(calls))]
+
+    def _step(self, device: torch.device, calls: list[TensorCall]) -> list[torch.Tensor]:
+        engine = self._engine(device, calls)
+        by_param = {id(call.param): call for call in calls}
+        found = [by_param.get(id(param)) for param in engine.params]
+        grads = [None if call is None else call.grad for call in found]
+        options = [calls[0].options if call is None else call.options for call in found]
+        engine.upload(grads, options)
+        engine.run()
+        present = [call for call in found if call is not None]
+        torch.autograd.graph.increment_version([call.param for call in present])
+        for call in present:
+            call.state["calls"] += 1
+        flags = engine.taken()
+        places = {id(param): place for place, param in enumerate(engine.params)}
+        return [flags[places[id(call.param)]] for call in calls]
+
+    def _engine(self, device: torch.device, calls: list[TensorCall]) -> Engine:
+        """The engine of a device, made anew where tensors joined or their state moved."""
+        from soap_fast.fused.engine import Engine
+        from soap_fast.fused.launcher import TritonLauncher
+
+        engine = self.engines.get(device)
+        if engine is None or not engine.holds(calls):
+            launcher = self.launcher or TritonLauncher(_multiprocessors(device))
+            engine = Engine(calls, launcher, self.input_precision)
+            self.engines[device] = engine
+            engine.derive_operands()
+        return engine
+
+    def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
+        super().refresh(calls, taken)
+        if calls:
+            for device in {call.param.device for call in calls}:
+                if device in self.engines:
+                    self.engines[device].derive_operands()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "engines": {}, "steady": None}
+
+
+def span(tensor: torch.Tensor) -> int:
+    """Elements of memory from a tensor's first element to its last."""
+    return sum((d - 1) * s for d, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

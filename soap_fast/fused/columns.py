@@ -1,0 +1,87 @@
+"""Columns of the tables that kernels read, named once for the host that fills and the kernel.
+
+A table is int64 in memory, one row per task. Kernels take the numbers as `tl.constexpr`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+ROW_AXES, FOLD_AXES = 4, 3  # axes of a strided tensor that a kernel can walk, after collapsing
+
+
+def columns(*names: str) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _axes(name: str, count: int) -> Iterable[str]:
+    """Size and stride per axis, the innermost first."""
+    return (f"{name}{axis}_{what}" for axis in range(count) for what in ("size", "stride"))
+
+
+# Per tensor: where its clocks lie, and its shares of what launches before reduced.
+TENSOR = columns(
+    "step",  # address, float32
+    "skipped",  # address, int64
+    "options",  # row of the options table
+    "first_square",  # sums of squares of the gradient, one per gather tile
+    "squares",
+    "first_direction",  # sums of squares of n, one per tile of the last rotation
+    "directions",
+    "numel",
+)
+
+# Per row of options, float64: what `StepOptions` holds, and lr behind an address where it is on
+# the device.
+OPTIONS = columns(
+    "lr", "lr_address", "lr_double", "beta1", "beta2", "beta_s", "eps", "weight_decay",
+    "correct_bias", "normalize",
+)  # fmt: skip
+
+# Per tensor, float32: what a step decides once and every later launch reads.
+SCALARS = columns("taken", "size", "decay")
+
+# Between a strided tensor and its plane [fold, rows]: gather, apply.
+PLANE = columns(
+    "tensor",
+    "plane",  # address of [fold, positions] float32
+    "fold",  # size of the folded mode, 1 without
+    "positions",  # rows, padding included
+    "inner",  # size of the contiguous axis
+    "pitch",  # the same, padded to a multiple of 4
+    "dtype",  # of the strided tensor, see DTYPES
+    "matrix",  # address of the folded mode's basis [S, S], zeros around [fold, fold]
+    "partials",  # address of [tiles, S, S]: Gram of the folded mode, one per gather tile
+    "first_tile",
+    *_axes("row", ROW_AXES),
+    *_axes("fold", FOLD_AXES),
+)
+
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+
+# out[m, n] = sum_k a[m, k] b[n, k], see triton_kernels/rotate.py.
+ROTATE = columns(
+    "tensor", "a", "b", "out", "lda", "ldb", "m", "n", "k", "inner", "pitch",
+    "block", "block_stride", "row_stride",
+    "exp_avg", "exp_avg_sq", "state_block_stride", "state_row_stride", "first_tile",
+)  # fmt: skip
+
+# One Gram matrix, see triton_kernels/gram.py.
+GRAM = columns(
+    "tensor", "x", "size", "row_stride", "chunks_per_run", "run", "run_stride", "length", "factor",
+)  # fmt: skip
+
+# One factor of a folded mode: a partial trace of the joint Gram matrix.
+FOLD_GRAM = columns("tensor", "partials", "count", "padded", "size", "fold", "inner", "factor")
+
+# Elementwise Adam on a plane.
+ADAM = columns(
+    "tensor", "plane", "inner", "pitch", "positions", "exp_avg", "exp_avg_sq", "first_tile"
+)
+
+# A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
+SUB_BASES = 5  # 2^5 = 32
+DERIVE = columns(
+    "out", "rows", "row_stride", "columns", "size", "transposed",
+    *(f"{what}{i}" for i in range(SUB_BASES) for what in ("basis", "basis_size", "basis_inner")),
+)  # fmt: skip

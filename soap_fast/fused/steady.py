@@ -1,0 +1,113 @@
+"""A step in which nothing but values, addresses and step options differs from the last one.
+
+That is nearly every step of a training run, so here the host does no work per tensor that C loops
+do not do for it: no plans, no checks of what was checked before, no objects. Whatever is not as it
+was ends the steady state, and the whole way through `SOAP.step` is taken once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+
+from soap_fast.call import TensorCall
+from soap_fast.checks import check_lr
+from soap_fast.fused.engine import Engine
+from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
+
+GRAD, DTYPE = attrgetter("grad"), attrgetter("dtype")
+ADDRESS, STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
+FIXED = (*PLAN_OPTIONS, *REFRESH_OPTIONS, "precondition_frequency")
+FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
+Groups = Sequence[dict[str, Any]]
+
+
+class Steady:
+    """What a step may take for granted.
+
+    Attributes:
+        left: calls until the first of the tensors has a refresh due, which is not a steady step.
+    """
+
+    def __init__(self, groups: Groups, calls: Sequence[TensorCall], engine: Engine) -> None:
+        """Every parameter of the groups has just had a call, in this order, by this engine."""
+        self.engine = engine
+        self.states = [call.state for call in calls]
+        self.grads = [call.grad for call in calls]
+        self.strides = list(map(STRIDE, self.grads))
+        self.dtypes = list(map(DTYPE, self.grads))
+        self.sizes = [len(group["params"]) for group in groups]
+        self.fixed = [[group[name] for name in FIXED] for group in groups]
+        self.free = [_values(group) for group in groups]
+        self.left = min(calls_until_due(call) for call in calls)
+
+    def step(self, groups: Groups) -> bool:
+        """Take the step, or return False where this is not a steady one; then nothing was done."""
+        if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
+            return False
+        params = (
+            groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
+        )
+        grads = list(map(GRAD, params))
+        try:
+            addresses = list(map(ADDRESS, grads))
+        except (TypeError, RuntimeError):  # no gradient, or one without an address
+            return False
+        if not all(map(is_, grads, self.grads)):
+            if list(map(STRIDE, grads)) != self.strides or list(map(DTYPE, grads)) != self.dtypes:
+                return False
+            self.grads = grads
+        if not self._options_are_known(groups):
+            return False
+        if not self.engine.accept(addresses, list(map(ADDRESS, params))):
+            return False
+        self.engine.run()
+        torch.autograd.graph.increment_version(params)
+        for state in self.states:
+            state["calls"] += 1
+        self.left -= 1
+        return True
+
+    def _options_are_known(self, groups: Groups) -> bool:
+        """Step options may change, and go to the device; others end the steady state."""
+        for group, fixed in zip(groups, self.fixed, strict=True):
+            if [group[name] for name in FIXED] != fixed:
+                return False
+        free = [_values(group) for group in groups]
+        if free != self.free:
+            options = [step_options(group) for group in groups]
+            for option, group in zip(options, groups, strict=True):
+                check_lr(option.lr, group["params"][0])
+            pairs = zip(options, self.sizes, strict=True)
+            self.engine.upload_options([option for option, size in pairs for _ in range(size)])
+            self.free = free
+        return True
+
+
+def _values(group: dict[str, Any]) -> list[Any]:
+    """Of an lr in a tensor: its value on the CPU, where it lies on another device."""
+    values = [group[name] for name in FREE]
+    lr = values[0]
+    if isinstance(lr, torch.Tensor):
+        values[0] = float(lr) if lr.device.type == "cpu" else (lr.device, lr.data_ptr(), lr.dtype)
+    return values
+
+
+def calls_until_due(call: TensorCall) -> int:
+    """How many calls from now the next refresh of a tensor is due, 1 for the next call."""
+    sizes, frequency = call.plan.factors, call.options.precondition_frequency
+    calls: int = call.state["calls"]
+    phases: list[int] = call.state.get("phases", [frequency] * len(sizes))
+    if not any(sizes):
+        return 2**62
+    if call.options.refresh_schedule == "periodic":
+        phases = [frequency] * len(sizes)
+    return min(
+        frequency - (calls - 1 - phase) % frequency
+        for phase, size in zip(phases, sizes, strict=True)
+        if size is not None
+    )

@@ -1,0 +1,402 @@
+"""Tasks and tiles of every launch of a step, with what they cost. Pure but for the addresses.
+
+Addresses are integers that the engine hands in; a plan without a device takes zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+
+from soap_fast.fused.columns import (
+    ADAM,
+    DERIVE,
+    DTYPES,
+    FOLD_AXES,
+    FOLD_GRAM,
+    GRAM,
+    PLANE,
+    ROTATE,
+    ROW_AXES,
+)
+from soap_fast.fused.layout import GramTask, Layout, axes_of, padded
+from soap_fast.fused.tiles import (
+    ACROSS,
+    ADAM_HEIGHTS,
+    GRAM_CLASSES,
+    ROW_WIDTHS,
+    rotate_area,
+    rotate_tiles,
+    triangle,
+)
+from soap_fast.plan import Group
+
+FLOAT = 4  # bytes
+UNIT = 256  # partial Gram tiles lie at multiples of this many elements
+
+
+@dataclass
+class Work:
+    """Tasks and tiles of one launch, and what they cost.
+
+    Attributes:
+        tasks: [m, columns] int64.
+        tiles: [n, fields] int32; empty where the kernel walks tasks.
+        needed: floating point operations of the mathematics.
+        executed: those of the tiles, padding included.
+        bytes: every operand once read, every result once written.
+    """
+
+    tasks: list[list[int]] = field(default_factory=list)
+    tiles: list[torch.Tensor] = field(default_factory=list)
+    count: int = 0
+    needed: int = 0
+    executed: int = 0
+    bytes: int = 0
+
+    def add(self, columns: dict[str, int], tiles: torch.Tensor, /, **values: int) -> None:
+        row = [0] * len(columns)
+        for name, value in values.items():
+            row[columns[name]] = value
+        self.tasks.append(row)
+        self.tiles.append(tiles)
+        self.count += len(tiles)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One tensor of a fused step, by addresses.
+
+    Attributes:
+        a, b: its two planes in the workspace.
+        exp_avg, exp_avg_sq: elements in the plane's order.
+        forward, backward: by group, the basis transposed and the basis, rows padded.
+        factors: by mode.
+        partials: of the folded mode's Gram matrix.
+    """
+
+    index: int
+    layout: Layout
+    a: int
+    b: int
+    exp_avg: int
+    exp_avg_sq: int
+    forward: dict[Group, int]
+    backward: dict[Group, int]
+    factors: dict[int, int]
+    partials: int
+
+
+def plane_tiles(task: int, layout: Layout, rows: int) -> torch.Tensor:
+    """[tiles, 3] int32: task, first position, width of the fold's tile."""
+    starts = torch.arange(0, layout.positions, rows, dtype=torch.int32)
+    tiles = torch.empty((len(starts), 3), dtype=torch.int32)
+    tiles[:, 0], tiles[:, 1], tiles[:, 2] = task, starts, layout.fold_block
+    return tiles
+
+
+def plane_rows(layout: Layout, constants: dict[str, int]) -> int:
+    return constants["ROWS"] if layout.fold == 1 else constants["FOLD_ROWS"]
+
+
+def fold_flops(layout: Layout) -> tuple[int, int]:
+    """Of one rotation of the folded mode: needed, executed."""
+    if layout.folded is None:
+        return 0, 0
+    rows = layout.numel // layout.fold
+    return 2 * rows * layout.fold**2, 2 * layout.positions * layout.fold_block**2
+
+
+def gather_work(
+    members: Sequence[Member],
+    strided: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    constants: dict[str, int],
+) -> Work:
+    """Between gradients of these strides and dtypes and the planes."""
+    work = Work()
+    for task, (member, (stride, dtype)) in enumerate(zip(members, strided, strict=True)):
+        layout = member.layout
+        tiles = plane_tiles(task, layout, plane_rows(layout, constants))
+        matrix = member.forward[layout.folded] if layout.folded else 0
+        _add_plane(work, member, tiles, stride, dtype, matrix)
+        needed, executed = fold_flops(layout)
+        if layout.folded:  # its Gram matrix too
+            rows = layout.numel // layout.fold
+            needed += rows * layout.fold * (layout.fold + 1)
+            executed += 2 * layout.positions * layout.fold_block**2
+            work.bytes += FLOAT * len(tiles) * layout.fold_block**2
+        work.needed, work.executed = work.needed + needed, work.executed + executed
+        work.bytes += dtype.itemsize * layout.numel + FLOAT * layout.fold * layout.positions
+    return work
+
+
+def apply_work(
+    members: Sequence[Member],
+    strided: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    constants: dict[str, int],
+) -> Work:
+    """Between the planes and parameters of these strides and dtypes."""
+    work = Work()
+    for task, (member, (stride, dtype)) in enumerate(zip(members, strided, strict=True)):
+        layout = member.layout
+        tiles = plane_tiles(task, layout, plane_rows(layout, constants))
+        matrix = member.backward[layout.folded] if layout.folded else 0
+        _add_plane(work, member, tiles, stride, dtype, matrix)
+        needed, executed = fold_flops(layout)
+        work.needed, work.executed = work.needed + needed, work.executed + executed
+        work.bytes += 2 * dtype.itemsize * layout.numel + FLOAT * layout.fold * layout.positions
+    return work
+
+
+def _add_plane(
+    work: Work,
+    member: Member,
+    tiles: torch.Tensor,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    matrix: int,
+) -> None:
+    layout = member.layout
+    rows, fold = axes_of(layout, stride)
+    walk = {}
+    for name, axes, count in (("row", rows, ROW_AXES), ("fold", fold, FOLD_AXES)):
+        for axis in range(count):
+            size, step = axes[axis] if axis < len(axes) else (1, 0)
+            walk[f"{name}{axis}_size"], walk[f"{name}{axis}_stride"] = size, step
+    work.add(
+        PLANE,
+        tiles,
+        tensor=member.index,
+        plane=member.a,
+        fold=layout.fold,
+        positions=layout.positions,
+        inner=layout.inner,
+        pitch=layout.pitch,
+        dtype=DTYPES[str(dtype).removeprefix("torch.")],
+        matrix=matrix,
+        partials=member.partials,
+        first_tile=work.count,
+        **walk,
+    )
+
+
+def walkable(layout: Layout, stride: tuple[int, ...]) -> bool:
+    """Whether a tensor of these strides has few enough axes for gather and apply."""
+    rows, fold = axes_of(layout, stride)
+    return len(rows) <= ROW_AXES and len(fold) <= FOLD_AXES
+
+
+def rotate_work(members: Sequence[Member], place: int, deepest: int, *, back: bool) -> Work:
+    """Products number `place` of `deepest`; tensors with fewer products have theirs last."""
+    work = Work()
+    for member in members:
+        layout, levels = member.layout, member.layout.levels
+        number = place - (deepest - len(levels))
+        if number < 0:
+            continue
+        level = levels[number]
+        # A rotation leaves its result in the plane where the rotation back begins.
+        passed = number + (len(levels) if back else 0)
+        source, out = (member.a, member.b) if passed % 2 == 0 else (member.b, member.a)
+        matrix = (member.backward if back else member.forward)[level.group]
+        rows_pitch = padded(level.group.size)
+        a, b = (matrix, source) if level.basis_first else (source, matrix)
+        last = number == len(levels) - 1 and not back
+        heights = ADAM_HEIGHTS if last else ROW_WIDTHS
+        work.add(
+            ROTATE,
+            rotate_tiles(len(work.tasks), level.m, level.n, heights),
+            tensor=member.index,
+            a=a,
+            b=b,
+            out=out,
+            lda=rows_pitch,
+            ldb=rows_pitch,
+            m=level.m,
+            n=level.n,
+            k=level.k,
+            inner=level.inner,
+            pitch=level.pitch,
+            block=level.block,
+            block_stride=level.block_stride,
+            row_stride=level.row_stride,
+            exp_avg=member.exp_avg,
+            exp_avg_sq=member.exp_avg_sq,
+            state_block_stride=level.state_block_stride,
+            state_row_stride=level.state_row_stride,
+            first_tile=work.count,
+        )
+        work.needed += 2 * layout.numel * level.group.size
+        work.executed += 2 * rotate_area(level.m, level.n, heights) * -(-level.k // 32) * 32
+        work.bytes += FLOAT * (2 * layout.numel + level.group.size**2)
+        work.bytes += 4 * FLOAT * layout.numel if last else 0
+    return work
+
+
+def adam_work(members: Sequence[Member], rows: int) -> Work:
+    """Tensors that no product rotates."""
+    work = Work()
+    for member in members:
+        layout = member.layout
+        if layout.levels:
+            continue
+        elements = layout.fold * layout.positions
+        starts = torch.arange(0, elements, rows, dtype=torch.int32)
+        tiles = torch.empty((len(starts), 2), dtype=torch.int32)
+        tiles[:, 0], tiles[:, 1] = len(work.tasks), starts
+        work.add(
+            ADAM,
+            tiles,
+            tensor=member.index,
+            plane=member.a,
+            inner=layout.inner,
+            pitch=layout.pitch,
+            positions=elements,
+            exp_avg=member.exp_avg,
+            exp_avg_sq=member.exp_avg_sq,
+            first_tile=work.count,
+        )
+        work.bytes += 6 * FLOAT * layout.numel
+    return work
+
+
+def parts_of(gram: GramTask, chunk: int, most: int) -> tuple[int, list[int]]:
+    """Chunks of a run, and the bounds of the parts in chunks."""
+    per_run = -(-gram.length // chunk)
+    chunks = per_run * gram.runs
+    parts = max(1, round(chunks / most))
+    return per_run, [chunks * part // parts for part in range(parts + 1)]
+
+
+def gram_parts(layouts: Sequence[Layout], chunk: int, most: int) -> int:
+    """Elements of the partial tiles between `gram` and `gram_reduce`."""
+    elements = 0
+    for gram in (gram for layout in layouts for gram in layout.grams):
+        parts = len(parts_of(gram, chunk, most)[1]) - 1
+        if parts > 1:
+            elements += parts * sum(h * w for _, _, h, w in triangle(gram.group.size))
+    return elements
+
+
+def gram_work(members: Sequence[Member], chunk: int, most: int) -> tuple[Work, Work]:
+    """Gram matrices of the modes that products rotate: what `gram` and what `gram_reduce` does.
+
+    Args:
+        chunk: terms of one product of tiles.
+        most: chunks that one tile sums, about.
+    """
+    work, reduce, units = Work(), Work(), 0
+    for member in members:
+        for gram in member.layout.grams:
+            per_run, bounds = parts_of(gram, chunk, most)
+            parts = len(bounds) - 1
+            rows, reduced, area = [], [], 0
+            for m0, n0, height, width in triangle(gram.group.size):
+                kind = GRAM_CLASSES[height, width] + (ACROSS if gram.contiguous else 0)
+                area += height * width
+                if parts > 1:
+                    reduced.append((len(reduce.tasks), kind, m0, n0, units, parts))
+                for part in range(parts):
+                    unit = units if parts > 1 else -1
+                    rows.append((len(work.tasks), kind, m0, n0, *bounds[part : part + 2], unit))
+                    units += height * width // UNIT if parts > 1 else 0
+            values = _gram_values(member, gram, per_run)
+            work.add(GRAM, torch.tensor(rows, dtype=torch.int32), **values)
+            work.needed += gram.flops
+            work.executed += 2 * area * bounds[-1] * chunk
+            factor_bytes = FLOAT * gram.group.size**2 * 3 // 2  # half read, all of it written
+            if parts > 1:
+                reduce.add(GRAM, torch.tensor(reduced, dtype=torch.int32), **values)
+                work.bytes += FLOAT * area * parts
+                reduce.bytes += FLOAT * area * parts + factor_bytes
+            else:
+                work.bytes += factor_bytes
+        if member.layout.grams:
+            work.bytes += FLOAT * member.layout.fold * member.layout.positions
+    return work, reduce
+
+
+def _gram_values(member: Member, gram: GramTask, per_run: int) -> dict[str, int]:
+    return {
+        "tensor": member.index,
+        "x": member.a,
+        "size": gram.group.size,
+        "row_stride": gram.row_stride,
+        "chunks_per_run": per_run,
+        "run_stride": gram.run_stride,
+        "length": gram.length,
+        "factor": member.factors[gram.group.modes[0]],
+    }
+
+
+def fold_gram_work(members: Sequence[Member], constants: dict[str, int]) -> Work:
+    """Factors of the folded modes, from what gather left behind."""
+    work = Work()
+    for member in members:
+        folded = member.layout.folded
+        if folded is None:
+            continue
+        tiles = -(-member.layout.positions // plane_rows(member.layout, constants))
+        width, inner = member.layout.fold_block, folded.size
+        for mode in folded.modes:
+            size = member.layout.plan.modes[mode]
+            inner //= size
+            work.add(
+                FOLD_GRAM,
+                torch.empty((1, 0), dtype=torch.int32),
+                tensor=member.index,
+                partials=member.partials,
+                count=tiles,
+                padded=width,
+                size=size,
+                fold=folded.size,
+                inner=inner,
+                factor=member.factors[mode],
+            )
+            work.bytes += FLOAT * (tiles * width**2 + 2 * size**2)
+    return work
+
+
+def derive_work(
+    matrices: Iterable[tuple[int, Sequence[tuple[int, int]], bool, int, int]], block: int
+) -> Work:
+    """Operands from bases.
+
+    Args:
+        matrices: of each operand its address, the (address, size) of its bases, whether it is
+            transposed, its rows and their length.
+        block: width of a tile.
+    """
+    work = Work()
+    for out, bases, transposed, rows, length in matrices:
+        size = prod(d for _, d in bases)
+        values: dict[str, int] = {}
+        inner = size
+        for place, (address, d) in enumerate(bases):
+            inner //= d
+            values |= {
+                f"basis{place}": address,
+                f"basis_size{place}": d,
+                f"basis_inner{place}": inner,
+            }
+        starts = [
+            (len(work.tasks), row, column)
+            for row in range(0, rows, block)
+            for column in range(0, length, block)
+        ]
+        work.add(
+            DERIVE,
+            torch.tensor(starts, dtype=torch.int32),
+            out=out,
+            rows=rows,
+            row_stride=length,
+            columns=length,
+            size=size,
+            transposed=int(transposed),
+            **values,
+        )
+        work.bytes += FLOAT * (rows * length + sum(d * d for _, d in bases))
+    return work

@@ -1,0 +1,44 @@
+"""What a step launches, from the optimizer's own tables: exact, and the same on every machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import launches, shapes
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {name: launches.measure(shapes.load(name)) for name in ("hyperprior", "elic", "lalic")}
+
+
+def test_a_handful_of_launches_for_any_model(measured):
+    assert {result["launches_plain"] for result in measured.values()} == {11}
+
+
+def test_little_is_computed_or_moved_twice(measured):
+    for result in measured.values():
+        assert result["padding"] <= 0.10
+        assert result["bytes_ratio"] <= 2.8
+        assert result["workspace_ratio"] <= 2.001
+
+
+def test_flops_are_those_of_the_mathematics(measured):
+    """Rotations there and back, 4 n sum(d), and the lower triangles of Gram matrices."""
+    inventory = shapes.load("hyperprior")
+    from soap_fast.options import PlanOptions
+    from soap_fast.plan import plan_tensor
+
+    options = PlanOptions(10000, False, False, "channels_first")
+    expected = 0
+    for entry in inventory.entries:
+        plan = plan_tensor(entry.shape, options)
+        numel = 1
+        for size in entry.shape:
+            numel *= size
+        widths = [group.size for group in plan.groups if group.rotated]
+        expected += sum(4 * numel * d + numel * (d + 1) for d in widths)
+    # Three tensors have two joint groups, of which products rotate one mode by mode.
+    assert measured["hyperprior"]["flops"] == pytest.approx(expected, rel=1e-3)
