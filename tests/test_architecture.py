@@ -27,6 +27,7 @@ ORDER = [
     "fused.operands",
     "fused.launcher",
     "fused.tables",
+    "fused.work",
     "fused.tuning",
     "fused.tiles",
     "fused.layout",

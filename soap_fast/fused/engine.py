@@ -13,8 +13,8 @@ from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of, padded
 from soap_fast.fused.operands import Operands
-from soap_fast.fused.tables import Member, Work
 from soap_fast.fused.tuning import GRAM_CHUNKS, TUNING
+from soap_fast.fused.work import Member, Work
 from soap_fast.options import StepOptions
 
 FLOAT = 4  # bytes

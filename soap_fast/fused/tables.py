@@ -6,7 +6,6 @@ Addresses are integers that the engine hands in; a plan without a device takes z
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -32,62 +31,10 @@ from soap_fast.fused.tiles import (
     rotate_tiles,
     triangle,
 )
-from soap_fast.plan import Group
+from soap_fast.fused.work import Member, Work
 
 FLOAT = 4  # bytes
 UNIT = 256  # partial Gram tiles lie at multiples of this many elements
-
-
-@dataclass
-class Work:
-    """Tasks and tiles of one launch, and what they cost.
-
-    Attributes:
-        tasks: [m, columns] int64.
-        tiles: [n, fields] int32; empty where the kernel walks tasks.
-        needed: floating point operations of the mathematics.
-        executed: those of the tiles, padding included.
-        bytes: every operand once read, every result once written.
-    """
-
-    tasks: list[list[int]] = field(default_factory=list)
-    tiles: list[torch.Tensor] = field(default_factory=list)
-    count: int = 0
-    needed: int = 0
-    executed: int = 0
-    bytes: int = 0
-
-    def add(self, columns: dict[str, int], tiles: torch.Tensor, /, **values: int) -> None:
-        row = [0] * len(columns)
-        for name, value in values.items():
-            row[columns[name]] = value
-        self.tasks.append(row)
-        self.tiles.append(tiles)
-        self.count += len(tiles)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One tensor of a fused step, by addresses.
-
-    Attributes:
-        a, b: its two planes in the workspace.
-        exp_avg, exp_avg_sq: elements in the plane's order.
-        forward, backward: by group, the basis transposed and the basis, rows padded.
-        factors: by mode.
-        partials: of the folded mode's Gram matrix.
-    """
-
-    index: int
-    layout: Layout
-    a: int
-    b: int
-    exp_avg: int
-    exp_avg_sq: int
-    forward: dict[Group, int]
-    backward: dict[Group, int]
-    factors: dict[int, int]
-    partials: int
 
 
 def plane_tiles(task: int, layout: Layout, rows: int) -> torch.Tensor:
