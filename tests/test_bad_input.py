@@ -79,7 +79,9 @@ class TestOptions:
 
 
 def test_an_unknown_backend():
-    with pytest.raises(ValueError, match=r"backend='cuda' is not one of \['triton', 'native', 'eager'\]"):
+    with pytest.raises(
+        ValueError, match=r"backend='cuda' is not one of \['triton', 'native', 'eager'\]"
+    ):
         SOAP(parameters(), backend="cuda")
 
 
