@@ -6,8 +6,6 @@ import pytest
 
 from bench import launches, shapes
 
-pytest.importorskip("triton")
-
 
 @pytest.fixture(scope="module")
 def measured():

@@ -157,9 +157,6 @@ class TritonBackend(NativeBackend):
                 if device in self.engines:
                     self.engines[device].derive_operands()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "engines": {}, "steady": None}
-
 
 def span(tensor: torch.Tensor) -> int:
     """Elements of memory from a tensor's first element to its last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -255,13 +256,19 @@ class Engine:
         if parameters != self._parameters:
             self._upload_parameters(parameters)
 
-    def accept(self, gradients: list[int], parameters: list[int]) -> bool:
-        """Addresses of all tensors, of gradients with the strides and dtypes of the last call.
+    def accept(self, gradients: list[int], params: list[torch.Tensor]) -> bool:
+        """Addresses of gradients with the strides and dtypes of the last call, and of parameters.
 
-        Parameters that moved may have other strides: then False, and `upload` is the way.
+        Parameters may have moved, as those of masked convolutions do at every forward. Others than
+        before, or with other strides, are not accepted: `upload` is the way then.
         """
+        parameters = list(map(torch.Tensor.data_ptr, params))
         if parameters != self._parameter_list:
-            return False
+            now = [(p.data_ptr(), p.stride(), p.dtype) for p in params]
+            kept = [(stride, dtype) for _, stride, dtype in now] == self._parameter_strides
+            if not kept or not all(map(is_, params, self.params)):
+                return False
+            self._upload_parameters(now)
         if gradients != self._gradient_list:
             addresses = torch.tensor(gradients, dtype=torch.int64)
             self.gradient_addresses.copy_(self._staged(addresses), non_blocking=True)

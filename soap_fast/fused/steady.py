@@ -63,7 +63,7 @@ class Steady:
             self.grads = grads
         if not self._options_are_known(groups):
             return False
-        if not self.engine.accept(addresses, list(map(ADDRESS, params))):
+        if not self.engine.accept(addresses, params):
             return False
         self.engine.run()
         torch.autograd.graph.increment_version(params)
