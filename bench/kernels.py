@@ -19,6 +19,7 @@ from typing import Any
 from bench.command import BadInput, add_json_option, check_target, show
 from soap_fast.fused.launcher import kernel
 from soap_fast.fused.tuning import TUNING
+from soap_fast.refresh import LEFT_OUT, REFRESHED
 
 COLUMNS = (
     "kernel", "sm", "options", "registers", "shared_bytes", "stack_bytes", "spill_bytes",
@@ -31,6 +32,7 @@ ALLOWED = {
     # spill 272 bytes there. sm_90 and sm_100 do not spill.
     ("gram", 80): 40,
 }
+OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 PRODUCTS = ("rotate", "gram")  # what streams operands through a loop of products
 
 POINTERS = {
@@ -46,6 +48,9 @@ POINTERS = {
     "partials": "*fp32",
     "inverse_scale": "*fp32",
     "found_inf": "*fp32",
+    "modes": "*i64",
+    "axes": "*i64",
+    "carried": "*fp32",
 }
 
 
@@ -86,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every op with every set of constants that a step can ask for."""
     for op, tuning in TUNING.items():
-        fixed = dict(tuning.constants)
+        fixed = {**tuning.constants, **OUTCOMES.get(op, {})}
         arguments = kernel(op).arg_names
         if "PRECISION" not in arguments:
             yield op, fixed

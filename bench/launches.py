@@ -16,14 +16,12 @@ from typing import Any
 from bench import shapes
 from bench.command import add_json_option, check_target, show
 from bench.recorded import Recorded, record
+from soap_fast.fused.floor import floor_seconds
 
 COLUMNS = (
     "model", "launches_plain", "tiles", "flops", "bytes", "bytes_ratio", "padding",
     "workspace_ratio", "host_ms", "host_ratio", "floor_ms",
 )  # fmt: skip
-
-# Assumed of an H100 until `bench roof` has measured one: tf32x3 products, and copies.
-FLOPS_PER_SECOND, BYTES_PER_SECOND = 130e12, 3e12
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +51,7 @@ def measure(inventory: shapes.Inventory) -> dict[str, Any]:
     moved = sum(work.bytes for work in works.values())
     numel, factors = inventory.numel, _factor_elements(recorded)
     least = 4 * (7 * numel + 3 * factors)  # p, m, v, K read and written, g and Q read
-    workspace = 4 * (engine.a.numel() + engine.b.numel())
+    workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
     host, base = _host_times(recorded)
     return {
         "model": inventory.model,
@@ -82,11 +80,6 @@ def measure(inventory: shapes.Inventory) -> dict[str, Any]:
             for name, work in works.items()
         ],
     }
-
-
-def floor_seconds(flops: int, moved: int) -> float:
-    """The least a launch can take."""
-    return max(flops / FLOPS_PER_SECOND, moved / BYTES_PER_SECOND)
 
 
 def _factor_elements(recorded: Recorded) -> int:

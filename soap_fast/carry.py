@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from soap_fast.call import TensorCall
 from soap_fast.modes import from_modes, rotate, to_modes
@@ -70,17 +72,24 @@ def _refresh_together(
     tolerance: float,
 ) -> None:
     selections = [batch.selection() for batch in due]
-    before = [
-        batch.Q.index_select(0, chosen) for batch, chosen in zip(due, selections, strict=True)
-    ]
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
-    carried: set[int] = set()
-    try:
+    with old_bases_on_error(due, selections) as carried:
         results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
         changes = _by_call(due, results)
         for index, call in enumerate(calls):
             _carry(call, taken[index], changes[index])
             carried.add(index)
+
+
+@contextmanager
+def old_bases_on_error(due: Sequence[Batch], selections: Sequence[Tensor]) -> Iterator[set[int]]:
+    """Within it bases change; after an exception only those of calls in the yielded set have."""
+    before = [
+        batch.Q.index_select(0, chosen) for batch, chosen in zip(due, selections, strict=True)
+    ]
+    carried: set[int] = set()
+    try:
+        yield carried
     except BaseException:
         for batch, old in zip(due, before, strict=True):
             for position, (slot, (index, _)) in enumerate(

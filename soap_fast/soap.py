@@ -10,8 +10,8 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from soap_fast import ambient, checkpoint
-from soap_fast.backends import choose
-from soap_fast.call import TensorCall
+from soap_fast.backends import Precision, choose
+from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
 from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
 from soap_fast.plan import plan_tensor
@@ -31,11 +31,12 @@ class SOAP(torch.optim.Optimizer):
 
     A gradient with NaN or inf leaves its tensor and all of its state untouched and is counted, see
     `stats`. Parameters may be float32, float64, bfloat16 or float16; state and arithmetic are
-    float64 for float64 parameters and float32 for all others.
+    float64 for float64 parameters and float32 for all others. Under a `torch.amp.GradScaler`
+    gradients are unscaled, and left out where they are not finite, within the step.
 
     Args:
         params: parameters, named parameters or group dicts, as for every torch optimizer. Every
-            option below but `backend` may be set per group.
+            option below but the last two may be set per group.
         lr: step size; a float or a tensor of one element.
         betas: decay of the first and second moment, each in [0, 1).
         shampoo_beta: decay of the factors K; negative takes `betas[1]`.
@@ -53,12 +54,17 @@ class SOAP(torch.optim.Optimizer):
             Frobenius norm, is not above this; 0 refreshes all.
         refresh_schedule: "staggered" spreads the refreshes over the steps by cost, each tensor at a
             phase of its own, in place of all at once every precondition_frequency steps.
-        backend: who computes; None takes the best that runs here; `python -m soap_fast` says which.
+        backend: who computes; None takes the best that runs here; `python -m soap_fast` says which,
+            `soap_fast.explain(optimizer)` for these parameters.
+        input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
+            cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
 
     Raises:
-        ValueError: an option outside its range, an unknown backend, or a parameter that is complex,
-            sparse, on the meta device or not of a floating dtype.
+        ValueError: an option outside its range, an unknown backend or precision, or a parameter
+            that is complex, sparse, on the meta device or not of a floating dtype.
     """
+
+    _step_supports_amp_scaling = True  # a GradScaler then sets grad_scale and found_inf
 
     def __init__(
         self,
@@ -79,9 +85,11 @@ class SOAP(torch.optim.Optimizer):
         refresh_tolerance: float = 0.0,
         refresh_schedule: RefreshSchedule = "periodic",
         backend: str | None = None,
+        input_precision: Precision = "tf32x3",
     ) -> None:
-        self._backend = choose(backend)
+        self._backend = choose(backend, input_precision)
         self._requested_backend = backend
+        self._input_precision = input_precision
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -130,9 +138,10 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        if self._backend.steady_step(self.param_groups):
+        scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        if self._backend.steady_step(self.param_groups, scaling):
             return loss
-        calls = list(self._calls())
+        calls = list(self._calls(scaling))
         with ambient.neutral({call.param.device.type for call in calls}):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
             later = [call for call in calls if not call.is_first]
@@ -149,7 +158,7 @@ class SOAP(torch.optim.Optimizer):
         self._backend.settle(self.param_groups, calls)
         return loss
 
-    def _calls(self) -> Iterator[TensorCall]:
+    def _calls(self, scaling: Scaling) -> Iterator[TensorCall]:
         """Every parameter with a gradient, checked together with the options of its group."""
         for place, group in enumerate(self.param_groups):
             planning, options = plan_options(group), step_options(group)
@@ -162,12 +171,13 @@ class SOAP(torch.optim.Optimizer):
                     check_parameter(param)
                     check_gradient(param, param.grad)
                     check_lr(options.lr, param)
-                    self._check_backend(param)
+                    call = TensorCall(param, param.grad, state, plan, options, scaling)
+                    self._check_backend(param, call)
                     if state["calls"]:
                         check_state(state, plan, param)
                 except ValueError as error:
                     raise ValueError(f"{self._label(place, index)} {error}") from None
-                yield TensorCall(param, param.grad, state, plan, options)
+                yield call
 
     def _begin(self, calls: list[TensorCall]) -> None:
         """Start the state of tensors on their first call; an unusable gradient is only counted."""
@@ -227,8 +237,13 @@ class SOAP(torch.optim.Optimizer):
                 counters["off_diagonal"][name] = off_diagonal
         return counters
 
-    def _check_backend(self, param: torch.Tensor) -> None:
-        reason = self._backend.refuses(param) if self._requested_backend is not None else None
+    def _check_backend(self, param: torch.Tensor, call: TensorCall | None = None) -> None:
+        """A backend that was asked for by name steps a tensor or says why not."""
+        if self._requested_backend is None:
+            return
+        reason = self._backend.refuses(param)
+        if reason is None and call is not None:
+            reason = self._backend.refuses_call(call)
         if reason is not None:
             raise ValueError(reason)
 
@@ -306,12 +321,17 @@ class SOAP(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "requested_backend": self._requested_backend}
+        asked = {
+            "requested_backend": self._requested_backend,
+            "input_precision": self._input_precision,
+        }
+        return {**super().__getstate__(), **asked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)
         self._requested_backend = state.pop("requested_backend", None)
-        self._backend = choose(self._requested_backend)
+        self._input_precision = state.pop("input_precision", "tf32x3")
+        self._backend = choose(self._requested_backend, self._input_precision)
         super().__setstate__(state)
         bind(restack(self.state), self.state)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from soap_fast.call import TensorCall, is_usable
+from soap_fast.call import TensorCall
 from soap_fast.modes import gram, rotate, rotate_back
 
 
@@ -25,7 +25,7 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     beta1, beta2, beta_s = options.beta1, options.beta2, options.shampoo_beta
 
     grad = call.gather()  # g, [d_1 .. d_k]
-    taken = is_usable(grad)
+    taken = call.is_usable(grad)
     rotated = rotate(grad, bases, plan)  # g' = R(g)
 
     step = state["step"] + 1

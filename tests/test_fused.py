@@ -230,3 +230,27 @@ def test_a_parameter_that_moves_is_followed_without_leaving_the_steady_state():
     assert steady is not None
     assert not torch.equal(params[0].data, left_behind)
     assert optimizer.state[params[0]]["calls"] == 4
+
+
+def test_what_no_kernel_serves_is_an_error_where_triton_was_asked_for():
+    strange = torch.nn.Parameter(torch.randn(3, 5, 3, 5, 3, 5, 3)[::2, ::2, ::2, ::2, ::2, ::2])
+    optimizer = SOAP([strange], backend="triton", max_precond_dim=1)
+    strange.grad = torch.randn_like(strange)
+    with pytest.raises(ValueError, match=r"strides .* more axes than a kernel walks"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_input_precision_reaches_the_products_and_survives_a_copy(precision):
+    params = parameters(((6, 4, 3, 3), (8, 8)))
+    optimizer = SOAP(params, backend="triton", input_precision=precision)
+    copied = copy.deepcopy(optimizer)
+    for each in (optimizer, copied):
+        own = each.param_groups[0]["params"]
+        train(each, own, range(2))
+        (engine,) = each._backend.engines.values()
+        used = {launch.op: launch.constants.get("PRECISION") for launch in engine.before}
+        assert used["rotate"] == precision
+        assert used["gram"] == ("ieee" if precision == "ieee" else "tf32x3")
+    with pytest.raises(ValueError, match="input_precision='fp8' is not one of"):
+        SOAP(params, input_precision="fp8")

@@ -13,6 +13,13 @@ One op per file, in the order of a step, each with the eager twin that defines i
     apply       the folded mode rotated back, the update applied
     derive      operands of all these from the bases, after they changed
 
+and of a refresh, once the bases are new:
+
+    count       what became of each basis, whose moments follow
+    derive      carrying matrices in place of the transposed bases
+    permute     exp_avg_sq in the new order of columns
+    settle      moments back from their planes; exp_avg by gather, rotate, settle
+
 Every kernel is persistent: its programs walk a table of tiles on the device, so that a launch
 covers all tensors of a model. `table` is how kernels read their tables.
 """

@@ -2,7 +2,8 @@
 
     out[i, j] = Q[i, j], or Q[j, i] transposed ;  Q = Q_1 x Q_2 x ..      Kronecker product
 
-Rows of out are padded by zeros to a multiple of 4 elements, or to the tile of a folded mode.
+A basis at address 0 is the identity. Rows of out are padded by zeros to a multiple of 4 elements,
+or to the tile of a folded mode.
 """
 
 import triton
@@ -41,11 +42,16 @@ def derive(
         value = tl.where(inside, 1.0, 0.0)
         for sub in tl.static_range(COUNT):
             address = tl.load(task + BASIS + 3 * sub)
-            if address != 0:
-                d = tl.load(task + BASIS + 3 * sub + 1).to(tl.int32)
+            d = tl.load(task + BASIS + 3 * sub + 1).to(tl.int32)
+            if d != 0:
                 inner = tl.load(task + BASIS + 3 * sub + 2).to(tl.int32)
-                entry = i // inner % d * d + j // inner % d
-                value = value * tl.load(floats(address) + entry, mask=inside, other=0.0)
+                a = i // inner % d
+                b = j // inner % d
+                if address == 0:
+                    value = tl.where(a == b, value, 0.0)
+                else:
+                    entry = a * d + b
+                    value = value * tl.load(floats(address) + entry, mask=inside, other=0.0)
         written = (row < tl.load(task + ROWS)) & (column < tl.load(task + COLUMNS))
         out = floats(tl.load(task + OUT)) + (row * tl.load(task + ROW_STRIDE).to(tl.int32) + column)
         tl.store(out, value, mask=written)

@@ -10,11 +10,11 @@ import torch
 from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
 from soap_fast.backends.native import NativeBackend
-from soap_fast.backends.triton import TritonBackend, missing_for_triton
-from soap_fast.call import TensorCall
+from soap_fast.backends.triton import PRECISIONS, Precision, TritonBackend, missing_for_triton
+from soap_fast.call import Scaling, TensorCall
 from soap_fast.state import Stacks
 
-__all__ = ["Backend", "BackendStatus", "choose", "survey"]
+__all__ = ["Backend", "BackendStatus", "Precision", "choose", "survey"]
 
 
 class Backend(Protocol):
@@ -24,7 +24,9 @@ class Backend(Protocol):
 
     def refuses(self, param: torch.Tensor) -> str | None: ...
 
-    def steady_step(self, groups: Sequence[dict[str, Any]]) -> bool: ...
+    def refuses_call(self, call: TensorCall) -> str | None: ...
+
+    def steady_step(self, groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool: ...
 
     def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None: ...
 
@@ -54,9 +56,15 @@ BACKENDS: dict[str, type[Backend]] = {
 }
 
 
-def _asked_for(name: str) -> Backend:
+def _asked_for(name: str, input_precision: Precision) -> Backend:
     # The extension's CUDA kernels have never run on a GPU: nobody gets them without asking.
-    return NativeBackend(("cpu", "cuda")) if name == "native" else BACKENDS[name]()
+    if name == "native":
+        return NativeBackend(("cpu", "cuda"))
+    return _of(name, input_precision)
+
+
+def _of(name: str, input_precision: Precision) -> Backend:
+    return TritonBackend(input_precision) if name == "triton" else BACKENDS[name]()
 
 
 def survey() -> list[BackendStatus]:
@@ -82,19 +90,26 @@ def best(statuses: Sequence[BackendStatus]) -> str:
     return next(s.name for s in statuses if s.usable and s.name != TritonBackend.name)
 
 
-def choose(name: str | None) -> Backend:
+def choose(name: str | None, input_precision: Precision = "tf32x3") -> Backend:
     """The backend of this name, or the best usable one for None.
 
+    Args:
+        name: of a backend, or None.
+        input_precision: of Triton's products; other backends have none to choose.
+
     Raises:
-        ValueError: no backend has this name, or it cannot run here.
+        ValueError: no backend has this name, or it cannot run here; no precision has this one.
     """
+    if input_precision not in PRECISIONS:
+        rule = f"one of {PRECISIONS}: 'tf32x3' has float32's accuracy on tensor cores"
+        raise ValueError(f"input_precision={input_precision!r} is not {rule}")
     statuses = survey()
     if name is None:
-        return BACKENDS[best(statuses)]()
+        return _of(best(statuses), input_precision)
     for status in statuses:
         if status.name == name:
             if not status.usable:
                 raise ValueError(f"backend={name!r} cannot run here: {status.reason}")
-            return _asked_for(name)
+            return _asked_for(name, input_precision)
     names = [status.name for status in statuses]
     raise ValueError(f"backend={name!r} is not one of {names}: None takes the best that runs here")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from soap_fast.call import TensorCall, is_usable
+from soap_fast.call import Scaling, TensorCall
 from soap_fast.carry import refresh_tensors
 from soap_fast.eigh import Pairs, eigh_eager
 from soap_fast.modes import gram
@@ -26,7 +26,11 @@ class EagerBackend:
         """Why this backend, asked for by name, cannot step a parameter; None if it can."""
         return None
 
-    def steady_step(self, groups: Sequence[dict[str, Any]]) -> bool:
+    def refuses_call(self, call: TensorCall) -> str | None:
+        """The same for one call: its gradient, and what is planned for it."""
+        return None
+
+    def steady_step(self, groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
         """Take a step in a shorter way than `SOAP.step` does; False where there is none."""
         return False
 
@@ -38,7 +42,9 @@ class EagerBackend:
 
     def usable(self, calls: Sequence[TensorCall]) -> list[bool]:
         """Whether each gradient may begin a tensor's state. Waits for the device."""
-        flags = [is_usable(call.gather()) for call in calls]  # all launched before the first read
+        flags = [
+            call.is_usable(call.gather()) for call in calls
+        ]  # all launched before the first read
         return [bool(flag) for flag in flags]
 
     def first_bases(self, calls: Sequence[TensorCall]) -> Stacks:

@@ -1,6 +1,7 @@
 """Backend `triton`: the step in a handful of launches on CUDA, refreshes by the extension.
 
-Tensors that its kernels do not serve are stepped as `native` does, which says why in `serves`.
+Tensors that its kernels do not serve are refused where this backend was asked for by name, and
+stepped as `native` does where it was not; `unserved` says why.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from soap_fast import extension
 from soap_fast.backends.native import NativeBackend
-from soap_fast.call import TensorCall, state_dtype
+from soap_fast.call import Scaling, TensorCall, state_dtype
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.tables import walkable
 from soap_fast.plan import TensorPlan
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from soap_fast.fused.steady import Steady
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Precision = Literal["tf32x3", "ieee", "tf32"]
+PRECISIONS = ("tf32x3", "ieee", "tf32")
 
 
 def interpreted() -> bool:
@@ -45,9 +48,14 @@ class TritonBackend(NativeBackend):
     name = "triton"
 
     def __init__(
-        self, *, input_precision: str = "tf32x3", launcher: Launcher | None = None
+        self, input_precision: Precision = "tf32x3", *, launcher: Launcher | None = None
     ) -> None:
-        """A launcher other than Triton's own records, on tensors of any device."""
+        """A launcher other than Triton's own records, on tensors of any device.
+
+        Args:
+            input_precision: of products. Those whose small eigenvalues matter, Gram matrices and
+                refreshes, are in tf32x3 where this is tf32.
+        """
         super().__init__(("cpu", "cuda") if extension.available() else ())
         self.input_precision = input_precision
         self.launcher = launcher
@@ -61,27 +69,16 @@ class TritonBackend(NativeBackend):
             return f"has dtype {param.dtype}, which no Triton kernel serves: use backend=None"
         return None
 
-    def serves(self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
-        """Why kernels do not serve a tensor, which is then stepped in plain torch; None if so."""
-        if state_dtype(param) != torch.float32:
-            return f"dtype {param.dtype}"
-        if grad.dtype not in DTYPES:
-            return f"a gradient of dtype {grad.dtype}"
-        if param.numel() == 0:
-            return "no elements"
-        if max(param.numel(), span(param), span(grad)) >= 2**30:
-            return "2^30 elements or more, or as many between its first and its last"
-        layout = layout_of(plan)
-        if not walkable(layout, param.stride()) or not walkable(layout, grad.stride()):
-            return f"strides {param.stride()} of too many axes"
-        if any(size is not None and size >= 2**15 for size in plan.factors):
-            return "a factor of 2^15 or more"
-        return None
+    def refuses_call(self, call: TensorCall) -> str | None:
+        reason = unserved(call.param, call.grad, call.plan)
+        if reason is None or call.param.numel() == 0:  # nothing to step
+            return None
+        return f"has {reason}, which no Triton kernel serves: use backend=None"
 
-    def steady_step(self, groups: Sequence[dict[str, Any]]) -> bool:
+    def steady_step(self, groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
         """Take a step in which only what may differ differs; False, and nothing done, in others."""
         if self.steady is not None:
-            if self.steady.step(groups):
+            if self.steady.step(groups, scaling):
                 return True
             self.steady = None
         return False
@@ -110,7 +107,7 @@ class TritonBackend(NativeBackend):
         by_device: dict[torch.device, list[int]] = {}
         others = []
         for index, call in enumerate(calls):
-            if self.serves(call.param, call.grad, call.plan) is None:
+            if unserved(call.param, call.grad, call.plan) is None:
                 by_device.setdefault(call.param.device, []).append(index)
             else:
                 others.append(index)
@@ -128,7 +125,7 @@ class TritonBackend(NativeBackend):
         grads = [None if call is None else call.grad for call in found]
         options = [calls[0].options if call is None else call.options for call in found]
         engine.upload(grads, options)
-        engine.run()
+        engine.run(calls[0].scaling)
         present = [call for call in found if call is not None]
         torch.autograd.graph.increment_version([call.param for call in present])
         for call in present:
@@ -151,11 +148,40 @@ class TritonBackend(NativeBackend):
         return engine
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
-        super().refresh(calls, taken)
-        if calls:
-            for device in {call.param.device for call in calls}:
-                if device in self.engines:
-                    self.engines[device].derive_operands()
+        by_engine: dict[torch.device, list[TensorCall]] = {}
+        others = []
+        for index, call in enumerate(calls):
+            engine = self.engines.get(call.param.device)
+            if engine is not None and id(call.param) in engine.places:
+                by_engine.setdefault(call.param.device, []).append(call)
+            else:
+                others.append(index)
+        for device, chosen in by_engine.items():
+            try:
+                self.engines[device].refresh(chosen, self.refresh_op)
+            except BaseException:
+                del self.engines[device]  # its operands may be the carrying matrices
+                raise
+        super().refresh([calls[i] for i in others], [taken[i] for i in others])
+
+
+def unserved(param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
+    """What of a tensor the kernels do not serve; None if they serve it."""
+    if state_dtype(param) != torch.float32:
+        return f"dtype {param.dtype}"
+    if grad.dtype not in DTYPES:
+        return f"a gradient of dtype {grad.dtype}"
+    if param.numel() == 0:
+        return "no elements"
+    if max(param.numel(), span(param), span(grad)) >= 2**30:
+        return "2^30 elements or more, or as many between its first and its last"
+    layout = layout_of(plan)
+    for what, stride in (("strides", param.stride()), ("a gradient with strides", grad.stride())):
+        if not walkable(layout, stride):
+            return f"{what} {stride}, more axes than a kernel walks"
+    if any(size is not None and size >= 2**15 for size in plan.factors):
+        return "a factor of 2^15 or more"
+    return None
 
 
 def span(tensor: torch.Tensor) -> int:

@@ -79,7 +79,32 @@ ADAM = columns(
     "tensor", "plane", "inner", "pitch", "positions", "exp_avg", "exp_avg_sq", "first_tile"
 )
 
+# What became of a tensor's bases at a refresh, and of each mode that was due.
+COUNT = columns(
+    "refreshes",  # address of [3] int64, see soap_fast/state.py
+    "off_diagonal",  # address of [modes] float32
+    "first_mode",  # row of the table of modes that were due
+    "modes",
+)
+COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
+
+# A second moment whose columns change places, by rows of a table of axes, the innermost last.
+PERMUTE = columns("tensor", "source", "target", "numel", "first_axis", "axes")
+PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the identity
+
+# From a plane back to the moment it was gathered from.
+SETTLE = columns("tensor", "plane", "state", "inner", "pitch", "positions")
+
+# products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
+GROUPED = columns(
+    "last_tile",  # tiles of this group and those before it
+    "a", "b", "out",  # addresses
+    "m", "n", "k", "tiles_m", "tiles_n",
+    *(f"{x}_{axis}_stride" for x in ("a", "b", "out") for axis in ("batch", "row", "column")),
+)  # fmt: skip
+
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
+# A basis of size 0 is none, one at address 0 is the identity.
 SUB_BASES = 5  # 2^5 = 32
 DERIVE = columns(
     "out", "rows", "row_stride", "columns", "size", "transposed",

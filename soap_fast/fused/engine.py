@@ -1,24 +1,26 @@
-"""The fused step of a set of tensors: its memory, its uploads, and the order of its launches."""
+"""The fused step of a set of tensors: its tables, its uploads, and the order of its launches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
 
 import torch
 
-from soap_fast.call import TensorCall
-from soap_fast.fused import tables
+from soap_fast.call import Scaling, TensorCall
+from soap_fast.fused import tables, works
 from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 from soap_fast.fused.launcher import Launch, Launcher
-from soap_fast.fused.layout import layout_of, padded
-from soap_fast.fused.operands import Operands
-from soap_fast.fused.tuning import GRAM_CHUNKS, TUNING
-from soap_fast.fused.work import Member, Work
+from soap_fast.fused.layout import layout_of
+from soap_fast.fused.memory import Memory, empty
+from soap_fast.fused.refresher import Refresher
+from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.upload import upload, upload_into
+from soap_fast.fused.work import Work
+from soap_fast.fused.works import Station, Strided
 from soap_fast.options import StepOptions
-
-FLOAT = 4  # bytes
+from soap_fast.refresh import Refreshed
 
 
 class Engine:
@@ -36,178 +38,86 @@ class Engine:
         self.states = [call.state for call in calls]
         self.layouts = [layout_of(call.plan) for call in calls]
         self.device = self.params[0].device
+        self.memory = Memory(self.layouts, self.states, self.device)
         self.works: dict[str, Work] = {}  # by launch, for those who ask what a step costs
+        n = len(calls)
+        self.gradient_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
+        self.parameter_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
         self._options: list[tuple[Any, ...]] = []
-        self._option_rows = [0] * len(calls)
+        self._option_rows = [0] * n
         self._gradients: list[tuple[Any, ...]] = []
-        self._parameters: list[tuple[Any, ...]] = []
         self._gradient_list: list[int] = []
+        self._gradient_strides: list[Strided] = []
+        self._parameters: list[tuple[Any, ...]] = []
         self._parameter_list: list[int] = []
+        self._parameter_strides: list[Strided] = []
+        self._scaled = False
 
-        self._allocate(calls)
-        members = self._members()
-        self._members_ = members
-        self._fixed_launches(members)
-        self._places = {id(param): place for place, param in enumerate(self.params)}
-        self._known = [self._layout_state(call) for call in calls]
+        self._fixed_launches()
+        tables_ = (self.tensors, self.options, self.directions)
+        self.refresher = Refresher(
+            self.states, self.memory, launcher, precision, self.squares, tables_
+        )
+        self.places = {id(param): place for place, param in enumerate(self.params)}
+        self._known = [_state_addresses(call) for call in calls]
 
     def holds(self, calls: Sequence[TensorCall]) -> bool:
         """Whether these tensors are among the engine's, their state where it was."""
         for call in calls:
-            place = self._places.get(id(call.param))
-            if place is None or self._layout_state(call) != self._known[place]:
+            place = self.places.get(id(call.param))
+            if place is None or _state_addresses(call) != self._known[place]:
                 return False
         return True
 
-    def _layout_state(self, call: TensorCall) -> tuple[Any, ...]:
-        state = call.state
-        matrices = [m for m in (*state["GG"], *state["Q"]) if m is not None]
-        tensors = (
-            state["step"],
-            state["skipped"],
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            *matrices,
-        )
-        return (call.plan, *(tensor.data_ptr() for tensor in tensors))
-
-    # Memory -----------------------------------------------------------------------------------
-
-    def _allocate(self, calls: Sequence[TensorCall]) -> None:
-        n = len(self.layouts)
-        self._adopt_moments()
-        self.operands = Operands(self.layouts, [call.state["Q"] for call in calls])
-        planes = sum(layout.memory[0] for layout in self.layouts)
-        second = sum(layout.memory[1] for layout in self.layouts)
-        self._fold_partials, total = [], 0
-        for layout in self.layouts:
-            self._fold_partials.append(total)
-            if layout.folded:
-                rows = tables.plane_rows(layout, TUNING["gather"].constants)
-                total += -(-layout.positions // rows) * layout.fold_block**2
-        self._gram_partials = padded(total)
-        parts = tables.gram_parts(self.layouts, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
-        self.a = self._empty(planes)
-        # While Gram matrices are in parts the second planes are not in use yet.
-        self.b = self._empty(max(second, self._gram_partials + parts))
-        self.scalars = self._empty(n * len(SCALARS))
-        self.one = torch.ones(1, dtype=torch.float32, device=self.device)
-        self.zero = torch.zeros(1, dtype=torch.float32, device=self.device)
-        self.gradient_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
-        self.parameter_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
-
-    def _empty(self, elements: int) -> torch.Tensor:
-        return torch.empty(max(elements, 1), dtype=torch.float32, device=self.device)
-
-    def _adopt_moments(self) -> None:
-        """exp_avg and exp_avg_sq lie in the order of the planes from here on."""
-        for layout, state in zip(self.layouts, self.states, strict=True):
-            for name in ("exp_avg", "exp_avg_sq"):
-                flat = torch.empty(layout.numel, dtype=torch.float32, device=self.device)
-                view = layout.state_view(flat)
-                if state[name].stride() != view.stride():
-                    state[name] = view.copy_(state[name])
-
-    def _members(self) -> list[Member]:
-        members, a, b = [], self.a.data_ptr(), self.b.data_ptr()
-        partials = self.b.data_ptr()
-        for index, (layout, state) in enumerate(zip(self.layouts, self.states, strict=True)):
-            members.append(
-                Member(
-                    index,
-                    layout,
-                    a,
-                    b,
-                    state["exp_avg"].data_ptr(),
-                    state["exp_avg_sq"].data_ptr(),
-                    self.operands.forward[index],
-                    self.operands.backward[index],
-                    {m: k.data_ptr() for m, k in enumerate(state["GG"]) if k is not None},
-                    partials + FLOAT * self._fold_partials[index],
-                )
-            )
-            a += FLOAT * layout.memory[0]
-            b += FLOAT * layout.memory[1]
-        return members
-
     # Launches ---------------------------------------------------------------------------------
 
-    def _fixed_launches(self, members: Sequence[Member]) -> None:
-        deepest = max((len(layout.levels) for layout in self.layouts), default=0)
-        gram, gram_reduce = tables.gram_work(members, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
-        fold_gram = tables.fold_gram_work(members, TUNING["gather"].constants)
-        forward = [
-            tables.rotate_work(members, place, deepest, back=False) for place in range(deepest)
-        ]
-        backward = [
-            tables.rotate_work(members, place, deepest, back=True) for place in range(deepest)
-        ]
-        adam = tables.adam_work(members, TUNING["adam"].constants["ROWS"])
-        self._tensor_table(forward[-1] if forward else Work(), adam)
+    def _fixed_launches(self) -> None:
+        """Those that no address or stride of a gradient or parameter decides."""
+        memory, members = self.memory, self.memory.members
+        before, after = works.stations_before(members), works.stations_after(members)
+        rotations = [s.work for s in before if s.op == "rotate"]
+        adam = next(s.work for s in before if s.op == "adam")
+        self._tensor_table(rotations[-1] if rotations else Work(), adam)
 
-        tables_ = (self.tensors, self.options, self.scalars)
-        partials = self.b[self._gram_partials :]
-        gram_precision = "ieee" if self.precision == "ieee" else "tf32x3"
-        precision: dict[str, Any] = {"PRECISION": self.precision}
+        products = {"PRECISION": self.precision}
+        sums = {"PRECISION": self._sum_precision()}
+        common = (self.tensors, self.options, memory.scalars)
+        last = f"rotate {len(rotations) - 1}"
         self.before: list[Launch] = []
-        self._add("gram", gram, *tables_, partials, PRECISION=gram_precision)
-        self._add("gram_reduce", gram_reduce, *tables_, partials)
-        self._add_tasks("fold_gram", fold_gram, *tables_)
-        for place, work in enumerate(forward):
-            last = place == deepest - 1
-            self._add(
-                "rotate",
-                work,
-                *tables_,
-                self.directions,
-                ADAM=last,
-                name=f"rotate {place}",
-                **precision,
-            )
-        if adam.count:
-            self._add("adam", adam, *tables_, self.directions)
-        n = len(self.layouts)
-        constants = TUNING["norm"].constants
-        self.norm = Launch("norm", (*tables_, self.directions, n), constants, n)
+        for station in before:
+            arguments: tuple[torch.Tensor, ...] = common
+            constants: dict[str, Any] = {}
+            if station.op in ("gram", "gram_reduce"):
+                arguments = (*common, memory.gram_partials)
+                constants = sums if station.op == "gram" else {}
+            elif station.op in ("rotate", "adam"):
+                arguments = (*common, self.directions)
+            if station.op == "rotate":
+                constants = {**products, "ADAM": station.name == last}
+            self.before += self._launches(station, *arguments, **constants)
         self.after: list[Launch] = []
-        for place, work in enumerate(backward):
-            self._add(
-                "rotate", work, *tables_, self.directions, ADAM=False, name=f"rotate back {place}",
-                into=self.after, **precision,
-            )  # fmt: skip
-        derive = tables.derive_work(self.operands.matrices, TUNING["derive"].constants["BLOCK"])
-        self.derive: list[Launch] = []
-        self._add("derive", derive, into=self.derive)
+        for station in after:
+            self.after += self._launches(station, *common, self.directions, ADAM=False, **products)
+        n = len(self.layouts)
+        self.norm = Launch("norm", (*common, self.directions, n), TUNING["norm"].constants, n)
+        derive = tables.derive_work(memory.operands.derived, TUNING["derive"].constants["BLOCK"])
+        self.derive = self._launches(Station("derive", "derive", derive))
 
-    def _add(
-        self,
-        op: str,
-        work: Work,
-        *arguments: Any,
-        name: str | None = None,
-        into: list[Launch] | None = None,
-        **constants: Any,
-    ) -> None:
-        """A launch over tiles, left out where there are none."""
-        self.works[name or op] = work
-        if work.count:
-            tiles = torch.cat(work.tiles).to(self.device)
-            tasks = torch.tensor(work.tasks, dtype=torch.int64, device=self.device)
-            launch = Launch(
-                op,
-                (tiles, tasks, *arguments, work.count),
-                {**TUNING[op].constants, **constants},
-                work.count,
-            )
-            (self.before if into is None else into).append(launch)
+    def _sum_precision(self) -> str:
+        """Of Gram matrices, which plain tf32 would spoil."""
+        return "ieee" if self.precision == "ieee" else "tf32x3"
 
-    def _add_tasks(self, op: str, work: Work, *arguments: Any) -> None:
-        """A launch over tasks."""
-        self.works[op] = work
-        if work.count:
-            tasks = torch.tensor(work.tasks, dtype=torch.int64, device=self.device)
-            launch = Launch(op, (tasks, *arguments, work.count), TUNING[op].constants, work.count)
-            self.before.append(launch)
+    def _launches(self, station: Station, *arguments: Any, **constants: Any) -> list[Launch]:
+        """One launch over tiles, or over tasks where a kernel walks these; none without any."""
+        work = station.work
+        self.works[station.name] = work
+        if not work.count:
+            return []
+        walked = [upload(torch.tensor(work.tasks, dtype=torch.int64), self.device)]
+        if work.tiles[0].numel():
+            walked.insert(0, upload(torch.cat(work.tiles), self.device))
+        constants = {**TUNING[station.op].constants, **constants}
+        return [Launch(station.op, (*walked, *arguments, work.count), constants, work.count)]
 
     def _tensor_table(self, last: Work, adam: Work) -> None:
         """Where each tensor's clocks and its shares of the sums lie."""
@@ -230,19 +140,13 @@ class Engine:
             squares += tiles
             rows.append(row)
         self._tensor_rows = torch.tensor(rows, dtype=torch.int64)
-        self.tensors = self._tensor_rows.to(self.device)
-        self.options = torch.zeros(
-            len(rows) * len(OPTIONS), dtype=torch.float64, device=self.device
-        )
-        self.squares = self._empty(squares)
-        self.directions = self._empty(directions)
+        self.tensors = upload(self._tensor_rows, self.device)
+        n_options = len(rows) * len(OPTIONS)
+        self.options = torch.zeros(n_options, dtype=torch.float64, device=self.device)
+        self.squares = empty(squares, self.device)
+        self.directions = empty(directions, self.device)
 
-    # A step -----------------------------------------------------------------------------------
-
-    def derive_operands(self) -> None:
-        """After bases have changed."""
-        for launch in self.derive:
-            self.launcher(launch)
+    # Uploads ----------------------------------------------------------------------------------
 
     def upload(self, grads: Sequence[torch.Tensor | None], options: Sequence[StepOptions]) -> None:
         """What is different from the last call goes to the device."""
@@ -270,8 +174,7 @@ class Engine:
                 return False
             self._upload_parameters(now)
         if gradients != self._gradient_list:
-            addresses = torch.tensor(gradients, dtype=torch.int64)
-            self.gradient_addresses.copy_(self._staged(addresses), non_blocking=True)
+            upload_into(self.gradient_addresses, torch.tensor(gradients, dtype=torch.int64))
             self._gradient_list = gradients
             self._gradients = []  # no longer what `upload` compares with
         return True
@@ -282,74 +185,63 @@ class Engine:
         rows = [distinct.index(option) for option in options]
         if rows != self._option_rows:
             self._tensor_rows[:, TENSOR["options"]] = torch.tensor(rows)
-            self.tensors.copy_(self._staged(self._tensor_rows), non_blocking=True)
+            upload_into(self.tensors, self._tensor_rows)
             self._option_rows = rows
         if values != self._options:
-            table = torch.stack([_option_row(option) for option in distinct]).flatten()
-            self.options[: table.numel()].copy_(self._staged(table), non_blocking=True)
+            upload_into(self.options, torch.stack([_row(option) for option in distinct]).flatten())
             self._options = values
             self._normalizes = any(option.normalize_grads for option in distinct)
 
     def _upload_gradients(
         self, grads: Sequence[torch.Tensor | None], gradients: list[tuple[Any, ...]]
     ) -> None:
-        addresses = torch.tensor([address for address, _, _ in gradients], dtype=torch.int64)
-        self.gradient_addresses.copy_(self._staged(addresses), non_blocking=True)
-        strided = [
+        addresses = [address for address, _, _ in gradients]
+        upload_into(self.gradient_addresses, torch.tensor(addresses, dtype=torch.int64))
+        strided: list[Strided] = [
             (p.stride(), p.dtype) if g is None else (g.stride(), g.dtype)
             for p, g in zip(self.params, grads, strict=True)
         ]
-        if strided != getattr(self, "_gradient_strides", None):
-            work = tables.gather_work(self._members_, strided, TUNING["gather"].constants)
-            self._gradient_strides = strided
-            self.works["gather"] = work
-            arguments = (
-                torch.cat(work.tiles).to(self.device),
-                torch.tensor(work.tasks, dtype=torch.int64).to(self.device),
+        if strided != self._gradient_strides:
+            memory = self.memory
+            (self.gather,) = self._launches(
+                works.gather_station(memory.members, strided),
                 self.gradient_addresses,
-                self.one,
+                memory.inverse_scale,
                 self.squares,
-                work.count,
+                PRECISION=self._sum_precision(),
             )
-            precision = "ieee" if self.precision == "ieee" else "tf32x3"
-            constants = {**TUNING["gather"].constants, "PRECISION": precision}
-            self.gather = Launch("gather", arguments, constants, work.count)
             n = len(self.params)
             clock = (
-                self.tensors, self.options, self.gradient_addresses, self.squares, self.zero,
-                self.scalars, n,
+                self.tensors, self.options, self.gradient_addresses, self.squares,
+                memory.found_inf, memory.scalars, n,
             )  # fmt: skip
             self.clock = Launch("clock", clock, TUNING["clock"].constants, n)
+            self._gradient_strides = strided
         self._gradients = gradients
-        self._gradient_list = [address for address, _, _ in gradients]
+        self._gradient_list = addresses
 
     def _upload_parameters(self, parameters: list[tuple[Any, ...]]) -> None:
-        addresses = torch.tensor([address for address, _, _ in parameters], dtype=torch.int64)
-        self.parameter_addresses.copy_(self._staged(addresses), non_blocking=True)
-        strided = [(stride, dtype) for _, stride, dtype in parameters]
-        if strided != getattr(self, "_parameter_strides", None):
-            work = tables.apply_work(self._members_, strided, TUNING["apply"].constants)
-            self._parameter_strides = strided
-            self.works["apply"] = work
-            arguments = (
-                torch.cat(work.tiles).to(self.device),
-                torch.tensor(work.tasks, dtype=torch.int64).to(self.device),
+        addresses = [address for address, _, _ in parameters]
+        upload_into(self.parameter_addresses, torch.tensor(addresses, dtype=torch.int64))
+        strided: list[Strided] = [(stride, dtype) for _, stride, dtype in parameters]
+        if strided != self._parameter_strides:
+            (self.apply,) = self._launches(
+                works.apply_station(self.memory.members, strided),
                 self.parameter_addresses,
-                self.scalars,
-                work.count,
+                self.memory.scalars,
+                PRECISION=self.precision,
             )
-            constants = {**TUNING["apply"].constants, "PRECISION": self.precision}
-            self.apply = Launch("apply", arguments, constants, work.count)
+            self._parameter_strides = strided
         self._parameters = parameters
-        self._parameter_list = [address for address, _, _ in parameters]
+        self._parameter_list = addresses
 
-    def _staged(self, table: torch.Tensor) -> torch.Tensor:
-        """Pinned, so that the copy waits for nothing; torch keeps it until the copy is done."""
-        return table.pin_memory() if self.device.type == "cuda" else table
+    # A step -----------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, scaling: Scaling) -> None:
         """One step, launched."""
         launcher = self.launcher
+        if scaling.given or self._scaled:
+            self._scale(scaling)
         launcher(self.gather)
         launcher(self.clock)
         for launch in self.before:
@@ -360,9 +252,41 @@ class Engine:
             launcher(launch)
         launcher(self.apply)
 
+    def _scale(self, scaling: Scaling) -> None:
+        """What a gradient scaler handed over for this step, or its absence."""
+        scale, found = scaling
+        if scale is None:
+            self.memory.inverse_scale.fill_(1)
+        else:
+            torch.reciprocal(scale.reshape(1), out=self.memory.inverse_scale)
+        if found is None:
+            self.memory.found_inf.zero_()
+        else:
+            self.memory.found_inf.copy_(found.reshape(1))
+        self._scaled = scaling.given
+
     def taken(self) -> torch.Tensor:  # [n] bool
         """Which tensors took the last step, on the device."""
-        return self.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]] != 0
+        return self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]] != 0
+
+    def derive_operands(self) -> None:
+        """Of bases that this engine has not refreshed itself."""
+        for launch in self.derive:
+            self.launcher(launch)
+
+    def refresh(self, calls: Sequence[TensorCall], op: Callable[..., Refreshed]) -> None:
+        """Refresh what is due of these tensors, whose step was the last one."""
+        places = [self.places[id(call.param)] for call in calls]
+        self.refresher.refresh(calls, places, self.taken(), op)
+
+
+def _state_addresses(call: TensorCall) -> tuple[Any, ...]:
+    """What must stay as it is for an engine to serve a tensor."""
+    state = call.state
+    names = ("step", "skipped", "exp_avg", "exp_avg_sq", "refreshes", "off_diagonal")
+    matrices = [m for m in (*state["GG"], *state["Q"]) if m is not None]
+    tensors = (*(state[name] for name in names), *matrices)
+    return (call.plan, *(tensor.data_ptr() for tensor in tensors))
 
 
 def _values(options: StepOptions) -> tuple[Any, ...]:
@@ -376,7 +300,7 @@ def _values(options: StepOptions) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _option_row(options: StepOptions) -> torch.Tensor:  # [len(OPTIONS)] float64
+def _row(options: StepOptions) -> torch.Tensor:  # [len(OPTIONS)] float64
     row = torch.zeros(len(OPTIONS), dtype=torch.float64)
     lr = options.lr
     if isinstance(lr, torch.Tensor) and lr.device.type != "cpu":

@@ -209,6 +209,11 @@ class Layout:
         ordered = by_mode.view([plan.shape[i] for i in plan.order])
         return ordered.permute([plan.order.index(i) for i in range(len(plan.order))])
 
+    @cached_property
+    def state_strides(self) -> tuple[int, ...]:
+        """Strides of `state_view`."""
+        return self.state_view(torch.empty(self.numel, device="meta")).stride()
+
 
 def axes_of(layout: Layout, stride: tuple[int, ...]) -> tuple[list[tuple[int, int]], ...]:
     """(size, stride) of the axes of a strided tensor, for rows and for the fold, innermost first.

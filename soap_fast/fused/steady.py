@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from soap_fast.call import TensorCall
+from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
@@ -45,7 +45,7 @@ class Steady:
         self.free = [_values(group) for group in groups]
         self.left = min(calls_until_due(call) for call in calls)
 
-    def step(self, groups: Groups) -> bool:
+    def step(self, groups: Groups, scaling: Scaling) -> bool:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
         if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
             return False
@@ -65,7 +65,7 @@ class Steady:
             return False
         if not self.engine.accept(addresses, params):
             return False
-        self.engine.run()
+        self.engine.run(scaling)
         torch.autograd.graph.increment_version(params)
         for state in self.states:
             state["calls"] += 1

@@ -6,7 +6,6 @@ Addresses are integers that the engine hands in; a plan without a device takes z
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
 
 import torch
 
@@ -22,6 +21,7 @@ from soap_fast.fused.columns import (
     ROW_AXES,
 )
 from soap_fast.fused.layout import GramTask, Layout, axes_of, padded
+from soap_fast.fused.operands import Operand
 from soap_fast.fused.tiles import (
     ACROSS,
     ADAM_HEIGHTS,
@@ -307,22 +307,14 @@ def fold_gram_work(members: Sequence[Member], constants: dict[str, int]) -> Work
     return work
 
 
-def derive_work(
-    matrices: Iterable[tuple[int, Sequence[tuple[int, int]], bool, int, int]], block: int
-) -> Work:
-    """Operands from bases.
-
-    Args:
-        matrices: of each operand its address, the (address, size) of its bases, whether it is
-            transposed, its rows and their length.
-        block: width of a tile.
-    """
+def derive_work(operands: Iterable[Operand], block: int) -> Work:
+    """Operands of products from bases, in tiles `block` wide."""
     work = Work()
-    for out, bases, transposed, rows, length in matrices:
-        size = prod(d for _, d in bases)
+    for operand in operands:
+        size = operand.group.size
         values: dict[str, int] = {}
         inner = size
-        for place, (address, d) in enumerate(bases):
+        for place, (address, d) in enumerate(operand.parts):
             inner //= d
             values |= {
                 f"basis{place}": address,
@@ -331,19 +323,20 @@ def derive_work(
             }
         starts = [
             (len(work.tasks), row, column)
-            for row in range(0, rows, block)
-            for column in range(0, length, block)
+            for row in range(0, operand.rows, block)
+            for column in range(0, operand.length, block)
         ]
         work.add(
             DERIVE,
             torch.tensor(starts, dtype=torch.int32),
-            out=out,
-            rows=rows,
-            row_stride=length,
-            columns=length,
+            out=operand.address,
+            rows=operand.rows,
+            row_stride=operand.length,
+            columns=operand.length,
             size=size,
-            transposed=int(transposed),
+            transposed=int(operand.transposed),
             **values,
         )
-        work.bytes += FLOAT * (rows * length + sum(d * d for _, d in bases))
+        entries = operand.rows * operand.length + sum(d * d for _, d in operand.parts)
+        work.bytes += FLOAT * entries
     return work

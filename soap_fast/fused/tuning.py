@@ -43,6 +43,9 @@ TUNING = {
     "norm": Tuning({"BLOCK": 256}, num_warps=1, programs_per_sm=8),
     "apply": Tuning(_PLANE, programs_per_sm=4),
     "derive": Tuning({"BLOCK": 16}, programs_per_sm=4),
+    "count": Tuning(num_warps=1, programs_per_sm=8),
+    "permute": Tuning({"ROWS": 1024}, programs_per_sm=4),
+    "settle": Tuning({"ROWS": 1024}, programs_per_sm=4),
 }
 
 # Chunks of BK terms that one program sums into a Gram tile: 128 chunks of a 64 x 64 tile are 33 us
