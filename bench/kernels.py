@@ -33,7 +33,7 @@ ALLOWED = {
     ("gram", 80): 40,
 }
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
-PRODUCTS = ("rotate", "gram")  # what streams operands through a loop of products
+PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
 
 POINTERS = {
     "tiles": "*i32",
@@ -50,6 +50,7 @@ POINTERS = {
     "found_inf": "*fp32",
     "modes": "*i64",
     "axes": "*i64",
+    "groups": "*i64",
     "carried": "*fp32",
 }
 
@@ -96,7 +97,11 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
         if "PRECISION" not in arguments:
             yield op, fixed
             continue
-        lowest = ("tf32x3", "ieee") if op in ("gather", "gram") else ("tf32x3", "ieee", "tf32")
+        lowest = (
+            ("tf32x3", "ieee")
+            if op in ("gather", "gram", "grouped_matmul")
+            else ("tf32x3", "ieee", "tf32")
+        )
         for precision in lowest:
             for adam in (False, True) if "ADAM" in arguments else (None,):
                 extra = {} if adam is None else {"ADAM": adam}

@@ -25,6 +25,7 @@ ORDER = [
     "fused.steady",
     "fused.engine",
     "fused.refresher",
+    "fused.grouped",
     "fused.carry_tables",
     "fused.memory",
     "fused.works",

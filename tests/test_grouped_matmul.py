@@ -9,9 +9,22 @@ from hypothesis import strategies as st
 from streams import needs_native
 from tf32 import matmul_tf32x3, products_in_tf32x3
 
+from soap_fast.backends.triton import interpreted
 from soap_fast.grouped_matmul import grouped_matmul_eager, grouped_matmul_native
 
+
+def grouped_matmul_interpreted(a, b, products):
+    """The Triton kernel; without a GPU it is interpreted, and its products are float32's own."""
+    from soap_fast.fused.grouped import grouped_matmul_triton
+    from soap_fast.fused.launcher import TritonLauncher
+
+    for precision in ("tf32x3", "ieee"):
+        grouped_matmul_triton(a, b, products, TritonLauncher(1), precision)
+
+
+interpreted_kernels = pytest.mark.skipif(not interpreted(), reason="TRITON_INTERPRET is not set")
 OPS = [
+    pytest.param(grouped_matmul_interpreted, id="triton", marks=interpreted_kernels),
     pytest.param(grouped_matmul_eager, id="eager"),
     pytest.param(grouped_matmul_native, id="native", marks=needs_native),
 ]
@@ -85,3 +98,32 @@ def test_tf32x3_is_nearly_float32():
     magnitude = a.double().abs() @ b.double().abs()
     error = ((matmul_tf32x3(a, b) - exact).abs() / magnitude).max()
     assert error < 2**-20  # what is left out, a_low b_low, is 2^-22 of a b
+
+
+@interpreted_kernels
+@needs_native
+def test_a_refresh_by_the_triton_kernel_is_the_refresh():
+    """The extension's own refresh, its products by our kernel: sizes that 4 divides, and others."""
+    from soap_fast.fused import grouped
+    from soap_fast.fused.grouped import products_by
+    from soap_fast.fused.launcher import TritonLauncher
+    from soap_fast.refresh import refresh_by_cholesky, refresh_eager
+
+    generator = torch.Generator().manual_seed(0)
+    factors, bases = [], []
+    for n, d in ((2, 33), (1, 64), (2, 100)):
+        x = torch.randn(n, d, 2 * d, generator=generator)
+        factors.append(x @ x.mT)
+        bases.append(torch.linalg.qr(torch.randn(n, d, d, generator=generator)).Q.contiguous())
+    selections = [torch.arange(len(k), dtype=torch.int32) for k in factors]
+    allowed = [torch.ones(len(k), dtype=torch.bool) for k in factors]
+    expected = [q.clone() for q in bases]
+    refresh_eager(factors, expected, selections, allowed, 0.0)
+    try:
+        with products_by(TritonLauncher(1), "tf32x3", "cpu"):
+            refresh_by_cholesky(factors, bases, selections, allowed, 0.0)
+    finally:
+        grouped._libraries.pop("cpu")._destroy()
+    for mine, theirs in zip(bases, expected, strict=True):
+        agreement = (mine.mT @ theirs).abs()
+        assert (agreement - torch.eye(mine.shape[1])).abs().max() < 1e-4

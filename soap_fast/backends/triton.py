@@ -19,6 +19,7 @@ from soap_fast.call import Scaling, TensorCall, state_dtype
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.tables import walkable
 from soap_fast.plan import TensorPlan
+from soap_fast.refresh import Refreshed
 
 if TYPE_CHECKING:
     from soap_fast.fused.engine import Engine
@@ -137,15 +138,35 @@ class TritonBackend(NativeBackend):
     def _engine(self, device: torch.device, calls: list[TensorCall]) -> Engine:
         """The engine of a device, made anew where tensors joined or their state moved."""
         from soap_fast.fused.engine import Engine
-        from soap_fast.fused.launcher import TritonLauncher
 
         engine = self.engines.get(device)
         if engine is None or not engine.holds(calls):
-            launcher = self.launcher or TritonLauncher(_multiprocessors(device))
-            engine = Engine(calls, launcher, self.input_precision)
+            engine = Engine(calls, self._launcher(device), self.input_precision)
             self.engines[device] = engine
             engine.derive_operands()
         return engine
+
+    def _launcher(self, device: torch.device) -> Launcher:
+        from soap_fast.fused.launcher import TritonLauncher
+
+        return self.launcher or TritonLauncher(_multiprocessors(device))
+
+    def refresh_op(
+        self,
+        factors: list[torch.Tensor],
+        bases: list[torch.Tensor],
+        selections: list[torch.Tensor],
+        allowed: list[torch.Tensor],
+        tolerance: float,
+    ) -> Refreshed:
+        """As `native`, the products on CUDA by our kernel."""
+        arguments = factors, bases, selections, allowed
+        if not factors or factors[0].device.type != "cuda" or not extension.available():
+            return super().refresh_op(*arguments, tolerance)
+        from soap_fast.fused.grouped import products_by
+
+        with products_by(self._launcher(factors[0].device), self.input_precision):
+            return super().refresh_op(*arguments, tolerance)
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         by_engine: dict[torch.device, list[TensorCall]] = {}

@@ -96,12 +96,15 @@ PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the id
 SETTLE = columns("tensor", "plane", "state", "inner", "pitch", "positions")
 
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
-GROUPED = columns(
-    "last_tile",  # tiles of this group and those before it
-    "a", "b", "out",  # addresses
+GROUPED_MATMUL = columns(
+    "first_tile", "last_tile",  # of all tiles, those of this group; the last one not included
+    "kind",  # see GROUPED_KIND
     "m", "n", "k", "tiles_m", "tiles_n",
-    *(f"{x}_{axis}_stride" for x in ("a", "b", "out") for axis in ("batch", "row", "column")),
+    *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
 )  # fmt: skip
+# Any strides; or b by rows and a by rows or by columns, all at multiples of 16 bytes, in tiles that
+# are 32 or 64 wide.
+GROUPED_KIND = {"any": 0, "rows_32": 1, "columns_32": 2, "rows_64": 3, "columns_64": 4}
 
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
 # A basis of size 0 is none, one at address 0 is the identity.

@@ -46,6 +46,7 @@ TUNING = {
     "count": Tuning(num_warps=1, programs_per_sm=8),
     "permute": Tuning({"ROWS": 1024}, programs_per_sm=4),
     "settle": Tuning({"ROWS": 1024}, programs_per_sm=4),
+    "grouped_matmul": Tuning({"GROUPS": 64, "BK": 32}),
 }
 
 # Chunks of BK terms that one program sums into a Gram tile: 128 chunks of a 64 x 64 tile are 33 us

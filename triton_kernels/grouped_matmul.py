@@ -1,0 +1,138 @@
+"""grouped_matmul: products of matrices of many sizes in one launch, for the refresh.
+
+    out[g, i] = a[g, i] b[g, i]        for every matrix i of every group g
+
+An operand that is not contiguous along k is loaded 16 bytes at a time along its other axis and
+transposed in registers, with one stage: copying ahead would transpose in pieces of 4 bytes. So are
+loaded what lies at multiples of 16 bytes; the rest element by element, of any strides.
+"""
+
+import triton
+import triton.language as tl
+
+from soap_fast.fused.columns import GROUPED_KIND, GROUPED_MATMUL
+from soap_fast.triton_kernels.table import floats, operand
+
+COLUMNS = tl.constexpr(len(GROUPED_MATMUL))
+FIRST_TILE = tl.constexpr(GROUPED_MATMUL["first_tile"])
+LAST_TILE = tl.constexpr(GROUPED_MATMUL["last_tile"])
+KIND = tl.constexpr(GROUPED_MATMUL["kind"])
+M = tl.constexpr(GROUPED_MATMUL["m"])
+N = tl.constexpr(GROUPED_MATMUL["n"])
+K = tl.constexpr(GROUPED_MATMUL["k"])
+TILES_M = tl.constexpr(GROUPED_MATMUL["tiles_m"])
+TILES_N = tl.constexpr(GROUPED_MATMUL["tiles_n"])
+A = tl.constexpr(GROUPED_MATMUL["a_address"])
+B = tl.constexpr(GROUPED_MATMUL["b_address"])
+OUT = tl.constexpr(GROUPED_MATMUL["out_address"])
+ANY = tl.constexpr(GROUPED_KIND["any"])
+ROWS_32 = tl.constexpr(GROUPED_KIND["rows_32"])
+COLUMNS_32 = tl.constexpr(GROUPED_KIND["columns_32"])
+ROWS_64 = tl.constexpr(GROUPED_KIND["rows_64"])
+COLUMNS_64 = tl.constexpr(GROUPED_KIND["columns_64"])
+
+
+@triton.jit
+def grouped_matmul(
+    groups,  # [n_groups, COLUMNS] int64
+    n_groups,
+    n_tiles,
+    GROUPS: tl.constexpr,  # at most
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    slot = tl.arange(0, GROUPS)
+    ends = tl.load(groups + slot * COLUMNS + LAST_TILE, mask=slot < n_groups, other=n_tiles)
+    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+        group = groups + tl.sum((ends <= tile).to(tl.int32)) * COLUMNS
+        kind = tl.load(group + KIND)
+        if kind == ANY:
+            _any(group, tile, 32, BK, PRECISION)
+        if kind == ROWS_32:
+            _aligned(group, tile, 32, False, BK, PRECISION)
+        if kind == COLUMNS_32:
+            _aligned(group, tile, 32, True, BK, PRECISION)
+        if PRECISION != "ieee":  # without tensor cores a tile of 64 spills
+            if kind == ROWS_64:
+                _aligned(group, tile, 64, False, BK, PRECISION)
+            if kind == COLUMNS_64:
+                _aligned(group, tile, 64, True, BK, PRECISION)
+
+
+@triton.jit
+def _aligned(
+    group, tile,
+    SIZE: tl.constexpr, BY_COLUMNS: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    matrix, m, n = _place(group, tile, SIZE)
+    k = tl.arange(0, BK)
+    m_end = tl.multiple_of(tl.load(group + M).to(tl.int32), 4)
+    n_end = tl.multiple_of(tl.load(group + N).to(tl.int32), 4)
+    k_end = tl.multiple_of(tl.load(group + K).to(tl.int32), 4)
+    a_stride = tl.load(group + A + (3 if BY_COLUMNS else 2)).to(tl.int32)
+    a_stride = tl.multiple_of(a_stride, 4)
+    b_stride = tl.multiple_of(tl.load(group + B + 2).to(tl.int32), 4)
+    a_at = operand(tl.load(group + A)) + matrix * tl.multiple_of(tl.load(group + A + 1), 4)
+    b_at = operand(tl.load(group + B)) + matrix * tl.multiple_of(tl.load(group + B + 1), 4)
+    acc = tl.zeros((SIZE, SIZE), tl.float32)
+    for start in tl.range(0, k_end, BK, num_stages=1):
+        row = start + k
+        left = k < k_end - start
+        inside = left[:, None]
+        if BY_COLUMNS:
+            at = row[:, None] * a_stride + m[None, :]
+            a = tl.load(a_at + at, mask=inside & (m < m_end)[None, :], other=0.0)  # [BK, SIZE]
+            a = tl.trans(a)
+        else:
+            at = m[:, None] * a_stride + k[None, :]
+            mask = (m < m_end)[:, None] & left[None, :]
+            a = tl.load(a_at + start + at, mask=mask, other=0.0)  # [SIZE, BK]
+        at = row[:, None] * b_stride + n[None, :]
+        b = tl.load(b_at + at, mask=inside & (n < n_end)[None, :], other=0.0)  # [BK, SIZE]
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    _store(group, matrix, m, n, acc)
+
+
+@triton.jit
+def _any(group, tile, SIZE: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    matrix, m, n = _place(group, tile, SIZE)
+    k = tl.arange(0, BK)
+    m_end = tl.load(group + M).to(tl.int32)
+    n_end = tl.load(group + N).to(tl.int32)
+    k_end = tl.load(group + K).to(tl.int32)
+    left_at = _matrix(group + A, matrix) + m[:, None] * tl.load(group + A + 2)
+    right_at = _matrix(group + B, matrix) + n[None, :] * tl.load(group + B + 3)
+    acc = tl.zeros((SIZE, SIZE), tl.float32)
+    for start in tl.range(0, k_end, BK, num_stages=1):
+        row = start + k
+        mask = (m < m_end)[:, None] & (row < k_end)[None, :]
+        left = tl.load(left_at + row[None, :] * tl.load(group + A + 3), mask=mask, other=0.0)
+        mask = (row < k_end)[:, None] & (n < n_end)[None, :]
+        right = tl.load(right_at + row[:, None] * tl.load(group + B + 2), mask=mask, other=0.0)
+        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+    _store(group, matrix, m, n, acc)
+
+
+@triton.jit
+def _place(group, tile, SIZE: tl.constexpr):
+    """Of a tile: the number of its matrix, its rows and columns."""
+    tiles_n = tl.load(group + TILES_N).to(tl.int32)
+    per_matrix = tl.load(group + TILES_M).to(tl.int32) * tiles_n
+    local = tile - tl.load(group + FIRST_TILE).to(tl.int32)
+    within = local % per_matrix
+    m = within // tiles_n * SIZE + tl.arange(0, SIZE)
+    n = within % tiles_n * SIZE + tl.arange(0, SIZE)
+    return (local // per_matrix).to(tl.int64), m, n
+
+
+@triton.jit
+def _matrix(operand, matrix):
+    """Where matrix number `matrix` of a group's operand begins: its address and stride."""
+    return floats(tl.load(operand)) + matrix * tl.load(operand + 1)
+
+
+@triton.jit
+def _store(group, matrix, m, n, acc):
+    out = _matrix(group + OUT, matrix) + m[:, None] * tl.load(group + OUT + 2)
+    mask = (m < tl.load(group + M))[:, None] & (n < tl.load(group + N))[None, :]
+    tl.store(out + n[None, :] * tl.load(group + OUT + 3), acc, mask=mask)
