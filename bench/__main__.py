@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, readme, refresh, step
+from bench import kernels, launches, plan, readme, refresh, step
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "refresh": refresh,
     "kernels": kernels,
     "launches": launches,
+    "plan": plan,
     "readme": readme,
 }
 

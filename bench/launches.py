@@ -19,8 +19,8 @@ from bench.recorded import Recorded, record
 from soap_fast.fused.floor import floor_seconds
 
 COLUMNS = (
-    "model", "launches_plain", "tiles", "flops", "bytes", "bytes_ratio", "padding",
-    "workspace_ratio", "host_ms", "host_ratio", "floor_ms",
+    "model", "launches_plain", "launches_refresh", "tiles", "flops", "bytes", "bytes_ratio",
+    "padding", "workspace_ratio", "host_ms", "host_ratio", "floor_ms",
 )  # fmt: skip
 
 
@@ -53,12 +53,14 @@ def measure(inventory: shapes.Inventory) -> dict[str, Any]:
     least = 4 * (7 * numel + 3 * factors)  # p, m, v, K read and written, g and Q read
     workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
     host, base = _host_times(recorded)
+    refresh = recorded.refresh()
     return {
         "model": inventory.model,
         "parameters": numel,
         "tensors": len(recorded.params),
         "launches_plain": launches,
-        "launches_refresh": None,  # the refresh itself is torch's and the extension's launches
+        "launches_refresh": sum(refresh.values()),
+        "launches_refresh_by": refresh,
         "tiles": sum(work.count for work in works.values()),
         "flops": needed,
         "executed_flops": executed,

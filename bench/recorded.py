@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.shapes import Inventory
 from soap_fast import SOAP
@@ -13,7 +15,41 @@ from soap_fast.fused.engine import Engine
 from soap_fast.fused.launcher import RecordingLauncher
 from soap_fast.options import plan_options
 from soap_fast.plan import plan_tensor
+from soap_fast.refresh import Refreshed, refresh_launches, uninitialised
 from soap_fast.state import allocate, bind, fresh, not_begun
+
+
+class RecordingBackend(TritonBackend):
+    """Refreshes bases in name only; counts the kernels that the extension would launch for them."""
+
+    def __init__(self, launcher: RecordingLauncher) -> None:
+        super().__init__(launcher=launcher)
+        self.refresh_kernels = 0
+
+    def refresh_op(
+        self,
+        factors: list[torch.Tensor],
+        bases: list[torch.Tensor],
+        selections: list[torch.Tensor],
+        allowed: list[torch.Tensor],
+        tolerance: float,
+    ) -> Refreshed:
+        self.refresh_kernels += refresh_launches(factors, selections)
+        return uninitialised(factors, selections)
+
+
+class Computes(TorchDispatchMode):
+    """Counts calls of torch's operators that are a kernel each on a GPU."""
+
+    KERNELS = ("index_select", "ne", "reciprocal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += op.overloadpacket.__name__ in self.KERNELS
+        return op(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -23,10 +59,11 @@ class Recorded:
     optimizer: SOAP
     params: list[torch.nn.Parameter]
     launcher: RecordingLauncher
+    backend: RecordingBackend
 
     @property
     def engine(self) -> Engine:
-        (engine,) = self.optimizer._backend.engines.values()  # type: ignore[attr-defined]
+        (engine,) = self.backend.engines.values()
         return engine
 
     def step(self) -> int:
@@ -35,6 +72,18 @@ class Recorded:
         self.optimizer.step()
         return len(self.launcher.launched)
 
+    def refresh(self) -> dict[str, int]:
+        """Take a step that ends with a refresh; what that refresh adds to the launches, by whom."""
+        plain = self.step()
+        frequency = self.optimizer.param_groups[0]["precondition_frequency"]
+        for state in self.optimizer.state.values():
+            state["calls"] = frequency  # the coming call is due
+        self.backend.forget_steadiness()
+        self.backend.refresh_kernels = 0
+        with Computes() as computes:
+            ours = self.step() - plain
+        return {"triton": ours, "extension": self.backend.refresh_kernels, "torch": computes.count}
+
 
 def record(inventory: Inventory, device: str = "cpu") -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
@@ -42,7 +91,8 @@ def record(inventory: Inventory, device: str = "cpu") -> Recorded:
     # Values matter to no launch, and memory that nobody touches costs nothing.
     params = [torch.nn.Parameter(torch.empty(e.shape, device=device)) for e in inventory.entries]
     optimizer = SOAP(params, backend="eager")
-    optimizer._backend = TritonBackend(launcher=launcher)
+    backend = RecordingBackend(launcher)
+    optimizer._backend = backend
     options = plan_options(optimizer.param_groups[0])
     plans = [(param, plan_tensor(tuple(param.shape), options)) for param in params]
     for param, plan in plans:
@@ -51,6 +101,6 @@ def record(inventory: Inventory, device: str = "cpu") -> Recorded:
         for name in ("exp_avg", "exp_avg_sq"):
             optimizer.state[param][name] = torch.empty(plan.shape, device=device)
     bind(allocate(plans), optimizer.state)
-    recorded = Recorded(optimizer, params, launcher)
+    recorded = Recorded(optimizer, params, launcher, backend)
     recorded.step()
     return recorded

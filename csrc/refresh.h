@@ -41,4 +41,8 @@ void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList s
                               TensorList carries, TensorList outcomes, TensorList off_diagonals,
                               int64_t householder_up_to);
 
+// How many kernels refresh_ launches on CUDA for factors and selections of these shapes, a grouped
+// product counted as one. Reads no memory.
+int64_t refresh_launches(TensorList factors, TensorList selections);
+
 }  // namespace soap_fast

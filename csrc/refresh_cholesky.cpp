@@ -148,15 +148,26 @@ std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts) {
   return rounds;
 }
 
+struct Parts {
+  std::vector<Part> small, large;
+};
+
+Parts parts_of(const TensorList& factors, const TensorList& selections, ScalarType dtype,
+               int64_t householder_up_to) {
+  Parts parts;
+  for (size_t s = 0; s < factors.size(); ++s) {
+    const Part part{s, 0, selections[s].size(0), factors[s].size(1)};
+    if (factors[s].scalar_type() != dtype || part.count == 0 || part.d == 0) continue;
+    (part.d <= householder_up_to ? parts.small : parts.large).push_back(part);
+  }
+  return parts;
+}
+
 template <typename T>
 void refresh_of_dtype(const RefreshArguments& arguments, ScalarType dtype,
                       int64_t householder_up_to, const RunPhase<T>& run) {
-  std::vector<Part> small, large;
-  for (size_t s = 0; s < arguments.factors.size(); ++s) {
-    const Part part{s, 0, arguments.selections[s].size(0), arguments.factors[s].size(1)};
-    if (arguments.factors[s].scalar_type() != dtype || part.count == 0 || part.d == 0) continue;
-    (part.d <= householder_up_to ? small : large).push_back(part);
-  }
+  const auto [small, large] =
+      parts_of(arguments.factors, arguments.selections, dtype, householder_up_to);
   refresh_small(arguments, run, small);
   for (const std::vector<Part>& parts : rounds_of<T>(large)) {
     Batch<T> batch{};
@@ -171,7 +182,27 @@ TensorList contiguous(const TensorList& tensors) {
   return result;
 }
 
+template <typename T>
+int64_t launches_of(const Parts& parts) {
+  int64_t launches = (parts.small.size() + kMostStacks - 1) / kMostStacks;
+  for (const std::vector<Part>& round : rounds_of<T>(parts.large)) {
+    const int largest = static_cast<int>(round.front().d);  // rounds begin with the largest
+    refresh_large<T>(
+        largest, [&](Phase, RefreshCall) { ++launches; },
+        [&](Slot, bool, Slot, Slot) { ++launches; });
+  }
+  return launches;
+}
+
 }  // namespace
+
+int64_t refresh_launches(TensorList factors, TensorList selections) {
+  const auto parts = [&](ScalarType dtype) {
+    return parts_of(factors, selections, dtype, kHouseholderUpTo);
+  };
+  return launches_of<float>(parts(ScalarType::Float)) +
+         launches_of<double>(parts(ScalarType::Double));
+}
 
 void refresh_by_cholesky(const RefreshArguments& given, int64_t householder_up_to,
                          const RunPhase<float>& run_float, const RunPhase<double>& run_double) {

@@ -17,6 +17,7 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
       "refresh_by_cholesky_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, "
       "Tensor[] allowed, float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, "
       "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to) -> ()");
+  library.def("refresh_launches(Tensor[] factors, Tensor[] selections) -> int");
   library.def("grouped_matmul_(Tensor[] a, Tensor[] b, Tensor(a!)[] products) -> ()");
 }
 
@@ -38,6 +39,7 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CUDA, library) {
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CompositeExplicitAutograd, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_elsewhere));
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_elsewhere));
+  library.impl("refresh_launches", TORCH_BOX(&soap_fast::refresh_launches));
   // A kernel registered for a device, such as a fused one, comes before it.
   library.impl("grouped_matmul_", TORCH_BOX(&soap_fast::grouped_matmul));
 }

@@ -29,7 +29,9 @@ __all__ = [
     "Refreshed",
     "refresh_by_cholesky",
     "refresh_eager",
+    "refresh_launches",
     "refresh_native",
+    "uninitialised",
 ]
 
 # What became of a basis; csrc/refresh_outcome.h names the same numbers.
@@ -83,9 +85,18 @@ def refresh_native(
         RuntimeError: for shapes, dtypes or, on the CPU, indices that break the rules of
             `refresh_eager`.
     """
-    results = _uninitialised(factors, selections)
+    results = uninitialised(factors, selections)
     torch.ops.soap_fast.refresh_.default(factors, bases, selections, allowed, tolerance, *results)
     return results
+
+
+def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> int:
+    """Kernels that `refresh_native` launches on CUDA, a grouped product counted as one.
+
+    Shapes alone matter: stacks [n, d, d] and selections [k], on any device. More factors of the
+    same sizes are no more launches, as long as their workspace, 5 k d^2 elements, fits in 1 GiB.
+    """
+    return int(torch.ops.soap_fast.refresh_launches.default(factors, selections))
 
 
 def refresh_by_cholesky(
@@ -106,7 +117,7 @@ def refresh_by_cholesky(
     Args:
         householder_up_to: sizes up to this, at most 32, by Householder's QR of K Q.
     """
-    results = _uninitialised(factors, selections)
+    results = uninitialised(factors, selections)
     if factors:
         torch.ops.soap_fast.refresh_by_cholesky_.default(
             factors, bases, selections, allowed, tolerance, *results, householder_up_to
@@ -114,7 +125,8 @@ def refresh_by_cholesky(
     return results
 
 
-def _uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:
+def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:
+    """Room for the results of a refresh."""
     shapes = [(s, c.shape[0], s.shape[1]) for s, c in zip(factors, selections, strict=True)]
     return Refreshed(
         orders=[stack.new_empty((k, d), dtype=torch.int64) for stack, k, d in shapes],

@@ -15,6 +15,7 @@ ORDER = [
     "__main__",
     "__init__",
     "install",
+    "explain",
     "soap",
     "checkpoint",
     "layouts",

@@ -16,6 +16,13 @@ def test_a_handful_of_launches_for_any_model(measured):
     assert {result["launches_plain"] for result in measured.values()} == {11}
 
 
+def test_a_refresh_adds_launches_by_sizes_and_not_by_factors(measured):
+    """Ours are the same for all; the extension's depend on the largest factor and on memory."""
+    for result in measured.values():
+        assert result["launches_refresh_by"]["triton"] == 9
+    assert measured["elic"]["launches_refresh"] < 200  # public ones: 3700 to 10600 on such a model
+
+
 def test_little_is_computed_or_moved_twice(measured):
     for result in measured.values():
         assert result["padding"] <= 0.10

@@ -98,6 +98,10 @@ class TritonBackend(NativeBackend):
 
                 self.steady = Steady(groups, calls, engine)
 
+    def forget_steadiness(self) -> None:
+        """The next step is taken the whole way: a clock, or what else it reads, has changed."""
+        self.steady = None
+
     def forget(self) -> None:
         self.steady = None
         self.engines.clear()

@@ -1,0 +1,72 @@
+"""What soap_fast.explain and `python -m bench plan` tell, against the optimizer itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from streams import parameters, train
+
+from bench import launches, shapes
+from soap_fast import SOAP, explain
+from soap_fast.backends.triton import interpreted
+
+
+def test_launches_are_those_that_are_recorded():
+    inventory = shapes.load("hyperprior")
+    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in inventory.entries]
+    found = explain(SOAP(params))
+    recorded = launches.measure(inventory)
+    assert len(found.launches) + len(found.without_tiles) == recorded["launches_plain"]
+    by_name = {launch.launch: launch for launch in found.launches}
+    for row in recorded["by_launch"]:
+        launch = by_name[row["launch"]]
+        assert (launch.tiles, launch.flops, launch.bytes) == (
+            row["tiles"],
+            row["flops"],
+            row["bytes"],
+        )
+
+
+def test_the_page_names_groups_and_totals():
+    params = [
+        torch.nn.Parameter(torch.empty(s)) for s in ((16, 12, 3, 3), (16, 12, 3, 3), (5,), ())
+    ]
+    page = str(explain(SOAP(params)))
+    assert "16 . 12 . 3x3" in page
+    assert "[5]" in page
+    assert "scalar" in page
+    assert "assumed of an H100, not measured" in page
+    assert page == repr(explain(SOAP(params)))
+
+
+def test_explaining_changes_nothing_and_works_before_and_after_steps():
+    params = parameters()
+    optimizer = SOAP(params)
+    before = str(explain(optimizer))
+    assert not optimizer.state
+    train(optimizer, params, range(2))
+    assert str(explain(optimizer)) == before
+
+
+@pytest.mark.skipif(not interpreted(), reason="interprets kernels: TRITON_INTERPRET is not set")
+def test_a_tensor_that_triton_refuses_is_named_with_its_reason():
+    strange = torch.nn.Parameter(torch.randn(3, 5, 3, 5, 3, 5, 3)[::2, ::2, ::2, ::2, ::2, ::2])
+    page = str(explain(SOAP([strange], backend="triton", max_precond_dim=1)))
+    assert "refused: strides" in page
+    assert "Backend triton: asked for." in page
+
+
+def test_the_command_prints_the_same_page():
+    command = [sys.executable, "-m", "bench", "plan", "--shapes", "hyperprior"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "rotate back 1" in done.stdout
+    assert "11 launches" in done.stdout
+
+
+def test_no_parameters_to_step_with_factors():
+    found = explain(SOAP([torch.nn.Parameter(torch.empty(0, 3))]))
+    assert found.factors == 0
+    assert found.launches == []
