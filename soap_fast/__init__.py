@@ -4,8 +4,9 @@
 """
 
 from soap_fast.explain import explain
+from soap_fast.graphs import GraphedStep
 from soap_fast.soap import SOAP
 
-__all__ = ["SOAP", "__version__", "explain"]
+__all__ = ["SOAP", "GraphedStep", "__version__", "explain"]
 
 __version__ = "0.1.0"

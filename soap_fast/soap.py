@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, overload
 
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, checkpoint
+from soap_fast import ambient, capture, checkpoint
 from soap_fast.backends import Precision, choose
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
@@ -90,6 +91,7 @@ class SOAP(torch.optim.Optimizer):
         self._backend = choose(backend, input_precision)
         self._requested_backend = backend
         self._input_precision = input_precision
+        self._in_graphs: list[torch.Tensor] = []
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -139,10 +141,14 @@ class SOAP(torch.optim.Optimizer):
                 loss = closure()
 
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        if self._backend.steady_step(self.param_groups, scaling):
+        capturing = capture.underway()
+        if not capturing and self._backend.steady_step(self.param_groups, scaling):
             return loss
         calls = list(self._calls(scaling))
-        with ambient.neutral({call.param.device.type for call in calls}):
+        with (
+            ambient.neutral({call.param.device.type for call in calls}),
+            self._captured(calls) if capturing else nullcontext(),
+        ):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
             later = [call for call in calls if not call.is_first]
             self._begin([call for call in calls if call.is_first])
@@ -155,7 +161,8 @@ class SOAP(torch.optim.Optimizer):
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
             due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
             self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
-        self._backend.settle(self.param_groups, calls)
+        if not capturing:
+            self._backend.settle(self.param_groups, calls)
         return loss
 
     def _calls(self, scaling: Scaling) -> Iterator[TensorCall]:
@@ -178,6 +185,37 @@ class SOAP(torch.optim.Optimizer):
                 except ValueError as error:
                     raise ValueError(f"{self._label(place, index)} {error}") from None
                 yield call
+
+    @contextmanager
+    def _captured(self, calls: list[TensorCall]) -> Iterator[None]:
+        """Within it a step is launched into a CUDA graph: nothing happens yet, no clock moves."""
+        reason = capture.not_capturable(calls)
+        if reason is not None:
+            call, text = reason
+            raise RuntimeError(f"{self._label_of(call.param)} {text}" if call else text)
+        clocks = [call.state["calls"] for call in calls]
+        try:
+            with self._backend.captured(calls):
+                yield
+        finally:
+            for call, clock in zip(calls, clocks, strict=True):
+                call.state["calls"] = clock
+        self._in_graphs = [call.param for call in calls]
+
+    def replayed(self) -> None:
+        """Tell that a CUDA graph with a captured step of this optimizer has been replayed.
+
+        The clock that drives refreshes and is saved lies on the host, which a replay does not
+        reach. `soap_fast.GraphedStep` replays and tells.
+
+        Raises:
+            RuntimeError: no step has been captured.
+        """
+        if not self._in_graphs:
+            raise RuntimeError("no step of this optimizer has been captured in a CUDA graph")
+        for param in self._in_graphs:
+            self.state[param]["calls"] += 1
+        self._backend.replayed()
 
     def _begin(self, calls: list[TensorCall]) -> None:
         """Start the state of tensors on their first call; an unusable gradient is only counted."""
@@ -246,6 +284,15 @@ class SOAP(torch.optim.Optimizer):
             reason = self._backend.refuses_call(call)
         if reason is not None:
             raise ValueError(reason)
+
+    def _label_of(self, param: torch.Tensor) -> str:
+        places = (
+            (place, index)
+            for place, group in enumerate(self.param_groups)
+            for index, one in enumerate(group["params"])
+            if one is param
+        )
+        return self._label(*next(places))
 
     def _label(self, place: int, index: int) -> str:
         """What to call a parameter: its name where it has one, else where it stands."""
@@ -330,6 +377,7 @@ class SOAP(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)
+        self._in_graphs = []
         self._requested_backend = state.pop("requested_backend", None)
         self._input_precision = state.pop("input_precision", "tf32x3")
         self._backend = choose(self._requested_backend, self._input_precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -31,6 +32,10 @@ class Backend(Protocol):
     def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None: ...
 
     def forget(self) -> None: ...
+
+    def captured(self, calls: Sequence[TensorCall]) -> AbstractContextManager[None]: ...
+
+    def replayed(self) -> None: ...
 
     def usable(self, calls: Sequence[TensorCall]) -> list[bool]: ...
 

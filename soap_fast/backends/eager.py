@@ -6,6 +6,7 @@ Runs on any device and in float64; needs neither the extension nor Triton.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ class EagerBackend:
 
     def forget(self) -> None:
         """The state was replaced: nothing known of it holds any more."""
+
+    def captured(self, calls: Sequence[TensorCall]) -> AbstractContextManager[None]:
+        """Within it these calls are launched into a CUDA graph."""
+        return nullcontext()
+
+    def replayed(self) -> None:
+        """Told after a graph with a captured step has been replayed."""
 
     def usable(self, calls: Sequence[TensorCall]) -> list[bool]:
         """Whether each gradient may begin a tensor's state. Waits for the device."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -105,6 +106,45 @@ class TritonBackend(NativeBackend):
     def forget(self) -> None:
         self.steady = None
         self.engines.clear()
+
+    @contextmanager
+    def captured(self, calls: Sequence[TensorCall]) -> Iterator[None]:
+        """What a step uploads is part of the graph, for nobody knows what was uploaded before it.
+
+        Raises:
+            RuntimeError: memory or kernels are not ready.
+        """
+        self.steady = None
+        by_device: dict[torch.device, list[TensorCall]] = {}
+        for call in calls:
+            if unserved(call.param, call.grad, call.plan) is None:
+                by_device.setdefault(call.param.device, []).append(call)
+        for device, chosen in by_device.items():
+            engine = self.engines.get(device)
+            if engine is None or not engine.holds(chosen):
+                raise RuntimeError(
+                    "these parameters have taken no step together that the graph could repeat: "
+                    "take one outside of the capture first"
+                )
+            refreshes = any(call.state["calls"] % call.options.precondition_frequency == 0
+                            and any(call.plan.factors) for call in chosen)  # fmt: skip
+            if refreshes and not engine.refresher.sets:
+                raise RuntimeError(
+                    "the coming call ends with a refresh, and no refresh has been made yet, which "
+                    "loads its kernels: take one outside of the capture first"
+                )
+        for device in by_device:
+            self.engines[device].forget_uploads()
+        try:
+            yield
+        finally:
+            for device in by_device:
+                self.engines[device].forget_uploads()
+
+    def replayed(self) -> None:
+        self.steady = None  # its count of calls until a refresh
+        for engine in self.engines.values():
+            engine.follow_stream(wait=False)
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
         """One step for each tensor after its first call. Returns which were taken, [] bool each."""

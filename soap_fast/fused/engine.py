@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import is_
 from typing import Any
 
 import torch
 
+from soap_fast import capture
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.fused import tables, works
 from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
@@ -43,23 +44,54 @@ class Engine:
         n = len(calls)
         self.gradient_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
         self.parameter_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
+        self._fixed_launches()
+        self.stream: torch.cuda.Stream | None = None
+        self._scaled = False
+        tables_ = (self.tensors, self.options, self.directions)
+        self.refresher = Refresher(
+            self.states, self.memory, launcher, precision, self.squares, tables_
+        )
+        self.forget_uploads()
+        self.places = {id(param): place for place, param in enumerate(self.params)}
+        self._known = [_state_addresses(call) for call in calls]
+
+    def forget_uploads(self) -> None:
+        """Whatever lies on the device, the next step uploads all that it reads."""
         self._options: list[tuple[Any, ...]] = []
-        self._option_rows = [0] * n
+        self._option_rows: list[int] = []
         self._gradients: list[tuple[Any, ...]] = []
         self._gradient_list: list[int] = []
         self._gradient_strides: list[Strided] = []
         self._parameters: list[tuple[Any, ...]] = []
         self._parameter_list: list[int] = []
         self._parameter_strides: list[Strided] = []
-        self._scaled = False
+        self.refresher.forget()
 
-        self._fixed_launches()
-        tables_ = (self.tensors, self.options, self.directions)
-        self.refresher = Refresher(
-            self.states, self.memory, launcher, precision, self.squares, tables_
-        )
-        self.places = {id(param): place for place, param in enumerate(self.params)}
-        self._known = [_state_addresses(call) for call in calls]
+    def follow_stream(self, *, wait: bool = True) -> None:
+        """On another stream than that of the last step: wait there for what it still has to do."""
+        if self.device.type != "cuda":
+            return
+        now = torch.cuda.current_stream(self.device)
+        if now == self.stream or capture.underway():
+            return
+        if self.stream is not None and wait:
+            now.wait_stream(self.stream)
+        for tensor in self._on_device():
+            tensor.record_stream(now)  # so that nobody gets its memory while this stream reads it
+        self.stream = now
+
+    def _on_device(self) -> Iterator[torch.Tensor]:
+        yield from (self.memory.a, self.memory.b, self.memory.operands.memory)
+        yield from (self.gradient_addresses, self.parameter_addresses)
+        for launch in (
+            *self.before,
+            *self.after,
+            *self.derive,
+            self.gather,
+            self.clock,
+            self.apply,
+        ):
+            yield from (x for x in launch.arguments if isinstance(x, torch.Tensor))
 
     def holds(self, calls: Sequence[TensorCall]) -> bool:
         """Whether these tensors are among the engine's, their state where it was."""
@@ -240,6 +272,7 @@ class Engine:
     def run(self, scaling: Scaling) -> None:
         """One step, launched."""
         launcher = self.launcher
+        self.follow_stream()
         if scaling.given or self._scaled:
             self._scale(scaling)
         launcher(self.gather)

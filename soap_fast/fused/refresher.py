@@ -76,6 +76,10 @@ class Refresher:
         self.precision = "ieee" if precision == "ieee" else "tf32x3"  # never less: as Gram's
         self.squares, self.step_tables = squares, step_tables
         self.device = memory.a.device
+        self.forget()
+
+    def forget(self) -> None:
+        """The tables of what was due together are built and uploaded anew."""
         self.sets: dict[tuple[Any, ...], DueSet] = {}
 
     def refresh(

@@ -1,0 +1,57 @@
+"""What a step must be so that a CUDA graph can hold it.
+
+A graph repeats what was launched while it was captured. What the host decided then is decided for
+ever: numbers, addresses, and whether the call ends with a refresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from soap_fast.call import TensorCall
+
+_HAS_CUDA = torch.version.cuda is not None
+
+
+def underway() -> bool:
+    """Whether the current stream is being captured."""
+    return _HAS_CUDA and torch.cuda.is_current_stream_capturing()
+
+
+def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str] | None:
+    """Why these calls cannot be captured, with the one at fault where it is one; None if they can.
+
+    All of them have begun, `lr` is a tensor on their device, and all are on one clock, so that a
+    graph is one of plain calls or one of calls that refresh.
+    """
+    if not calls:
+        return None, "no parameter has a gradient: there is nothing to capture"
+    for call in calls:
+        if call.is_first:
+            return call, (
+                "has not been stepped yet, and a first call waits for the device: take two steps "
+                "outside of the capture first"
+            )
+        lr = call.options.lr
+        if not isinstance(lr, torch.Tensor) or lr.device != call.param.device:
+            return call, (
+                f"has lr={lr!r}, which the graph would repeat for ever: make it a tensor on "
+                f"{call.param.device} and change that in place"
+            )
+        if call.options.refresh_schedule != "periodic" and any(call.plan.factors):
+            return call, (
+                "has a staggered schedule, which refreshes other bases at every call: capture "
+                "refresh_schedule='periodic'"
+            )
+    clocks: dict[tuple[int, int], TensorCall] = {}
+    for call in calls:
+        clocks.setdefault((call.state["calls"], call.options.precondition_frequency), call)
+    if len(clocks) > 1:
+        (other, _), (one, call), *_ = clocks.items()
+        return call, (
+            f"has had {one[0]} calls and refreshes every {one[1]}, another parameter {other[0]} "
+            f"and {other[1]}: a graph needs all of them on one clock"
+        )
+    return None

@@ -1,0 +1,90 @@
+"""Steps replayed from CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from soap_fast.soap import SOAP
+
+__all__ = ["GraphedStep"]
+
+
+class GraphedStep:
+    """What comes before a step, and the step, replayed from CUDA graphs.
+
+    There are two graphs, one of plain calls and one of calls that end with a refresh; the first
+    calls of each kind are taken as they come, on a stream of their own, and then captured::
+
+        step = soap_fast.GraphedStep(optimizer, forward_and_backward)
+        for images in loader:
+            static_images.copy_(images)
+            loss = step()
+
+    `lr` is a tensor on the parameters' device, changed in place; other options are kept as they
+    were at the capture. Parameters all have gradients, at every call.
+
+    Args:
+        optimizer: a SOAP whose parameters are on one CUDA device.
+        body: what to repeat before the step, reading tensors that stay where they are; it sets
+            gradients to None before its backward pass. None captures the step alone, of gradients
+            that stay where they are.
+    """
+
+    WARM_UP = 3  # calls: the first one of every tensor, one that makes tables, one that repeats
+
+    def __init__(self, optimizer: SOAP, body: Callable[[], Any] | None = None) -> None:
+        self.optimizer, self.body = optimizer, body
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self._results: dict[bool, Any] = {}
+        self._taken = {True: 0, False: 0}  # calls outside of graphs, by whether they refresh
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self) -> Any:
+        """Take one step. Returns what `body` returned; of a replay, the same tensors as before.
+
+        Raises:
+            RuntimeError: the step cannot be captured, and why.
+        """
+        refreshes = self.refreshes_next()
+        if refreshes not in self._graphs:
+            if self._taken[refreshes] < (1 if refreshes else self.WARM_UP):
+                self._taken[refreshes] += 1
+                return self._on_side_stream()
+            self._capture(refreshes)
+        self._graphs[refreshes].replay()
+        self.optimizer.replayed()
+        return self._results[refreshes]
+
+    def refreshes_next(self) -> bool:
+        """Whether the coming call ends with a refresh, by the clock that all parameters share."""
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                calls: int = self.optimizer.state.get(param, {}).get("calls", 0)
+                return calls > 0 and calls % int(group["precondition_frequency"]) == 0
+        return False
+
+    def _call(self) -> Any:
+        result = self.body() if self.body is not None else None
+        self.optimizer.step()
+        return result
+
+    def _on_side_stream(self) -> Any:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = self._call()
+        current.wait_stream(self._stream)
+        return result
+
+    def _capture(self, refreshes: bool) -> None:
+        pool = next((graph.pool() for graph in self._graphs.values()), None)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+            self._results[refreshes] = self._call()
+        self._graphs[refreshes] = graph

@@ -1,0 +1,149 @@
+"""Capture of a step in a CUDA graph, as far as it shows without one; test_gpu_graphs.py has one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from streams import parameters, set_gradients, train
+
+from bench import shapes
+from bench.recorded import record
+from soap_fast import SOAP, GraphedStep, capture
+from soap_fast.backends.triton import TritonBackend
+from soap_fast.fused.launcher import RecordingLauncher
+
+SHAPES = ((6, 4, 3, 3), (5,), (8, 8))
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """A switch: whether a stream would be under capture."""
+    state = {"on": False}
+    monkeypatch.setattr(capture, "underway", lambda: state["on"])
+
+    def switch(on: bool) -> None:
+        state["on"] = on
+
+    return switch
+
+
+def recorded_optimizer(calls=3, **options):
+    """Under the recording launcher: everything of the Triton step but the kernels."""
+    options.setdefault("lr", torch.tensor(1e-3))
+    params = parameters(SHAPES)
+    optimizer = SOAP(params, backend="eager", **options)
+    train(optimizer, params, [0])
+    optimizer._backend = TritonBackend(launcher=RecordingLauncher())
+    train(optimizer, params, range(1, calls))
+    return optimizer, params
+
+
+def test_a_captured_step_moves_no_clock_and_a_replay_moves_all(capturing):
+    optimizer, params = recorded_optimizer()
+    set_gradients(params, 3)
+    capturing(True)
+    optimizer.step()
+    assert [optimizer.state[p]["calls"] for p in params] == [3, 3, 3]
+    capturing(False)
+    optimizer.replayed()
+    assert [optimizer.state[p]["calls"] for p in params] == [4, 4, 4]
+
+
+def test_the_graph_holds_every_upload_and_so_does_the_next_step(capturing, monkeypatch):
+    from soap_fast.fused import engine
+
+    optimizer, _ = recorded_optimizer()
+    optimizer.step()  # steady: nothing is uploaded
+    uploads = []
+    real = engine.upload_into
+    monkeypatch.setattr(engine, "upload_into", lambda *a: (uploads.append(a), real(*a)))
+    optimizer.step()
+    assert uploads == []
+    for on in (True, False):
+        uploads.clear()
+        capturing(on)
+        optimizer.step()
+        # Rows and values of options, addresses of gradients and of parameters.
+        assert len(uploads) == 4
+
+
+def test_a_refresh_is_captured_by_the_clock(capturing):
+    optimizer, params = recorded_optimizer(calls=6, precondition_frequency=2)
+    launcher = optimizer._backend.launcher
+    for calls, refreshes in ((6, True), (7, False)):
+        for param in params:
+            optimizer.state[param]["calls"] = calls
+        launcher.launched.clear()
+        capturing(True)
+        optimizer.step()
+        capturing(False)
+        assert ("count" in [launch.op for launch in launcher.launched]) == refreshes
+
+
+def test_what_cannot_be_captured_says_why(capturing):
+    capturing(True)
+    params = parameters(SHAPES)
+    optimizer = SOAP(params, backend="eager", lr=torch.tensor(1e-3))
+    set_gradients(params, 0)
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0 has not been stepped yet"):
+        optimizer.step()
+
+    capturing(False)
+    optimizer, params = recorded_optimizer(lr=1e-3)
+    capturing(True)
+    with pytest.raises(RuntimeError, match=r"has lr=0.001, which the graph would repeat"):
+        optimizer.step()
+
+    capturing(False)
+    optimizer, params = recorded_optimizer()
+    params[1].grad = None
+    optimizer.step()
+    set_gradients(params, 4)
+    capturing(True)
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0 has had 3 calls .* another"):
+        optimizer.step()
+    assert [optimizer.state[p]["calls"] for p in params] == [4, 3, 4]
+
+    for param in params:
+        param.grad = None
+    with pytest.raises(RuntimeError, match="nothing to capture"):
+        optimizer.step()
+
+
+def test_memory_and_kernels_must_be_ready(capturing):
+    optimizer, params = recorded_optimizer(calls=1)
+    set_gradients(params, 1)
+    capturing(True)
+    with pytest.raises(RuntimeError, match="take one outside of the capture first"):
+        optimizer.step()
+    capturing(False)
+    optimizer, params = recorded_optimizer(calls=2, precondition_frequency=2)
+    set_gradients(params, 2)
+    capturing(True)
+    with pytest.raises(RuntimeError, match="no refresh has been made yet"):
+        optimizer.step()
+
+
+def test_a_replay_of_nothing_is_an_error():
+    with pytest.raises(RuntimeError, match="no step of this optimizer has been captured"):
+        SOAP(parameters(SHAPES)).replayed()
+
+
+def test_which_graph_a_call_takes_is_what_the_call_would_do():
+    params = parameters(SHAPES)
+    optimizer = SOAP(params, precondition_frequency=3)
+    step = GraphedStep(optimizer)
+    for call in range(8):
+        expected = step.refreshes_next()
+        before = [int(optimizer.state[p]["refreshes"].sum()) for p in params if call]
+        train(optimizer, params, [call])
+        after = [int(optimizer.state[p]["refreshes"].sum()) for p in params if call]
+        assert (before != after) == expected
+
+
+def test_capture_on_a_model_repeats_the_launches(capturing):
+    recorded = record(shapes.load("hyperprior"))
+    recorded.optimizer.param_groups[0]["lr"] = torch.tensor(1e-3)
+    plain = recorded.step()
+    capturing(True)
+    assert recorded.step() == plain
