@@ -28,6 +28,7 @@ ORDER = [
     "fused.engine",
     "fused.refresher",
     "fused.grouped",
+    "fused.due",
     "fused.carry_tables",
     "fused.memory",
     "fused.works",

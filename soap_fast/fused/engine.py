@@ -12,6 +12,7 @@ from soap_fast import capture
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.fused import tables, works
 from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
+from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.memory import Memory, empty
@@ -47,10 +48,14 @@ class Engine:
         self._fixed_launches()
         self.stream: torch.cuda.Stream | None = None
         self._scaled = False
-        tables_ = (self.tensors, self.options, self.directions)
-        self.refresher = Refresher(
-            self.states, self.memory, launcher, precision, self.squares, tables_
+        around = Surroundings(
+            self.states,
+            self.memory,
+            self.squares,
+            (self.tensors, self.options, self.directions),
+            self._sum_precision(),
         )
+        self.refresher = Refresher(around, launcher)
         self.forget_uploads()
         self.places = {id(param): place for place, param in enumerate(self.params)}
         self._known = [_state_addresses(call) for call in calls]
@@ -298,8 +303,8 @@ class Engine:
             self.memory.found_inf.copy_(found.reshape(1))
         self._scaled = scaling.given
 
-    def taken(self) -> torch.Tensor:  # [n] bool
-        """Which tensors took the last step, on the device."""
+    def taken(self) -> torch.Tensor:  # [n + 1] bool
+        """Which tensors took the last step, on the device; the one behind them never does."""
         return self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]] != 0
 
     def derive_operands(self) -> None:

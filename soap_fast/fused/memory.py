@@ -27,7 +27,8 @@ class Memory:
         a, b: first and second planes. While Gram matrices are in parts the second ones are not in
             use yet, and the parts lie there.
         gram_partials: the parts of those Gram matrices that products sum.
-        scalars: [n, SCALARS] float32, of the step; `carried` the same, of a refresh.
+        scalars: [n + 1, SCALARS] float32, of the step; `carried` the same, of a refresh. The last
+            row is that of no tensor, always zero: tiles that pad a table belong to it.
         inverse_scale: [1] float32, 1 / grad_scale.
         found_inf: [1] float32, not zero where no tensor may take a step.
     """
@@ -50,8 +51,8 @@ class Memory:
         self.a = empty(sum(layout.memory[0] for layout in layouts), device)
         self.b = empty(max(second, total + parts), device)
         self.gram_partials = self.b[total:]
-        self.scalars = empty(n * len(SCALARS), device)
-        self.carried = torch.zeros(n * len(SCALARS), dtype=torch.float32, device=device)
+        self.scalars = torch.zeros((n + 1) * len(SCALARS), dtype=torch.float32, device=device)
+        self.carried = torch.zeros_like(self.scalars)
         self.inverse_scale = torch.ones(1, dtype=torch.float32, device=device)
         self.found_inf = torch.zeros(1, dtype=torch.float32, device=device)
         self.members = self._members(layouts, states, folded)
