@@ -51,6 +51,7 @@ POINTERS = {
     "modes": "*i64",
     "axes": "*i64",
     "groups": "*i64",
+    "calls": "*i64",
     "carried": "*fp32",
 }
 

@@ -23,8 +23,9 @@ def underway() -> bool:
 def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str] | None:
     """Why these calls cannot be captured, with the one at fault where it is one; None if they can.
 
-    All of them have begun, `lr` is a tensor on their device, and all are on one clock, so that a
-    graph is one of plain calls or one of calls that refresh.
+    All of them have begun, `lr` is a tensor on their device, and all are on one clock and under one
+    schedule. A graph is then one of plain calls, one of calls that refresh all bases, or, under
+    "staggered", one of any call.
     """
     if not calls:
         return None, "no parameter has a gradient: there is nothing to capture"
@@ -40,11 +41,8 @@ def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str]
                 f"has lr={lr!r}, which the graph would repeat for ever: make it a tensor on "
                 f"{call.param.device} and change that in place"
             )
-        if call.options.refresh_schedule != "periodic" and any(call.plan.factors):
-            return call, (
-                "has a staggered schedule, which refreshes other bases at every call: capture "
-                "refresh_schedule='periodic'"
-            )
+        if is_staggered(call) != is_staggered(calls[0]):
+            return call, "has another refresh_schedule than others: a graph needs one for all"
     clocks: dict[tuple[int, int], TensorCall] = {}
     for call in calls:
         clocks.setdefault((call.state["calls"], call.options.precondition_frequency), call)
@@ -55,3 +53,7 @@ def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str]
             f"and {other[1]}: a graph needs all of them on one clock"
         )
     return None
+
+
+def is_staggered(call: TensorCall) -> bool:
+    return call.options.refresh_schedule == "staggered"

@@ -100,11 +100,17 @@ def old_bases_on_error(due: Sequence[Batch], selections: Sequence[Tensor]) -> It
         raise
 
 
-def batches(calls: Sequence[TensorCall]) -> list[Batch]:
-    """The factors of these calls that are due, gathered by the stacks they are views of."""
+def batches(
+    calls: Sequence[TensorCall], modes: Sequence[Sequence[int]] | None = None
+) -> list[Batch]:
+    """The factors of these calls that are due, gathered by the stacks they are views of.
+
+    Args:
+        modes: per call other modes than those that are due now.
+    """
     found: dict[tuple[object, ...], Batch] = {}
     for index, call in enumerate(calls):
-        for mode in call.modes_due():
+        for mode in call.modes_due() if modes is None else modes[index]:
             bases = call.state["Q"]
             bases[mode] = bases[mode].contiguous()  # a user may have put another one there
             k, k_slot = _stack_of(call.state["GG"][mode])

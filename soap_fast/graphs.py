@@ -16,8 +16,9 @@ __all__ = ["GraphedStep"]
 class GraphedStep:
     """What comes before a step, and the step, replayed from CUDA graphs.
 
-    There are two graphs, one of plain calls and one of calls that end with a refresh; the first
-    calls of each kind are taken as they come, on a stream of their own, and then captured::
+    There are two graphs, one of plain calls and one of calls that end with a refresh; with
+    `refresh_schedule="staggered"` it is one. The first calls of each kind are taken as they come,
+    on a stream of their own, and then captured::
 
         step = soap_fast.GraphedStep(optimizer, forward_and_backward)
         for images in loader:
@@ -51,16 +52,31 @@ class GraphedStep:
         """
         refreshes = self.refreshes_next()
         if refreshes not in self._graphs:
-            if self._taken[refreshes] < (1 if refreshes else self.WARM_UP):
+            if self._taken[refreshes] < self._before_capture(refreshes):
                 self._taken[refreshes] += 1
                 return self._on_side_stream()
+            self.optimizer.prepare_capture()
             self._capture(refreshes)
         self._graphs[refreshes].replay()
         self.optimizer.replayed()
         return self._results[refreshes]
 
+    def _before_capture(self, refreshes: bool) -> int:
+        """Calls of a kind to be taken before it is captured; of staggered ones a whole period."""
+        if self._staggered():
+            return self.WARM_UP + int(self.optimizer.param_groups[0]["precondition_frequency"])
+        return 1 if refreshes else self.WARM_UP
+
+    def _staggered(self) -> bool:
+        return any(g["refresh_schedule"] == "staggered" for g in self.optimizer.param_groups)
+
     def refreshes_next(self) -> bool:
-        """Whether the coming call ends with a refresh, by the clock that all parameters share."""
+        """Whether the coming call ends with a refresh, by the clock that all parameters share.
+
+        False under the staggered schedule, where any call may.
+        """
+        if self._staggered():
+            return False
         for group in self.optimizer.param_groups:
             for param in group["params"]:
                 calls: int = self.optimizer.state.get(param, {}).get("calls", 0)

@@ -202,6 +202,14 @@ class SOAP(torch.optim.Optimizer):
                 call.state["calls"] = clock
         self._in_graphs = [call.param for call in calls]
 
+    def prepare_capture(self) -> None:
+        """Make ready for the capture of a step in a CUDA graph under a staggered schedule.
+
+        To be called outside of the capture, after the first refreshes. It uploads what is due at
+        each phase, so that one graph serves them all. Under the periodic schedule nothing is done.
+        """
+        self._backend.prepare_capture(list(self._calls(Scaling())))
+
     def replayed(self) -> None:
         """Tell that a CUDA graph with a captured step of this optimizer has been replayed.
 

@@ -27,6 +27,7 @@ ORDER = [
     "fused.steady",
     "fused.engine",
     "fused.refresher",
+    "fused.staggered",
     "fused.grouped",
     "fused.due",
     "fused.carry_tables",

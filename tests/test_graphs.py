@@ -9,7 +9,7 @@ from streams import parameters, set_gradients, train
 from bench import shapes
 from bench.recorded import record
 from soap_fast import SOAP, GraphedStep, capture
-from soap_fast.backends.triton import TritonBackend
+from soap_fast.backends.triton import TritonBackend, interpreted
 from soap_fast.fused.launcher import RecordingLauncher
 
 SHAPES = ((6, 4, 3, 3), (5,), (8, 8))
@@ -147,3 +147,60 @@ def test_capture_on_a_model_repeats_the_launches(capturing):
     plain = recorded.step()
     capturing(True)
     assert recorded.step() == plain
+
+
+@pytest.mark.skipif(not interpreted(), reason="interprets kernels: TRITON_INTERPRET is not set")
+@pytest.mark.parametrize("tolerance", [0.0, 0.3])
+def test_one_staggered_graph_refreshes_what_is_due_by_the_clock_on_the_device(capturing, tolerance):
+    """What a graph would hold is run at once here: each captured step is followed by its replay."""
+    options = {
+        "lr": torch.tensor(1e-3),
+        "backend": "triton",
+        "precondition_frequency": 3,
+        "refresh_schedule": "staggered",
+        "refresh_tolerance": tolerance,
+    }
+    shapes = ((6, 4, 3, 3), (5,), (8, 8), (6, 8), (4, 1))
+    ends = []
+    for graphed in (False, True):
+        params = parameters(shapes)
+        optimizer = SOAP(params, **options)
+        train(optimizer, params, range(5))
+        if graphed:
+            set_gradients(params, 0)
+            optimizer.prepare_capture()
+        for call in range(5, 12):
+            capturing(graphed)
+            train(optimizer, params, [call])
+            capturing(False)
+            if graphed:
+                optimizer.replayed()
+        ends.append((params, optimizer.state_dict()["state"]))
+    (ours, state), (theirs, expected) = ends[1], ends[0]
+    for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert torch.equal(a, b), index
+        assert torch.equal(state[index]["refreshes"], expected[index]["refreshes"])
+        assert state[index]["calls"] == 12
+    assert sum(int(entry["refreshes"][0]) for entry in state.values()) > 0
+
+
+def test_staggered_without_preparation_or_kernels_of_ours_says_what_to_do(capturing):
+    optimizer, params = recorded_optimizer(
+        calls=5, refresh_schedule="staggered", precondition_frequency=2
+    )
+    capturing(True)
+    with pytest.raises(RuntimeError, match=r"call optimizer\.prepare_capture\(\) ahead"):
+        optimizer.step()
+    capturing(False)
+    optimizer.prepare_capture()
+    capturing(True)
+    optimizer.step()
+    capturing(False)
+    optimizer.replayed()
+
+    params = parameters(SHAPES)
+    eager = SOAP(params, backend="eager", lr=torch.tensor(1e-3), refresh_schedule="staggered")
+    train(eager, params, range(3))
+    capturing(True)
+    with pytest.raises(RuntimeError, match="only backend='triton' decides on the device"):
+        eager.step()

@@ -39,9 +39,12 @@ def clock(
     squares,  # [tiles] float32
     found_inf,  # [1] float32, not zero: no tensor takes a step
     scalars,  # [n, SCALAR_COLUMNS] float32
+    calls,  # [1] int64, counted up
     n_tensors,
     BLOCK: tl.constexpr,
 ):
+    if tl.program_id(0) == 0:
+        tl.store(calls, tl.load(calls) + 1)
     for index in range(tl.program_id(0), n_tensors, tl.num_programs(0)):
         tensor = tensors + index * COLUMNS
         row = options + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from soap_fast.call import Scaling, TensorCall
+from soap_fast.capture import is_staggered
 from soap_fast.carry import refresh_tensors
 from soap_fast.eigh import Pairs, eigh_eager
 from soap_fast.modes import gram
@@ -41,8 +42,20 @@ class EagerBackend:
     def forget(self) -> None:
         """The state was replaced: nothing known of it holds any more."""
 
+    def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
+        """What is due when is uploaded ahead of a capture."""
+
     def captured(self, calls: Sequence[TensorCall]) -> AbstractContextManager[None]:
-        """Within it these calls are launched into a CUDA graph."""
+        """Within it these calls are launched into a CUDA graph.
+
+        Raises:
+            RuntimeError: they are under a schedule that this backend cannot follow on the device.
+        """
+        if any(is_staggered(call) for call in calls):
+            raise RuntimeError(
+                "a staggered schedule refreshes other bases at every call, which only "
+                "backend='triton' decides on the device: capture refresh_schedule='periodic'"
+            )
         return nullcontext()
 
     def replayed(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from soap_fast import extension
 from soap_fast.backends.native import NativeBackend
 from soap_fast.call import Scaling, TensorCall, state_dtype
+from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.tables import walkable
 from soap_fast.plan import TensorPlan
@@ -63,6 +64,7 @@ class TritonBackend(NativeBackend):
         self.launcher = launcher
         self.engines: dict[torch.device, Engine] = {}
         self.steady: Steady | None = None
+        self.by_device_clock = False  # while a graph of staggered refreshes is captured
 
     def refuses(self, param: torch.Tensor) -> str | None:
         if param.device.type != "cuda" and self.launcher is None and not interpreted():
@@ -115,10 +117,7 @@ class TritonBackend(NativeBackend):
             RuntimeError: memory or kernels are not ready.
         """
         self.steady = None
-        by_device: dict[torch.device, list[TensorCall]] = {}
-        for call in calls:
-            if unserved(call.param, call.grad, call.plan) is None:
-                by_device.setdefault(call.param.device, []).append(call)
+        by_device = self._served(calls)
         for device, chosen in by_device.items():
             engine = self.engines.get(device)
             if engine is None or not engine.holds(chosen):
@@ -126,20 +125,38 @@ class TritonBackend(NativeBackend):
                     "these parameters have taken no step together that the graph could repeat: "
                     "take one outside of the capture first"
                 )
-            refreshes = any(call.state["calls"] % call.options.precondition_frequency == 0
-                            and any(call.plan.factors) for call in chosen)  # fmt: skip
-            if refreshes and not engine.refresher.sets:
+            staggered = is_staggered(chosen[0])
+            if (staggered or any(map(_refreshes, chosen))) and not engine.refresher.has_run:
                 raise RuntimeError(
-                    "the coming call ends with a refresh, and no refresh has been made yet, which "
-                    "loads its kernels: take one outside of the capture first"
+                    "the graph would refresh, and no refresh has been made yet, which loads its "
+                    "kernels: take steps outside of the capture until one was"
+                )
+            if staggered and not engine.staggered:
+                raise RuntimeError(
+                    "under a staggered schedule call optimizer.prepare_capture() ahead of a capture"
                 )
         for device in by_device:
             self.engines[device].forget_uploads()
+        self.by_device_clock = is_staggered(calls[0])
         try:
             yield
         finally:
+            self.by_device_clock = False
             for device in by_device:
                 self.engines[device].forget_uploads()
+
+    def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
+        for device, chosen in self._served(calls).items():
+            engine = self.engines.get(device)
+            if is_staggered(chosen[0]) and engine is not None and engine.holds(chosen):
+                engine.prepare_staggered([call for call in chosen if any(call.plan.factors)])
+
+    def _served(self, calls: Sequence[TensorCall]) -> dict[torch.device, list[TensorCall]]:
+        by_device: dict[torch.device, list[TensorCall]] = {}
+        for call in calls:
+            if unserved(call.param, call.grad, call.plan) is None:
+                by_device.setdefault(call.param.device, []).append(call)
+        return by_device
 
     def replayed(self) -> None:
         self.steady = None  # its count of calls until a refresh
@@ -213,6 +230,10 @@ class TritonBackend(NativeBackend):
             return super().refresh_op(*arguments, tolerance)
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
+        if self.by_device_clock:
+            for each in self.engines.values():
+                each.refresh_staggered(self.refresh_op)
+            return
         by_engine: dict[torch.device, list[TensorCall]] = {}
         others = []
         for index, call in enumerate(calls):
@@ -247,6 +268,12 @@ def unserved(param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str |
     if any(size is not None and size >= 2**15 for size in plan.factors):
         return "a factor of 2^15 or more"
     return None
+
+
+def _refreshes(call: TensorCall) -> bool:
+    """Whether the coming call of a tensor under the periodic schedule ends with a refresh."""
+    due = call.state["calls"] % call.options.precondition_frequency == 0
+    return due and any(size is not None for size in call.plan.factors)
 
 
 def span(tensor: torch.Tensor) -> int:

@@ -34,7 +34,8 @@ class Tokens:
         places = (flat < 0).nonzero().flatten()
         tokens = -flat[places] - 1
         results = torch.tensor(self.results, dtype=torch.int64)[tokens]
-        return Template(flat, places, results, torch.tensor(self.offsets)[tokens])
+        offsets = torch.tensor(self.offsets, dtype=torch.int64)[tokens]
+        return Template(flat, places, results, offsets)
 
 
 @dataclass(frozen=True)

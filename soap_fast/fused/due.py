@@ -17,7 +17,16 @@ import torch
 
 from soap_fast.fused import carry_tables, tables
 from soap_fast.fused.carry_tables import Template, Tokens
-from soap_fast.fused.columns import COUNT_MODE, DERIVE, PERMUTE_AXIS, ROTATE
+from soap_fast.fused.columns import (
+    COUNT,
+    COUNT_MODE,
+    DERIVE,
+    PERMUTE,
+    PERMUTE_AXIS,
+    PLANE,
+    ROTATE,
+    SETTLE,
+)
 from soap_fast.fused.memory import Memory
 from soap_fast.fused.operands import Operand
 from soap_fast.fused.tuning import TUNING
@@ -31,6 +40,16 @@ FLOAT, LONG = 4, 8  # bytes
 # of `derive` for carrying matrices.
 MODES, AXES, DERIVED = range(3)
 LATE_COLUMNS = (len(COUNT_MODE), len(PERMUTE_AXIS), len(DERIVE))
+
+
+# Columns of the tasks that tiles name.
+TASKS = {
+    "derive": DERIVE,
+    "permute": PERMUTE,
+    "settle": SETTLE,
+    "gather": PLANE,
+    "rotate": ROTATE,
+}
 
 
 @dataclass(frozen=True)
@@ -103,12 +122,15 @@ def plan(around: Surroundings, due: Mapping[int, Mapping[int, list[int]]], token
         tiles = torch.cat(work.tiles) if work.tiles else torch.empty((0, 4), dtype=torch.int32)
         launches.append(Planned(name, op, work, tiles, tables_, then, all_constants, work.count))
 
-    tasks, modes = _count(around, due)
+    def tasks(work: Work, op: str) -> torch.Tensor:
+        return _table(work.tasks, TASKS[op])
+
+    counters, modes = _count(around, due)
     n = len(around.states)
     outcomes = {**TUNING["count"].constants, "LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}
     counting = Work()
     launches.append(
-        Planned("count", "count", counting, None, (tasks, MODES), (carried,), outcomes, n)
+        Planned("count", "count", counting, None, (counters, MODES), (carried,), outcomes, n)
     )
 
     block = TUNING["derive"].constants["BLOCK"]
@@ -117,32 +139,32 @@ def plan(around: Surroundings, due: Mapping[int, Mapping[int, list[int]]], token
 
     orders = [{mode: values[ORDERS] for mode, values in due[p].items()} for p in places]
     work, axes = carry_tables.permute_work(members, orders, TUNING["permute"].constants["ROWS"])
-    add("permute", "permute", work, _table(work.tasks), AXES, then=(carried,))
+    add("permute", "permute", work, tasks(work, "permute"), AXES, then=(carried,))
     rows = TUNING["settle"].constants["ROWS"]
     work = carry_tables.settle_permuted_work(members, rows)
-    add("settle exp_avg_sq", "settle", work, _table(work.tasks), then=(carried,))
+    add("settle exp_avg_sq", "settle", work, tasks(work, "settle"), then=(carried,))
 
     strided = [(member.layout.state_strides, torch.float32) for member in members]
     work = tables.gather_work(members, strided, TUNING["gather"].constants)
     sources = torch.zeros(n + 1, 1, dtype=torch.int64)  # one more for the task of padding
-    sources[places, 0] = torch.tensor([member.exp_avg for member in members])
+    addresses = [member.exp_avg for member in members]
+    sources[places, 0] = torch.tensor(addresses, dtype=torch.int64)
     one = torch.ones_like(memory.inverse_scale)
     precision = {"PRECISION": around.precision}
     scratch = (one, around.squares)
-    add("gather exp_avg", "gather", work, _table(work.tasks), sources, then=scratch, **precision)
+    add("gather exp_avg", "gather", work, tasks(work, "gather"), sources, then=scratch, **precision)
     deepest = max(len(member.layout.levels) for member in memory.members)
     tensors, options, directions = around.step_tables
     for place in range(deepest):
         work = tables.rotate_work(members, place, deepest, back=False)
         then = (tensors, options, carried, directions)
         name = f"rotate exp_avg {place}"
-        tasks = _table(work.tasks).view(-1, len(ROTATE))  # none, where no tensor is that deep
-        add(name, "rotate", work, tasks, then=then, ADAM=False, **precision)
+        add(name, "rotate", work, tasks(work, "rotate"), then=then, ADAM=False, **precision)
     work = carry_tables.settle_rotated_work(members, rows)
-    add("settle exp_avg", "settle", work, _table(work.tasks), then=(carried,))
+    add("settle exp_avg", "settle", work, tasks(work, "settle"), then=(carried,))
 
     again = tables.derive_work(_operands(memory, due, carrying=False), block)
-    add("derive", "derive", again, _table(again.tasks))
+    add("derive", "derive", again, tasks(again, "derive"))
     return Plan(
         launches, (tokens.template(modes), tokens.template(axes), tokens.template(derive.tasks))
     )
@@ -165,7 +187,7 @@ def _count(
         for place in sorted(due)
         for mode, values in sorted(due[place].items())
     )
-    return _table(carry_tables.count_rows(counters, modes)), rows
+    return _table(carry_tables.count_rows(counters, modes), COUNT), rows
 
 
 def _operands(
@@ -181,5 +203,6 @@ def _operands(
             yield operand.of({mode: v[CARRIES] for mode, v in due[operand.index].items()})
 
 
-def _table(rows: Sequence[Sequence[int]]) -> torch.Tensor:  # [rows, columns] int64
-    return torch.tensor(rows, dtype=torch.int64)
+def _table(rows: Sequence[Sequence[int]], columns: dict[str, int]) -> torch.Tensor:
+    """[rows, columns] int64, rows or none."""
+    return torch.tensor(rows, dtype=torch.int64).view(-1, len(columns))

@@ -16,7 +16,8 @@ from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.memory import Memory, empty
-from soap_fast.fused.refresher import Refresher
+from soap_fast.fused.refresher import Refresher, by_tolerance
+from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.tuning import TUNING
 from soap_fast.fused.upload import upload, upload_into
 from soap_fast.fused.work import Work
@@ -45,8 +46,12 @@ class Engine:
         n = len(calls)
         self.gradient_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
         self.parameter_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
+        # Meaningful where all tensors share one clock, which graphs of staggered refreshes ask for.
+        clock = torch.tensor([calls[0].state["calls"]])
+        self.calls = upload(clock, self.device)
         self._fixed_launches()
         self.stream: torch.cuda.Stream | None = None
+        self.staggered: list[StaggeredSet] = []
         self._scaled = False
         around = Surroundings(
             self.states,
@@ -250,7 +255,7 @@ class Engine:
             n = len(self.params)
             clock = (
                 self.tensors, self.options, self.gradient_addresses, self.squares,
-                memory.found_inf, memory.scalars, n,
+                memory.found_inf, memory.scalars, self.calls, n,
             )  # fmt: skip
             self.clock = Launch("clock", clock, TUNING["clock"].constants, n)
             self._gradient_strides = strided
@@ -316,6 +321,19 @@ class Engine:
         """Refresh what is due of these tensors, whose step was the last one."""
         places = [self.places[id(call.param)] for call in calls]
         self.refresher.refresh(calls, places, self.taken(), op)
+
+    def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
+        """Upload what a graph of staggered refreshes reads, ahead of its capture."""
+        self.staggered = []
+        for indices in by_tolerance(calls).values():
+            chosen = [calls[i] for i in indices]
+            places = [self.places[id(call.param)] for call in chosen]
+            self.staggered.append(StaggeredSet(chosen, places, self.refresher.around))
+
+    def refresh_staggered(self, op: Callable[..., Refreshed]) -> None:
+        """Refresh what is due by the clock on the device, for a graph."""
+        for prepared in self.staggered:
+            prepared.refresh(self.calls, self.taken(), op, self.launcher)
 
 
 def _state_addresses(call: TensorCall) -> tuple[Any, ...]:

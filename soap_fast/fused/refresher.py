@@ -48,6 +48,7 @@ class Refresher:
     def __init__(self, around: Surroundings, launcher: Launcher) -> None:
         self.around, self.launcher = around, launcher
         self.device = around.memory.a.device
+        self.has_run = False  # and its kernels are loaded
         self.forget()
 
     def forget(self) -> None:
@@ -86,6 +87,7 @@ class Refresher:
                 late = torch.split(upload(torch.cat(filled), self.device), sizes)
                 for launch in found.launches:
                     self.launcher(launch(late))
+        self.has_run = True
 
     def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))

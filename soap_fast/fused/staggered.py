@@ -1,0 +1,239 @@
+"""Staggered refreshes in one CUDA graph: what is due is chosen on the device, by a clock there.
+
+The sets of tensors that are due at each of the f phases are planned one by one, padded to the same
+lengths and stacked; a call reads row `calls mod f` of everything. Padding is tiles of tasks of no
+tensor, and factors that are not allowed to move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from soap_fast.call import TensorCall
+from soap_fast.carry import Batch, batches
+from soap_fast.fused.carry_tables import Template, Tokens
+from soap_fast.fused.due import (
+    DERIVED,
+    LATE_COLUMNS,
+    TASKS,
+    Plan,
+    Planned,
+    Surroundings,
+    plan,
+    tokens_of,
+)
+from soap_fast.fused.launcher import Launch, Launcher
+from soap_fast.fused.upload import upload
+from soap_fast.refresh import Refreshed
+
+Key = tuple[int, int]  # addresses of a stack's K and Q
+
+
+class Rows:
+    """Pieces of one dtype, one row of them per phase on the device, each at 16 bytes."""
+
+    def __init__(self, dtype: torch.dtype, phases: int) -> None:
+        self.dtype, self.pieces = dtype, [list[torch.Tensor]() for _ in range(phases)]
+        self.bounds: list[tuple[int, int]] = []
+
+    def add(self, by_phase: Sequence[torch.Tensor]) -> int:
+        """Pieces of equal length, flat. Returns their number."""
+        length = len(by_phase[0])
+        step = 16 // self.dtype.itemsize
+        start = self.bounds[-1][0] + _up(self.bounds[-1][1], step) if self.bounds else 0
+        self.bounds.append((start, length))
+        for row, piece in zip(self.pieces, by_phase, strict=True):
+            row.append(_padded(piece.to(self.dtype), _up(length, step)))
+        return len(self.bounds) - 1
+
+    def upload(self, device: torch.device) -> None:
+        self.table = upload(torch.stack([torch.cat(row) for row in self.pieces]), device)
+
+    def at(self, phase: torch.Tensor) -> list[torch.Tensor]:
+        """The pieces of a phase, [1] int64 on the device."""
+        row = self.table.index_select(0, phase)[0]
+        return [row[start : start + length] for start, length in self.bounds]
+
+
+class StaggeredSet:
+    """All phases of the tensors of some calls, which share their clock, f and tolerance."""
+
+    def __init__(
+        self, calls: Sequence[TensorCall], places: Sequence[int], around: Surroundings
+    ) -> None:
+        self.frequency = calls[0].options.precondition_frequency
+        self.tolerance = calls[0].options.refresh_tolerance
+        self.device = around.memory.a.device
+        nobody = len(around.states)
+        by_phase = [batches(calls, list(_due_at(calls, t))) for t in range(self.frequency)]
+        self.stacks: dict[Key, Batch] = {}
+        for batch in (batch for found in by_phase for batch in found):
+            self.stacks.setdefault(_key(batch), batch)
+        chosen = [{_key(batch): batch for batch in found} for found in by_phase]
+        widths = {
+            key: max(len(found[key].slots) if key in found else 0 for found in chosen)
+            for key in self.stacks
+        }
+        plans = [self._plan(found, places, around) for found in chosen]
+        self.small, self.long = Rows(torch.int32, len(plans)), Rows(torch.int64, len(plans))
+        self.selections = [
+            self.small.add([_selection(found.get(key), stack, widths[key]) for found in chosen])
+            for key, stack in self.stacks.items()
+        ]
+        self.owners = [
+            self.long.add(
+                [_owners(found.get(key), places, widths[key], nobody) for found in chosen]
+            )
+            for key in self.stacks
+        ]
+        stations = zip(*(p.launches for p in plans), strict=True)
+        self.launches = [self._stacked(station, nobody) for station in stations]
+        self.late = [p.late for p in plans]
+        # One task more for padding tiles, where late rows are tasks.
+        self.late_lengths = [
+            max(len(late[kind].flat) for late in self.late) + (kind == DERIVED) * columns
+            for kind, columns in enumerate(LATE_COLUMNS)
+        ]
+        self.small.upload(self.device)
+        self.long.upload(self.device)
+
+    def _plan(self, found: dict[Key, Batch], places: Sequence[int], around: Surroundings) -> Plan:
+        tokens, due = Tokens(), dict[int, dict[int, list[int]]]()
+        for number, key in enumerate(self.stacks):
+            if key in found:
+                d = found[key].K.shape[1]
+                for position, (index, mode) in enumerate(found[key].owners):
+                    values = tokens_of(tokens, number, len(self.stacks), position, d)
+                    due.setdefault(places[index], {})[mode] = values
+        return plan(around, due, tokens)
+
+    def _stacked(
+        self, station: Sequence[Planned], nobody: int
+    ) -> Callable[[list[torch.Tensor], list[torch.Tensor], Sequence[torch.Tensor]], Launch | None]:
+        """One launch of all phases, given this phase's pieces and late tables."""
+        first = station[0]
+        count = max(planned.count for planned in station)
+        tiles = None
+        if first.tiles is not None:
+            fields = next((p.tiles.shape[1] for p in station if p.count and p.tiles is not None), 0)
+            tiles = self.small.add([_tiles(p, count, fields) for p in station]) if count else None
+        numbers: list[tuple[bool, int]] = []  # whether late, and which
+        for position, table in enumerate(first.tables):
+            if isinstance(table, int):
+                numbers.append((True, table))
+                continue
+            tables = [p.tables[position] for p in station]
+            is_tasks = position == 0 and first.op in TASKS
+            columns = TASKS[first.op] if is_tasks else None
+            numbers.append((False, self.long.add(list(_tables(tables, columns, nobody)))))
+
+        def launch(
+            small: list[torch.Tensor], long: list[torch.Tensor], late: Sequence[torch.Tensor]
+        ) -> Launch | None:
+            if not count:
+                return None
+            walked = () if tiles is None else (small[tiles],)
+            read = (late[number] if is_late else long[number] for is_late, number in numbers)
+            arguments = (*walked, *read, *first.arguments, count)
+            return Launch(first.op, arguments, first.constants, count)
+
+        return launch
+
+    def refresh(
+        self,
+        calls: torch.Tensor,
+        taken: torch.Tensor,
+        op: Callable[..., Refreshed],
+        launcher: Launcher,
+    ) -> None:
+        """Refresh what is due.
+
+        Args:
+            calls: [1] int64 on the device, counted up by this call already.
+            taken: [n + 1] bool, whether each tensor took its step; nobody, the last, did not.
+            op: `refresh_eager` or another that computes the same.
+        """
+        phase = (calls - 1).remainder(self.frequency)
+        small, long = self.small.at(phase), self.long.at(phase)
+        stacks = list(self.stacks.values())
+        selections = [small[number] for number in self.selections]
+        allowed = [taken.index_select(0, long[number]) for number in self.owners]
+        factors, bases = [s.K for s in stacks], [s.Q for s in stacks]
+        results = op(factors, bases, selections, allowed, self.tolerance)
+        starts = torch.tensor([t.data_ptr() for column in results for t in column])
+        filled = torch.stack([self._filled(late, starts) for late in self.late])
+        row = upload(filled, self.device).index_select(0, phase)[0]
+        late = torch.split(row, [_up(length, 2) for length in self.late_lengths])
+        for make in self.launches:
+            launch = make(small, long, late)
+            if launch is not None:
+                launcher(launch)
+
+    def _filled(self, late: Sequence[Template], starts: torch.Tensor) -> torch.Tensor:
+        lengths = zip(late, self.late_lengths, strict=True)
+        return torch.cat([_padded(t.filled(starts), _up(length, 2)) for t, length in lengths])
+
+
+def _due_at(calls: Sequence[TensorCall], phase: int) -> Iterator[list[int]]:
+    """Per call the modes whose refresh falls in a phase."""
+    for call in calls:
+        f = call.options.precondition_frequency
+        phases = call.state["phases"]
+        yield [
+            mode
+            for mode, size in enumerate(call.plan.factors)
+            if size is not None and phases[mode] % f == phase
+        ]
+
+
+def _key(batch: Batch) -> Key:
+    return batch.K.data_ptr(), batch.Q.data_ptr()
+
+
+def _selection(batch: Batch | None, stack: Batch, width: int) -> torch.Tensor:  # [width]
+    """Slots that are due, then others of the stack: no factor may be named twice."""
+    slots = [] if batch is None else batch.slots
+    others = (slot for slot in range(len(stack.K)) if slot not in set(slots))
+    return torch.tensor([*slots, *(next(others) for _ in range(width - len(slots)))])
+
+
+def _owners(
+    batch: Batch | None, places: Sequence[int], width: int, nobody: int
+) -> torch.Tensor:  # [width]
+    owners = [] if batch is None else [places[index] for index, _ in batch.owners]
+    return torch.tensor([*owners, *[nobody] * (width - len(owners))])
+
+
+def _tiles(planned: Planned, count: int, fields: int) -> torch.Tensor:
+    """Tiles of a phase, and so many of the task behind the last that there are `count`."""
+    assert planned.tiles is not None
+    tiles = torch.zeros((count, fields), dtype=torch.int32)
+    tiles[: planned.count] = planned.tiles.view(-1, fields) if planned.count else 0
+    table = planned.tables[0]
+    tasks = len(planned.work.tasks) if isinstance(table, int) else len(table)
+    tiles[planned.count :, 0] = tasks
+    return tiles.flatten()
+
+
+def _tables(
+    tables: Sequence[torch.Tensor | int], columns: dict[str, int] | None, nobody: int
+) -> Iterator[torch.Tensor]:
+    """Tables of all phases, equally long; tasks get one of `nobody` or more behind the last."""
+    found = [table for table in tables if isinstance(table, torch.Tensor)]
+    rows = max(map(len, found)) + (columns is not None)
+    for table in found:
+        padded = torch.zeros((rows, table.shape[1]), dtype=torch.int64)
+        padded[: len(table)] = table
+        if columns is not None and "tensor" in columns:
+            padded[len(table) :, columns["tensor"]] = nobody
+        yield padded.flatten()
+
+
+def _padded(flat: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(flat, (0, length - len(flat)))
+
+
+def _up(length: int, step: int) -> int:
+    return -(-length // step) * step
