@@ -30,6 +30,7 @@ ORDER = [
     "fused.work",
     "fused.tuning",
     "fused.tiles",
+    "fused.twins",
     "fused.layout",
     "fused.columns",
     "fused",
