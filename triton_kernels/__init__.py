@@ -15,5 +15,6 @@ each of them, under the same name:
     derive      operands of all these from the bases, after they changed
 
 Every kernel is persistent: its programs walk a table of tiles on the device, so that a launch
-covers all tensors of a model. `table` is how kernels read their tables.
+covers all tensors of a model. `table` is how kernels read their tables, `plane` how those at both
+ends of a step walk a tensor.
 """
