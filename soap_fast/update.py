@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from soap_fast.call import TensorCall
-from soap_fast.modes import gram, rotate, rotate_back
+from soap_fast.modes import grams, rotate, rotate_back
 
 
 def update(call: TensorCall) -> torch.Tensor:  # [] bool
@@ -42,8 +42,8 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     param = param - options.lr * options.weight_decay * param  # on the already updated parameter
 
     averaged = [
-        None if k is None else beta_s * k + (1 - beta_s) * gram(grad, mode, plan)
-        for mode, k in enumerate(factors)
+        None if k is None or new is None else beta_s * k + (1 - beta_s) * new
+        for k, new in zip(factors, grams(grad, plan), strict=True)
     ]
 
     commit(

@@ -41,6 +41,7 @@ ORDER = [
     "fused.floor",
     "fused.tuning",
     "fused.tiles",
+    "fused.twins",
     "fused.layout",
     "fused.columns",
     "fused",

@@ -193,7 +193,7 @@ def test_a_failure_during_first_bases_starts_nothing(monkeypatch):
     train(optimizer, params, range(3))
 
 
-@pytest.mark.parametrize("station", ["rotate_back", "gram"])
+@pytest.mark.parametrize("station", ["rotate_back", "grams"])
 def test_a_failure_during_an_update_leaves_its_tensor_whole(monkeypatch, station):
     params = parameters(((5, 5),))
     optimizer = SOAP(params, backend="eager")

@@ -1,6 +1,7 @@
 """Triton kernels of soap_fast; installs as `soap_fast.triton_kernels`.
 
-One op per file, in the order of a step, each with the eager twin that defines it:
+One op per file, in the order of a step. `soap_fast/fused/twins.py` has the eager twin that defines
+each of them, under the same name:
 
     gather      gradients into planes, their folded mode rotated; sums of squares, Gram of the fold
     clock       which tensors step, their step counts and step sizes
@@ -21,5 +22,6 @@ and of a refresh, once the bases are new:
     settle      moments back from their planes; exp_avg by gather, rotate, settle
 
 Every kernel is persistent: its programs walk a table of tiles on the device, so that a launch
-covers all tensors of a model. `table` is how kernels read their tables.
+covers all tensors of a model. `table` is how kernels read their tables, `plane` how those at both
+ends of a step walk a tensor.
 """

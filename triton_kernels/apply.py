@@ -7,21 +7,15 @@ p = p - size u ;  p = p - decay p         in float32, rounded once to the parame
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import FOLD_AXES, PLANE, ROW_AXES, SCALARS
-from soap_fast.triton_kernels.gather import row_index
-from soap_fast.triton_kernels.table import floats, load_float, store_float, strided
+from soap_fast.fused.columns import PLANE, SCALARS
+from soap_fast.triton_kernels.plane import folded, rows
+from soap_fast.triton_kernels.table import floats, load_float, store_float
 
 COLUMNS = tl.constexpr(len(PLANE))
 TENSOR = tl.constexpr(PLANE["tensor"])
 PLANE_ = tl.constexpr(PLANE["plane"])
-FOLD = tl.constexpr(PLANE["fold"])
 POSITIONS = tl.constexpr(PLANE["positions"])
 DTYPE = tl.constexpr(PLANE["dtype"])
-MATRIX = tl.constexpr(PLANE["matrix"])
-ROWS_AT = tl.constexpr(PLANE["row0_size"])
-FOLD_AT = tl.constexpr(PLANE["fold0_size"])
-ROW_COUNT = tl.constexpr(ROW_AXES)
-FOLD_COUNT = tl.constexpr(FOLD_AXES)
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 SIZE = tl.constexpr(SCALARS["size"])
@@ -59,8 +53,7 @@ def apply(
 @triton.jit
 def _flat(task, parameter, scalar, first, ROWS: tl.constexpr):
     position = first + tl.arange(0, ROWS)
-    row, real = row_index(task, position)
-    offset = strided(row, task + ROWS_AT, ROW_COUNT)
+    offset, real = rows(task, position)
     u = tl.load(floats(tl.load(task + PLANE_)) + position, mask=real, other=0.0)
     _update(parameter, offset, u, real, scalar, tl.load(task + DTYPE))
 
@@ -70,22 +63,17 @@ def _unfold(
     task, parameter, scalar, first,
     S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    k = tl.arange(0, S)
-    inside = (k < tl.load(task + FOLD))[:, None]
-    positions = tl.load(task + POSITIONS).to(tl.int32)
-    along_fold = strided(k, task + FOLD_AT, FOLD_COUNT)
-    basis = tl.load(floats(tl.load(task + MATRIX)) + k[:, None] * S + k[None, :])  # [S, S]
+    in_tensor, in_plane, inside, basis = folded(task, S)
     plane = floats(tl.load(task + PLANE_))
-    last = tl.minimum(positions - first, ROWS).to(tl.int32)
+    last = tl.minimum(tl.load(task + POSITIONS).to(tl.int32) - first, ROWS).to(tl.int32)
     for start in range(0, last, BLOCK):
         position = first + start + tl.arange(0, BLOCK)
-        row, real = row_index(task, position)
+        offset, real = rows(task, position)
         mask = inside & real[None, :]
-        source = plane + (k[:, None] * positions + position[None, :])
+        source = plane + (in_plane + position[None, :])
         n = tl.load(source, mask=mask, other=0.0)  # [S, BLOCK]
         u = tl.dot(basis, n, input_precision=PRECISION)
-        offset = along_fold[:, None] + strided(row, task + ROWS_AT, ROW_COUNT)[None, :]
-        _update(parameter, offset, u, mask, scalar, tl.load(task + DTYPE))
+        _update(parameter, in_tensor + offset[None, :], u, mask, scalar, tl.load(task + DTYPE))
 
 
 @triton.jit

@@ -15,9 +15,9 @@ from soap_fast.call import Scaling, TensorCall
 from soap_fast.capture import is_staggered
 from soap_fast.carry import refresh_tensors
 from soap_fast.eigh import Pairs, eigh_eager
-from soap_fast.modes import gram
+from soap_fast.modes import grams
 from soap_fast.refresh import Refreshed, refresh_eager
-from soap_fast.state import Stacks, allocate
+from soap_fast.state import Owner, Stacks, allocate
 from soap_fast.update import update
 
 
@@ -74,12 +74,16 @@ class EagerBackend:
         Every gradient is usable. No state is touched: what is returned belongs to none yet.
         """
         stacks = allocate((call.param, call.plan) for call in calls)
-        by_param = {call.param: call for call in calls}
-        for stack in stacks.values():
-            for slot, (param, mode) in enumerate(stack.owners):
-                call = by_param[param]
-                weight = 1 - call.options.shampoo_beta
-                stack.K[slot] = weight * gram(call.gather(), mode, call.plan)
+        places = {
+            owner: stack.K[slot]
+            for stack in stacks.values()
+            for slot, owner in enumerate(stack.owners)
+        }
+        for call in calls:
+            weight = 1 - call.options.shampoo_beta
+            for mode, k in enumerate(grams(call.gather(), call.plan)):
+                if k is not None:
+                    places[Owner(call.param, mode)].copy_(weight * k)
         everything = [
             torch.arange(len(stack.owners), dtype=torch.int32, device=stack.K.device)
             for stack in stacks.values()

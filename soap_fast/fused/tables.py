@@ -32,6 +32,7 @@ from soap_fast.fused.tiles import (
     triangle,
 )
 from soap_fast.fused.work import Member, Work
+from soap_fast.plan import Group
 
 FLOAT = 4  # bytes
 UNIT = 256  # partial Gram tiles lie at multiples of this many elements
@@ -49,14 +50,6 @@ def plane_rows(layout: Layout, constants: dict[str, int]) -> int:
     return constants["ROWS"] if layout.fold == 1 else constants["FOLD_ROWS"]
 
 
-def fold_flops(layout: Layout) -> tuple[int, int]:
-    """Of one rotation of the folded mode: needed, executed."""
-    if layout.folded is None:
-        return 0, 0
-    rows = layout.numel // layout.fold
-    return 2 * rows * layout.fold**2, 2 * layout.positions * layout.fold_block**2
-
-
 def gather_work(
     members: Sequence[Member],
     strided: Sequence[tuple[tuple[int, ...], torch.dtype]],
@@ -64,19 +57,15 @@ def gather_work(
 ) -> Work:
     """Between gradients of these strides and dtypes and the planes."""
     work = Work()
-    for task, (member, (stride, dtype)) in enumerate(zip(members, strided, strict=True)):
+    for member, (stride, dtype) in zip(members, strided, strict=True):
         layout = member.layout
-        tiles = plane_tiles(task, layout, plane_rows(layout, constants))
-        matrix = member.forward[layout.folded] if layout.folded else 0
-        _add_plane(work, member, tiles, stride, dtype, matrix)
-        needed, executed = fold_flops(layout)
-        if layout.folded:  # its Gram matrix too
+        tiles = _add_plane(work, member, member.forward, stride, dtype, constants)
+        work.bytes += dtype.itemsize * layout.numel
+        if layout.folded:  # its Gram matrix
             rows = layout.numel // layout.fold
-            needed += rows * layout.fold * (layout.fold + 1)
-            executed += 2 * layout.positions * layout.fold_block**2
-            work.bytes += FLOAT * len(tiles) * layout.fold_block**2
-        work.needed, work.executed = work.needed + needed, work.executed + executed
-        work.bytes += dtype.itemsize * layout.numel + FLOAT * layout.fold * layout.positions
+            work.needed += rows * layout.fold * (layout.fold + 1)
+            work.executed += 2 * layout.positions * layout.fold_block**2
+            work.bytes += FLOAT * tiles * layout.fold_block**2
     return work
 
 
@@ -87,26 +76,23 @@ def apply_work(
 ) -> Work:
     """Between the planes and parameters of these strides and dtypes."""
     work = Work()
-    for task, (member, (stride, dtype)) in enumerate(zip(members, strided, strict=True)):
-        layout = member.layout
-        tiles = plane_tiles(task, layout, plane_rows(layout, constants))
-        matrix = member.backward[layout.folded] if layout.folded else 0
-        _add_plane(work, member, tiles, stride, dtype, matrix)
-        needed, executed = fold_flops(layout)
-        work.needed, work.executed = work.needed + needed, work.executed + executed
-        work.bytes += 2 * dtype.itemsize * layout.numel + FLOAT * layout.fold * layout.positions
+    for member, (stride, dtype) in zip(members, strided, strict=True):
+        _add_plane(work, member, member.backward, stride, dtype, constants)
+        work.bytes += 2 * dtype.itemsize * member.layout.numel
     return work
 
 
 def _add_plane(
     work: Work,
     member: Member,
-    tiles: torch.Tensor,
+    matrices: dict[Group, int],
     stride: tuple[int, ...],
     dtype: torch.dtype,
-    matrix: int,
-) -> None:
+    constants: dict[str, int],
+) -> int:
+    """One tensor and its plane, and what its folded mode's rotation costs. Returns its tiles."""
     layout = member.layout
+    tiles = plane_tiles(len(work.tasks), layout, plane_rows(layout, constants))
     rows, fold = axes_of(layout, stride)
     walk = {}
     for name, axes, count in (("row", rows, ROW_AXES), ("fold", fold, FOLD_AXES)):
@@ -123,11 +109,16 @@ def _add_plane(
         inner=layout.inner,
         pitch=layout.pitch,
         dtype=DTYPES[str(dtype).removeprefix("torch.")],
-        matrix=matrix,
+        matrix=matrices[layout.folded] if layout.folded else 0,
         partials=member.partials,
         first_tile=work.count,
         **walk,
     )
+    if layout.folded:
+        work.needed += 2 * layout.numel * layout.fold
+        work.executed += 2 * layout.positions * layout.fold_block**2
+    work.bytes += FLOAT * layout.fold * layout.positions
+    return len(tiles)
 
 
 def walkable(layout: Layout, stride: tuple[int, ...]) -> bool:

@@ -1,0 +1,372 @@
+"""Every kernel alone, against its twin in float64 on what the kernel found in memory.
+
+Bounds are those of `tf32.product_error` for products, and for the rest a count of roundings, each
+of U = 2^-24 of the terms it rounds. The interpreter's products are float32 whatever the precision;
+on a GPU the same tests run the real ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import sys
+
+import pytest
+import torch
+from launched import LaunchedAlone, argument, short_sums
+from tf32 import PRECISIONS, U, product_error
+
+from soap_fast.backends.triton import interpreted
+from soap_fast.fused import twins
+from soap_fast.fused.columns import OPTIONS
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not (torch.cuda.is_available() or interpreted()),
+    reason="Triton is for Linux, and without a GPU interprets under TRITON_INTERPRET=1",
+)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOAT, BRAIN, HALF = torch.float32, torch.bfloat16, torch.float16
+
+# Group by group: options, and its tensors by shape and dtype.
+GROUPS = (
+    (
+        {"normalize_grads": True, "lr": 0.01},
+        [
+            ((67, 18, 3, 3), FLOAT),  # fold of 9, several tiles, two products; strided, see below
+            ((5, 7, 5, 5), BRAIN),  # fold of 25
+            ((6, 35), HALF),  # one product and a fold of one mode
+            ((9, 17, 10), FLOAT),  # 3-D
+            ((), FLOAT),
+            ((6, 4, 3, 3), FLOAT),  # has a NaN
+            ((1, 19, 1, 3), BRAIN),
+            ((9, 8), FLOAT),  # has no gradient
+        ],
+    ),
+    (
+        {
+            "max_precond_dim": 72,
+            "precondition_1d": True,
+            "shampoo_beta": 0.8,
+            "betas": (0.9, 0.0),
+            "correct_bias": False,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+        },
+        [
+            ((75, 50), FLOAT),  # a plain mode
+            ((1100,), FLOAT),  # nothing but a plain mode, several tiles
+            ((20,), HALF),  # nothing but a fold
+            ((5, 7, 9, 11), FLOAT),  # a fold and three products
+            ((33, 34), FLOAT),  # two products, no fold
+            ((3, 73, 5), FLOAT),  # a plain mode between two others
+        ],
+    ),
+)
+POISONED, WITHOUT_GRADIENT = 5, 7
+INVERSE_SCALE = 0.7
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def random_gradients(params, seed: int) -> None:
+    """Of magnitudes that differ from row to row; strides of three sorts; both faults."""
+    generator = torch.Generator().manual_seed(seed)
+    for index, param in enumerate(params):
+        grad = torch.randn(param.shape, generator=generator)
+        if grad.dim():
+            grad *= torch.randn(grad.shape[:1], generator=generator).exp()[
+                (..., *[None] * (grad.dim() - 1))
+            ]
+        grad = grad.to(param.dtype)
+        if grad.dim() == 4:
+            grad = grad.to(memory_format=torch.channels_last)
+        elif index % 2 and grad.dim() > 1:  # every second element of something larger
+            larger = torch.full((*grad.shape[:-1], 2 * grad.shape[-1]), float("nan"))
+            larger = larger.to(param.dtype)
+            larger[..., ::2] = grad
+            grad = larger[..., ::2]
+        param.grad = grad.to(DEVICE)
+
+
+@functools.cache
+def launched(precision: str) -> LaunchedAlone:
+    generator = torch.Generator().manual_seed(0)
+    groups = []
+    for options, tensors in GROUPS:
+        params = [
+            torch.nn.Parameter(torch.randn(shape, generator=generator).to(DEVICE, dtype))
+            for shape, dtype in tensors
+        ]
+        groups.append({"params": params, **options})
+    params = [param for group in groups for param in group["params"]]
+    params[0].data = params[0].data.to(memory_format=torch.channels_last)
+    random_gradients(params, 1)
+    with short_sums(3):
+        alone = LaunchedAlone(groups, precision)
+    random_gradients(params, 2)
+    params[POISONED].grad[0, 3, 1, 2] = float("nan")
+    params[WITHOUT_GRADIENT].grad = None
+    alone.step([param.grad for param in params], INVERSE_SCALE)
+    return alone
+
+
+@pytest.fixture(params=PRECISIONS)
+def alone(request) -> LaunchedAlone:
+    return launched(request.param)
+
+
+def stepped(alone: LaunchedAlone) -> list[int]:
+    """The tensors that take the step."""
+    faulty = (POISONED, WITHOUT_GRADIENT)
+    return [index for index in range(len(alone.calls)) if index not in faulty]
+
+
+def close(found, expected, bound, where) -> None:
+    error = (found.double() - expected).abs()
+    assert (error <= bound).all(), f"{where}: {(error - bound).max():.1e} beyond the bound"
+
+
+def accurate(alone: LaunchedAlone) -> str:
+    """The precision of Gram matrices and of what gather computes: tf32 would be too little."""
+    return "ieee" if alone.engine.precision == "ieee" else "tf32x3"
+
+
+def test_derive(alone):
+    before, after = alone.seen["derive"]
+    for index, layout in enumerate(alone.layouts):
+        for group in (*([layout.folded] if layout.folded else []), *layout.products):
+            bases = [before[f"Q{mode} {index}"].double() for mode in group.modes]
+            for back in (False, True):
+                found = alone.operand(after, index, group, back=back)
+                expected = twins.derive(bases, not back, *found.shape)
+                close(found, expected, len(bases) * U * expected.abs(), (index, group, back))
+
+
+def test_gather(alone):
+    before, after = alone.seen["gather"]
+    for index in stepped(alone):
+        layout, grad = alone.layouts[index], alone.grads[index]
+        basis = None
+        if layout.folded:
+            basis = alone.basis(before, index, layout.folded, back=False).T
+        scale = float(torch.tensor(INVERSE_SCALE))
+        wanted = twins.gather(grad, basis, layout, scale)
+        sizes = twins.gather(grad.abs(), None if basis is None else basis.abs(), layout, scale)
+        fold = product_error(accurate(alone), layout.fold) if layout.folded else 0.0
+        close(alone.plane(after, index, "a", 0), wanted.plane, (fold + 2 * U) * sizes.plane, index)
+        rows = product_error(accurate(alone), layout.numel // layout.fold) + 4 * U
+        if layout.folded:
+            joint = alone.partials(after, index).sum(0)
+            width = layout.fold_block - layout.fold
+            close(
+                joint,
+                torch.nn.functional.pad(wanted.joint, (0, width, 0, width)),
+                rows * torch.nn.functional.pad(sizes.joint, (0, width, 0, width)),
+                index,
+            )
+        else:
+            rows = product_error("ieee", layout.numel) + 4 * U
+        close(alone.sums(after, index, "squares").sum(), wanted.square, rows * sizes.square, index)
+    assert not alone.sums(after, POISONED, "squares").sum().isfinite()
+    assert (alone.sums(after, WITHOUT_GRADIENT, "squares") == 0).all()
+
+
+def test_clock(alone):
+    before, after = alone.seen["clock"]
+    for index, options in enumerate(alone.options):
+        wanted = twins.clock(
+            alone.sums(before, index, "squares").sum(),
+            before[f"step {index}"].double(),
+            before[f"skipped {index}"],
+            options,
+            has_grad=index != WITHOUT_GRADIENT,
+        )
+        assert wanted.taken == (index in stepped(alone))
+        assert alone.scalar(after, index, "taken") == wanted.taken
+        assert after[f"step {index}"] == wanted.step
+        assert after[f"skipped {index}"] == wanted.skipped
+        for name in ("size", "decay"):
+            expected = getattr(wanted, name)
+            close(alone.scalar(after, index, name), expected, 2 * U * expected, (index, name))
+
+
+def test_gram(alone):
+    before, after = alone.seen["gram"].before, alone.seen["gram_reduce"].after
+    for index in stepped(alone):
+        layout, beta_s = alone.layouts[index], alone.options[index].shampoo_beta
+        plane = alone.plane(before, index, "a", 0)
+        for group in layout.products:
+            name = f"K{group.modes[0]} {index}"
+            old, new = before[name].double(), after[name]
+            wanted = twins.gram(plane, old, beta_s, layout, group)
+            sizes = twins.gram(plane.abs(), old.abs(), beta_s, layout, group)
+            kept = beta_s * old.abs()
+            error = product_error(accurate(alone), layout.numel // group.size)
+            close(new, wanted, error * (sizes - kept) + 4 * U * sizes, name)
+            assert torch.equal(new, new.T)
+
+
+def test_fold_gram(alone):
+    before, after = alone.seen["fold_gram"]
+    for index in stepped(alone):
+        layout, beta_s = alone.layouts[index], alone.options[index].shampoo_beta
+        if layout.folded is None:
+            continue
+        parts = alone.partials(before, index)[:, : layout.fold, : layout.fold]
+        for mode in layout.folded.modes:
+            name = f"K{mode} {index}"
+            old, new = before[name].double(), after[name]
+            wanted = twins.fold_gram(lower(parts.sum(0)), old, beta_s, layout, mode)
+            sizes = twins.fold_gram(parts.abs().sum(0), old.abs(), beta_s, layout, mode)
+            terms = len(parts) * layout.fold // layout.plan.modes[mode]
+            close(new, wanted, (product_error("ieee", terms) + 4 * U) * sizes, name)
+            assert torch.equal(new, new.T)
+
+
+def lower(matrix: torch.Tensor) -> torch.Tensor:
+    """The lower triangle and its mirror."""
+    return matrix.tril() + matrix.tril(-1).T
+
+
+def place_of_level(alone: LaunchedAlone, index: int, number: int) -> int:
+    """Tensors with fewer products than others have theirs in the last launches."""
+    return alone.deepest - len(alone.layouts[index].levels) + number
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "back"])
+def test_rotate(alone, back):
+    for index in stepped(alone):
+        layout = alone.layouts[index]
+        count = len(layout.products)
+        for number, group in enumerate(reversed(layout.products)):
+            place = place_of_level(alone, index, number) + (alone.deepest if back else 0)
+            before, after = alone.seen[f"rotate {place}"]
+            source, out = ("a", "b") if (number + back * count) % 2 == 0 else ("b", "a")
+            plane = alone.plane(before, index, source, number)
+            matrix = alone.basis(before, index, group, back=back)
+            wanted = twins.rotate(plane, matrix, layout, number)
+            bound = twins.rotate(plane.abs(), matrix.abs(), layout, number)
+            bound = product_error(alone.engine.precision, group.size) * bound
+            found = alone.plane(after, index, out, number + 1)
+            if number == count - 1 and not back:
+                check_adam(alone, index, before, after, wanted, bound, found)
+            else:
+                close(found, wanted, bound, (index, place))
+
+
+def test_adam(alone):
+    before, after = alone.seen["adam"]
+    seen = 0
+    for index in stepped(alone):
+        if not alone.layouts[index].products:
+            plane = alone.plane(before, index, "a", 0)
+            found = alone.plane(after, index, "a", 0)
+            check_adam(alone, index, before, after, plane, torch.zeros_like(plane), found)
+            seen += 1
+    assert seen == 3
+
+
+def check_adam(alone, index, before, after, rotated, bound, found) -> None:
+    """Moments follow from g', which is known to within `bound`; n follows from them as they are.
+
+    n = m / (sqrt(v) + eps): the root and the sum round once, eps once on its way to float32, and a
+    division may be off by 2 ulp, 4 U, on a GPU: 8 U with one to spare.
+    """
+    options, layout = alone.options[index], alone.layouts[index]
+    old, new = (
+        [twins.to_plane(memory[f"{name} {index}"].double(), layout) for name in MOMENTS]
+        for memory in (before, after)
+    )
+    exp_avg, exp_avg_sq, _ = twins.adam(rotated, *old, options)
+    sizes = [options.beta1 * old[0].abs(), options.beta2 * old[1]]
+    grown = [(1 - options.beta1) * rotated.abs(), (1 - options.beta2) * rotated.square()]
+    slopes = [(1 - options.beta1), (1 - options.beta2) * (2 * rotated.abs() + bound)]
+    for name, kept, added, slope, mine, theirs in zip(
+        MOMENTS, sizes, grown, slopes, new, (exp_avg, exp_avg_sq), strict=True
+    ):
+        close(mine, theirs, slope * bound + 6 * U * (kept + added), (index, name))
+    follow = dataclasses.replace(options, beta1=1.0, beta2=1.0)
+    n = twins.adam(rotated, *new, follow)[2]
+    close(found, n, 8 * U * n.abs(), (index, "direction"))
+    square = found.square().sum()
+    sums = alone.sums(after, index, "directions").sum()
+    close(sums, square, (product_error("ieee", layout.numel) + U) * square, index)
+
+
+def test_norm(alone):
+    before, after = alone.seen["norm"]
+    for index in stepped(alone):
+        old, new = (alone.scalar(memory, index, "size") for memory in (before, after))
+        layout = alone.layouts[index]
+        if not alone.options[index].normalize_grads:
+            assert old == new
+            continue
+        count = len(layout.products)
+        n = alone.plane(before, index, "a" if count % 2 == 0 else "b", count)
+        wanted = twins.norm(old, twins.from_plane(n, layout))
+        close(new, wanted, (product_error("ieee", layout.numel) + 8 * U) * wanted, index)
+
+
+def test_apply(alone):
+    before, after = alone.seen["apply"]
+    for index in stepped(alone):
+        layout, name = alone.layouts[index], f"param {index}"
+        plane = alone.plane(before, index, "a", 0)
+        basis, fold = None, 0.0
+        if layout.folded:
+            basis = alone.basis(before, index, layout.folded, back=True)
+            fold = product_error(alone.engine.precision, layout.fold)
+        size, decay = (alone.scalar(before, index, scalar) for scalar in ("size", "decay"))
+        param = before[name].double()
+        wanted = twins.apply(param, plane, basis, size, decay, layout)
+        still = torch.zeros_like(decay)
+        moved = twins.apply(
+            0 * param, plane.abs(), None if basis is None else basis.abs(), -size, still, layout
+        )
+        # bfloat16 is cut off by the interpreter, to nearest by a GPU: by eps at most.
+        info = torch.finfo(after[name].dtype)
+        bound = (1 + decay) * (fold * moved + 4 * U * (param.abs() + moved))
+        bound = bound + info.eps * wanted.abs() + info.smallest_normal * info.eps
+        close(after[name], wanted, bound, name)
+        assert not torch.equal(after[name], before[name])
+
+
+def test_who_takes_no_step_is_left_alone(alone):
+    start, end = alone.seen["derive"].before, alone.seen["apply"].after
+    for name, value in start.items():
+        index = name.split()[-1]
+        if index in (str(POISONED), str(WITHOUT_GRADIENT)) and not name.startswith("skipped"):
+            assert torch.equal(value, end[name]), name
+    assert end[f"skipped {POISONED}"] == 1
+    assert end[f"skipped {WITHOUT_GRADIENT}"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clock_reads_what_lies_on_the_device(dtype):
+    """An lr behind an address, and somebody else's found_inf."""
+    params = [torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    alone = LaunchedAlone([{"params": params}], "ieee")
+    engine = alone.engine
+    engine.upload([param.grad for param in params], alone.options)
+    lr = torch.tensor(0.123, dtype=dtype, device=DEVICE)
+    row = engine.options.view(-1, len(OPTIONS))[0]
+    row[OPTIONS["lr_double"]] = float(dtype == torch.float64)
+    row.view(torch.int64)[OPTIONS["lr_address"]] = lr.data_ptr()
+    engine.squares.fill_(1.0)
+    for found_inf in (0.0, 1.0):
+        argument(engine.clock, "found_inf").fill_(found_inf)
+        before = alone.memory()
+        engine.launcher(engine.clock)
+        after = alone.memory()
+        for index, options in enumerate(alone.options):
+            options = dataclasses.replace(options, lr=lr.cpu())
+            wanted = twins.clock(
+                torch.tensor(1.0), before[f"step {index}"].double(), before[f"skipped {index}"],
+                options, found_inf=bool(found_inf),
+            )  # fmt: skip
+            assert bool(alone.scalar(after, index, "taken")) == bool(wanted.taken) != found_inf
+            assert after[f"step {index}"] == wanted.step
+            assert after[f"skipped {index}"] == wanted.skipped
+            assert math.isclose(alone.scalar(after, index, "size"), wanted.size, rel_tol=2 * U)

@@ -1,0 +1,61 @@
+"""The twins of the kernels, one after the other, are the eager step on any shape: in float64."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_modes import EXACT
+from test_oracle import random_orthogonal, relative
+from test_plan import plan_options, shapes
+
+from soap_fast.fused import twins
+from soap_fast.fused.layout import layout_of
+from soap_fast.modes import grams, rotate, rotate_back
+from soap_fast.plan import plan_tensor
+
+
+def joined(bases, group, *, transposed: bool) -> torch.Tensor:
+    members = [bases[mode] for mode in group.modes]
+    return twins.derive(members, transposed, group.size, group.size)
+
+
+@given(shape=shapes, options=plan_options, seed=st.integers(0, 2**32 - 1))
+def test_twins_compose_to_the_eager_step(shape, options, seed):
+    generator = torch.Generator().manual_seed(seed)
+    plan = plan_tensor(shape, options)
+    layout = layout_of(plan)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator)
+    bases = [None if d is None else random_orthogonal(d, generator) for d in plan.factors]
+    folded = layout.folded and joined(bases, layout.folded, transposed=False)
+    zeros = {
+        mode: torch.zeros(d, d, dtype=torch.float64)
+        for mode, d in enumerate(plan.factors)
+        if d is not None
+    }
+
+    plane, square, joint = twins.gather(x, folded, layout)
+    assert plane.shape == (layout.fold, layout.positions)
+    assert relative(square, x.square().sum()) < EXACT
+    found = {
+        group.modes[0]: twins.gram(plane, zeros[group.modes[0]], 0.0, layout, group)
+        for group in layout.products
+    }
+    for mode in layout.folded.modes if layout.folded else ():
+        found[mode] = twins.fold_gram(joint, zeros[mode], 0.0, layout, mode)
+    assert found.keys() == zeros.keys()
+    expected = grams(x, plan)
+    for mode, k in found.items():
+        assert relative(k, expected[mode]) < EXACT
+
+    products = list(enumerate(reversed(layout.products)))
+    for number, group in products:
+        plane = twins.rotate(plane, joined(bases, group, transposed=True), layout, number)
+    assert relative(twins.from_plane(plane, layout), rotate(x, bases, plan)) < EXACT
+
+    plane = twins.to_plane(x, layout)
+    for number, group in products:
+        plane = twins.rotate(plane, joined(bases, group, transposed=False), layout, number)
+    one, zero = torch.ones(()), torch.zeros(())
+    moved = twins.apply(torch.zeros_like(x), plane, folded, -one, zero, layout)
+    assert relative(moved, rotate_back(x, bases, plan)) < EXACT
