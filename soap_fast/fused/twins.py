@@ -17,8 +17,10 @@ import torch
 from torch.nn.functional import pad
 
 from soap_fast.fused.layout import Layout, padded
+from soap_fast.modes import from_modes, to_modes
 from soap_fast.options import StepOptions
 from soap_fast.plan import Group
+from soap_fast.refresh import LEFT_OUT, REFRESHED
 
 
 class Gathered(NamedTuple):
@@ -196,6 +198,56 @@ def derive(
     if transposed:
         joint = joint.T
     return pad(joint, (0, columns - joint.shape[1], 0, rows - joint.shape[0]))
+
+
+def permute(
+    exp_avg_sq: torch.Tensor, orders: Sequence[torch.Tensor | None], layout: Layout
+) -> torch.Tensor:  # [numel]
+    """v[order_1[i_1], .., order_k[i_k]], in the order in which moments lie in memory.
+
+    Args:
+        exp_avg_sq: [d_1 .. d_k], v.
+        orders: [d_i] int64 per mode after merging, or None.
+    """
+    by_mode = to_modes(exp_avg_sq, layout.plan)
+    for mode, order in enumerate(orders):
+        if order is not None:
+            by_mode = by_mode.index_select(mode, order)
+    flat = exp_avg_sq.new_empty(layout.numel)
+    layout.state_view(flat).copy_(from_modes(by_mode, layout.plan))
+    return flat
+
+
+def settle(plane: torch.Tensor, layout: Layout) -> torch.Tensor:  # [d_1 .. d_k]
+    """A moment from the plane [F, P] in which its rotation ended, in the parameter's shape."""
+    return from_plane(plane, layout)
+
+
+def count(
+    refreshes: torch.Tensor,
+    off_diagonal: torch.Tensor,
+    due: Sequence[int],
+    outcomes: torch.Tensor,
+    shares: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """refreshes[outcome - 1] += 1;  off_diagonal[mode] = share, for modes that were looked at.
+
+    Args:
+        refreshes: [3] int64.
+        off_diagonal: [modes].
+        due: modes whose refresh fell due.
+        outcomes: [due] int64, see soap_fast/refresh.py.
+        shares: [due].
+
+    Returns:
+        refreshes, off_diagonal, whether a basis was refreshed and moments follow.
+    """
+    refreshes, off_diagonal = refreshes.clone(), off_diagonal.clone()
+    for mode, outcome, share in zip(due, outcomes.tolist(), shares, strict=True):
+        if outcome != LEFT_OUT:
+            refreshes[outcome - 1] += 1
+            off_diagonal[mode] = share
+    return refreshes, off_diagonal, bool((outcomes == REFRESHED).any())
 
 
 def to_plane(x: torch.Tensor, layout: Layout) -> torch.Tensor:  # [F, P]
