@@ -36,11 +36,18 @@ Gemm<T> mkl_gemm() {
 
 // c = alpha a b + beta c, row-major. That memory is the transpose, column-major: cᵀ = bᵀ aᵀ.
 template <typename T>
-void call_gemm(bool transpose_a, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda,
-               const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+void call_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha,
+               const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
   const int sizes[] = {int(m), int(n), int(k), int(lda), int(ldb), int(ldc)};
-  mkl_gemm<T>()("N", transpose_a ? "T" : "N", &sizes[1], &sizes[0], &sizes[2], &alpha, b, &sizes[4],
-                a, &sizes[3], &beta, c, &sizes[5]);
+  mkl_gemm<T>()(transpose_b ? "T" : "N", transpose_a ? "T" : "N", &sizes[1], &sizes[0], &sizes[2],
+                &alpha, b, &sizes[4], a, &sizes[3], &beta, c, &sizes[5]);
+}
+
+// The same with b as it is, as qr_blocked.h calls it.
+template <typename T>
+void call_gemm_of_qr(bool transpose_a, int64_t m, int64_t n, int64_t k, T alpha, const T* a,
+                     int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+  call_gemm<T>(transpose_a, false, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 // Memory as a tensor [d, d] with these strides; torch neither owns nor changes it.
@@ -81,13 +88,22 @@ void orthogonal_factor_by_torch(int64_t d, const T* a, T* q) {
 template <typename T>
 void multiply(bool transpose_a, int64_t d, const T* a, const T* b, T* c) {
   if (!mkl_gemm<T>()) return multiply_by_torch(transpose_a, d, a, b, c);
-  call_gemm<T>(transpose_a, d, d, d, 1, a, d, b, d, 0, c, d);
+  call_gemm<T>(transpose_a, false, d, d, d, 1, a, d, b, d, 0, c, d);
+}
+
+bool has_gemm() { return mkl_gemm<float>() != nullptr; }
+
+void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
+          const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
+          int64_t ldc) {
+  call_gemm<float>(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 template <typename T>
 void orthogonal_factor(int64_t d, T* a, T* q, T* workspace) {
   if (!mkl_gemm<T>()) return orthogonal_factor_by_torch(d, a, q);
-  BlockedQR<T, decltype(&call_gemm<T>)>(d, a, workspace, call_gemm<T>).orthogonal_factor(q);
+  BlockedQR<T, decltype(&call_gemm_of_qr<T>)>(d, a, workspace, call_gemm_of_qr<T>)
+      .orthogonal_factor(q);
 }
 
 int64_t orthogonal_factor_workspace(int64_t d) { return qr_workspace(d); }

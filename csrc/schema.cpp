@@ -4,6 +4,7 @@
 #include "eigh.h"
 #include "grouped_matmul.h"
 #include "refresh.h"
+#include "step.h"
 
 STABLE_TORCH_LIBRARY(soap_fast, library) {
   library.def(
@@ -17,7 +18,12 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
       "refresh_by_cholesky_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, "
       "Tensor[] allowed, float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, "
       "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to) -> ()");
+  library.def("has_step() -> bool");
   library.def("refresh_launches(Tensor[] factors, Tensor[] selections) -> int");
+  library.def(
+      // Memory is named by address in `tensors`; the arguments that change are at the end.
+      "step_(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor(a!) workspace, "
+      "Tensor(b!) taken) -> ()");
   library.def("grouped_matmul_(Tensor[] a, Tensor[] b, Tensor(a!)[] products) -> ()");
 }
 
@@ -25,6 +31,7 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CPU, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_cpu));
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_cpu));
   library.impl("refresh_by_cholesky_", TORCH_BOX(&soap_fast::refresh_by_cholesky_cpu));
+  library.impl("step_", TORCH_BOX(&soap_fast::step_cpu));
 }
 
 #ifdef SOAP_FAST_WITH_CUDA
@@ -39,6 +46,7 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CUDA, library) {
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CompositeExplicitAutograd, library) {
   library.impl("eigh", TORCH_BOX(&soap_fast::eigh_elsewhere));
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_elsewhere));
+  library.impl("has_step", TORCH_BOX(&soap_fast::has_step));
   library.impl("refresh_launches", TORCH_BOX(&soap_fast::refresh_launches));
   // A kernel registered for a device, such as a fused one, comes before it.
   library.impl("grouped_matmul_", TORCH_BOX(&soap_fast::grouped_matmul));

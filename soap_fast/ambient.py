@@ -2,7 +2,8 @@
 
 Autocast and the float32 matmul precision would lower the precision of the products (measured on a
 CPU with bfloat16 allowed: entries of a 512 x 512 product of normal numbers off by 0.24).
-Default dtype and device cannot interfere: the step names both wherever it makes a tensor.
+The default dtype cannot interfere, the step names one wherever it matters; a default device is
+overridden, for tables are made on the host.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ SETTINGS = (("cuda", "matmul"), ("mkldnn", "matmul"))
 
 @contextmanager
 def neutral(device_types: Iterable[str]) -> Iterator[None]:
-    """Full float32 products, no autocast on these device types, no gradient recording."""
+    """Full float32 products, no autocast on these devices, no gradients, tensors made on the CPU."""
     with ExitStack() as stack:
         for device_type in device_types:
             if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_precision)
         yield

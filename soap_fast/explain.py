@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from soap_fast.backends import survey
 from soap_fast.backends.triton import unserved
 from soap_fast.fused.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
@@ -15,8 +17,6 @@ from soap_fast.options import plan_options
 from soap_fast.plan import TensorPlan, plan_tensor
 
 if TYPE_CHECKING:
-    import torch
-
     from soap_fast.soap import SOAP
 
 __all__ = ["Explanation", "Launched", "Tensors", "explain"]
@@ -107,10 +107,11 @@ def explain(optimizer: SOAP) -> Explanation:
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
             sizes += [size for size in plan.factors if size is not None]
-    stations = plain_step(
-        [layout_of(plan) for _, plan in served],
-        [(param.stride(), param.dtype) for param, _ in served],
-    )
+    with torch.device("cpu"):
+        stations = plain_step(
+            [layout_of(plan) for _, plan in served],
+            [(param.stride(), param.dtype) for param, _ in served],
+        )
     works = [(station.name, station.work) for station in stations]
     return Explanation(
         backend,

@@ -208,7 +208,9 @@ class SOAP(torch.optim.Optimizer):
         To be called outside of the capture, after the first refreshes. It uploads what is due at
         each phase, so that one graph serves them all. Under the periodic schedule nothing is done.
         """
-        self._backend.prepare_capture(list(self._calls(Scaling())))
+        calls = list(self._calls(Scaling()))
+        with ambient.neutral({call.param.device.type for call in calls}):
+            self._backend.prepare_capture(calls)
 
     def replayed(self) -> None:
         """Tell that a CUDA graph with a captured step of this optimizer has been replayed.

@@ -24,6 +24,7 @@ ORDER = [
     "backends.triton",
     "backends.native",
     "backends.eager",
+    "cpu_step",
     "fused.steady",
     "fused.engine",
     "fused.refresher",

@@ -254,3 +254,17 @@ def test_input_precision_reaches_the_products_and_survives_a_copy(precision):
         assert used["gram"] == ("ieee" if precision == "ieee" else "tf32x3")
     with pytest.raises(ValueError, match="input_precision='fp8' is not one of"):
         SOAP(params, input_precision="fp8")
+
+
+def test_a_default_device_does_not_reach_the_tables():
+    params = parameters(((6, 4, 3, 3), (5,)))
+    optimizer = SOAP(params, backend="triton", precondition_frequency=2)
+    gradients = [torch.randn(p.shape) for p in params]
+    with torch.device("meta"):
+        for call in range(5):
+            optimizer.param_groups[0]["lr"] = 1e-3 * (call + 1)
+            for param, grad in zip(params, gradients, strict=True):
+                param.grad = torch.empty_like(grad, device="cpu").copy_(grad)
+            optimizer.step()
+    assert all(optimizer.state[p]["exp_avg"].device.type == "cpu" for p in params)
+    assert all(bool(p.isfinite().all()) for p in params)

@@ -1,7 +1,7 @@
-"""Backend `native`: the eager step, its first bases and refreshes by the extension.
+"""Backend `native`: steps, first bases and refreshes by the extension on the CPU.
 
-On the CPU always; on CUDA where this backend was asked for by name. Tensors on other devices are
-computed as `eager` does.
+First bases and refreshes on CUDA as well, where this backend was asked for by name. Other tensors,
+and steps of other dtypes than float32, are computed as `eager` does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
+from soap_fast.call import TensorCall
+from soap_fast.cpu_step import CpuStep, serves
 from soap_fast.eigh import Pairs, eigh_eager, eigh_native
 from soap_fast.refresh import Refreshed, refresh_eager, refresh_native
 
@@ -25,6 +27,14 @@ class NativeBackend(EagerBackend):
     def __init__(self, device_types: Iterable[str] = ("cpu",)) -> None:
         """The extension computes on devices of these types."""
         self.device_types = tuple(device_types)
+        self.step = CpuStep()
+
+    def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
+        """One step for each tensor after its first call. Returns which were taken, [] bool each."""
+        served = [self.device_types != () and serves(call) for call in calls]
+        ours = iter(self.step([c for c, yes in zip(calls, served, strict=True) if yes]))
+        rest = iter(super().update([c for c, yes in zip(calls, served, strict=True) if not yes]))
+        return [next(ours if yes else rest) for yes in served]
 
     def refuses(self, param: torch.Tensor) -> str | None:
         kind = param.device.type

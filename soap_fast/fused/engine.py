@@ -15,7 +15,7 @@ from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of
-from soap_fast.fused.memory import Memory, empty
+from soap_fast.fused.memory import Memory, empty, state_addresses
 from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.tuning import TUNING
@@ -63,7 +63,7 @@ class Engine:
         self.refresher = Refresher(around, launcher)
         self.forget_uploads()
         self.places = {id(param): place for place, param in enumerate(self.params)}
-        self._known = [_state_addresses(call) for call in calls]
+        self._known = [state_addresses(call) for call in calls]
 
     def forget_uploads(self) -> None:
         """Whatever lies on the device, the next step uploads all that it reads."""
@@ -107,7 +107,7 @@ class Engine:
         """Whether these tensors are among the engine's, their state where it was."""
         for call in calls:
             place = self.places.get(id(call.param))
-            if place is None or _state_addresses(call) != self._known[place]:
+            if place is None or state_addresses(call) != self._known[place]:
                 return False
         return True
 
@@ -216,7 +216,7 @@ class Engine:
                 return False
             self._upload_parameters(now)
         if gradients != self._gradient_list:
-            upload_into(self.gradient_addresses, torch.tensor(gradients, dtype=torch.int64))
+            upload_into(self.gradient_addresses, _addresses(gradients))
             self._gradient_list = gradients
             self._gradients = []  # no longer what `upload` compares with
         return True
@@ -226,7 +226,7 @@ class Engine:
         values = [_values(option) for option in distinct]
         rows = [distinct.index(option) for option in options]
         if rows != self._option_rows:
-            self._tensor_rows[:, TENSOR["options"]] = torch.tensor(rows)
+            self._tensor_rows[:, TENSOR["options"]] = _addresses(rows)
             upload_into(self.tensors, self._tensor_rows)
             self._option_rows = rows
         if values != self._options:
@@ -238,7 +238,7 @@ class Engine:
         self, grads: Sequence[torch.Tensor | None], gradients: list[tuple[Any, ...]]
     ) -> None:
         addresses = [address for address, _, _ in gradients]
-        upload_into(self.gradient_addresses, torch.tensor(addresses, dtype=torch.int64))
+        upload_into(self.gradient_addresses, _addresses(addresses))
         strided: list[Strided] = [
             (p.stride(), p.dtype) if g is None else (g.stride(), g.dtype)
             for p, g in zip(self.params, grads, strict=True)
@@ -264,7 +264,7 @@ class Engine:
 
     def _upload_parameters(self, parameters: list[tuple[Any, ...]]) -> None:
         addresses = [address for address, _, _ in parameters]
-        upload_into(self.parameter_addresses, torch.tensor(addresses, dtype=torch.int64))
+        upload_into(self.parameter_addresses, _addresses(addresses))
         strided: list[Strided] = [(stride, dtype) for _, stride, dtype in parameters]
         if strided != self._parameter_strides:
             (self.apply,) = self._launches(
@@ -336,13 +336,9 @@ class Engine:
             prepared.refresh(self.calls, self.taken(), op, self.launcher)
 
 
-def _state_addresses(call: TensorCall) -> tuple[Any, ...]:
-    """What must stay as it is for an engine to serve a tensor."""
-    state = call.state
-    names = ("step", "skipped", "exp_avg", "exp_avg_sq", "refreshes", "off_diagonal")
-    matrices = [m for m in (*state["GG"], *state["Q"]) if m is not None]
-    tensors = (*(state[name] for name in names), *matrices)
-    return (call.plan, *(tensor.data_ptr() for tensor in tensors))
+def _addresses(values: Sequence[int]) -> torch.Tensor:
+    """A table on the host, also where torch's default device is another."""
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
 def _values(options: StepOptions) -> tuple[Any, ...]:
@@ -357,7 +353,7 @@ def _values(options: StepOptions) -> tuple[Any, ...]:
 
 
 def _row(options: StepOptions) -> torch.Tensor:  # [len(OPTIONS)] float64
-    row = torch.zeros(len(OPTIONS), dtype=torch.float64)
+    row = torch.zeros(len(OPTIONS), dtype=torch.float64, device="cpu")
     lr = options.lr
     if isinstance(lr, torch.Tensor) and lr.device.type != "cpu":
         row.view(torch.int64)[OPTIONS["lr_address"]] = lr.data_ptr()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from soap_fast.call import TensorCall
 from soap_fast.fused import tables
 from soap_fast.fused.columns import SCALARS
 from soap_fast.fused.layout import Layout, padded
@@ -96,3 +97,12 @@ def adopt_moments(
             view = layout.state_view(flat)
             if state[name].stride() != view.stride():
                 state[name] = view.copy_(state[name])
+
+
+def state_addresses(call: TensorCall) -> tuple[Any, ...]:
+    """What must stay as it is for tables that hold addresses of a tensor's state."""
+    state = call.state
+    names = ("step", "skipped", "exp_avg", "exp_avg_sq", "refreshes", "off_diagonal")
+    matrices = [m for m in (*state["GG"], *state["Q"]) if m is not None]
+    tensors = (*(state[name] for name in names), *matrices)
+    return (call.plan, *(tensor.data_ptr() for tensor in tensors))

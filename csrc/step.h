@@ -1,0 +1,51 @@
+// step_: one step of all tensors on the CPU, in one call. soap_fast/cpu_step.py fills its tables.
+#pragma once
+
+#include "eigh.h"
+
+namespace soap_fast {
+
+// One row of `tensors` [n, .] int64: a tensor of the step. Addresses are of float32 but
+// `skipped`'s.
+//
+// Its elements lie as a plane [fold, batch, d_1 .. d_k]: the folded modes joined, those without a
+// factor joined, then the modes that products rotate.
+struct StepTensor {
+  int64_t param, grad, exp_avg, exp_avg_sq, step;  // addresses; grad 0: it takes no part
+  int64_t skipped;                                 // address of int64
+  int64_t fold, batch;                             // sizes, 1 where there are none
+  int64_t folded, products;                        // how many modes
+  int64_t first_mode;                              // row of `modes`: the folded ones, the others
+  int64_t first_walk;                              // row of `walks`, see step_elements.h
+  int64_t grad_rows, grad_fold, param_rows, param_fold;  // axes of each, in this order
+};
+
+// One row of `modes` [., 3] int64.
+struct StepMode {
+  int64_t size, basis, factor;  // addresses of [d, d], row-major
+};
+
+// One row of `walks` [., 2] int64: an axis of a strided tensor, innermost first.
+struct StepAxis {
+  int64_t size, stride;  // elements
+};
+
+// One row of `options` [n, .] float64.
+struct StepOptions {
+  double lr, beta1, beta2, beta_s, eps, weight_decay, correct_bias, normalize, inverse_scale,
+      found_inf;
+};
+
+// Args:
+//   tensors, options, modes, walks: rows of these structs.
+//   workspace: [threads, .] float32, two planes of the largest tensor and 2 kFold² a thread.
+//   taken: [n] bool, whether each tensor took the step; written.
+void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor workspace,
+              Tensor taken);
+
+// Whether step_ can run: it calls torch's BLAS directly.
+bool has_step();
+
+constexpr int64_t kFold = 32;  // folded modes at most
+
+}  // namespace soap_fast

@@ -1,0 +1,76 @@
+// step_ on the CPU: tensors are shared out among torch's threads, each whole on one of them.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <numeric>
+
+#include "dense.h"
+#include "serial_lapack.h"
+#include "step_tensor.h"
+
+namespace soap_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+// Rows of a table, whose columns are the members of a struct.
+template <typename Row, typename Element>
+const Row* rows_of(const Tensor& table, const char* name, ScalarType dtype) {
+  static_assert(sizeof(Row) % sizeof(Element) == 0, "a struct of nothing else");
+  const int64_t columns = sizeof(Row) / sizeof(Element);
+  check(table.dim() == 2 && table.size(1) == columns && table.scalar_type() == dtype &&
+            table.is_contiguous(),
+        "step_: ", name, " is not a contiguous table of ", columns, " columns of its dtype");
+  return reinterpret_cast<const Row*>(table.const_data_ptr<Element>());
+}
+
+}  // namespace
+
+bool has_step() { return has_gemm(); }
+
+void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor workspace,
+              Tensor taken) {
+  check(has_step(), "step_: torch's BLAS cannot be called directly here");
+  const auto* tensor = rows_of<StepTensor, int64_t>(tensors, "tensors", ScalarType::Long);
+  const auto* option = rows_of<StepOptions, double>(options, "options", ScalarType::Double);
+  const auto* mode = rows_of<StepMode, int64_t>(modes, "modes", ScalarType::Long);
+  const auto* walk = rows_of<StepAxis, int64_t>(walks, "walks", ScalarType::Long);
+  const int64_t n = tensors.size(0);
+  check(options.size(0) == n && taken.size(0) == n && taken.scalar_type() == ScalarType::Bool,
+        "step_: options and taken need a row for each of ", n, " tensors");
+  check(workspace.dim() == 2 && workspace.scalar_type() == ScalarType::Float &&
+            workspace.is_contiguous(),
+        "step_: the workspace is not a contiguous [threads, elements] of float32");
+  bool* flags = taken.mutable_data_ptr<bool>();
+  float* memory = workspace.mutable_data_ptr<float>();
+  const int64_t threads = workspace.size(0), elements = workspace.size(1);
+
+  // The most work first, each thread takes the next: none is left with much at the end.
+  std::vector<int64_t> order(n), flops(n);
+  std::iota(order.begin(), order.end(), 0);
+  for (int64_t i = 0; i < n; ++i) flops[i] = step_flops(tensor[i], mode);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return flops[a] > flops[b]; });
+  const auto run = [&](int64_t i, int64_t thread) {
+    flags[i] = tensor[i].grad != 0 &&
+               step_tensor(tensor[i], option[i], mode, walk, memory + thread * elements);
+  };
+
+  // What is more than a thread's share goes first, by all threads of the BLAS.
+  int64_t first = 0, left = std::accumulate(flops.begin(), flops.end(), int64_t(0));
+  for (; first < n && threads > 1 && flops[order[first]] * threads > left; ++first) {
+    left -= flops[order[first]];
+    run(order[first], 0);
+  }
+  std::atomic<int64_t> next{first}, workers{0};
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const SerialLapack serial;
+    const int64_t thread = workers++;
+    if (thread >= threads) return;
+    for (int64_t i = next++; i < n; i = next++) run(order[i], thread);
+  });
+}
+
+}  // namespace soap_fast

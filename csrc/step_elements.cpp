@@ -1,0 +1,140 @@
+#include "step_elements.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>  // defines __GLIBC__
+
+#include "vector_clones.h"
+
+namespace soap_fast {
+namespace {
+
+constexpr int64_t kBlock = 64;  // rows at a time: with 25 folded entries 6 KiB, which L1 holds
+constexpr int64_t kLanes = 16;
+
+// Offsets of `count` consecutive elements from number `first` on.
+SOAP_FAST_INLINE void offsets(const StepAxis* axes, int64_t n_axes, int64_t first, int64_t count,
+                              int64_t* found) {
+  for (int64_t i = 0; i < count; ++i) found[i] = 0;
+  int64_t inner = 1;
+  for (int64_t axis = 0; axis < n_axes; ++axis) {
+    const int64_t size = axes[axis].size, stride = axes[axis].stride;
+    int64_t index = first / inner % size, left = inner - first % inner;
+    for (int64_t i = 0; i < count; ++i) {
+      found[i] += index * stride;
+      if (--left == 0) {
+        left = inner;
+        if (++index == size) index = 0;
+      }
+    }
+    inner *= size;
+  }
+}
+
+SOAP_FAST_INLINE bool contiguous(const Strided& s, int64_t rows) {
+  return s.row_axes <= 1 && (rows == 1 || s.rows[0].stride == 1);
+}
+
+struct Sum {
+  float lanes[kLanes] = {};
+  double total = 0;
+
+  SOAP_FAST_INLINE void add(const float* x, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) lanes[j] += x[i + j] * x[i + j];
+    }
+    for (int64_t j = 0; i < n; ++i, ++j) lanes[j] += x[i] * x[i];
+  }
+
+  // The lanes hold few squares each, so that float32 loses little.
+  SOAP_FAST_INLINE void flush() {
+    for (int64_t j = 0; j < kLanes; ++j) total += lanes[j];
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] = 0;
+  }
+};
+
+SOAP_FAST_CLONES double gather_clones(const float* source, const Strided& strided, int64_t fold,
+                                      int64_t rows, float scale, float* plane) {
+  int64_t along_fold[kFold], at[kBlock];
+  offsets(strided.fold, strided.fold_axes, 0, fold, along_fold);
+  const bool straight = contiguous(strided, rows);
+  Sum sum;
+  for (int64_t first = 0; first < rows; first += kBlock) {
+    const int64_t count = std::min(kBlock, rows - first);
+    if (!straight) offsets(strided.rows, strided.row_axes, first, count, at);
+    for (int64_t k = 0; k < fold; ++k) {
+      const float* from = source + along_fold[k];
+      float* to = plane + k * rows + first;
+      if (straight) {
+        for (int64_t i = 0; i < count; ++i) to[i] = scale * from[first + i];
+      } else {
+        for (int64_t i = 0; i < count; ++i) to[i] = scale * from[at[i]];
+      }
+      sum.add(to, count);
+    }
+    sum.flush();
+  }
+  return sum.total;
+}
+
+SOAP_FAST_CLONES void apply_clones(const float* plane, const Strided& strided, int64_t fold,
+                                   int64_t rows, float size, float decay, float* target) {
+  int64_t along_fold[kFold], at[kBlock];
+  offsets(strided.fold, strided.fold_axes, 0, fold, along_fold);
+  const bool straight = contiguous(strided, rows);
+  for (int64_t first = 0; first < rows; first += kBlock) {
+    const int64_t count = std::min(kBlock, rows - first);
+    if (!straight) offsets(strided.rows, strided.row_axes, first, count, at);
+    for (int64_t k = 0; k < fold; ++k) {
+      const float* from = plane + k * rows + first;
+      float* to = target + along_fold[k];
+      for (int64_t i = 0; i < count; ++i) {
+        float& p = to[straight ? first + i : at[i]];
+        const float moved = p - size * from[i];
+        p = moved - decay * moved;
+      }
+    }
+  }
+}
+
+SOAP_FAST_CLONES double adam_clones(int64_t n, float beta1, float left1, float beta2, float left2,
+                                    float eps, float* __restrict exp_avg,
+                                    float* __restrict exp_avg_sq, float* __restrict g) {
+  Sum sum;
+  for (int64_t first = 0; first < n; first += kBlock) {
+    const int64_t last = std::min(n, first + kBlock);
+    for (int64_t i = first; i < last; ++i) {
+      const float m = beta1 * exp_avg[i] + left1 * g[i];
+      const float v = beta2 * exp_avg_sq[i] + left2 * (g[i] * g[i]);
+      exp_avg[i] = m;
+      exp_avg_sq[i] = v;
+      const float denominator = std::sqrt(v) + eps;
+      g[i] = denominator != 0 ? m / denominator : 0.0f;
+    }
+    sum.add(g + first, last - first);
+    sum.flush();
+  }
+  return sum.total;
+}
+
+}  // namespace
+
+double gather_plane(const float* source, const Strided& strided, int64_t fold, int64_t rows,
+                    float scale, float* plane) {
+  return gather_clones(source, strided, fold, rows, scale, plane);
+}
+
+void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64_t rows, float size,
+                 float decay, float* target) {
+  apply_clones(plane, strided, fold, rows, size, decay, target);
+}
+
+double adam(int64_t n, double beta1, double beta2, float eps, float* exp_avg, float* exp_avg_sq,
+            float* g) {
+  return adam_clones(n, static_cast<float>(beta1), static_cast<float>(1 - beta1),
+                     static_cast<float>(beta2), static_cast<float>(1 - beta2), eps, exp_avg,
+                     exp_avg_sq, g);
+}
+
+}  // namespace soap_fast

@@ -1,0 +1,27 @@
+// Passes over the elements of one tensor: gradients into planes, Adam, directions into parameters.
+#pragma once
+
+#include "step.h"
+
+namespace soap_fast {
+
+// A strided tensor as a plane [fold, rows]: axes of its rows and of its fold, innermost first.
+struct Strided {
+  const StepAxis *rows, *fold;
+  int64_t row_axes, fold_axes;
+};
+
+// plane [fold, rows] = scale · source. Returns the sum of its squares.
+double gather_plane(const float* source, const Strided& strided, int64_t fold, int64_t rows,
+                    float scale, float* plane);
+
+// target -= size · plane, then target -= decay · target.
+void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64_t rows, float size,
+                 float decay, float* target);
+
+// m = beta1 m + (1 - beta1) g ; v = beta2 v + (1 - beta2) g² ; g = m / (sqrt(v) + eps), 0 where
+// both are 0. Returns the sum of the squares of the new g.
+double adam(int64_t n, double beta1, double beta2, float eps, float* exp_avg, float* exp_avg_sq,
+            float* g);
+
+}  // namespace soap_fast

@@ -1,0 +1,155 @@
+"""One step of all float32 tensors on the CPU, by operator `step_` of the extension.
+
+What it computes is `soap_fast/update.py`. Each tensor goes whole through one thread: its planes
+stay in the cache, and threads need not wait for each other. csrc/step.h names what the tables hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from soap_fast import extension
+from soap_fast.call import TensorCall
+from soap_fast.fused.layout import Layout, axes_of, layout_of
+from soap_fast.fused.memory import adopt_moments, state_addresses
+from soap_fast.plan import JOINT
+
+__all__ = ["CpuStep", "serves"]
+
+ALIGNMENT = 16  # elements, see csrc/step_tensor.h
+
+
+def serves(call: TensorCall) -> bool:
+    """Whether the operator steps a tensor: float32 on the CPU, with something in it."""
+    param, grad = call.param, call.grad
+    return (
+        param.device.type == "cpu"
+        and param.dtype == grad.dtype == torch.float32
+        and param.numel() > 0
+        and _has_step()
+    )
+
+
+def _has_step() -> bool:
+    return extension.available() and bool(torch.ops.soap_fast.has_step())
+
+
+class CpuStep:
+    """The tables of the operator, kept from step to step as far as nothing has moved."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, ...]] = {}  # by id of the parameter: where all was
+        self._rows: dict[int, _Rows] = {}
+        self._order: list[int] = []
+        self._workspace = torch.empty(0, 0, dtype=torch.float32, device="cpu")
+
+    def __call__(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
+        """One step for each tensor after its first call. Returns which were taken, [] bool each.
+
+        All calls are served.
+        """
+        if not calls:
+            return []
+        moved = False
+        for call in calls:
+            moved |= self._follow(call)
+        order = [id(call.param) for call in calls]
+        if moved or order != self._order:
+            self._stack(order)
+        self._reserve(max(call.param.numel() for call in calls))
+        options = torch.tensor(
+            [_options(call) for call in calls], dtype=torch.float64, device="cpu"
+        )
+        taken = torch.empty(len(calls), dtype=torch.bool, device="cpu")
+        tables = (self._tensors, options, self._modes, self._walks)
+        torch.ops.soap_fast.step_(*tables, self._workspace, taken)
+        torch.autograd.graph.increment_version([call.param for call in calls])
+        for call in calls:
+            call.state["calls"] += 1
+        return list(taken.unbind())
+
+    def _follow(self, call: TensorCall) -> bool:
+        """Whether anything of a tensor lies elsewhere than at the last step."""
+        layout = layout_of(call.plan)
+        adopt_moments([layout], [call.state], call.param.device)
+        param, grad = call.param, call.grad
+        found = (
+            *state_addresses(call),
+            param.data_ptr(),
+            grad.data_ptr(),
+            param.stride(),
+            grad.stride(),
+        )
+        if self._known.get(id(param)) == found:
+            return False
+        self._known[id(param)] = found
+        self._rows[id(param)] = _Rows(call, layout)
+        return True
+
+    def _stack(self, order: list[int]) -> None:
+        tensors, modes, walks = [], list[list[int]](), list[list[int]]()
+        for key in order:
+            rows = self._rows[key]
+            tensors.append(rows.tensor(len(modes), len(walks)))
+            modes += rows.modes
+            walks += rows.walks
+        self._tensors = torch.tensor(tensors, dtype=torch.int64, device="cpu")
+        self._modes = torch.tensor(modes, dtype=torch.int64, device="cpu").view(-1, 3)
+        self._walks = torch.tensor(walks, dtype=torch.int64, device="cpu").view(-1, 2)
+        self._order = order
+        for key in set(self._rows) - set(order):  # gone, or without a gradient this time
+            del self._rows[key], self._known[key]
+
+    def _reserve(self, numel: int) -> None:
+        elements = 2 * -(-numel // ALIGNMENT) * ALIGNMENT + 2 * JOINT**2
+        threads = torch.get_num_threads()
+        if self._workspace.shape[0] != threads or self._workspace.shape[1] < elements:
+            self._workspace = torch.empty(threads, elements, dtype=torch.float32, device="cpu")
+
+
+class _Rows:
+    """A tensor's rows of the tables, but for where the other tables' rows begin."""
+
+    def __init__(self, call: TensorCall, layout: Layout) -> None:
+        state = call.state
+        folded = layout.folded.modes if layout.folded else ()
+        products = tuple(mode for group in layout.products for mode in group.modes)
+        self.modes = [
+            [call.plan.modes[mode], state["Q"][mode].data_ptr(), state["GG"][mode].data_ptr()]
+            for mode in (*folded, *products)
+        ]
+        axes = (
+            *axes_of(layout, call.grad.stride()),
+            *axes_of(layout, call.param.stride()),
+        )
+        self.walks = [list(axis) for one in axes for axis in one]
+        tensors = (call.param, call.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
+        batch = 1
+        for group in layout.plain:
+            batch *= group.size
+        self.before = [tensor.data_ptr() for tensor in (*tensors, state["skipped"])]
+        self.before += [layout.fold, batch, len(folded), len(products)]
+        self.after = [len(one) for one in axes]
+
+    def tensor(self, first_mode: int, first_walk: int) -> list[int]:
+        return [*self.before, first_mode, first_walk, *self.after]
+
+
+def _options(call: TensorCall) -> list[float]:
+    """A row of the operator's options."""
+    options, (scale, found) = call.options, call.scaling
+    return [
+        float(options.lr),
+        options.beta1,
+        options.beta2,
+        options.shampoo_beta,
+        options.eps,
+        options.weight_decay,
+        float(options.correct_bias),
+        float(options.normalize_grads),
+        1.0 if scale is None else 1.0 / float(scale),
+        0.0 if found is None else float(found),
+    ]
