@@ -60,7 +60,7 @@ def rotate(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         at = tiles + 4 * tile
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         kind = tl.load(at + 1)
