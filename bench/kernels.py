@@ -129,7 +129,7 @@ def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
         else:
             signature[name] = "i32"
     source = ASTSource(function, signature, constexprs, attributes)
-    options = {"num_warps": TUNING[op].num_warps}
+    options = {"num_warps": TUNING[op].num_warps, "enable_fp_fusion": True}
     binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
     return {
