@@ -25,5 +25,5 @@ Every kernel is persistent: its programs walk a table of tiles on the device, so
 covers all tensors of a model. `table` is how kernels read their tables, `plane` how those at both
 ends of a step walk a tensor. Where tiles are of several classes the loop over them hoists nothing
 (`disable_licm`): each class has offsets of its own, which, kept in registers across all tiles, took
-up to 80 of them and spilled.
+up to 96 of them and spilled.
 """
