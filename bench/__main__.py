@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, plan, readme, refresh, step
+from bench import kernels, launches, plan, readme, refresh, step, tune
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "kernels": kernels,
     "launches": launches,
     "plan": plan,
+    "tune": tune,
     "readme": readme,
 }
 

@@ -26,12 +26,6 @@ COLUMNS = (
     "load_bytes",
 )  # fmt: skip
 ARCHITECTURES = (80, 90, 100)
-# Spills that are known, by kernel and architecture, in bytes.
-ALLOWED = {
-    # Rows of both operands in flight, three stages deep, beside eight classes of tiles; two stages
-    # spill 272 bytes there. sm_90 and sm_100 do not spill.
-    ("gram", 80): 40,
-}
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
 
@@ -111,9 +105,9 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def complaints(result: dict[str, Any]) -> Iterator[str]:
     where = f"{result['kernel']} ({result['options']}) for sm_{result['sm']}"
-    allowed = ALLOWED.get((result["kernel"], result["sm"]), 0)
-    if max(result["spill_bytes"], result["stack_bytes"]) > allowed:
-        yield f"{where} spills {result['spill_bytes']} bytes, stack {result['stack_bytes']}"
+    spilled = max(result["spill_bytes"], result["stack_bytes"])
+    if spilled:
+        yield f"{where} spills {spilled} bytes"
     if result["load_bytes"] not in (None, 16):
         yield f"{where} loads operands {result['load_bytes']} bytes at a time"
 
@@ -135,7 +129,7 @@ def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
         else:
             signature[name] = "i32"
     source = ASTSource(function, signature, constexprs, attributes)
-    options = {"num_warps": TUNING[op].num_warps}
+    options = {"num_warps": TUNING[op].num_warps, "enable_fp_fusion": True}
     binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
     return {

@@ -37,7 +37,7 @@ def gather(
     PRECISION: tl.constexpr,
 ):
     scale = tl.load(inverse_scale)
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         task = tasks + tl.load(tiles + 3 * tile).to(tl.int64) * COLUMNS
         first = tl.load(tiles + 3 * tile + 1)
         width = tl.load(tiles + 3 * tile + 2)

@@ -46,7 +46,7 @@ def gram(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         at = tiles + TILE * tile
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         index = tl.load(task + TENSOR_)
@@ -162,7 +162,7 @@ def gram_reduce(
     partials,
     n_tiles,
 ):
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         at = tiles + REDUCE_TILE * tile
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         index = tl.load(task + TENSOR_)

@@ -43,7 +43,7 @@ def grouped_matmul(
 ):
     slot = tl.arange(0, GROUPS)
     ends = tl.load(groups + slot * COLUMNS + LAST_TILE, mask=slot < n_groups, other=n_tiles)
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         group = groups + tl.sum((ends <= tile).to(tl.int32)) * COLUMNS
         kind = tl.load(group + KIND)
         if kind == ANY:

@@ -60,7 +60,7 @@ def rotate(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         at = tiles + 4 * tile
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         kind = tl.load(at + 1)
@@ -97,12 +97,16 @@ def _tile(
     position = n0 + tl.arange(0, BN)
     inner = tl.load(task + INNER).to(tl.int32)
     pitch = tl.load(task + PITCH).to(tl.int32)
-    m_inside = m < tl.load(task + M).to(tl.int32)
-    n_inside = position < tl.load(task + N).to(tl.int32)
+    m_end = tl.load(task + M).to(tl.int32)
+    n_end = tl.load(task + N).to(tl.int32)
+    m_inside = m < m_end
+    n_inside = position < n_end
     real = n_inside & (position % pitch < inner)
-    n = position // pitch * inner + position % pitch
+    # Beyond the edges the last row is read again: masks would take registers in the product's loop.
+    m_row = tl.minimum(m, m_end - 1)
+    n_row = tl.minimum(position // pitch * inner + position % pitch, n_end // pitch * inner - 1)
 
-    acc = _product(task, m, n, m_inside, real, BM, BN, PRECISION, BK, STAGES)  # [BM, BN]
+    acc = _product(task, m_row, n_row, BM, BN, PRECISION, BK, STAGES)  # [BM, BN]
 
     block = tl.load(task + BLOCK).to(tl.int32)
     within = position % block
@@ -116,14 +120,15 @@ def _tile(
         exp_avg_sq = floats(tl.load(task + EXP_AVG_SQ)) + state
         acc = adam_direction(acc, exp_avg, exp_avg_sq, m_inside[:, None] & real[None, :], options)
         tl.store(sums, tl.sum(acc * acc))
+    else:
+        acc = tl.where(real[None, :], acc, 0.0)
     entry = m[:, None] * tl.load(task + ROW_STRIDE).to(tl.int32) + column[None, :]
     tl.store(floats(tl.load(task + OUT)) + entry, acc, mask=m_inside[:, None] & n_inside[None, :])
 
 
 @triton.jit
 def _product(
-    task, m, n, m_inside, n_inside,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+    task, m, n, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     k = tl.arange(0, BK)
@@ -135,8 +140,8 @@ def _product(
     acc = tl.zeros((BM, BN), tl.float32)
     for start in tl.range(0, length, BK, num_stages=STAGES):
         left = k[None, :] < length - start
-        a = tl.load(a_at + start, mask=m_inside[:, None] & left, other=0.0)  # [BM, BK]
-        b = tl.load(b_at + start, mask=n_inside[:, None] & left, other=0.0)  # [BN, BK]
+        a = tl.load(a_at + start, mask=left, other=0.0)  # [BM, BK]
+        b = tl.load(b_at + start, mask=left, other=0.0)  # [BN, BK]
         acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
     return acc
 
