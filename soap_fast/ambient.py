@@ -20,7 +20,7 @@ SETTINGS = (("cuda", "matmul"), ("mkldnn", "matmul"))
 
 @contextmanager
 def neutral(device_types: Iterable[str]) -> Iterator[None]:
-    """Full float32 products, no autocast on these devices, no gradients, tensors made on the CPU."""
+    """Full float32 products, no autocast on these devices, no gradients; new tensors: CPU."""
     with ExitStack() as stack:
         for device_type in device_types:
             if torch.is_autocast_enabled(device_type):

@@ -22,7 +22,7 @@ SIZE = tl.constexpr(SCALARS["size"])
 DECAY = tl.constexpr(SCALARS["decay"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def apply(
     tiles,  # [n, 3] int32: task, first position, width of the fold's tile
     tasks,  # [m, COLUMNS] int64

@@ -31,7 +31,7 @@ SIZE = tl.constexpr(SCALARS["size"])
 DECAY = tl.constexpr(SCALARS["decay"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tensors"])
 def clock(
     tensors,  # [n, COLUMNS] int64
     options,  # [groups, OPTION_COLUMNS] float64

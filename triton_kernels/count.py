@@ -22,7 +22,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tensors"])
 def count(
     tasks,  # [tensors, COLUMNS] int64, of every tensor
     modes,  # [due, MODE_COLUMNS] int64

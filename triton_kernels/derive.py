@@ -23,7 +23,7 @@ BASIS = tl.constexpr(DERIVE["basis0"])
 COUNT = tl.constexpr(SUB_BASES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def derive(
     tiles,  # [n, 3] int32: task, first row, first column
     tasks,  # [m, COLUMNS] int64

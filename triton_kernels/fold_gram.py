@@ -29,7 +29,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tasks"])
 def fold_gram(
     tasks,  # [n, COLUMNS] int64
     tensors,

@@ -23,7 +23,7 @@ PARTIALS = tl.constexpr(PLANE["partials"])
 FIRST_TILE = tl.constexpr(PLANE["first_tile"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def gather(
     tiles,  # [n, 3] int32: task, first position, width of the fold's tile
     tasks,  # [m, COLUMNS] int64

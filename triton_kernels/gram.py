@@ -33,7 +33,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def gram(
     tiles,  # [n, TILE] int32: task, class, m0, n0, chunks from, to, unit of its part or -1
     tasks,  # [m, COLUMNS] int64
@@ -152,7 +152,7 @@ def _follow(acc, m0, n0, task, options, BM: tl.constexpr, BN: tl.constexpr):
     tl.store(mirror, tl.trans(new), mask=strictly)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def gram_reduce(
     tiles,  # [n, REDUCE_TILE] int32: task, class, m0, n0, unit of the first part, parts
     tasks,  # [m, COLUMNS] int64

@@ -32,7 +32,7 @@ ROWS_64 = tl.constexpr(GROUPED_KIND["rows_64"])
 COLUMNS_64 = tl.constexpr(GROUPED_KIND["columns_64"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_groups", "n_tiles"])
 def grouped_matmul(
     groups,  # [n_groups, COLUMNS] int64
     n_groups,

@@ -19,7 +19,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 SIZE = tl.constexpr(SCALARS["size"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tensors"])
 def norm(tensors, options, scalars, directions, n_tensors, BLOCK: tl.constexpr):
     for index in range(tl.program_id(0), n_tensors, tl.num_programs(0)):
         tensor = tensors + index * COLUMNS

@@ -25,7 +25,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def permute(
     tiles,  # [n, 2] int32: task, first element
     tasks,  # [m, COLUMNS] int64

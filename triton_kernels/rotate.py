@@ -46,7 +46,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tiles"])
 def rotate(
     tiles,  # [n, 4] int32: task, class, first row of a, first position of b
     tasks,  # [m, COLUMNS] int64
