@@ -1,0 +1,212 @@
+"""The extension's step on the CPU against plain torch: shapes, strides, options, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from streams import needs_native, parameters, set_gradients, snapshot, train
+from test_plan import plan_options, shapes
+
+from soap_fast import SOAP
+from soap_fast.call import UNSCALED
+from soap_fast.cpu_step import CpuStep, serves
+
+pytestmark = needs_native
+
+SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), (), (7, 7, 7), (2, 9, 1, 7), (40, 50, 5, 5))
+UNIT = 2**-24
+
+
+def twins(shapes, **options):
+    """The same parameters, state and gradients under eager and under native, after two calls."""
+    pairs = []
+    for backend in ("eager", "native"):
+        params = parameters(shapes)
+        optimizer = SOAP(params, backend="eager", **options)
+        train(optimizer, params, range(2))
+        state = optimizer.state_dict()
+        optimizer = SOAP(params, backend=backend, **options)
+        optimizer.load_state_dict(state)
+        pairs.append((optimizer, params))
+    return pairs
+
+
+def assert_same_step(one, params, other, others) -> None:
+    """To rounding: of products of numbers of either sign, summed in another order."""
+    for index, (p, q) in enumerate(zip(params, others, strict=True)):
+        mine, theirs = one.state[p], other.state[q]
+        tensors = {key: (mine[key], theirs[key]) for key in ("exp_avg", "exp_avg_sq")}
+        factors = zip(mine["GG"], theirs["GG"], strict=True)
+        tensors |= {f"K{m}": pair for m, pair in enumerate(factors)}
+        for key, (a, b) in tensors.items():
+            if a is not None and a.numel():
+                assert (a - b).abs().max() <= 200 * UNIT * a.abs().max(), (index, key)
+        # n = m / sqrt(v) amplifies rounding where v is small: p moves by lr there.
+        assert (p - q).abs().max() <= 1e-4 if p.numel() else True, index
+        assert mine["calls"] == theirs["calls"]
+        assert torch.equal(mine["step"], theirs["step"])
+        for k in theirs["GG"]:
+            assert k is None or torch.equal(k, k.T)
+
+
+@given(
+    shape=shapes,
+    planning=plan_options,
+    normalize=st.booleans(),
+    correct=st.booleans(),
+    beta_s=st.sampled_from([-1.0, 0.0, 0.8]),
+    strided=st.booleans(),
+)
+def test_a_step_is_the_eager_one(shape, planning, normalize, correct, beta_s, strided):
+    options = {
+        "max_precond_dim": planning.max_precond_dim,
+        "merge_dims": planning.merge_dims,
+        "precondition_1d": planning.precondition_1d,
+        "data_format": planning.data_format,
+        "normalize_grads": normalize,
+        "correct_bias": correct,
+        "shampoo_beta": beta_s,
+        "weight_decay": 0.1,
+    }
+    (eager, params), (native, others) = twins((shape,), **options)
+    for optimizer, own in ((eager, params), (native, others)):
+        set_gradients(own, 2)
+        if strided and len(shape) > 1:
+            own[0].grad = own[0].grad.movedim(0, -1).contiguous().movedim(-1, 0)
+            own[0].data = own[0].data.movedim(-1, 0).contiguous().movedim(0, -1)
+        optimizer.step()
+    assert_same_step(eager, params, native, others)
+
+
+def test_many_tensors_at_once_and_again():
+    (eager, params), (native, others) = twins(SHAPES)
+    for call in range(2, 5):
+        train(eager, params, [call])
+        train(native, others, [call])
+    assert_same_step(eager, params, native, others)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_two_runs_end_in_the_same_bits(threads):
+    before = torch.get_num_threads()
+    ends = []
+    try:
+        torch.set_num_threads(threads)
+        for _ in range(2):
+            params = parameters(SHAPES)
+            optimizer = SOAP(params, backend="native", precondition_frequency=2)
+            train(optimizer, params, range(5))
+            ends.append([p.detach().clone() for p in params])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_step_has_the_same_bits_on_any_number_of_threads():
+    before = torch.get_num_threads()
+    params = parameters(SHAPES)
+    begun = SOAP(params, backend="native")
+    train(begun, params, range(2))
+    ends = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            own = [torch.nn.Parameter(p.detach().clone()) for p in params]
+            optimizer = SOAP(own, backend="native")
+            optimizer.load_state_dict(begun.state_dict())
+            # Without the last, which is more than a thread's share and goes by the BLAS's threads.
+            train(optimizer, own[:-1], [2])
+            ends.append([p.detach().clone() for p in own[:-1]])
+    finally:
+        torch.set_num_threads(before)
+    for end in ends[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(ends[0], end, strict=True))
+
+
+def test_a_tensor_larger_than_a_threads_share_is_stepped_by_all():
+    (eager, params), (native, others) = twins(((96, 64, 3, 3), (5,)))
+    train(eager, params, [2])
+    train(native, others, [2])
+    assert_same_step(eager, params, native, others)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_what_is_not_finite_leaves_its_tensor_untouched_to_the_bit(poison):
+    params = parameters(SHAPES)
+    optimizer = SOAP(params, backend="native")
+    train(optimizer, params, range(3))
+    values, state = snapshot(optimizer, params)
+    set_gradients(params, 3)
+    params[1].grad.view(-1)[5] = poison
+    optimizer.step()
+    entry, old = optimizer.state[params[1]], state["state"][1]
+    assert torch.equal(params[1], values[1])
+    assert int(entry["skipped"]) == 1
+    assert torch.equal(entry["step"], old["step"])
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(entry[key], old[key])
+    for k, kept in zip(entry["GG"], old["GG"], strict=True):
+        assert k is None or torch.equal(k, kept)
+    assert not torch.equal(params[0], values[0])
+
+
+def test_eps_zero_and_zero_gradients_make_no_nan():
+    params = parameters(SHAPES)
+    optimizer = SOAP(params, backend="native", eps=0.0)
+    train(optimizer, params, [0])
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    assert all(bool(p.isfinite().all()) for p in params)
+
+
+def test_moments_move_once_and_then_stay_where_they_are():
+    params = parameters(SHAPES)
+    optimizer = SOAP(params, backend="native")
+    train(optimizer, params, range(2))
+    addresses = [optimizer.state[p]["exp_avg"].data_ptr() for p in params]
+    train(optimizer, params, range(2, 4))
+    assert addresses == [optimizer.state[p]["exp_avg"].data_ptr() for p in params]
+
+
+def test_what_has_moved_is_followed():
+    params = parameters(((6, 4, 3, 3), (5,)))
+    optimizer = SOAP(params, backend="native")
+    train(optimizer, params, range(3))
+    left_behind = params[0].data
+    kept = left_behind.clone()
+    params[0].data = left_behind.clone()
+    optimizer.state[params[0]]["exp_avg"] = optimizer.state[params[0]]["exp_avg"].clone()
+    params[1].grad = None
+    params[0].grad = torch.randn_like(params[0])
+    optimizer.step()
+    assert torch.equal(left_behind, kept)
+    assert not torch.equal(params[0].data, kept)
+    assert [optimizer.state[p]["calls"] for p in params] == [4, 3]
+
+
+def test_other_dtypes_are_left_to_plain_torch():
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        params = parameters(((6, 4), (5,)), dtype=dtype)
+        optimizer = SOAP(params, backend="native")
+        train(optimizer, params, range(3))
+        calls = list(optimizer._calls(UNSCALED))
+        assert not any(serves(call) for call in calls)
+        assert all(bool(p.isfinite().all()) for p in params)
+
+
+def test_tables_that_do_not_fit_are_refused():
+    step = CpuStep()
+    assert step([]) == []
+    arguments = [
+        torch.zeros(1, 15, dtype=torch.int64),
+        torch.zeros(1, 10, dtype=torch.float64),
+        torch.zeros(0, 3, dtype=torch.int64),
+        torch.zeros(0, 2, dtype=torch.int64),
+        torch.zeros(1, 8),
+        torch.zeros(1, dtype=torch.bool),
+    ]
+    with pytest.raises(RuntimeError, match="tensors is not a contiguous table of 16 columns"):
+        torch.ops.soap_fast.step_(*arguments)
