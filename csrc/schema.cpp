@@ -18,6 +18,7 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
       "refresh_by_cholesky_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, "
       "Tensor[] allowed, float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, "
       "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to) -> ()");
+  library.def("carry_(Tensor tensors, Tensor modes, Tensor(a!) workspace) -> ()");
   library.def("has_step() -> bool");
   library.def("refresh_launches(Tensor[] factors, Tensor[] selections) -> int");
   library.def(
@@ -32,6 +33,7 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CPU, library) {
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_cpu));
   library.impl("refresh_by_cholesky_", TORCH_BOX(&soap_fast::refresh_by_cholesky_cpu));
   library.impl("step_", TORCH_BOX(&soap_fast::step_cpu));
+  library.impl("carry_", TORCH_BOX(&soap_fast::carry_cpu));
 }
 
 #ifdef SOAP_FAST_WITH_CUDA

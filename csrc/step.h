@@ -5,8 +5,11 @@
 
 namespace soap_fast {
 
-// One row of `tensors` [n, .] int64: a tensor of the step. Addresses are of float32 but
-// `skipped`'s.
+// Of gradients and parameters; state is float32.
+enum class StepDtype : int64_t { kFloat, kBFloat16, kHalf };
+
+// One row of `tensors` [n, .] int64: a tensor of the step. Addresses are of float32 where nothing
+// else is said.
 //
 // Its elements lie as a plane [fold, batch, d_1 .. d_k]: the folded modes joined, those without a
 // factor joined, then the modes that products rotate.
@@ -18,6 +21,7 @@ struct StepTensor {
   int64_t first_mode;                              // row of `modes`: the folded ones, the others
   int64_t first_walk;                              // row of `walks`, see step_elements.h
   int64_t grad_rows, grad_fold, param_rows, param_fold;  // axes of each, in this order
+  int64_t grad_dtype, param_dtype;                       // see StepDtype
 };
 
 // One row of `modes` [., 3] int64.
@@ -35,6 +39,26 @@ struct StepOptions {
   double lr, beta1, beta2, beta_s, eps, weight_decay, correct_bias, normalize, inverse_scale,
       found_inf;
 };
+
+// One row of `tensors` [n, .] int64 of carry_: moments, a plane as in a step.
+struct CarryTensor {
+  int64_t exp_avg, exp_avg_sq;      // addresses
+  int64_t taken;                    // address of bool: whether the tensor took its step
+  int64_t refreshes, off_diagonal;  // addresses of [3] int64 and of [modes] float32
+  int64_t fold, batch, folded, products, first_mode;
+};
+
+// One row of its `modes` [., 6] int64: what a refresh made of a basis.
+struct CarryMode {
+  int64_t size, number;    // number of the mode in off_diagonal
+  int64_t carry, order;    // addresses of [d, d] float32 and [d] int64; 0 where none was due
+  int64_t outcome, share;  // addresses of int64, an Outcome, and of float32
+};
+
+// Of tensors that took their step: outcomes are counted, shares kept, and where a basis was
+// refreshed moments follow, exp_avg = Cᵀ exp_avg along every mode, exp_avg_sq permuted. `workspace`
+// as that of step_.
+void carry_cpu(Tensor tensors, Tensor modes, Tensor workspace);
 
 // Args:
 //   tensors, options, modes, walks: rows of these structs.

@@ -3,28 +3,16 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <atomic>
 #include <numeric>
 
 #include "dense.h"
-#include "serial_lapack.h"
+#include "step_share.h"
 #include "step_tensor.h"
 
 namespace soap_fast {
 namespace {
 
 using torch::headeronly::ScalarType;
-
-// Rows of a table, whose columns are the members of a struct.
-template <typename Row, typename Element>
-const Row* rows_of(const Tensor& table, const char* name, ScalarType dtype) {
-  static_assert(sizeof(Row) % sizeof(Element) == 0, "a struct of nothing else");
-  const int64_t columns = sizeof(Row) / sizeof(Element);
-  check(table.dim() == 2 && table.size(1) == columns && table.scalar_type() == dtype &&
-            table.is_contiguous(),
-        "step_: ", name, " is not a contiguous table of ", columns, " columns of its dtype");
-  return reinterpret_cast<const Row*>(table.const_data_ptr<Element>());
-}
 
 }  // namespace
 
@@ -33,10 +21,10 @@ bool has_step() { return has_gemm(); }
 void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor workspace,
               Tensor taken) {
   check(has_step(), "step_: torch's BLAS cannot be called directly here");
-  const auto* tensor = rows_of<StepTensor, int64_t>(tensors, "tensors", ScalarType::Long);
-  const auto* option = rows_of<StepOptions, double>(options, "options", ScalarType::Double);
-  const auto* mode = rows_of<StepMode, int64_t>(modes, "modes", ScalarType::Long);
-  const auto* walk = rows_of<StepAxis, int64_t>(walks, "walks", ScalarType::Long);
+  const auto* tensor = rows_of<StepTensor, int64_t>(tensors, "step_: tensors", ScalarType::Long);
+  const auto* option = rows_of<StepOptions, double>(options, "step_: options", ScalarType::Double);
+  const auto* mode = rows_of<StepMode, int64_t>(modes, "step_: modes", ScalarType::Long);
+  const auto* walk = rows_of<StepAxis, int64_t>(walks, "step_: walks", ScalarType::Long);
   const int64_t n = tensors.size(0);
   check(options.size(0) == n && taken.size(0) == n && taken.scalar_type() == ScalarType::Bool,
         "step_: options and taken need a row for each of ", n, " tensors");
@@ -64,13 +52,7 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
     left -= flops[order[first]];
     run(order[first], 0);
   }
-  std::atomic<int64_t> next{first}, workers{0};
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    const SerialLapack serial;
-    const int64_t thread = workers++;
-    if (thread >= threads) return;
-    for (int64_t i = next++; i < n; i = next++) run(order[i], thread);
-  });
+  share_out(order, first, threads, run);
 }
 
 }  // namespace soap_fast

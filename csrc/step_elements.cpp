@@ -1,5 +1,8 @@
 #include "step_elements.h"
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>  // defines __GLIBC__
@@ -54,8 +57,9 @@ struct Sum {
   }
 };
 
-SOAP_FAST_CLONES double gather_clones(const float* source, const Strided& strided, int64_t fold,
-                                      int64_t rows, float scale, float* plane) {
+template <typename S>
+SOAP_FAST_INLINE double gather(const S* source, const Strided& strided, int64_t fold, int64_t rows,
+                               float scale, float* plane) {
   int64_t along_fold[kFold], at[kBlock];
   offsets(strided.fold, strided.fold_axes, 0, fold, along_fold);
   const bool straight = contiguous(strided, rows);
@@ -64,12 +68,12 @@ SOAP_FAST_CLONES double gather_clones(const float* source, const Strided& stride
     const int64_t count = std::min(kBlock, rows - first);
     if (!straight) offsets(strided.rows, strided.row_axes, first, count, at);
     for (int64_t k = 0; k < fold; ++k) {
-      const float* from = source + along_fold[k];
+      const S* from = source + along_fold[k];
       float* to = plane + k * rows + first;
       if (straight) {
-        for (int64_t i = 0; i < count; ++i) to[i] = scale * from[first + i];
+        for (int64_t i = 0; i < count; ++i) to[i] = scale * static_cast<float>(from[first + i]);
       } else {
-        for (int64_t i = 0; i < count; ++i) to[i] = scale * from[at[i]];
+        for (int64_t i = 0; i < count; ++i) to[i] = scale * static_cast<float>(from[at[i]]);
       }
       sum.add(to, count);
     }
@@ -78,8 +82,9 @@ SOAP_FAST_CLONES double gather_clones(const float* source, const Strided& stride
   return sum.total;
 }
 
-SOAP_FAST_CLONES void apply_clones(const float* plane, const Strided& strided, int64_t fold,
-                                   int64_t rows, float size, float decay, float* target) {
+template <typename S>
+SOAP_FAST_INLINE void apply(const float* plane, const Strided& strided, int64_t fold, int64_t rows,
+                            float size, float decay, S* target) {
   int64_t along_fold[kFold], at[kBlock];
   offsets(strided.fold, strided.fold_axes, 0, fold, along_fold);
   const bool straight = contiguous(strided, rows);
@@ -88,14 +93,24 @@ SOAP_FAST_CLONES void apply_clones(const float* plane, const Strided& strided, i
     if (!straight) offsets(strided.rows, strided.row_axes, first, count, at);
     for (int64_t k = 0; k < fold; ++k) {
       const float* from = plane + k * rows + first;
-      float* to = target + along_fold[k];
+      S* to = target + along_fold[k];
       for (int64_t i = 0; i < count; ++i) {
-        float& p = to[straight ? first + i : at[i]];
-        const float moved = p - size * from[i];
-        p = moved - decay * moved;
+        S& p = to[straight ? first + i : at[i]];
+        const float moved = static_cast<float>(p) - size * from[i];
+        p = static_cast<S>(moved - decay * moved);
       }
     }
   }
+}
+
+SOAP_FAST_CLONES double gather_floats(const float* source, const Strided& strided, int64_t fold,
+                                      int64_t rows, float scale, float* plane) {
+  return gather(source, strided, fold, rows, scale, plane);
+}
+
+SOAP_FAST_CLONES void apply_floats(const float* plane, const Strided& strided, int64_t fold,
+                                   int64_t rows, float size, float decay, float* target) {
+  apply(plane, strided, fold, rows, size, decay, target);
 }
 
 SOAP_FAST_CLONES double adam_clones(int64_t n, float beta1, float left1, float beta2, float left2,
@@ -120,14 +135,32 @@ SOAP_FAST_CLONES double adam_clones(int64_t n, float beta1, float left1, float b
 
 }  // namespace
 
-double gather_plane(const float* source, const Strided& strided, int64_t fold, int64_t rows,
-                    float scale, float* plane) {
-  return gather_clones(source, strided, fold, rows, scale, plane);
+double gather_plane(StepDtype dtype, int64_t source, const Strided& strided, int64_t fold,
+                    int64_t rows, float scale, float* plane) {
+  switch (dtype) {
+    case StepDtype::kBFloat16:
+      return gather(reinterpret_cast<const c10::BFloat16*>(source), strided, fold, rows, scale,
+                    plane);
+    case StepDtype::kHalf:
+      return gather(reinterpret_cast<const c10::Half*>(source), strided, fold, rows, scale, plane);
+    case StepDtype::kFloat:
+      break;
+  }
+  return gather_floats(reinterpret_cast<const float*>(source), strided, fold, rows, scale, plane);
 }
 
 void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64_t rows, float size,
-                 float decay, float* target) {
-  apply_clones(plane, strided, fold, rows, size, decay, target);
+                 float decay, StepDtype dtype, int64_t target) {
+  switch (dtype) {
+    case StepDtype::kBFloat16:
+      return apply(plane, strided, fold, rows, size, decay,
+                   reinterpret_cast<c10::BFloat16*>(target));
+    case StepDtype::kHalf:
+      return apply(plane, strided, fold, rows, size, decay, reinterpret_cast<c10::Half*>(target));
+    case StepDtype::kFloat:
+      break;
+  }
+  apply_floats(plane, strided, fold, rows, size, decay, reinterpret_cast<float*>(target));
 }
 
 double adam(int64_t n, double beta1, double beta2, float eps, float* exp_avg, float* exp_avg_sq,

@@ -11,13 +11,13 @@ struct Strided {
   int64_t row_axes, fold_axes;
 };
 
-// plane [fold, rows] = scale · source. Returns the sum of its squares.
-double gather_plane(const float* source, const Strided& strided, int64_t fold, int64_t rows,
-                    float scale, float* plane);
+// plane [fold, rows] = scale · source, which lies at an address. Returns the sum of its squares.
+double gather_plane(StepDtype dtype, int64_t source, const Strided& strided, int64_t fold,
+                    int64_t rows, float scale, float* plane);
 
-// target -= size · plane, then target -= decay · target.
+// target -= size · plane, then target -= decay · target, at an address; rounded once.
 void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64_t rows, float size,
-                 float decay, float* target);
+                 float decay, StepDtype dtype, int64_t target);
 
 // m = beta1 m + (1 - beta1) g ; v = beta2 v + (1 - beta2) g² ; g = m / (sqrt(v) + eps), 0 where
 // both are 0. Returns the sum of the squares of the new g.

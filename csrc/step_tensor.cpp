@@ -2,45 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "dense.h"
 #include "step_elements.h"
+#include "step_modes.h"
 
 namespace soap_fast {
 namespace {
-
-template <typename T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// A product's mode in a plane [before, d, after].
-struct Axis {
-  int64_t before, d, after;
-};
-
-// Of products number 0 .. products - 1.
-Axis axis_of(const StepTensor& t, const StepMode* products, int64_t number) {
-  Axis axis{t.fold * t.batch, products[number].size, 1};
-  for (int64_t i = 0; i < number; ++i) axis.before *= products[i].size;
-  for (int64_t i = number + 1; i < t.products; ++i) axis.after *= products[i].size;
-  return axis;
-}
-
-// out = Qᵀ x along an axis, Q x where `back`.
-void rotate(const Axis& axis, const float* q, bool back, const float* x, float* out) {
-  const int64_t d = axis.d;
-  if (axis.after == 1) {  // rows of x times Q
-    gemm(false, back, axis.before, d, d, 1, x, d, q, d, 0, out, d);
-    return;
-  }
-  const int64_t step = d * axis.after;
-  for (int64_t b = 0; b < axis.before; ++b) {
-    gemm(!back, false, d, axis.after, d, 1, q, d, x + b * step, axis.after, 0, out + b * step,
-         axis.after);
-  }
-}
 
 // Rows of a Gram matrix that one product computes, with all columns up to its diagonal block: four
 // bands compute 5/8 of the square where 1/2 is needed, and of 8 each product would be too thin.
@@ -69,22 +37,6 @@ void follow(const Axis& axis, const float* x, double beta_s, float* k) {
   }
 }
 
-// Kronecker product of the folded modes' bases [fold, fold].
-void join(const StepMode* folded, int64_t count, int64_t fold, float* joint) {
-  std::fill_n(joint, fold * fold, 1.0f);
-  int64_t inner = fold;
-  for (int64_t m = 0; m < count; ++m) {
-    const int64_t d = folded[m].size;
-    const float* q = at<const float>(folded[m].basis);
-    inner /= d;
-    for (int64_t i = 0; i < fold; ++i) {
-      for (int64_t j = 0; j < fold; ++j) {
-        joint[i * fold + j] *= q[i / inner % d * d + j / inner % d];
-      }
-    }
-  }
-}
-
 // Factors of the folded modes: partial traces of the joint Gram matrix [fold, fold].
 void follow_folded(const StepMode* folded, int64_t count, int64_t fold, const float* joint,
                    double beta_s) {
@@ -109,11 +61,6 @@ void follow_folded(const StepMode* folded, int64_t count, int64_t fold, const fl
   }
 }
 
-struct Planes {
-  float *now, *other;
-  void swap() { std::swap(now, other); }
-};
-
 }  // namespace
 
 int64_t step_flops(const StepTensor& tensor, const StepMode* modes) {
@@ -130,7 +77,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
                  const StepAxis* walks, float* workspace) {
   const StepMode* folded = modes + tensor.first_mode;
   const StepMode* products = folded + tensor.folded;
-  const int64_t fold = tensor.fold;
+  const int64_t fold = tensor.fold, before = fold * tensor.batch;
   int64_t rows = tensor.batch;
   for (int64_t i = 0; i < tensor.products; ++i) rows *= products[i].size;
   const int64_t numel = fold * rows, padded = (numel + 15) / 16 * 16;
@@ -143,7 +90,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   axes += tensor.grad_rows + tensor.grad_fold;
   const Strided param{axes, axes + tensor.param_rows, tensor.param_rows, tensor.param_fold};
 
-  const double squares = gather_plane(at<const float>(tensor.grad), grad, fold, rows,
+  const double squares = gather_plane(StepDtype(tensor.grad_dtype), tensor.grad, grad, fold, rows,
                                       static_cast<float>(options.inverse_scale), planes.now);
   const bool finite = std::isfinite(static_cast<float>(squares));
   if (!finite || options.found_inf != 0) {
@@ -154,7 +101,8 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
 
   // Factors, by the gradient as it is.
   for (int64_t i = 0; i < tensor.products; ++i) {
-    follow(axis_of(tensor, products, i), planes.now, options.beta_s, at<float>(products[i].factor));
+    follow(axis_of(before, products, tensor.products, i), planes.now, options.beta_s,
+           at<float>(products[i].factor));
   }
   if (fold > 1) {
     gemm(false, true, fold, fold, rows, 1, planes.now, rows, planes.now, rows, 0, joint, fold);
@@ -165,8 +113,8 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   }
   const auto rotate_all = [&](bool back) {
     for (int64_t i = tensor.products; i-- > 0;) {
-      rotate(axis_of(tensor, products, i), at<const float>(products[i].basis), back, planes.now,
-             planes.other);
+      rotate(axis_of(before, products, tensor.products, i), at<const float>(products[i].basis),
+             back, planes.now, planes.other);
       planes.swap();
     }
   };
@@ -188,7 +136,8 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   }
   if (options.normalize != 0) size /= 1e-30 + std::sqrt(direction / numel);
   apply_plane(planes.now, param, fold, rows, static_cast<float>(size),
-              static_cast<float>(options.lr * options.weight_decay), at<float>(tensor.param));
+              static_cast<float>(options.lr * options.weight_decay), StepDtype(tensor.param_dtype),
+              tensor.param);
   return true;
 }
 

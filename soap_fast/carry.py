@@ -15,6 +15,8 @@ from soap_fast.refresh import FAILED, KEPT, REFRESHED, Refreshed
 from soap_fast.update import commit
 
 RefreshOp = Callable[..., Refreshed]
+Changes = dict[int, dict[int, "ModeChange"]]  # by index of the call and by mode
+CarryOp = Callable[[Sequence[TensorCall], Sequence[Tensor], Changes], Iterator[int]]
 
 
 @dataclass
@@ -43,8 +45,20 @@ class ModeChange:
     off_diagonal: torch.Tensor  # []
 
 
+def carry_each(
+    calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
+) -> Iterator[int]:
+    """Carry the moments of each tensor over and count its outcomes; yields the index of each."""
+    for index, call in enumerate(calls):
+        _carry(call, taken[index], changes[index])
+        yield index
+
+
 def refresh_tensors(
-    calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], op: RefreshOp
+    calls: Sequence[TensorCall],
+    taken: Sequence[torch.Tensor],
+    op: RefreshOp,
+    carry: CarryOp = carry_each,
 ) -> None:
     """Refresh the factors of these tensors that are due, and carry exp_avg and exp_avg_sq along.
 
@@ -55,13 +69,14 @@ def refresh_tensors(
         calls: tensors with factors due, K already updated by this call's gradient.
         taken: [] bool per call, whether its step was taken; where not, nothing changes.
         op: `refresh_eager` or another that computes the same.
+        carry: `carry_each` or another that does the same.
     """
     by_tolerance: dict[float, list[int]] = {}
     for index, call in enumerate(calls):
         by_tolerance.setdefault(call.options.refresh_tolerance, []).append(index)
     for tolerance, indices in by_tolerance.items():
         chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
-        _refresh_together(chosen, flags, batches(chosen), op, tolerance)
+        _refresh_together(chosen, flags, batches(chosen), op, carry, tolerance)
 
 
 def _refresh_together(
@@ -69,16 +84,14 @@ def _refresh_together(
     taken: Sequence[torch.Tensor],
     due: Sequence[Batch],
     op: RefreshOp,
+    carry: CarryOp,
     tolerance: float,
 ) -> None:
     selections = [batch.selection() for batch in due]
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
     with old_bases_on_error(due, selections) as carried:
         results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
-        changes = _by_call(due, results)
-        for index, call in enumerate(calls):
-            _carry(call, taken[index], changes[index])
-            carried.add(index)
+        carried.update(carry(calls, taken, _by_call(due, results)))
 
 
 @contextmanager
@@ -135,9 +148,9 @@ def _stack_of(view: torch.Tensor) -> tuple[torch.Tensor, int]:
     return view.as_strided((n, d, d), (d * d, d, 1), 0), slot
 
 
-def _by_call(due: Sequence[Batch], results: Refreshed) -> dict[int, dict[int, ModeChange]]:
+def _by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
     """The results by call and mode."""
-    changes: dict[int, dict[int, ModeChange]] = {}
+    changes: Changes = {}
     for batch, columns in zip(due, zip(*results, strict=True), strict=True):
         for position, (index, mode) in enumerate(batch.owners):
             parts = (column[position] for column in columns)

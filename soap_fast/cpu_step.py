@@ -1,36 +1,36 @@
-"""One step of all float32 tensors on the CPU, by operator `step_` of the extension.
+"""Steps of tensors with float32 state on the CPU, by operators `step_` and `carry_`.
 
-What it computes is `soap_fast/update.py`. Each tensor goes whole through one thread: its planes
-stay in the cache, and threads need not wait for each other. csrc/step.h names what the tables hold.
+What they compute is `soap_fast/update.py` and, after a refresh, `soap_fast/carry.py`. Each tensor
+goes whole through one thread: its planes stay in the cache, and threads need not wait for each
+other. csrc/step.h names what the tables hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
 
 from soap_fast import extension
 from soap_fast.call import TensorCall
+from soap_fast.carry import ModeChange
 from soap_fast.fused.layout import Layout, axes_of, layout_of
-from soap_fast.fused.memory import adopt_moments, state_addresses
+from soap_fast.fused.memory import adopt_moments, state_addresses, straighten_bases
 from soap_fast.plan import JOINT
 
 __all__ = ["CpuStep", "serves"]
 
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # StepDtype
 ALIGNMENT = 16  # elements, see csrc/step_tensor.h
 
 
 def serves(call: TensorCall) -> bool:
-    """Whether the operator steps a tensor: float32 on the CPU, with something in it."""
+    """Whether the operator steps a tensor: on the CPU, of float32 state, with something in it."""
     param, grad = call.param, call.grad
-    return (
-        param.device.type == "cpu"
-        and param.dtype == grad.dtype == torch.float32
-        and param.numel() > 0
-        and _has_step()
-    )
+    served = param.dtype in DTYPES and grad.dtype in DTYPES
+    return served and param.device.type == "cpu" and param.numel() > 0 and _has_step()
 
 
 def _has_step() -> bool:
@@ -71,10 +71,32 @@ class CpuStep:
             call.state["calls"] += 1
         return list(taken.unbind())
 
+    def carry(
+        self,
+        calls: Sequence[TensorCall],
+        taken: Sequence[torch.Tensor],
+        changes: Sequence[Mapping[int, ModeChange]],
+    ) -> None:
+        """As `carry_each` of soap_fast/carry.py: moments follow their bases, outcomes are counted.
+
+        All calls are served and have just taken their step, or left it out.
+        """
+        if not calls:
+            return
+        modes: list[list[int]] = []
+        tensors = [
+            _carried(call, flag, change, modes)
+            for call, flag, change in zip(calls, taken, changes, strict=True)
+        ]
+        self._reserve(max(call.param.numel() for call in calls))
+        tables = (torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in (tensors, modes))
+        torch.ops.soap_fast.carry_(*tables, self._workspace)
+
     def _follow(self, call: TensorCall) -> bool:
         """Whether anything of a tensor lies elsewhere than at the last step."""
         layout = layout_of(call.plan)
         adopt_moments([layout], [call.state], call.param.device)
+        straighten_bases([call.state])
         param, grad = call.param, call.grad
         found = (
             *state_addresses(call),
@@ -82,6 +104,8 @@ class CpuStep:
             grad.data_ptr(),
             param.stride(),
             grad.stride(),
+            param.dtype,
+            grad.dtype,
         )
         if self._known.get(id(param)) == found:
             return False
@@ -115,8 +139,7 @@ class _Rows:
 
     def __init__(self, call: TensorCall, layout: Layout) -> None:
         state = call.state
-        folded = layout.folded.modes if layout.folded else ()
-        products = tuple(mode for group in layout.products for mode in group.modes)
+        folded, products = _mode_numbers(layout)
         self.modes = [
             [call.plan.modes[mode], state["Q"][mode].data_ptr(), state["GG"][mode].data_ptr()]
             for mode in (*folded, *products)
@@ -127,15 +150,46 @@ class _Rows:
         )
         self.walks = [list(axis) for one in axes for axis in one]
         tensors = (call.param, call.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
-        batch = 1
-        for group in layout.plain:
-            batch *= group.size
         self.before = [tensor.data_ptr() for tensor in (*tensors, state["skipped"])]
-        self.before += [layout.fold, batch, len(folded), len(products)]
+        self.before += [layout.fold, _batch(layout), len(folded), len(products)]
         self.after = [len(one) for one in axes]
+        self.after += [DTYPES[call.grad.dtype], DTYPES[call.param.dtype]]
 
     def tensor(self, first_mode: int, first_walk: int) -> list[int]:
         return [*self.before, first_mode, first_walk, *self.after]
+
+
+def _carried(
+    call: TensorCall,
+    taken: torch.Tensor,
+    changes: Mapping[int, ModeChange],
+    modes: list[list[int]],
+) -> list[int]:
+    """A tensor's row of the carry's table; those of its modes are added to theirs."""
+    layout, state = layout_of(call.plan), call.state
+    folded, products = _mode_numbers(layout)
+    first = len(modes)
+    for mode in (*folded, *products):
+        change = changes.get(mode)
+        results = [0, 0, 0, 0]
+        if change is not None:
+            found = (change.carry, change.order, change.outcome, change.off_diagonal)
+            results = [result.data_ptr() for result in found]
+        modes.append([call.plan.modes[mode], mode, *results])
+    names = ("exp_avg", "exp_avg_sq")
+    tensors = (*(state[name] for name in names), taken, state["refreshes"], state["off_diagonal"])
+    addresses = (tensor.data_ptr() for tensor in tensors)
+    return [*addresses, layout.fold, _batch(layout), len(folded), len(products), first]
+
+
+def _mode_numbers(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The folded modes, and those that products rotate."""
+    folded = layout.folded.modes if layout.folded else ()
+    return folded, tuple(mode for group in layout.products for mode in group.modes)
+
+
+def _batch(layout: Layout) -> int:
+    return prod(group.size for group in layout.plain)
 
 
 def _options(call: TensorCall) -> list[float]:

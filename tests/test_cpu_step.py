@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import needs_native, parameters, set_gradients, snapshot, train
+from streams import (
+    assert_same_bits,
+    needs_native,
+    parameters,
+    set_gradients,
+    snapshot,
+    train,
+)
 from test_plan import plan_options, shapes
 
 from soap_fast import SOAP
@@ -19,11 +26,11 @@ SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), (), (7, 7, 7), (2, 9, 1, 7), (4
 UNIT = 2**-24
 
 
-def twins(shapes, **options):
+def twins(shapes, dtype=torch.float32, **options):
     """The same parameters, state and gradients under eager and under native, after two calls."""
     pairs = []
     for backend in ("eager", "native"):
-        params = parameters(shapes)
+        params = parameters(shapes, dtype=dtype)
         optimizer = SOAP(params, backend="eager", **options)
         train(optimizer, params, range(2))
         state = optimizer.state_dict()
@@ -187,26 +194,70 @@ def test_what_has_moved_is_followed():
     assert [optimizer.state[p]["calls"] for p in params] == [4, 3]
 
 
-def test_other_dtypes_are_left_to_plain_torch():
-    for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        params = parameters(((6, 4), (5,)), dtype=dtype)
-        optimizer = SOAP(params, backend="native")
-        train(optimizer, params, range(3))
-        calls = list(optimizer._calls(UNSCALED))
-        assert not any(serves(call) for call in calls)
-        assert all(bool(p.isfinite().all()) for p in params)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_dtypes_are_read_and_rounded_as_by_plain_torch(dtype):
+    (eager, params), (native, others) = twins(((6, 4, 3, 3), (5,), (9, 7)), dtype=dtype)
+    for optimizer, own in ((eager, params), (native, others)):
+        set_gradients(own, 2)
+        optimizer.step()
+    assert all(serves(call) for call in native._calls(UNSCALED))
+    for one, other in zip(params, others, strict=True):
+        # Before rounding they agree to float32's rounding: at most one unit of the small dtype.
+        assert ((one - other).abs() <= torch.finfo(dtype).eps * one.abs()).all()
+        assert (one == other).float().mean() > 0.98
+
+
+def test_float64_is_left_to_plain_torch():
+    params = parameters(((6, 4), (5,)), dtype=torch.float64)
+    optimizer = SOAP(params, backend="native")
+    train(optimizer, params, range(3))
+    assert not any(serves(call) for call in optimizer._calls(UNSCALED))
+    assert all(bool(p.isfinite().all()) for p in params)
+
+
+def test_a_failure_before_moments_are_carried_gives_all_bases_back(monkeypatch):
+    params = parameters(((8, 8), (8, 5)))
+    optimizer = SOAP(params, precondition_frequency=4, backend="native")
+    train(optimizer, params, range(4))
+    before = snapshot(optimizer, params)[1]["state"]
+
+    def breaks(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(CpuStep, "carry", breaks)
+    set_gradients(params, 4)
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    monkeypatch.undo()
+    after = snapshot(optimizer, params)[1]["state"]
+    for index in range(2):
+        assert_same_bits(after[index]["Q"], before[index]["Q"])
+        assert torch.equal(after[index]["refreshes"], before[index]["refreshes"])
+    train(optimizer, params, range(5, 10))
+
+
+def test_a_transposed_basis_of_the_users_is_read_as_it_is():
+    params, others = parameters(((8, 8),)), parameters(((8, 8),))
+    one, other = SOAP(params, backend="native"), SOAP(others, backend="native")
+    train(one, params, range(2))
+    train(other, others, range(2))
+    one.state[params[0]]["Q"][0] = one.state[params[0]]["Q"][0].T  # the same memory
+    other.state[others[0]]["Q"][0] = other.state[others[0]]["Q"][0].T.contiguous()
+    train(one, params, [2])
+    train(other, others, [2])
+    assert torch.equal(params[0], others[0])
 
 
 def test_tables_that_do_not_fit_are_refused():
     step = CpuStep()
     assert step([]) == []
     arguments = [
-        torch.zeros(1, 15, dtype=torch.int64),
+        torch.zeros(1, 17, dtype=torch.int64),
         torch.zeros(1, 10, dtype=torch.float64),
         torch.zeros(0, 3, dtype=torch.int64),
         torch.zeros(0, 2, dtype=torch.int64),
         torch.zeros(1, 8),
         torch.zeros(1, dtype=torch.bool),
     ]
-    with pytest.raises(RuntimeError, match="tensors is not a contiguous table of 16 columns"):
+    with pytest.raises(RuntimeError, match="tensors is not a contiguous table of 18 columns"):
         torch.ops.soap_fast.step_(*arguments)

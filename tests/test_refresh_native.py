@@ -92,8 +92,12 @@ def test_bad_input(case):
 
 @pytest.mark.parametrize("backend", backends())
 def test_a_failure_while_moments_are_carried_gives_the_bases_back(monkeypatch, backend):
-    """The first tensor's moments were carried over, the second's were not."""
-    params = parameters(((8, 8), (8, 5)))
+    """The first tensor's moments were carried over, the second's were not.
+
+    In float64, whose moments every backend carries tensor by tensor; tests/test_cpu_step.py has a
+    failure of the operator that carries all at once.
+    """
+    params = parameters(((8, 8), (8, 5)), dtype=torch.float64)
     optimizer = SOAP(params, precondition_frequency=4, backend=backend)
     train(optimizer, params, range(4))
     before = snapshot(optimizer, params)[1]["state"]

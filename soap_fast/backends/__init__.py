@@ -77,8 +77,8 @@ def _of(name: str, input_precision: Precision) -> Backend:
 def survey() -> list[BackendStatus]:
     """Every backend of this version."""
     native = (
-        "the extension computes steps of float32 tensors, first bases and refreshes on the CPU, the "
-        "last two on CUDA where backend='native' asks for it; the rest as eager"
+        "the extension computes float32 steps, first bases and refreshes on the CPU, the last two "
+        "on CUDA where backend='native' asks for it; the rest as eager"
     )
     unfit = missing_for_triton()
     triton = (

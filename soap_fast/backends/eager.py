@@ -5,7 +5,7 @@ Runs on any device and in float64; needs neither the extension nor Triton.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.capture import is_staggered
-from soap_fast.carry import refresh_tensors
+from soap_fast.carry import Changes, carry_each, refresh_tensors
 from soap_fast.eigh import Pairs, eigh_eager
 from soap_fast.modes import grams
 from soap_fast.refresh import Refreshed, refresh_eager
@@ -99,7 +99,13 @@ class EagerBackend:
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         """Refresh the bases of these tensors that are due, each unless its step was left out."""
-        refresh_tensors(calls, taken, self.refresh_op)
+        refresh_tensors(calls, taken, self.refresh_op, self.carry)
+
+    def carry(
+        self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
+    ) -> Iterator[int]:
+        """Carry moments over to the new bases; yields the index of each call that has been."""
+        return carry_each(calls, taken, changes)
 
     def eigh(self, factors: list[torch.Tensor], selections: list[torch.Tensor]) -> Pairs:
         return eigh_eager(factors, selections)

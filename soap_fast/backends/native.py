@@ -6,7 +6,7 @@ and steps of other dtypes than float32, are computed as `eager` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
 from soap_fast.call import TensorCall
+from soap_fast.carry import Changes, carry_each
 from soap_fast.cpu_step import CpuStep, serves
 from soap_fast.eigh import Pairs, eigh_eager, eigh_native
 from soap_fast.refresh import Refreshed, refresh_eager, refresh_native
@@ -35,6 +36,19 @@ class NativeBackend(EagerBackend):
         ours = iter(self.step([c for c, yes in zip(calls, served, strict=True) if yes]))
         rest = iter(super().update([c for c, yes in zip(calls, served, strict=True) if not yes]))
         return [next(ours if yes else rest) for yes in served]
+
+    def carry(
+        self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
+    ) -> Iterator[int]:
+        ours = [i for i, call in enumerate(calls) if self.device_types != () and serves(call)]
+        rest = [i for i in range(len(calls)) if i not in set(ours)]
+        self.step.carry(
+            [calls[i] for i in ours], [taken[i] for i in ours], [changes[i] for i in ours]
+        )
+        yield from ours
+        others = {place: changes[i] for place, i in enumerate(rest)}
+        for place in carry_each([calls[i] for i in rest], [taken[i] for i in rest], others):
+            yield rest[place]
 
     def refuses(self, param: torch.Tensor) -> str | None:
         kind = param.device.type

@@ -38,6 +38,7 @@ class Memory:
         self, layouts: Sequence[Layout], states: Sequence[dict[str, Any]], device: torch.device
     ) -> None:
         adopt_moments(layouts, states, device)
+        straighten_bases(states)
         self.operands = Operands(layouts, [state["Q"] for state in states])
         folded, total = [], 0
         for layout in layouts:
@@ -93,10 +94,18 @@ def adopt_moments(
     """exp_avg and exp_avg_sq lie in the order of the planes from here on."""
     for layout, state in zip(layouts, states, strict=True):
         for name in ("exp_avg", "exp_avg_sq"):
-            flat = torch.empty(layout.numel, dtype=torch.float32, device=device)
-            view = layout.state_view(flat)
-            if state[name].stride() != view.stride():
-                state[name] = view.copy_(state[name])
+            if state[name].stride() != layout.state_strides:
+                flat = torch.empty(layout.numel, dtype=torch.float32, device=device)
+                state[name] = layout.state_view(flat).copy_(state[name])
+
+
+def straighten_bases(states: Sequence[dict[str, Any]]) -> None:
+    """Bases and factors lie by rows, also those that a user has put there."""
+    for state in states:
+        for matrices in (state["GG"], state["Q"]):
+            for mode, matrix in enumerate(matrices):
+                if matrix is not None and not matrix.is_contiguous():
+                    matrices[mode] = matrix.contiguous()
 
 
 def state_addresses(call: TensorCall) -> tuple[Any, ...]:
@@ -105,4 +114,5 @@ def state_addresses(call: TensorCall) -> tuple[Any, ...]:
     names = ("step", "skipped", "exp_avg", "exp_avg_sq", "refreshes", "off_diagonal")
     matrices = [m for m in (*state["GG"], *state["Q"]) if m is not None]
     tensors = (*(state[name] for name in names), *matrices)
-    return (call.plan, *(tensor.data_ptr() for tensor in tensors))
+    straight = all(matrix.is_contiguous() for matrix in matrices)
+    return (call.plan, straight, *(tensor.data_ptr() for tensor in tensors))
