@@ -102,7 +102,7 @@ def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Confi
     if config.device == "cpu":
         notes.append(
             "On the CPU and on such small layers this shows that soap_fast trains as well as the "
-            "public SOAP; what a step of a larger model costs is measured by `python -m bench step`."
+            "public SOAP; what larger models cost is measured by `python -m bench step`."
         )
     return [f"- {note}" for note in notes]
 
