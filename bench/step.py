@@ -2,6 +2,7 @@
 
 Gradients are normal random numbers, the same for every run. The first call (first bases), calls
 with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period.
+With `--peers` other optimizers take turns with ours on the same gradients; a row each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from tqdm import tqdm
 from bench import shapes
 from bench.arguments import device, positive
 from bench.command import BadInput, add_json_option, check_target, show
+from bench.peers import compare
+from bench.peers.optimizers import PEERS, chosen
 from bench.timing import Times, state_bytes, timed_step
 from soap_fast import SOAP
 
@@ -42,11 +45,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
     )
+    parser.add_argument(
+        "--peers", type=chosen, metavar="NAME,...", help=f"compare with {', '.join(PEERS)}"
+    )
     add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
+    if options.peers:
+        rows = compare.compare(
+            options.shapes,
+            options.peers,
+            options.device,
+            options.backend,
+            options.precondition_frequency,
+            options.periods,
+        )
+        show(rows, compare.COLUMNS, options.json)
+        return 0
     inventory = shapes.load(options.shapes)
     params = inventory.parameters(options.device)
     frequency = options.precondition_frequency
