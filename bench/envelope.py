@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("soap_fast", "torch", "triton", "pytorch_optimizer", "numpy")
+PACKAGES = ("soap_fast", "torch", "triton", "pytorch_optimizer", "heavyball", "numpy")
 
 
 def machine() -> dict[str, Any]:

@@ -2,15 +2,12 @@
 
 Gradients are normal random numbers, the same for every run. The first call (first bases), calls
 with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period.
+With `--peers` other optimizers take turns with ours on the same gradients; a row each.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -18,6 +15,9 @@ from tqdm import tqdm
 from bench import shapes
 from bench.arguments import device, positive
 from bench.command import BadInput, add_json_option, check_target, show
+from bench.peers import compare
+from bench.peers.optimizers import PEERS, chosen
+from bench.timing import Times, state_bytes, timed_step
 from soap_fast import SOAP
 
 COLUMNS = (
@@ -45,11 +45,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
     )
+    parser.add_argument(
+        "--peers", type=chosen, metavar="NAME,...", help=f"compare with {', '.join(PEERS)}"
+    )
     add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
+    if options.peers:
+        rows = compare.compare(
+            options.shapes,
+            options.peers,
+            options.device,
+            options.backend,
+            options.precondition_frequency,
+            options.periods,
+        )
+        show(rows, compare.COLUMNS, options.json)
+        return 0
     inventory = shapes.load(options.shapes)
     params = inventory.parameters(options.device)
     frequency = options.precondition_frequency
@@ -74,26 +88,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass
-class Times:
-    """Milliseconds of every call, by what the call did."""
-
-    first: list[float] = field(default_factory=list)
-    plain: list[float] = field(default_factory=list)
-    refresh: list[float] = field(default_factory=list)
-
-    def summary(self, frequency: int) -> dict[str, float | None]:
-        plain = statistics.median(self.plain) if self.plain else None
-        refresh = statistics.median(self.refresh)
-        mean = refresh if plain is None else (plain * (frequency - 1) + refresh) / frequency
-        return {
-            "first_ms": self.first[0],
-            "plain_ms": plain,
-            "refresh_ms": refresh,
-            "mean_ms": mean,
-        }
-
-
 def measure(
     optimizer: torch.optim.Optimizer,
     params: list[torch.nn.Parameter],
@@ -107,33 +101,5 @@ def measure(
     for call in tqdm(range(calls), desc=inventory.model, unit="call", leave=False):
         inventory.set_gradients(params, seed=1 + call)
         elapsed = timed_step(optimizer, params[0].device)
-        if call == 0:
-            times.first.append(elapsed)
-        elif call % frequency == 0:
-            times.refresh.append(elapsed)
-        else:
-            times.plain.append(elapsed)
+        times.add(elapsed, first=call == 0, refresh=call % frequency == 0)
     return times
-
-
-def timed_step(optimizer: torch.optim.Optimizer, on: torch.device) -> float:
-    """Milliseconds from the call until its work is done on the device."""
-    synchronize = torch.cuda.synchronize if on.type == "cuda" else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    optimizer.step()
-    synchronize()
-    return (time.perf_counter() - start) * 1e3
-
-
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in the optimizer's state."""
-
-    def size(value: Any) -> int:
-        if isinstance(value, torch.Tensor):
-            return value.nbytes
-        if isinstance(value, dict):
-            return sum(size(item) for item in value.values())
-        return sum(map(size, value)) if isinstance(value, list) else 0
-
-    return sum(size(entry) for entry in optimizer.state.values())

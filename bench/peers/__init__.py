@@ -1,0 +1,1 @@
+"""Other optimizers beside ours: all in one run, on the same parameters and gradients."""

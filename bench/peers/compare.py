@@ -1,0 +1,122 @@
+"""`step --peers`: a row per optimizer, ours first, from one run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bench import shapes
+from bench.command import BadInput, Row
+from bench.peers.arithmetic import plain_flops, sgemm_gflops
+from bench.peers.interleaved import Runner, take_turns
+from bench.peers.memory import peak_bytes
+from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, PEERS, build
+from bench.timing import state_bytes
+from soap_fast.options import PlanOptions
+
+COLUMNS = (
+    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "speedup", "peak_bytes", "state_ratio",
+    "gemm_share", "missing", "failed",
+)  # fmt: skip
+PLAN = PlanOptions(MAX_PRECOND_DIM, False, False, "channels_first")
+
+
+def compare(
+    wanted: str,
+    peers: Sequence[str],
+    device: str,
+    backend: str | None,
+    frequency: int,
+    periods: int,
+) -> list[Row]:
+    """Measure ours and these peers on an inventory.
+
+    Returns:
+        Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
+        `bench.timing.Times`), `peak_bytes` (see `bench.peers.memory`), `state_ratio` (bytes of
+        state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of ours,
+        `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`, over the
+        time it takes. A peer that is not installed has `missing`, the command that brings it; one
+        that raised has `failed`.
+
+    Raises:
+        BadInput: no such inventory, or a backend that does not run here.
+    """
+    inventory = shapes.load(wanted)
+    runners, missing = _runners(inventory, (OURS, *peers), device, frequency, backend)
+    peaks = {
+        runner.name: peak_bytes(runner.name, wanted, device, backend)
+        for runner in tqdm(runners, desc="peak memory", unit="optimizer", leave=False)
+    }
+    gflops = sgemm_gflops(device)
+    take_turns(runners, inventory, device, frequency, periods)
+
+    ours = runners[0].times.summary(frequency)
+    rows = {name: {"name": name, "missing": command} for name, command in missing.items()}
+    for runner in runners:
+        rows[runner.name] = {
+            "name": runner.name,
+            "backend": getattr(runner.optimizer, "backend", None) if runner.name == OURS else None,
+            "shapes": inventory.model,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "precondition_frequency": frequency,
+            "tensors": len(runner.params),
+            "parameters": inventory.numel,
+            **_measured(runner, inventory, frequency, ours, gflops),
+            "peak_bytes": peaks[runner.name],
+            "sgemm_gflops": gflops,
+            "note": PEERS[runner.name].note if runner.name in PEERS else None,
+        }
+    return [rows[name] for name in (OURS, *peers)]
+
+
+def _runners(
+    inventory: shapes.Inventory,
+    names: Sequence[str],
+    device: str,
+    frequency: int,
+    backend: str | None,
+) -> tuple[list[Runner], dict[str, str]]:
+    """Optimizers on parameters of equal values, and how to install those that are missing."""
+    runners, missing = [], {}
+    for name in names:
+        params = inventory.parameters(device)
+        try:
+            runners.append(Runner(name, params, build(name, params, frequency, backend)))
+        except ImportError as error:
+            command = PEERS[name].install or ""
+            missing[name] = command
+            print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+    return runners, missing
+
+
+def _measured(
+    runner: Runner,
+    inventory: shapes.Inventory,
+    frequency: int,
+    ours: dict[str, float | None],
+    gflops: float,
+) -> dict[str, Any]:
+    if runner.failed is not None:
+        return {"failed": runner.failed}
+    times = runner.times.summary(frequency)
+    mean, mean_of_ours = times["mean_ms"], ours["mean_ms"]
+    assert mean is not None
+    assert mean_of_ours is not None
+    share = None
+    if runner.name == OURS and times["plain_ms"] is not None:
+        flops = plain_flops((entry.shape for entry in inventory.entries), PLAN)
+        share = flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
+    return {
+        **times,
+        "speedup": mean / mean_of_ours,
+        "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
+        "gemm_share": share,
+    }

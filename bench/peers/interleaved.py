@@ -1,0 +1,75 @@
+"""Optimizers that take turns, call by call, each on its own copy of the same parameters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from tqdm import tqdm
+
+from bench import shapes
+from bench.peers.optimizers import OURS, PEERS
+from bench.timing import Times, timed_step
+
+
+@dataclass
+class Runner:
+    """One optimizer, its parameters and what its calls took.
+
+    Attributes:
+        failed: what it raised, for a peer that cannot step these parameters here; it then waits
+            out the run.
+    """
+
+    name: str
+    params: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    times: Times = field(default_factory=Times)
+    failed: str | None = None
+
+    def call(self, source: Sequence[torch.Tensor], call: int, frequency: int) -> None:
+        """Step with copies of the gradients of `source`, which an optimizer may change or drop."""
+        for param, given in zip(self.params, source, strict=True):
+            param.grad = None if given.grad is None else given.grad.clone()
+        try:
+            elapsed = timed_step(self.optimizer, self.params[0].device)
+        except Exception as error:
+            if self.name == OURS:
+                raise
+            self.failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            print(f"{self.name} failed at call {call}: {self.failed}", file=sys.stderr)
+            return
+        finally:
+            for param in self.params:
+                param.grad = None
+        self.times.add(elapsed, first=call == 0, refresh=self._refreshed(call, frequency))
+
+    def _refreshed(self, call: int, frequency: int) -> bool:
+        if self.name == OURS:
+            return call % frequency == 0
+        return PEERS[self.name].refreshed(self.optimizer, call, frequency)
+
+
+def take_turns(
+    runners: Sequence[Runner],
+    inventory: shapes.Inventory,
+    device: str,
+    frequency: int,
+    periods: int,
+) -> None:
+    """The first call and whole refresh periods after it; every call by all, one after the other.
+
+    The gradients of a call are drawn once, and each optimizer gets a copy just before its turn, so
+    that all find them alike in the caches. Noise of the machine that lasts longer than a call hits
+    all of them.
+    """
+    source = inventory.parameters(device)
+    for call in tqdm(
+        range(1 + frequency * periods), desc=inventory.model, unit="call", leave=False
+    ):
+        inventory.set_gradients(source, seed=1 + call)
+        for runner in runners:
+            if runner.failed is None:
+                runner.call(source, call, frequency)
