@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "refresh_outcome.h"
+#include "step_elements.h"
 #include "step_modes.h"
 #include "step_share.h"
 
@@ -76,7 +77,7 @@ void carry_tensor(const CarryTensor& tensor, const CarryMode* modes, float* work
   if (fold > 1) {
     float* joint = workspace + 2 * padded;
     join(matrices.data(), tensor.folded, fold, joint);
-    gemm(true, false, fold, rows, fold, 1, joint, fold, planes.now, rows, 0, planes.other, rows);
+    rotate_fold(true, fold, rows, joint, planes.now, planes.other);
     planes.swap();
   }
   const StepMode* products = matrices.data() + tensor.folded;

@@ -103,6 +103,83 @@ SOAP_FAST_INLINE void apply(const float* plane, const Strided& strided, int64_t 
   }
 }
 
+// Aligned as its elements are: rows of a plane may lie anywhere.
+typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int64_t kFoldBlock = 256;  // rows at a time
+constexpr int64_t kVectors = kFoldBlock / kLanes;
+
+SOAP_FAST_INLINE const Vector& vector_at(const float* x, int64_t i) {
+  return reinterpret_cast<const Vector*>(x)[i];
+}
+
+// Columns of x that are worked on together, [fold, kFoldBlock] one row behind the other: in x
+// itself rows lie multiples of a page apart, and would drive each other out of the cache.
+struct Columns {
+  Vector entries[kFold][kVectors];
+
+  SOAP_FAST_INLINE void load(const float* x, int64_t fold, int64_t rows) {
+    for (int64_t k = 0; k < fold; ++k) {
+      for (int64_t v = 0; v < kVectors; ++v) entries[k][v] = vector_at(x + k * rows, v);
+    }
+  }
+};
+
+SOAP_FAST_CLONES void rotate_fold_clones(bool transpose, int64_t fold, int64_t rows,
+                                         const float* __restrict matrix, const float* __restrict x,
+                                         float* __restrict out) {
+  const int64_t step = transpose ? fold : 1, other = transpose ? 1 : fold;
+  Columns columns;
+  int64_t first = 0;
+  for (; first + kFoldBlock <= rows; first += kFoldBlock) {
+    columns.load(x + first, fold, rows);
+    for (int64_t to = 0; to < fold; ++to) {
+      Vector sums[kVectors] = {};
+      for (int64_t k = 0; k < fold; ++k) {
+        const float entry = matrix[to * other + k * step];
+        for (int64_t v = 0; v < kVectors; ++v) sums[v] += entry * columns.entries[k][v];
+      }
+      Vector* target = reinterpret_cast<Vector*>(out + to * rows + first);
+      for (int64_t v = 0; v < kVectors; ++v) target[v] = sums[v];
+    }
+  }
+  for (; first < rows; ++first) {
+    for (int64_t to = 0; to < fold; ++to) {
+      float sum = 0;
+      for (int64_t k = 0; k < fold; ++k) {
+        sum += matrix[to * other + k * step] * x[k * rows + first];
+      }
+      out[to * rows + first] = sum;
+    }
+  }
+}
+
+SOAP_FAST_CLONES void gram_fold_clones(int64_t fold, int64_t rows, const float* __restrict x,
+                                       float* __restrict gram) {
+  Vector sums[kFold * (kFold + 1) / 2] = {};
+  const int64_t whole = rows / kFoldBlock * kFoldBlock;
+  Columns columns;
+  for (int64_t first = 0; first < whole; first += kFoldBlock) {
+    columns.load(x + first, fold, rows);
+    Vector* sum = sums;
+    for (int64_t a = 0; a < fold; ++a) {
+      const Vector* left = columns.entries[a];
+      for (int64_t b = 0; b <= a; ++b, ++sum) {
+        const Vector* right = columns.entries[b];
+        for (int64_t v = 0; v < kVectors; ++v) *sum += left[v] * right[v];
+      }
+    }
+  }
+  const Vector* sum = sums;
+  for (int64_t a = 0; a < fold; ++a) {
+    for (int64_t b = 0; b <= a; ++b, ++sum) {
+      double entry = 0;
+      for (int64_t i = 0; i < kLanes; ++i) entry += (*sum)[i];
+      for (int64_t i = whole; i < rows; ++i) entry += x[a * rows + i] * x[b * rows + i];
+      gram[a * fold + b] = gram[b * fold + a] = static_cast<float>(entry);
+    }
+  }
+}
+
 SOAP_FAST_CLONES double gather_floats(const float* source, const Strided& strided, int64_t fold,
                                       int64_t rows, float scale, float* plane) {
   return gather(source, strided, fold, rows, scale, plane);
@@ -161,6 +238,15 @@ void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64
       break;
   }
   apply_floats(plane, strided, fold, rows, size, decay, reinterpret_cast<float*>(target));
+}
+
+void rotate_fold(bool transpose, int64_t fold, int64_t rows, const float* matrix, const float* x,
+                 float* out) {
+  rotate_fold_clones(transpose, fold, rows, matrix, x, out);
+}
+
+void gram_fold(int64_t fold, int64_t rows, const float* x, float* gram) {
+  gram_fold_clones(fold, rows, x, gram);
 }
 
 double adam(int64_t n, double beta1, double beta2, float eps, float* exp_avg, float* exp_avg_sq,

@@ -15,6 +15,13 @@ struct Strided {
 double gather_plane(StepDtype dtype, int64_t source, const Strided& strided, int64_t fold,
                     int64_t rows, float scale, float* plane);
 
+// out [fold, rows] = M x, or Mᵀ x where `transpose`; M [fold, fold], x [fold, rows].
+void rotate_fold(bool transpose, int64_t fold, int64_t rows, const float* matrix, const float* x,
+                 float* out);
+
+// gram [fold, fold] = x xᵀ.
+void gram_fold(int64_t fold, int64_t rows, const float* x, float* gram);
+
 // target -= size · plane, then target -= decay · target, at an address; rounded once.
 void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64_t rows, float size,
                  float decay, StepDtype dtype, int64_t target);

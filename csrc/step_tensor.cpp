@@ -105,10 +105,10 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
            at<float>(products[i].factor));
   }
   if (fold > 1) {
-    gemm(false, true, fold, fold, rows, 1, planes.now, rows, planes.now, rows, 0, joint, fold);
+    gram_fold(fold, rows, planes.now, joint);
     follow_folded(folded, tensor.folded, fold, joint, options.beta_s);
     join(folded, tensor.folded, fold, basis);
-    gemm(true, false, fold, rows, fold, 1, basis, fold, planes.now, rows, 0, planes.other, rows);
+    rotate_fold(true, fold, rows, basis, planes.now, planes.other);
     planes.swap();
   }
   const auto rotate_all = [&](bool back) {
@@ -125,7 +125,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
            at<float>(tensor.exp_avg), at<float>(tensor.exp_avg_sq), planes.now);
   rotate_all(true);
   if (fold > 1) {
-    gemm(false, false, fold, rows, fold, 1, basis, fold, planes.now, rows, 0, planes.other, rows);
+    rotate_fold(false, fold, rows, basis, planes.now, planes.other);
     planes.swap();
   }
 

@@ -8,6 +8,7 @@ other. csrc/step.h names what the tables hold.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -144,10 +145,7 @@ class _Rows:
             [call.plan.modes[mode], state["Q"][mode].data_ptr(), state["GG"][mode].data_ptr()]
             for mode in (*folded, *products)
         ]
-        axes = (
-            *axes_of(layout, call.grad.stride()),
-            *axes_of(layout, call.param.stride()),
-        )
+        axes = (*_axes(layout, call.grad.stride()), *_axes(layout, call.param.stride()))
         self.walks = [list(axis) for one in axes for axis in one]
         tensors = (call.param, call.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
         self.before = [tensor.data_ptr() for tensor in (*tensors, state["skipped"])]
@@ -186,6 +184,12 @@ def _mode_numbers(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The folded modes, and those that products rotate."""
     folded = layout.folded.modes if layout.folded else ()
     return folded, tuple(mode for group in layout.products for mode in group.modes)
+
+
+@lru_cache(maxsize=4096)
+def _axes(layout: Layout, stride: tuple[int, ...]) -> tuple[list[tuple[int, int]], ...]:
+    """`axes_of`: gradients are elsewhere at every step, and lie as they did."""
+    return axes_of(layout, stride)
 
 
 def _batch(layout: Layout) -> int:
