@@ -85,10 +85,9 @@ class CpuStep:
         if not calls:
             return
         modes: list[list[int]] = []
-        tensors = [
-            _carried(call, flag, change, modes)
-            for call, flag, change in zip(calls, taken, changes, strict=True)
-        ]
+        together = zip(calls, taken, changes, strict=True)
+        largest_first = sorted(together, key=lambda one: -one[0].param.numel())
+        tensors = [_carried(*one, modes) for one in largest_first]
         self._reserve(max(call.param.numel() for call in calls))
         tables = (torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in (tensors, modes))
         torch.ops.soap_fast.carry_(*tables, self._workspace)
