@@ -41,6 +41,7 @@ SOAP_FAST_INLINE bool contiguous(const Strided& s, int64_t rows) {
 struct Sum {
   float lanes[kLanes] = {};
   double total = 0;
+  int64_t blocks = 0;
 
   SOAP_FAST_INLINE void add(const float* x, int64_t n) {
     int64_t i = 0;
@@ -50,7 +51,16 @@ struct Sum {
     for (int64_t j = 0; i < n; ++i, ++j) lanes[j] += x[i] * x[i];
   }
 
-  // The lanes hold few squares each, so that float32 loses little.
+  // After each block: lanes hold few squares, so that float32 loses little.
+  SOAP_FAST_INLINE void end_block() {
+    if (++blocks % 64 == 0) flush();
+  }
+
+  SOAP_FAST_INLINE double result() {
+    flush();
+    return total;
+  }
+
   SOAP_FAST_INLINE void flush() {
     for (int64_t j = 0; j < kLanes; ++j) total += lanes[j];
     for (int64_t j = 0; j < kLanes; ++j) lanes[j] = 0;
@@ -77,9 +87,9 @@ SOAP_FAST_INLINE double gather(const S* source, const Strided& strided, int64_t 
       }
       sum.add(to, count);
     }
-    sum.flush();
+    sum.end_block();
   }
-  return sum.total;
+  return sum.result();
 }
 
 template <typename S>
@@ -205,9 +215,9 @@ SOAP_FAST_CLONES double adam_clones(int64_t n, float beta1, float left1, float b
       g[i] = denominator != 0 ? m / denominator : 0.0f;
     }
     sum.add(g + first, last - first);
-    sum.flush();
+    sum.end_block();
   }
-  return sum.total;
+  return sum.result();
 }
 
 }  // namespace
