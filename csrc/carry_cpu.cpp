@@ -50,6 +50,14 @@ bool count(const CarryTensor& tensor, const CarryMode* first, const CarryMode* l
   return refreshed;
 }
 
+int64_t numel_of(const CarryTensor& tensor, const CarryMode* modes) {
+  int64_t numel = tensor.batch;
+  for (int64_t i = 0; i < tensor.folded + tensor.products; ++i) {
+    numel *= modes[tensor.first_mode + i].size;
+  }
+  return numel;
+}
+
 void carry_tensor(const CarryTensor& tensor, const CarryMode* modes, float* workspace) {
   if (!*at<const bool>(tensor.taken)) return;
   const CarryMode* folded = modes + tensor.first_mode;
@@ -57,12 +65,11 @@ void carry_tensor(const CarryTensor& tensor, const CarryMode* modes, float* work
   if (!count(tensor, folded, last)) return;
   std::vector<Source> axes;
   std::vector<StepMode> matrices;  // carrying ones, as rotate() and join() read bases
-  int64_t numel = tensor.batch;
+  const int64_t numel = numel_of(tensor, modes);
   for (const CarryMode* mode = folded; mode != last; ++mode) {
     if (mode == folded + tensor.folded) axes.push_back({tensor.batch, nullptr});
     axes.push_back({mode->size, at<const int64_t>(mode->order)});
     matrices.push_back({mode->size, mode->carry, 0});
-    numel *= mode->size;
   }
   if (tensor.products == 0) axes.push_back({tensor.batch, nullptr});  // behind the fold
   const int64_t padded = (numel + 15) / 16 * 16, fold = tensor.fold, rows = numel / fold;
@@ -102,6 +109,10 @@ void carry_cpu(Tensor tensors, Tensor modes, Tensor workspace) {
   const int64_t threads = workspace.size(0), elements = workspace.size(1);
   std::vector<int64_t> order(tensors.size(0));
   std::iota(order.begin(), order.end(), 0);
+  for (int64_t i : order) {
+    check(tensor[i].fold <= kFold && step_workspace(numel_of(tensor[i], mode)) <= elements,
+          "carry_: tensor ", i, " does not fit in a workspace of ", elements, " elements a thread");
+  }
   share_out(order, 0, threads, [&](int64_t i, int64_t thread) {
     carry_tensor(tensor[i], mode, memory + thread * elements);
   });

@@ -72,4 +72,10 @@ bool has_step();
 
 constexpr int64_t kFold = 32;  // folded modes at most
 
+// Elements of workspace that a tensor of `numel` elements needs: two planes, two matrices [fold,
+// fold].
+constexpr int64_t step_workspace(int64_t numel) {
+  return 2 * ((numel + 15) / 16 * 16) + 2 * kFold * kFold;
+}
+
 }  // namespace soap_fast

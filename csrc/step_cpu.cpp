@@ -38,7 +38,11 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
   // The most work first, each thread takes the next: none is left with much at the end.
   std::vector<int64_t> order(n), flops(n);
   std::iota(order.begin(), order.end(), 0);
-  for (int64_t i = 0; i < n; ++i) flops[i] = step_flops(tensor[i], mode);
+  for (int64_t i = 0; i < n; ++i) {
+    check(tensor[i].fold <= kFold && step_workspace(step_numel(tensor[i], mode)) <= elements,
+          "step_: tensor ", i, " does not fit in a workspace of ", elements, " elements a thread");
+    flops[i] = step_flops(tensor[i], mode);
+  }
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return flops[a] > flops[b]; });
   const auto run = [&](int64_t i, int64_t thread) {

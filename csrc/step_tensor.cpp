@@ -63,14 +63,20 @@ void follow_folded(const StepMode* folded, int64_t count, int64_t fold, const fl
 
 }  // namespace
 
-int64_t step_flops(const StepTensor& tensor, const StepMode* modes) {
-  int64_t rows = tensor.fold * tensor.batch, width = 3 * tensor.fold;
+int64_t step_numel(const StepTensor& tensor, const StepMode* modes) {
+  int64_t numel = tensor.fold * tensor.batch;
   for (int64_t i = 0; i < tensor.products; ++i) {
-    const int64_t d = modes[tensor.first_mode + tensor.folded + i].size;
-    rows *= d;
-    width += 3 * d;
+    numel *= modes[tensor.first_mode + tensor.folded + i].size;
   }
-  return 2 * rows * (width + 16);  // 16 for the passes over elements
+  return numel;
+}
+
+int64_t step_flops(const StepTensor& tensor, const StepMode* modes) {
+  int64_t width = 3 * tensor.fold;
+  for (int64_t i = 0; i < tensor.products; ++i) {
+    width += 3 * modes[tensor.first_mode + tensor.folded + i].size;
+  }
+  return 2 * step_numel(tensor, modes) * (width + 16);  // 16 for the passes over elements
 }
 
 bool step_tensor(const StepTensor& tensor, const StepOptions& options, const StepMode* modes,
@@ -78,9 +84,8 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   const StepMode* folded = modes + tensor.first_mode;
   const StepMode* products = folded + tensor.folded;
   const int64_t fold = tensor.fold, before = fold * tensor.batch;
-  int64_t rows = tensor.batch;
-  for (int64_t i = 0; i < tensor.products; ++i) rows *= products[i].size;
-  const int64_t numel = fold * rows, padded = (numel + 15) / 16 * 16;
+  const int64_t numel = step_numel(tensor, modes), rows = numel / fold,
+                padded = (numel + 15) / 16 * 16;
   Planes planes{workspace, workspace + padded};
   float* basis = workspace + 2 * padded;  // [fold, fold]
   float* joint = basis + kFold * kFold;   // [fold, fold]

@@ -5,10 +5,8 @@
 
 namespace soap_fast {
 
-// Elements of workspace that `step_tensor` needs for a tensor of `numel` elements.
-constexpr int64_t step_workspace(int64_t numel) {
-  return 2 * ((numel + 15) / 16 * 16) + 2 * kFold * kFold;
-}
+// Its elements.
+int64_t step_numel(const StepTensor& tensor, const StepMode* modes);
 
 // About how many floating point operations it takes.
 int64_t step_flops(const StepTensor& tensor, const StepMode* modes);

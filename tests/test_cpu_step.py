@@ -261,3 +261,7 @@ def test_tables_that_do_not_fit_are_refused():
     ]
     with pytest.raises(RuntimeError, match="tensors is not a contiguous table of 18 columns"):
         torch.ops.soap_fast.step_(*arguments)
+    arguments[0] = torch.ones(1, 18, dtype=torch.int64)  # fold and batch 1, one mode, ..
+    arguments[2] = torch.full((3, 3), 100)  # .. of size 100
+    with pytest.raises(RuntimeError, match="tensor 0 does not fit in a workspace of 8 elements"):
+        torch.ops.soap_fast.step_(*arguments)
