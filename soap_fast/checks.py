@@ -5,6 +5,7 @@ Messages are predicates: the caller puts the name of the parameter in front.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -100,6 +101,28 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
             f"{list(plan.factors)}: max_precond_dim, merge_dims, precondition_1d and data_format "
             "cannot change after a parameter's first call"
         )
+    for name, tensor, shape, wanted in _expected(state, plan, dtype):
+        if tensor.dtype != wanted or tuple(tensor.shape) != shape or tensor.device != param.device:
+            raise ValueError(
+                f"has a {name} of {tensor.dtype} {list(tensor.shape)} on {tensor.device} in its "
+                f"state, where {wanted} {list(shape)} on {param.device} belongs: load the "
+                "optimizer's state_dict, or delete the parameter's entry from optimizer.state"
+            )
+
+
+def _expected(
+    state: dict[str, Any], plan: TensorPlan, dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor, tuple[int, ...], torch.dtype]]:
+    """Tensors of a state, with the shape and dtype they must have."""
+    yield "step", state["step"], (), torch.float32
+    yield "skipped", state["skipped"], (), torch.int64
+    yield "exp_avg_sq", state["exp_avg_sq"], plan.shape, dtype
+    yield "refreshes", state["refreshes"], (3,), torch.int64
+    yield "off_diagonal", state["off_diagonal"], (len(plan.modes),), dtype
+    for kind in ("GG", "Q"):
+        for matrix, size in zip(state[kind], plan.factors, strict=True):
+            if matrix is not None and size is not None:
+                yield kind, matrix, (size, size), dtype
 
 
 def check_lr(lr: float | torch.Tensor, param: torch.Tensor) -> None:

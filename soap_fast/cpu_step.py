@@ -54,11 +54,14 @@ class CpuStep:
         """
         if not calls:
             return []
+        before, self._order = self._order, []  # should what follows be interrupted
         moved = False
         for call in calls:
             moved |= self._follow(call)
         order = [id(call.param) for call in calls]
-        if moved or order != self._order:
+        self._order = before
+        if moved or order != before:
+            self._order = []
             self._stack(order)
         self._reserve(max(call.param.numel() for call in calls))
         options = torch.tensor(

@@ -28,6 +28,9 @@ class GraphedStep:
     `lr` is a tensor on the parameters' device, changed in place; other options are kept as they
     were at the capture. Parameters all have gradients, at every call.
 
+    When the state is loaded anew, or a parameter begins later, graphs are captured again. A step
+    taken by `optimizer.step()` in between is a step like any other.
+
     Args:
         optimizer: a SOAP whose parameters are on one CUDA device.
         body: what to repeat before the step, reading tensors that stay where they are; it sets
@@ -43,6 +46,7 @@ class GraphedStep:
         self._results: dict[bool, Any] = {}
         self._taken = {True: 0, False: 0}  # calls outside of graphs, by whether they refresh
         self._stream: torch.cuda.Stream | None = None
+        self._generation = optimizer._generation
 
     def __call__(self) -> Any:
         """Take one step. Returns what `body` returned; of a replay, the same tensors as before.
@@ -50,6 +54,10 @@ class GraphedStep:
         Raises:
             RuntimeError: the step cannot be captured, and why.
         """
+        if self._generation != self.optimizer._generation:  # the state has moved: graphs are void
+            self._generation = self.optimizer._generation
+            self._graphs.clear()
+            self._taken = {True: 0, False: 0}
         refreshes = self.refreshes_next()
         if refreshes not in self._graphs:
             if self._taken[refreshes] < self._before_capture(refreshes):

@@ -92,6 +92,7 @@ class SOAP(torch.optim.Optimizer):
         self._requested_backend = backend
         self._input_precision = input_precision
         self._in_graphs: list[torch.Tensor] = []
+        self._generation = 0  # of the memory that the state lies in, which graphs hold on to
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -178,7 +179,8 @@ class SOAP(torch.optim.Optimizer):
                     check_parameter(param)
                     check_gradient(param, param.grad)
                     check_lr(options.lr, param)
-                    call = TensorCall(param, param.grad, state, plan, options, scaling)
+                    grad = param.grad.resolve_neg()  # whose memory is what it says
+                    call = TensorCall(param, grad, state, plan, options, scaling)
                     self._check_backend(param, call)
                     if state["calls"]:
                         check_state(state, plan, param)
@@ -241,6 +243,7 @@ class SOAP(torch.optim.Optimizer):
             call.param: fresh(call.param, call.plan, call.state["skipped"]) for call in calls
         }
         # From here on nothing is allocated: all of these tensors begin, or none.
+        self._generation += bool(entries)
         self.state.update(entries)
         bind(stacks, self.state)
 
@@ -372,6 +375,8 @@ class SOAP(torch.optim.Optimizer):
                 state_dict = replaced
         groups, state = checkpoint.read(state_dict, self.param_groups)
         self._backend.forget()
+        self._in_graphs = []
+        self._generation += 1
         bind(restack(state), state)
         super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -387,7 +392,7 @@ class SOAP(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)
-        self._in_graphs = []
+        self._in_graphs, self._generation = [], 0
         self._requested_backend = state.pop("requested_backend", None)
         self._input_precision = state.pop("input_precision", "tf32x3")
         self._backend = choose(self._requested_backend, self._input_precision)

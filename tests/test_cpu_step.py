@@ -265,3 +265,59 @@ def test_tables_that_do_not_fit_are_refused():
     arguments[2] = torch.full((3, 3), 100)  # .. of size 100
     with pytest.raises(RuntimeError, match="tensor 0 does not fit in a workspace of 8 elements"):
         torch.ops.soap_fast.step_(*arguments)
+
+
+def test_a_state_that_the_user_has_cast_is_refused_and_not_read():
+    for name, dtype in (("exp_avg_sq", torch.bfloat16), ("step", torch.int64)):
+        params = parameters(((6, 4), (5,)))
+        optimizer = SOAP(params, backend="native")
+        train(optimizer, params, range(2))
+        entry = optimizer.state[params[0]]
+        entry[name] = entry[name].to(dtype)
+        with pytest.raises(ValueError, match=f"parameter 0 of group 0 has a {name} of {dtype}"):
+            train(optimizer, params, [2])
+
+
+def test_an_interrupted_step_leaves_no_old_addresses(monkeypatch):
+    (eager, params), (native, others) = twins(((6, 4), (5,)))
+    train(native, others, [2])
+    train(eager, params, [2])
+    set_gradients(others, 3)
+
+    def interrupts(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CpuStep, "_stack", interrupts)
+    with pytest.raises(KeyboardInterrupt):
+        native.step()
+    monkeypatch.undo()
+    native.step()
+    train(eager, params, [3])
+    assert_same_step(eager, params, native, others)
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
+def test_a_gradient_with_the_negative_bit_is_read_as_what_it_stands_for(backend):
+    ends = []
+    for lazily in (False, True):
+        params = parameters(((6, 4),))
+        optimizer = SOAP(params, backend=backend)
+        for call in range(3):
+            set_gradients(params, call)
+            grad = params[0].grad
+            if lazily:
+                grad = torch.complex(torch.zeros_like(grad), -grad).conj().imag
+                assert grad.is_neg()
+            params[0].grad = grad
+            optimizer.step()
+        ends.append(params[0].detach().clone())
+    torch.testing.assert_close(*ends)
+
+
+def test_an_empty_group_is_scheduled_like_the_others():
+    params = parameters(((6, 4),))
+    optimizer = SOAP([{"params": params}, {"params": []}])
+    for call in range(4):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (call + 1)
+        train(optimizer, params, [call])

@@ -204,3 +204,20 @@ def test_staggered_without_preparation_or_kernels_of_ours_says_what_to_do(captur
     capturing(True)
     with pytest.raises(RuntimeError, match="only backend='triton' decides on the device"):
         eager.step()
+
+
+def test_a_step_after_a_replay_uploads_what_the_replay_has_overwritten(capturing, monkeypatch):
+    from soap_fast.fused import engine
+
+    optimizer, _ = recorded_optimizer()
+    capturing(True)
+    optimizer.step()
+    capturing(False)
+    optimizer.step()
+    optimizer.step()  # steady
+    optimizer.replayed()
+    uploads = []
+    real = engine.upload_into
+    monkeypatch.setattr(engine, "upload_into", lambda *a: (uploads.append(a), real(*a)))
+    optimizer.step()
+    assert len(uploads) == 4

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from soap_fast.fused.steady import Steady
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LR_DTYPES = (torch.float32, torch.float64)
 Precision = Literal["tf32x3", "ieee", "tf32"]
 PRECISIONS = ("tf32x3", "ieee", "tf32")
 
@@ -74,6 +75,9 @@ class TritonBackend(NativeBackend):
         return None
 
     def refuses_call(self, call: TensorCall) -> str | None:
+        lr = call.options.lr
+        if isinstance(lr, torch.Tensor) and lr.device.type != "cpu" and lr.dtype not in LR_DTYPES:
+            return f"has an lr of dtype {lr.dtype} on {lr.device}: make it float32"
         reason = unserved(call.param, call.grad, call.plan)
         if reason is None or call.param.numel() == 0:  # nothing to step
             return None
@@ -162,6 +166,7 @@ class TritonBackend(NativeBackend):
         self.steady = None  # its count of calls until a refresh
         for engine in self.engines.values():
             engine.follow_stream(wait=False)
+            engine.forget_uploads()  # the replay has uploaded its own
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
         """One step for each tensor after its first call. Returns which were taken, [] bool each."""

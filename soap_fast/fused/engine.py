@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from operator import is_
 from typing import Any
 
@@ -15,7 +16,7 @@ from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of
-from soap_fast.fused.memory import Memory, empty, state_addresses
+from soap_fast.fused.memory import Memory, empty, state_addresses, state_tensors
 from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.tuning import TUNING
@@ -41,6 +42,10 @@ class Engine:
         self.states = [call.state for call in calls]
         self.layouts = [layout_of(call.plan) for call in calls]
         self.device = self.params[0].device
+        on_gpu = self.device.type == "cuda"
+        # Triton launches on the current device, which need not be that of the tensors.
+        self._guard: AbstractContextManager[Any]
+        self._guard = torch.cuda.device(self.device) if on_gpu else nullcontext()
         self.memory = Memory(self.layouts, self.states, self.device)
         self.works: dict[str, Work] = {}  # by launch, for those who ask what a step costs
         n = len(calls)
@@ -64,6 +69,8 @@ class Engine:
         self.forget_uploads()
         self.places = {id(param): place for place, param in enumerate(self.params)}
         self._known = [state_addresses(call) for call in calls]
+        # Should a user replace a tensor of the state, its memory lives until this is noticed.
+        self._kept = [tensor for call in calls for tensor in state_tensors(call)]
 
     def forget_uploads(self) -> None:
         """Whatever lies on the device, the next step uploads all that it reads."""
@@ -282,18 +289,19 @@ class Engine:
     def run(self, scaling: Scaling) -> None:
         """One step, launched."""
         launcher = self.launcher
-        self.follow_stream()
-        if scaling.given or self._scaled:
-            self._scale(scaling)
-        launcher(self.gather)
-        launcher(self.clock)
-        for launch in self.before:
-            launcher(launch)
-        if self._normalizes:
-            launcher(self.norm)
-        for launch in self.after:
-            launcher(launch)
-        launcher(self.apply)
+        with self._guard:
+            self.follow_stream()
+            if scaling.given or self._scaled:
+                self._scale(scaling)
+            launcher(self.gather)
+            launcher(self.clock)
+            for launch in self.before:
+                launcher(launch)
+            if self._normalizes:
+                launcher(self.norm)
+            for launch in self.after:
+                launcher(launch)
+            launcher(self.apply)
 
     def _scale(self, scaling: Scaling) -> None:
         """What a gradient scaler handed over for this step, or its absence."""
@@ -301,11 +309,11 @@ class Engine:
         if scale is None:
             self.memory.inverse_scale.fill_(1)
         else:
-            torch.reciprocal(scale.reshape(1), out=self.memory.inverse_scale)
+            self.memory.inverse_scale.copy_(scale.reshape(1), non_blocking=True).reciprocal_()
         if found is None:
             self.memory.found_inf.zero_()
         else:
-            self.memory.found_inf.copy_(found.reshape(1))
+            self.memory.found_inf.copy_(found.reshape(1), non_blocking=True)
         self._scaled = scaling.given
 
     def taken(self) -> torch.Tensor:  # [n + 1] bool
@@ -314,16 +322,19 @@ class Engine:
 
     def derive_operands(self) -> None:
         """Of bases that this engine has not refreshed itself."""
-        for launch in self.derive:
-            self.launcher(launch)
+        with self._guard:
+            for launch in self.derive:
+                self.launcher(launch)
 
     def refresh(self, calls: Sequence[TensorCall], op: Callable[..., Refreshed]) -> None:
         """Refresh what is due of these tensors, whose step was the last one."""
         places = [self.places[id(call.param)] for call in calls]
-        self.refresher.refresh(calls, places, self.taken(), op)
+        with self._guard:
+            self.refresher.refresh(calls, places, self.taken(), op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
         """Upload what a graph of staggered refreshes reads, ahead of its capture."""
+        self.calls.fill_(calls[0].state["calls"])  # also where some had no gradient at times
         self.staggered = []
         for indices in by_tolerance(calls).values():
             chosen = [calls[i] for i in indices]
@@ -332,8 +343,9 @@ class Engine:
 
     def refresh_staggered(self, op: Callable[..., Refreshed]) -> None:
         """Refresh what is due by the clock on the device, for a graph."""
-        for prepared in self.staggered:
-            prepared.refresh(self.calls, self.taken(), op, self.launcher)
+        with self._guard:
+            for prepared in self.staggered:
+                prepared.refresh(self.calls, self.taken(), op, self.launcher)
 
 
 def _addresses(values: Sequence[int]) -> torch.Tensor:
@@ -343,9 +355,11 @@ def _addresses(values: Sequence[int]) -> torch.Tensor:
 
 def _values(options: StepOptions) -> tuple[Any, ...]:
     """What tells whether options have changed: an lr on the device may, its address may not."""
-    lr = options.lr
-    if isinstance(lr, torch.Tensor):
-        lr = float(lr) if lr.device.type == "cpu" else lr.data_ptr()
+    given = options.lr
+    lr: object = given
+    if isinstance(given, torch.Tensor):
+        on_host = given.device.type == "cpu"
+        lr = float(given) if on_host else (given.data_ptr(), given.dtype)
     return (
         lr, options.beta1, options.beta2, options.shampoo_beta, options.eps, options.weight_decay,
         options.correct_bias, options.normalize_grads,

@@ -21,6 +21,7 @@ from soap_fast.fused.upload import upload
 from soap_fast.refresh import Refreshed
 
 RefreshOp = Callable[..., Refreshed]
+MOST_SETS = 64
 
 
 @dataclass
@@ -92,6 +93,8 @@ class Refresher:
     def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
         if key not in self.sets:
+            if len(self.sets) >= MOST_SETS:  # tensors that have gradients now and then
+                del self.sets[next(iter(self.sets))]
             self.sets[key] = self._build(calls, places)
         return self.sets[key]
 

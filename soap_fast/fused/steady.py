@@ -60,6 +60,8 @@ class Steady:
         if not all(map(is_, grads, self.grads)):
             if list(map(STRIDE, grads)) != self.strides or list(map(DTYPE, grads)) != self.dtypes:
                 return False
+            if any(map(torch.Tensor.is_neg, grads)):
+                return False
             self.grads = grads
         if not self._options_are_known(groups):
             return False
@@ -81,7 +83,8 @@ class Steady:
         if free != self.free:
             options = [step_options(group) for group in groups]
             for option, group in zip(options, groups, strict=True):
-                check_lr(option.lr, group["params"][0])
+                for param in group["params"][:1]:
+                    check_lr(option.lr, param)
             pairs = zip(options, self.sizes, strict=True)
             self.engine.upload_options([option for option, size in pairs for _ in range(size)])
             self.free = free

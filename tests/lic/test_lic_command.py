@@ -101,7 +101,7 @@ def test_a_finished_run_leaves_table_picture_json_and_models(
     assert main(tiny(data, tmp_path, f"--json={target}")) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "table.md").read_text() in printed
-    assert "parity, not speed" in printed
+    assert "trains as well as the public SOAP" in printed
     for title in ("R-D loss", "bpp", "PSNR", "ms / step", "optimizer ms", "share"):
         assert title in printed
     with Image.open(tmp_path / "curves.png") as picture:
