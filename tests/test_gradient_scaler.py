@@ -12,7 +12,12 @@ from soap_fast.backends.triton import interpreted
 SHAPES = ((6, 4, 3, 3), (5,), (8, 8))
 BACKENDS = [
     *backends(),
-    pytest.param("triton", marks=pytest.mark.skipif(not interpreted(), reason="interpreted")),
+    pytest.param(
+        "triton",
+        marks=pytest.mark.skipif(
+            not interpreted(), reason="interprets kernels: TRITON_INTERPRET is not set"
+        ),
+    ),
 ]
 
 
