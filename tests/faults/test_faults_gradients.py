@@ -1,4 +1,4 @@
-"""NaN or inf in a gradient: its tensor stays as it was, bit for bit, and no other tensor notices."""
+"""NaN or inf in a gradient: its tensor stays as it was to the bit, and no other one notices."""
 
 from __future__ import annotations
 
