@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from soap_fast.call import TensorCall
+from soap_fast.interrupts import held
 from soap_fast.modes import from_modes, rotate, to_modes
 from soap_fast.refresh import FAILED, KEPT, REFRESHED, Refreshed
 from soap_fast.update import commit
@@ -91,7 +92,9 @@ def _refresh_together(
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
     with old_bases_on_error(due, selections) as carried:
         results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
-        carried.update(carry(calls, taken, _by_call(due, results)))
+        changes = _by_call(due, results)
+        with held:
+            carried.update(carry(calls, taken, changes))
 
 
 @contextmanager
@@ -104,13 +107,16 @@ def old_bases_on_error(due: Sequence[Batch], selections: Sequence[Tensor]) -> It
     try:
         yield carried
     except BaseException:
-        for batch, old in zip(due, before, strict=True):
-            for position, (slot, (index, _)) in enumerate(
-                zip(batch.slots, batch.owners, strict=True)
-            ):
-                if index not in carried:
-                    batch.Q[slot].copy_(old[position])
+        with held:
+            _put_back(due, before, carried)
         raise
+
+
+def _put_back(due: Sequence[Batch], before: Sequence[Tensor], carried: set[int]) -> None:
+    for batch, old in zip(due, before, strict=True):
+        for position, (slot, (index, _)) in enumerate(zip(batch.slots, batch.owners, strict=True)):
+            if index not in carried:
+                batch.Q[slot].copy_(old[position])
 
 
 def batches(
