@@ -17,6 +17,7 @@ ORDER = [
     "install",
     "explain",
     "graphs",
+    "precondition",
     "soap",
     "checkpoint",
     "layouts",
@@ -46,6 +47,7 @@ ORDER = [
     "fused.layout",
     "fused.columns",
     "fused",
+    "stats",
     "schedule",
     "carry",
     "refresh",
@@ -60,6 +62,7 @@ ORDER = [
     "call",
     "plan",
     "options",
+    "names",
     "ambient",
 ]
 

@@ -18,6 +18,7 @@ from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
+from soap_fast.state import State
 
 GRAD, DTYPE = attrgetter("grad"), attrgetter("dtype")
 ADDRESS, STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
@@ -33,9 +34,12 @@ class Steady:
         left: calls until the first of the tensors has a refresh due, which is not a steady step.
     """
 
-    def __init__(self, groups: Groups, calls: Sequence[TensorCall], engine: Engine) -> None:
+    def __init__(
+        self, groups: Groups, state: State, calls: Sequence[TensorCall], engine: Engine
+    ) -> None:
         """Every parameter of the groups has just had a call, in this order, by this engine."""
         self.engine = engine
+        self.entries = list(state.values())
         self.states = [call.state for call in calls]
         self.grads = [call.grad for call in calls]
         self.strides = list(map(STRIDE, self.grads))
@@ -45,9 +49,11 @@ class Steady:
         self.free = [_values(group) for group in groups]
         self.left = min(calls_until_due(call) for call in calls)
 
-    def step(self, groups: Groups, scaling: Scaling) -> bool:
+    def step(self, groups: Groups, state: State, scaling: Scaling) -> bool:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
         if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
+            return False
+        if len(state) != len(self.entries) or not all(map(is_, state.values(), self.entries)):
             return False
         params = (
             groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
@@ -69,8 +75,8 @@ class Steady:
             return False
         self.engine.run(scaling)
         torch.autograd.graph.increment_version(params)
-        for state in self.states:
-            state["calls"] += 1
+        for entry in self.states:
+            entry["calls"] += 1
         self.left -= 1
         return True
 
