@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -24,6 +24,8 @@ from soap_fast.stats import read_counters
 
 __all__ = ["SOAP"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 GRAD = attrgetter("grad")
 
 
@@ -120,6 +122,13 @@ class SOAP(torch.optim.Optimizer):
     def backend(self) -> str:
         """Name of the backend that carries out the steps."""
         return self._backend.name
+
+    @staticmethod
+    def profile_hook_step(func: Callable[P, R]) -> Callable[P, R]:
+        """torch puts this around `step`, once a class. torch.compile leaves all of it alone."""
+        why = "soap_fast steps by kernels and operators of its own"
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+        return torch.compiler.disable(hooked, reason=why)  # type: ignore[no-untyped-call,no-any-return]
 
     @overload
     def step(self, closure: None = None) -> None: ...
