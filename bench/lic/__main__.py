@@ -47,7 +47,7 @@ def _train(options: argparse.Namespace) -> int:
     rates = _chosen_rates(options)
     photos = _photos(options)
     config = _config(options, options.steps or TRAIN_STEPS, rates, photos)
-    demo = Demo(config, photos, Path(options.out))
+    demo = Demo(config, photos, Path(options.out), options.checkpoint_every)
     demo.resume() if options.resume else demo.start()
     demo.run()
     results = [

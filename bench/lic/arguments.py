@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bench.arguments import Parser, device, positive
+from bench.lic.demo import CHECKPOINT_EVERY
 from bench.lic.models import MeanScaleHyperprior
 from bench.lic.optimizers import BUILDERS
 from bench.lic.search import RESULT
@@ -27,6 +28,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--out", metavar="DIR", default="runs/lic", help="for results (default: %(default)s)")
     add("--json", metavar="FILE", help="write the result there too; - is standard output")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add(
+        "--checkpoint-every",
+        type=positive(int),
+        metavar="STEPS",
+        default=CHECKPOINT_EVERY,
+        help="steps between checkpoints in --out (default: %(default)s)",
+    )
     add("--search", action="store_true", help=f"search the rates; to {RESULT.name}, or --json FILE")
     add("--optimizers", type=_names, default=",".join(BUILDERS), help="default: %(default)s")
     add(

@@ -1,4 +1,4 @@
-"""A checkpoint that is whole or absent, whenever the process dies."""
+"""A checkpoint that is whole or absent, whenever the process or the machine dies."""
 
 from __future__ import annotations
 
@@ -13,10 +13,27 @@ from bench.lic.config import Config
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` beside `path`, then put it in its place in one step."""
+    """Write `state` beside `path`, then put it in its place in one step.
+
+    The bytes are on the disk before the name leads to them, and the name is before anything later
+    happens: a machine that dies leaves the new checkpoint or the one before it.
+    """
     partial = path.with_name(path.name + ".partial")
     torch.save(state, partial)
+    _to_disk(partial)
     os.replace(partial, path)
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders, and keeps names itself
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path: Path, config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bench.lic.progress import Progress, say
 from bench.lic.training import Training
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_EVERY = 50  # steps: a few seconds are lost at most, and writing takes under 1 % of them
+CHECKPOINT_EVERY = 50  # steps: a few seconds are lost at most, and writing takes little of them
 
 
 class Interrupted(Exception):
@@ -41,8 +41,11 @@ class StopRequest:
 class Demo:
     """Runs of all optimizers in turn, and the checkpoint they are resumed from in `folder`."""
 
-    def __init__(self, config: Config, photos: Photos, folder: Path) -> None:
+    def __init__(
+        self, config: Config, photos: Photos, folder: Path, checkpoint_every: int = CHECKPOINT_EVERY
+    ) -> None:
         self.config, self.photos, self.folder = config, photos, folder
+        self.checkpoint_every = checkpoint_every  # steps; no result depends on it
         self.finished: dict[str, dict[str, Any]] = {}  # history of each optimizer that is done
         self.missing: dict[str, str] = {}  # what could not be imported, and why
         self.interrupted_run: dict[str, Any] | None = None
@@ -98,7 +101,7 @@ class Demo:
                 if stop.made:
                     self._save(training)
                     raise Interrupted(f"stopped after step {training.steps} of {training.name}")
-                if training.steps % CHECKPOINT_EVERY == 0:
+                if training.steps % self.checkpoint_every == 0:
                     self._save(training)
         finally:
             progress.close()

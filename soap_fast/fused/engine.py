@@ -41,6 +41,7 @@ class Engine:
         self.params = [call.param for call in calls]
         self.states = [call.state for call in calls]
         self.layouts = [layout_of(call.plan) for call in calls]
+        self._shapes = [call.plan.shape for call in calls]
         self.device = self.params[0].device
         on_gpu = self.device.type == "cuda"
         # Triton launches on the current device, which need not be that of the tensors.
@@ -213,13 +214,15 @@ class Engine:
         """Addresses of gradients with the strides and dtypes of the last call, and of parameters.
 
         Parameters may have moved, as those of masked convolutions do at every forward. Others than
-        before, or with other strides, are not accepted: `upload` is the way then.
+        before, or with other strides or shapes, are not accepted: `upload` is the way then.
         """
         parameters = list(map(torch.Tensor.data_ptr, params))
         if parameters != self._parameter_list:
             now = [(p.data_ptr(), p.stride(), p.dtype) for p in params]
             kept = [(stride, dtype) for _, stride, dtype in now] == self._parameter_strides
             if not kept or not all(map(is_, params, self.params)):
+                return False
+            if [p.shape for p in params] != self._shapes:  # strides may be the same
                 return False
             self._upload_parameters(now)
         if gradients != self._gradient_list:

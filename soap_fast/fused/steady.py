@@ -20,7 +20,7 @@ from soap_fast.fused.engine import Engine
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.state import State
 
-GRAD, DTYPE = attrgetter("grad"), attrgetter("dtype")
+GRAD, DTYPE, SHAPE = attrgetter("grad"), attrgetter("dtype"), attrgetter("shape")
 ADDRESS, STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
 FIXED = (*PLAN_OPTIONS, *REFRESH_OPTIONS, "precondition_frequency")
 FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
@@ -44,6 +44,7 @@ class Steady:
         self.grads = [call.grad for call in calls]
         self.strides = list(map(STRIDE, self.grads))
         self.dtypes = list(map(DTYPE, self.grads))
+        self.shapes = list(map(SHAPE, self.grads))
         self.sizes = [len(group["params"]) for group in groups]
         self.fixed = [[group[name] for name in FIXED] for group in groups]
         self.free = [_values(group) for group in groups]
@@ -65,6 +66,9 @@ class Steady:
             return False
         if not all(map(is_, grads, self.grads)):
             if list(map(STRIDE, grads)) != self.strides or list(map(DTYPE, grads)) != self.dtypes:
+                return False
+            # A parameter resized along its slowest axis keeps its strides, and may its address.
+            if list(map(SHAPE, grads)) != self.shapes:
                 return False
             if any(map(torch.Tensor.is_neg, grads)):
                 return False
