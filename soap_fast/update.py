@@ -9,6 +9,7 @@ import torch
 
 from soap_fast.call import TensorCall
 from soap_fast.modes import grams, rotate, rotate_back
+from soap_fast.ranges import station
 
 
 def update(call: TensorCall) -> torch.Tensor:  # [] bool
@@ -59,6 +60,7 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     return taken
 
 
+@station
 def adam_direction(exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, eps: float) -> torch.Tensor:
     """n = m / (sqrt(v) + eps), elementwise; v is not bias-corrected. Where both are 0, n is 0."""
     denominator = exp_avg_sq.sqrt() + eps
@@ -79,6 +81,7 @@ def step_size(call: TensorCall, step: torch.Tensor) -> torch.Tensor:  # [] float
     return options.lr * bias2.sqrt() / bias1
 
 
+@station
 def commit(
     taken: torch.Tensor,
     *changes: tuple[torch.Tensor, torch.Tensor],

@@ -61,6 +61,7 @@ ORDER = [
     "plan",
     "options",
     "ambient",
+    "ranges",
 ]
 
 
