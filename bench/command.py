@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from bench import envelope
+from bench import envelope, table
 
 Row = dict[str, Any]
 
@@ -30,13 +28,8 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def show(results: Sequence[Row], columns: Sequence[str], target: str | None) -> None:
     """Print a table of these columns, and write the whole results where `--json` says."""
-    table = tabulate(
-        [[result.get(column) for column in columns] for result in results],
-        headers=columns,
-        floatfmt=".3g",
-        missingval="-",
-    )
-    print(table, file=sys.stderr if target == "-" else sys.stdout)
+    rows = [[result.get(column) for column in columns] for result in results]
+    print(table.text(columns, rows), file=sys.stderr if target == "-" else sys.stdout)
     if target is not None:
         envelope.write(target, list(results))
 

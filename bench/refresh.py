@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
 from bench.arguments import positive
 from bench.command import BadInput, add_json_option, check_target, show
+from bench.progress import progress
 from soap_fast import extension
 from soap_fast.eigh import eigh_eager, eigh_native
 from soap_fast.options import PlanOptions
@@ -163,7 +163,7 @@ def interleaved(
 ) -> tuple[float, float]:
     """Median milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
     times: dict[int, list[float]] = {0: [], 1: []}
-    for repeat in tqdm(range(repeats + 1), desc=what, unit="pair", leave=False):
+    for repeat in progress(range(repeats + 1), what, "pair"):
         for index, work in enumerate((one, other)):
             before()
             start = time.perf_counter()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
 from bench.arguments import device, positive
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.peers import compare
 from bench.peers.optimizers import PEERS, chosen
+from bench.progress import progress
 from bench.timing import Times, state_bytes, timed_step
 from soap_fast import SOAP
 
@@ -98,7 +98,7 @@ def measure(
     """Time the first call and whole refresh periods after it; gradients are made in between."""
     times = Times()
     calls = 1 + frequency * periods
-    for call in tqdm(range(calls), desc=inventory.model, unit="call", leave=False):
+    for call in progress(range(calls), inventory.model):
         inventory.set_gradients(params, seed=1 + call)
         elapsed = timed_step(optimizer, params[0].device)
         times.add(elapsed, first=call == 0, refresh=call % frequency == 0)

@@ -7,7 +7,11 @@ import torch
 from streams import backends, parameters, set_gradients
 
 from soap_fast import SOAP, ranges
+from soap_fast.backends.triton import interpreted
 
+needs_interpreter = pytest.mark.skipif(
+    not interpreted(), reason="interprets kernels on CPU tensors: set TRITON_INTERPRET=1"
+)
 PHASES = ("soap_fast.begin", "soap_fast.update", "soap_fast.refresh")
 # By backend: what computes within update and within refresh. The extension's operators have the
 # names of the dispatcher.
@@ -42,6 +46,7 @@ def test_phases_and_what_computes_within_them(backend):
         assert {one if "::" in one else f"soap_fast.{one}" for one in expected} <= inside
 
 
+@needs_interpreter
 def test_launches_have_names():
     params = parameters(shapes=((4, 3), (3,)))
     optimizer = SOAP(params, backend="triton")
@@ -54,6 +59,7 @@ def test_launches_have_names():
     assert {f"soap_fast.{op}" for op in ("gather", "clock", "fold_gram", "adam", "apply")} <= names
 
 
+@needs_interpreter
 def test_a_steady_step_is_an_update():
     params = parameters(shapes=((4, 3), (3,)))
     optimizer = SOAP(params, backend="triton")

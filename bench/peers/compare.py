@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
 from bench.command import BadInput, Row
@@ -15,6 +14,7 @@ from bench.peers.arithmetic import plain_flops, sgemm_gflops
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.memory import peak_bytes
 from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, PEERS, build
+from bench.progress import progress
 from bench.timing import state_bytes
 from soap_fast.options import PlanOptions
 
@@ -50,7 +50,7 @@ def compare(
     runners, missing = _runners(inventory, (OURS, *peers), device, frequency, backend)
     peaks = {
         runner.name: peak_bytes(runner.name, wanted, device, backend)
-        for runner in tqdm(runners, desc="peak memory", unit="optimizer", leave=False)
+        for runner in progress(runners, "peak memory", "optimizer")
     }
     before = sgemm_gflops(device)
     take_turns(runners, inventory, device, frequency, periods)

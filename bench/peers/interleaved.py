@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
 from bench.peers.optimizers import OURS, PEERS
+from bench.progress import progress
 from bench.timing import Times, timed_step
 
 
@@ -66,9 +66,7 @@ def take_turns(
     all of them.
     """
     source = inventory.parameters(device)
-    for call in tqdm(
-        range(1 + frequency * periods), desc=inventory.model, unit="call", leave=False
-    ):
+    for call in progress(range(1 + frequency * periods), inventory.model):
         inventory.set_gradients(source, seed=1 + call)
         for runner in runners:
             if runner.failed is None:
