@@ -1,7 +1,9 @@
 """`step`: what a step costs on the parameters of a real model, call by call.
 
 Gradients are normal random numbers, the same for every run. The first call (first bases), calls
-with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period.
+with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period,
+`p99_ms` of all calls but the first, `host_ms` the median until such a call returns, which on CUDA
+is before its work is done; `peak_bytes` is what a step needs beside parameters and gradients.
 With `--peers` other optimizers take turns with ours on the same gradients; a row each.
 """
 
@@ -15,7 +17,8 @@ from bench import shapes
 from bench.arguments import device, positive
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.peers import compare
-from bench.peers.optimizers import PEERS, chosen
+from bench.peers.memory import peak_bytes
+from bench.peers.optimizers import OURS, PEERS, chosen
 from bench.progress import progress
 from bench.timing import Times, state_bytes, timed_step
 from soap_fast import SOAP
@@ -29,6 +32,9 @@ COLUMNS = (
     "plain_ms",
     "refresh_ms",
     "mean_ms",
+    "p99_ms",
+    "host_ms",
+    "peak_bytes",
     "state_ratio",
 )
 
@@ -82,6 +88,8 @@ def run(options: argparse.Namespace) -> int:
         "tensors": len(params),
         "parameters": inventory.numel,
         **times.summary(frequency),
+        **times.tail(),
+        "peak_bytes": peak_bytes(OURS, options.shapes, options.device, options.backend),
         "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
     }
     show([result], COLUMNS, options.json)

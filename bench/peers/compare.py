@@ -19,8 +19,8 @@ from bench.timing import state_bytes
 from soap_fast.options import PlanOptions
 
 COLUMNS = (
-    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "speedup", "peak_bytes", "state_ratio",
-    "gemm_share", "missing", "failed",
+    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "p99_ms", "host_ms", "speedup",
+    "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
 PLAN = PlanOptions(MAX_PRECOND_DIM, False, False, "channels_first")
 
@@ -117,6 +117,7 @@ def _measured(
         share = flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
     return {
         **times,
+        **runner.times.tail(),
         "speedup": mean / mean_of_ours,
         "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
         "gemm_share": share,
