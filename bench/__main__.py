@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, plan, readme, refresh, step, tune
+from bench import kernels, launches, plan, readme, refresh, roof, step, trace, tune
 from bench.arguments import Parser
 from bench.command import BadInput
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
 COMMANDS = {
+    "roof": roof,
     "step": step,
     "refresh": refresh,
     "kernels": kernels,
     "launches": launches,
     "plan": plan,
+    "trace": trace,
     "tune": tune,
     "readme": readme,
 }
