@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench import envelope
 from bench.command import BadInput
 
 

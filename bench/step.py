@@ -52,7 +52,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
     )
     parser.add_argument(
-        "--peers", type=chosen, metavar="NAME,...", help=f"compare with {', '.join(PEERS)}"
+        "--peers",
+        type=chosen,
+        metavar="NAME,...",
+        help=f"compare with {', '.join(PEERS)}, or any package.module:Class",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=positive(float),
+        default=180,
+        metavar="SECONDS",
+        help="for a call of a peer, which may compile (default: %(default)s)",
     )
     add_json_option(parser)
 
@@ -67,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
             options.backend,
             options.precondition_frequency,
             options.periods,
+            options.time_limit,
         )
         show(rows, compare.COLUMNS, options.json)
         return 0

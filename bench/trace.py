@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     if options.nvtx and not options.device.startswith("cuda"):
-        raise BadInput("--nvtx: torch sees no NVIDIA GPU; leave it out for a trace in a file")
+        raise BadInput(f"--nvtx needs a GPU, not --device {options.device}: leave it out")
     inventory = shapes.load(options.shapes)
     if not options.nvtx:
         check_target(options.out, "--out")

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+import soap_fast
 from bench import shapes
 from bench.command import BadInput, Row
 from bench.peers.arithmetic import plain_flops, sgemm_gflops
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.memory import peak_bytes
-from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, PEERS, build
+from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, peer
 from bench.progress import progress
 from bench.timing import state_bytes
 from soap_fast.options import PlanOptions
@@ -32,8 +33,9 @@ def compare(
     backend: str | None,
     frequency: int,
     periods: int,
+    limit: float | None = None,
 ) -> list[Row]:
-    """Measure ours and these peers on an inventory.
+    """Measure ours and these peers on an inventory, a call of a peer within `limit` seconds.
 
     Returns:
         Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
@@ -48,8 +50,10 @@ def compare(
     """
     inventory = shapes.load(wanted)
     runners, missing = _runners(inventory, (OURS, *peers), device, frequency, backend)
+    for runner in runners:
+        runner.limit = limit
     peaks = {
-        runner.name: peak_bytes(runner.name, wanted, device, backend)
+        runner.name: peak_bytes(runner.name, wanted, device, backend, limit)
         for runner in progress(runners, "peak memory", "optimizer")
     }
     before = sgemm_gflops(device)
@@ -71,7 +75,7 @@ def compare(
             **_measured(runner, inventory, frequency, ours, gflops),
             "peak_bytes": peaks[runner.name],
             "sgemm_gflops": gflops,
-            "note": PEERS[runner.name].note if runner.name in PEERS else None,
+            **_origin(runner.name),
         }
     return [rows[name] for name in (OURS, *peers)]
 
@@ -90,12 +94,19 @@ def _runners(
         try:
             runners.append(Runner(name, params, build(name, params, frequency, backend)))
         except ImportError as error:
-            command = PEERS[name].install or ""
+            command = peer(name).install or ""
             missing[name] = command
             print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
         except ValueError as error:
             raise BadInput(str(error)) from None
     return runners, missing
+
+
+def _origin(name: str) -> dict[str, str | None]:
+    if name == OURS:
+        return {"package": OURS, "version": soap_fast.__version__, "note": None}
+    found = peer(name)
+    return {"package": found.package, "version": found.version, "note": found.note}
 
 
 def _measured(
