@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, plan, readme, refresh, roof, step, trace, tune
+from bench import kernels, launches, plan, readme, refresh, roof, step, trace, train, tune
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -12,6 +12,7 @@ from bench.command import BadInput
 COMMANDS = {
     "roof": roof,
     "step": step,
+    "train": train,
     "refresh": refresh,
     "kernels": kernels,
     "launches": launches,

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-import soap_fast
 from bench import shapes
 from bench.command import BadInput, Row
 from bench.peers.arithmetic import plain_flops, sgemm_gflops
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.memory import peak_bytes
-from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, peer
+from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, origin, peer
 from bench.progress import progress
 from bench.timing import state_bytes
 from soap_fast.options import PlanOptions
@@ -75,7 +74,7 @@ def compare(
             **_measured(runner, inventory, frequency, ours, gflops),
             "peak_bytes": peaks[runner.name],
             "sgemm_gflops": gflops,
-            **_origin(runner.name),
+            **origin(runner.name),
         }
     return [rows[name] for name in (OURS, *peers)]
 
@@ -100,13 +99,6 @@ def _runners(
         except ValueError as error:
             raise BadInput(str(error)) from None
     return runners, missing
-
-
-def _origin(name: str) -> dict[str, str | None]:
-    if name == OURS:
-        return {"package": OURS, "version": soap_fast.__version__, "note": None}
-    found = peer(name)
-    return {"package": found.package, "version": found.version, "note": found.note}
 
 
 def _measured(

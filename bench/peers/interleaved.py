@@ -10,7 +10,7 @@ import torch
 
 from bench import shapes
 from bench.peers.limit import TookTooLong, time_limit
-from bench.peers.optimizers import OURS, around, peer
+from bench.peers.optimizers import OURS, around, refreshed
 from bench.progress import progress
 from bench.timing import Times, timed_step
 
@@ -48,12 +48,8 @@ class Runner:
         finally:
             for param in self.params:
                 param.grad = None
-        self.times.add(elapsed, first=call == 0, refresh=self._refreshed(call, frequency))
-
-    def _refreshed(self, call: int, frequency: int) -> bool:
-        if self.name == OURS:
-            return call % frequency == 0
-        return peer(self.name).refreshed(self.optimizer, call, frequency)
+        again = refreshed(self.name, self.optimizer, call, frequency)
+        self.times.add(elapsed, first=call == 0, refresh=again)
 
 
 def take_turns(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bench import shapes
 from bench.peers.optimizers import around, build
-from bench.peers.peak import arguments, in_a_process, peak
+from bench.peers.peak import arguments, in_a_process, peak, reset_peak
 
 CALLS, FREQUENCY = 3, 2
 

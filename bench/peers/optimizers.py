@@ -209,3 +209,18 @@ def build(name: str, params: Params, frequency: int, backend: str | None) -> tor
 def around(name: str) -> AbstractContextManager[None]:
     """The context of a call of an optimizer."""
     return nullcontext() if name == OURS else peer(name).around()
+
+
+def refreshed(name: str, optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
+    """Whether the call just made, the first being 0, refreshed bases."""
+    return (_every if name == OURS else peer(name).refreshed)(optimizer, call, frequency)
+
+
+def origin(name: str) -> dict[str, str | None]:
+    """Where an optimizer comes from, and what has to be known to read its numbers."""
+    if name == OURS:
+        import soap_fast
+
+        return {"package": OURS, "version": soap_fast.__version__, "note": None}
+    found = peer(name)
+    return {"package": found.package, "version": found.version, "note": found.note}
