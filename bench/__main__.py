@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, plan, readme, refresh, roof, step, trace, train, tune
+from bench import device, kernels, launches, plan, readme, refresh, roof, step, trace, train, tune
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": plan,
     "trace": trace,
     "tune": tune,
+    "device": device,
     "readme": readme,
 }
 

@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from bench import shapes
+from bench import graphed, shapes
 from bench.arguments import device, positive
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.peers import compare
@@ -64,11 +64,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for a call of a peer, which may compile (default: %(default)s)",
     )
+    parser.add_argument("--graphed", action="store_true", help="replay CUDA graphs of the steps")
     add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
+    if options.graphed and options.peers:
+        raise BadInput("--graphed and --peers are two measurements: make one after the other")
     if options.peers:
         rows = compare.compare(
             options.shapes,
@@ -82,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
         show(rows, compare.COLUMNS, options.json)
         return 0
     inventory = shapes.load(options.shapes)
+    if options.graphed:
+        return _graphed(inventory, options)
     params = inventory.parameters(options.device)
     frequency = options.precondition_frequency
     try:
@@ -104,6 +109,18 @@ def run(options: argparse.Namespace) -> int:
         "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
     }
     show([result], COLUMNS, options.json)
+    return 0
+
+
+def _graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> int:
+    if not options.device.startswith("cuda"):
+        raise BadInput("--graphed replays CUDA graphs: add --device cuda, on a machine with a GPU")
+    frequency, periods = options.precondition_frequency, options.periods
+    try:
+        row = graphed.measure(inventory, options.device, frequency, periods)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    show([row], COLUMNS, options.json)
     return 0
 
 
