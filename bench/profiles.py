@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.shapes import Inventory
@@ -76,7 +77,9 @@ def parts(found: profile, device: str) -> dict[str, Part]:
     first: dict[str, float] = {}
     for event in found.events():
         first[event.name] = min(event.time_range.start, first.get(event.name, float("inf")))
-    named: list[Any] = [e for e in found.key_averages() if e.key.startswith(PREFIXES)]
+    # On CUDA a range occurs a second time, on the device, by the same name.
+    averages: list[Any] = [e for e in found.key_averages() if e.device_type == DeviceType.CPU]
+    named = [e for e in averages if e.key.startswith(PREFIXES)]
     on_gpu = device.startswith("cuda")
     return {
         e.key: Part(

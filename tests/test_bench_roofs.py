@@ -90,9 +90,16 @@ class TestRoof:
 
     def test_the_matmul_precision_is_put_back(self):
         before = torch.get_float32_matmul_precision()
-        with pytest.raises(KeyError), roofs.matmul_precision("high"):
-            assert torch.get_float32_matmul_precision() == "high"
-            raise KeyError
+        seen = []
+
+        def fails():
+            with roofs.matmul_precision("high"):
+                seen.append(torch.get_float32_matmul_precision())
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fails()
+        assert seen == ["high"]
         assert torch.get_float32_matmul_precision() == before
 
     def test_least_time_is_of_products_or_of_bytes(self):
@@ -186,7 +193,7 @@ class TestLaunches:
     def test_each_by_its_name_with_its_work(self, tmp_path, measured):
         path = tmp_path / "matrix.json"
         path.write_text(json.dumps({"model": "m", "params": [{"name": "w", "shape": [33, 9]}]}))
-        options = ("--shapes", str(path), "--device", "cpu", "--of", "launches", "--steps", "1")
+        options = ("--shapes", str(path), "--device", "cpu", "--of", "launches", "--steps", "2")
         rows = results_of(tmp_path, "kernels", *options)
         plain = [row["name"] for row in rows if row["phase"] == "plain"]
         assert plain[:2] == ["gather", "clock"]
