@@ -8,11 +8,11 @@ import json
 import pytest
 import torch
 
-from bench import clock, costs, kernels, launched, roofs, trace
+from bench import clock, costs, graphed, kernels, launched, roofs, shapes, trace
 from bench.__main__ import main as bench
 from bench.peers.compare import PLAN
 from bench.roofs import Roofs
-from soap_fast import extension
+from soap_fast import SOAP, GraphedStep, extension
 from soap_fast.backends.triton import interpreted
 
 SHAPES = [(6, 4, 3, 3), (40, 12), (6,)]
@@ -126,6 +126,30 @@ class TestClock:
         )
         assert len(times) == 2
         assert log == ["before", "work"] * 3
+
+    def test_on_cuda_events_are_read_after_all_spans(self, monkeypatch):
+        """As if there were a GPU: an event says when its stream reached it."""
+        ticks, log = iter(range(100)), []
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = next(ticks)
+
+            def elapsed_time(self, later):
+                log.append("read")
+                return float(later.at - self.at)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: log.append("wait"))
+        watch = clock.Stopwatch("cuda")
+        assert watch(lambda: next(ticks)) == 1
+        watch(lambda: None)
+        assert log == []  # nobody waits between spans
+        assert watch.seconds() == [0.002, 0.001]
+        assert log == ["wait", "read", "read"]
 
     def test_quartiles(self):
         assert clock.quartiles([3.0]) == (3, 3, 3)
@@ -251,6 +275,38 @@ def test_graphs_of_steps_need_a_gpu(capsys):
     assert "--graphed replays CUDA graphs" in refused(capsys, "step", "--graphed")
     error = refused(capsys, "step", "--graphed", "--peers", "adamw")
     assert "make one after the other" in error
+
+
+def test_only_replays_of_both_graphs_are_timed(monkeypatch, small):
+    """As if there were a GPU: graphs are captured at the 4th plain and the 2nd refreshing call."""
+    replayed = []
+
+    class Step(GraphedStep):
+        def __call__(self):
+            replayed.append(self.refreshes_next())
+            self.optimizer.step()
+
+    def eager(params, backend, **options):
+        assert backend == "triton"
+        return SOAP(params, backend="eager", **options)
+
+    monkeypatch.setattr(graphed, "GraphedStep", Step)
+    monkeypatch.setattr(graphed, "SOAP", eager)
+    seen = []
+    monkeypatch.setattr(
+        graphed.Times, "add", lambda self, elapsed, **kind: seen.append(tuple(kind.values()))
+    )
+    monkeypatch.setattr(graphed.Times, "summary", lambda *_: {})
+    monkeypatch.setattr(graphed.Times, "tail", lambda *_: {})
+    graphed.measure(shapes.load(small), "cpu", frequency=3, periods=2)
+    first, *rest = seen
+    assert first == (True, False)
+    assert len(rest) == 3 * 2
+    assert [refresh for _, refresh in rest] == replayed[-6:]
+    assert sum(refresh for _, refresh in rest) == 2
+    before = replayed[: -len(rest)]
+    assert before.count(False) >= 4
+    assert before.count(True) >= 2
 
 
 def test_tails_of_times():

@@ -31,6 +31,15 @@ number = 3
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small work on several threads of a busy machine waits for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """A user's module in the current folder."""
