@@ -16,12 +16,13 @@ SMALL = ("--periods", "1", "--precondition-frequency", "2", "--batch", "1", "--w
 MODEL = """
 import torch
 
-built = []
+built, starts = [], []
 
 def tiny(device):
     model = torch.nn.Linear(4, 3).to(device)
     x = torch.randn(5, 4, device=device)
     built.append(model)
+    starts.append(model.weight.detach().clone())
     return model, lambda: model(x).square().mean()
 
 def no_parameters(device):
@@ -81,12 +82,11 @@ def test_the_demo_beside_adam(tmp_path, peaks, capsys):
 def test_a_model_of_the_users(tmp_path, module, peaks):
     adam, ours = rows_of(tmp_path, "--model", f"{module}:tiny")
     assert adam["parameters"] == ours["parameters"] == 15
-    built = sys.modules[module].built
-    start = torch.nn.Linear(4, 3)
-    torch.manual_seed(0)
-    start = torch.nn.Linear(4, 3)
-    assert len(built) == 2  # one for each optimizer, from the same start, and both have moved
-    assert all(not torch.equal(model.weight, start.weight) for model in built)
+    user = sys.modules[module]
+    assert len(user.built) == 2  # one for each optimizer, from the same start, and both have moved
+    assert torch.equal(*user.starts)
+    assert not torch.equal(user.built[0].weight, user.starts[0])
+    assert not torch.equal(user.built[1].weight, user.starts[1])
 
 
 @pytest.mark.parametrize(
