@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import shapes
 from bench.command import add_json_option, check_target, show
+from bench.progress import progress
 from bench.recorded import Recorded, record
 from soap_fast.fused.floor import floor_seconds
 
@@ -36,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
-    results = [measure(shapes.load(name)) for name in options.shapes]
+    results = [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
     show(results, COLUMNS, options.json)
     return 0
 
