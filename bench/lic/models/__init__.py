@@ -7,5 +7,7 @@ mode rounding is replaced as `bounds` describes; in evaluation mode everything i
 
 from bench.lic.models.compressed import Compressed
 from bench.lic.models.hyperprior import MeanScaleHyperprior
+from bench.lic.models.model import Model
+from bench.lic.models.registry import MODELS, build
 
-__all__ = ["Compressed", "MeanScaleHyperprior"]
+__all__ = ["MODELS", "Compressed", "MeanScaleHyperprior", "Model", "build"]
