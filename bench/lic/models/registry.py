@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from bench.command import BadInput
 from bench.lic.models.elic import ELIC
 from bench.lic.models.hyperprior import MeanScaleHyperprior
 from bench.lic.models.model import Model
+from bench.lic.models.tcm import TCM
 from bench.lic.models.widths import scaled
 
 MODELS: dict[str, Callable[[float], Model]] = {
     "elic": ELIC,
+    "tcm_64": partial(TCM, 64),
+    "tcm_128": partial(TCM, 128),
     "hyperprior": lambda factor: MeanScaleHyperprior(scaled(192, factor, 2)),
 }
 
