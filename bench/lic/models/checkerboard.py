@@ -46,7 +46,7 @@ class CheckerboardContext(nn.Module):
         channel_context: (channels of all earlier groups, outputs) -> a module on maps.
         parameters: (inputs, outputs) -> a module on maps, that gives scale and mean.
 
-    Source: He et al. 2022, ELIC (arXiv 2203.10886), section 3.
+    Source: He et al. 2022, ELIC (arXiv 2203.10886).
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from bench.lic.models.residual import bottlenecks
 class GatedAttention(nn.Module):
     """x + trunk(x) * sigmoid(gate(guide)); the guide is x itself unless another is given.
 
-    Source: Cheng et al. 2020 (arXiv 2001.01568), figure 6.
+    Source: Cheng et al. 2020 (arXiv 2001.01568).
     """
 
     def __init__(self, channels: int) -> None:

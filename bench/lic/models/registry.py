@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from bench.command import BadInput
+from bench.lic.models.dcae import DCAE
 from bench.lic.models.elic import ELIC
 from bench.lic.models.hyperprior import MeanScaleHyperprior
 from bench.lic.models.model import Model
@@ -16,6 +17,7 @@ MODELS: dict[str, Callable[[float], Model]] = {
     "elic": ELIC,
     "tcm_64": partial(TCM, 64),
     "tcm_128": partial(TCM, 128),
+    "dcae": DCAE,
     "hyperprior": lambda factor: MeanScaleHyperprior(scaled(192, factor, 2)),
 }
 

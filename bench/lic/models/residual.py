@@ -11,7 +11,7 @@ from bench.lic.models.convolutions import conv
 class Bottleneck(nn.Module):
     """x + three convolutions of x through half the channels; with `activated`, ReLU of the sum.
 
-    Source: He et al. 2022, ELIC (arXiv 2203.10886), figure 4.
+    Source: He et al. 2022, ELIC (arXiv 2203.10886).
     """
 
     def __init__(self, channels: int, *, activated: bool = False) -> None:

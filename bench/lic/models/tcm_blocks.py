@@ -84,7 +84,7 @@ class Mixture(nn.Module):
     The convolutions' half is doubled: a skip around a block that has one already. It is so in the
     published model, and its weights are fitted to it.
 
-    Source: Liu et al. 2023, TCM (arXiv 2303.14978), figure 3.
+    Source: Liu et al. 2023, TCM (arXiv 2303.14978).
     """
 
     def __init__(self, n: int, heads: int, window: int, *, shifted: bool) -> None:

@@ -13,7 +13,7 @@ class WindowAttention(nn.Module):
     `shifted`, windows begin half a window earlier and wrap around the map's edge, across which no
     pixel sees another.
 
-    Source: Liu et al. 2021, Swin Transformer (arXiv 2103.14030), section 3.2.
+    Source: Liu et al. 2021, Swin Transformer (arXiv 2103.14030).
     """
 
     offsets: Tensor
