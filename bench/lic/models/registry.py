@@ -9,6 +9,7 @@ from bench.command import BadInput
 from bench.lic.models.dcae import DCAE
 from bench.lic.models.elic import ELIC
 from bench.lic.models.hyperprior import MeanScaleHyperprior
+from bench.lic.models.lalic import LALIC
 from bench.lic.models.model import Model
 from bench.lic.models.tcm import TCM
 from bench.lic.models.widths import scaled
@@ -17,6 +18,7 @@ MODELS: dict[str, Callable[[float], Model]] = {
     "elic": ELIC,
     "tcm_64": partial(TCM, 64),
     "tcm_128": partial(TCM, 128),
+    "lalic": LALIC,
     "dcae": DCAE,
     "hyperprior": lambda factor: MeanScaleHyperprior(scaled(192, factor, 2)),
 }
