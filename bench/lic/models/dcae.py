@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.lic.models.convolutions import conv, deconv
-from bench.lic.models.dcae_blocks import HEADS, DictionaryAttention, SwinStage
+from bench.lic.models.dcae_blocks import DictionaryAttention, SwinStage
 from bench.lic.models.entropy_bottleneck import EntropyBottleneck
 from bench.lic.models.model import Model
 from bench.lic.models.residual import bottlenecks
 from bench.lic.models.slices import CHANNELS, HIDDEN, SLICES, SliceContext
 from bench.lic.models.widths import scaled
 
-# Channels, blocks and heads of the stages at 1/2, 1/4 and 1/8 of the image's sides.
-STAGES = ((96, 1, 12), (144, 2, 9), (256, 12, 8))
-HYPER_CHANNELS, HYPER_HEADS = 192, 6
-DICTIONARY = (128, 640)  # entries, channels
+# Channels, heads and blocks of the stages at 1/2, 1/4 and 1/8 of the image's sides.
+STAGES = ((96, 12, 1), (144, 9, 2), (256, 8, 12))
+HYPER = (192, 6)  # channels and heads at 1/32; channels of z
+DICTIONARY = (128, 640, 20)  # entries, channels, heads
 
 
 class DCAE(Model):
@@ -32,13 +32,13 @@ class DCAE(Model):
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
-        a, b, c = (scaled(channels, factor, heads) for channels, _, heads in STAGES)
         stages = [
-            (width, blocks, heads, 8)
-            for width, (_, blocks, heads) in zip((a, b, c), STAGES, strict=True)
+            (*_attentive(channels, heads, factor), blocks, 8) for channels, heads, blocks in STAGES
         ]
-        channels, n = scaled(CHANNELS, factor), scaled(HYPER_CHANNELS, factor, HYPER_HEADS)
-        m, hyper_stage = SLICES * channels, (n, 1, HYPER_HEADS, 4)
+        hyper_stage = (*_attentive(*HYPER, factor), 1, 4)
+        (a, b, c), n = (stage[0] for stage in stages), hyper_stage[0]
+        channels = scaled(CHANNELS, factor)
+        m = SLICES * channels
         self.analysis = nn.Sequential(
             *(*_down(3, a), SwinStage(*stages[0])),
             *(*_down(a, b), SwinStage(*stages[1])),
@@ -76,9 +76,12 @@ class _DictionaryContext(SliceContext):
         known = [2 * m + channels * index for index in range(SLICES)]
         hidden = scaled(HIDDEN[0], factor), scaled(HIDDEN[1], factor)
         super().__init__(channels, [inputs + m for inputs in known], hidden)
-        entries, width = scaled(DICTIONARY[0], factor), scaled(DICTIONARY[1], factor, HEADS)
+        entries = scaled(DICTIONARY[0], factor)
+        width, heads = _attentive(*DICTIONARY[1:], factor)
         self.dictionary = nn.Parameter(torch.randn(entries, width))
-        self.attention = nn.ModuleList(DictionaryAttention(inputs, width, m) for inputs in known)
+        self.attention = nn.ModuleList(
+            DictionaryAttention(inputs, width, heads, m) for inputs in known
+        )
 
     def support(
         self, index: int, scale: Tensor, mean: Tensor, earlier: Tensor
@@ -86,6 +89,11 @@ class _DictionaryContext(SliceContext):
         known = torch.cat([scale, mean, earlier], 1)
         both = torch.cat([known, self.attention[index](known, self.dictionary)], 1)
         return both, both
+
+
+def _attentive(channels: int, heads: int, factor: float) -> tuple[int, int]:
+    heads = scaled(heads, factor)
+    return scaled(channels, factor, heads), heads
 
 
 def _down(inputs: int, outputs: int) -> list[nn.Module]:

@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from bench.lic.models.convolutions import conv, depthwise
 from bench.lic.models.window_attention import WindowAttention
 
-HEADS = 20  # of attention to the dictionary
-
 
 class GatedPerceptron(nn.Module):
     """Linear(GELU(depthwise(a)) * g), [a, g] = Linear(x); maps are [B, H, W, C].
@@ -50,7 +48,7 @@ class ScaledBlock(nn.Module):
 class SwinStage(nn.Module):
     """x + convolution(blocks(x)), every second block with shifted windows; x is [B, C, H, W]."""
 
-    def __init__(self, channels: int, blocks: int, heads: int, window: int) -> None:
+    def __init__(self, channels: int, heads: int, blocks: int, window: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             *(ScaledBlock(channels, heads, window, shifted=i % 2 == 1) for i in range(blocks))
@@ -96,9 +94,10 @@ class DictionaryAttention(nn.Module):
     Source: Lu et al. 2025, DCAE (arXiv 2504.00496).
     """
 
-    def __init__(self, inputs: int, channels: int, outputs: int) -> None:
+    def __init__(self, inputs: int, channels: int, heads: int, outputs: int) -> None:
         super().__init__()
-        self.temperature = nn.Parameter(torch.ones(HEADS, 1, 1))
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.lift = nn.Linear(inputs, channels)
         self.multi_scale = nn.Sequential(nn.LayerNorm(channels), MultiScale(channels))
         self.query = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels))
@@ -118,7 +117,7 @@ class DictionaryAttention(nn.Module):
         return self.out(x).movedim(-1, 1)
 
     def _attend(self, query: Tensor, entries: Tensor) -> Tensor:  # [B, H, W, channels], as query
-        split = (-1, HEADS, query.shape[-1] // HEADS)
+        split = (-1, self.heads, query.shape[-1] // self.heads)
         queries = query.reshape(split).transpose(0, 1)  # [heads, B * H * W, channels / heads]
         keys = self.key(entries).view(split).permute(1, 2, 0)  # [heads, channels / heads, entries]
         values = entries.view(split).transpose(0, 1)  # [heads, entries, channels / heads]

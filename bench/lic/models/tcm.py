@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,12 +11,12 @@ from bench.lic.models.convolutions import conv, sub_pixel
 from bench.lic.models.entropy_bottleneck import EntropyBottleneck
 from bench.lic.models.model import Model
 from bench.lic.models.slices import CHANNELS, HIDDEN, SLICES, SliceContext
-from bench.lic.models.tcm_blocks import GATED_HEADS, Down, SwinGate, Up, mixtures
+from bench.lic.models.tcm_blocks import Down, SwinGate, Up, mixtures
 from bench.lic.models.widths import scaled
 
 HEAD_CHANNELS = (8, 16, 32)  # of attention at 1/2, 1/4 and 1/8 of the image's sides
 HYPER_CHANNELS = 192  # of z
-GATED_CHANNELS = 128
+GATED_CHANNELS, GATED_HEADS = 128, 8
 
 
 class TCM(Model):
@@ -30,8 +32,8 @@ class TCM(Model):
 
     def __init__(self, n: int, factor: float = 1.0) -> None:
         super().__init__()
-        heads = [n // channels for channels in HEAD_CHANNELS]
-        n = scaled(n, factor, max(heads))
+        heads = [scaled(n // channels, factor) for channels in HEAD_CHANNELS]
+        n = scaled(n, factor, math.lcm(*heads))
         channels, z_channels = scaled(CHANNELS, factor), scaled(HYPER_CHANNELS, factor)
         m, wide = SLICES * channels, 2 * n
         self.analysis = nn.Sequential(
@@ -71,9 +73,10 @@ class _GatedContext(SliceContext):
         supports = [m + channels * index for index in range(SLICES)]
         hidden = scaled(HIDDEN[0], factor), scaled(HIDDEN[1], factor)
         super().__init__(channels, supports, hidden)
-        inner = scaled(GATED_CHANNELS, factor, GATED_HEADS)
+        heads = scaled(GATED_HEADS, factor)
+        inner = scaled(GATED_CHANNELS, factor, heads)
         self.scale_support, self.mean_support = (
-            nn.ModuleList(SwinGate(inputs, inner) for inputs in supports) for _ in range(2)
+            nn.ModuleList(SwinGate(inputs, inner, heads) for inputs in supports) for _ in range(2)
         )
 
     def support(

@@ -10,7 +10,6 @@ from bench.lic.models.gated_attention import GatedAttention
 from bench.lic.models.gdn import GDN
 from bench.lic.models.window_attention import WindowAttention
 
-GATED_HEADS = 8
 WINDOW = 8  # of attention in SwinGate
 
 
@@ -111,11 +110,11 @@ class SwinGate(nn.Module):
     There is no skip around the two convolutions that lead to these channels and back.
     """
 
-    def __init__(self, channels: int, inner: int) -> None:
+    def __init__(self, channels: int, inner: int, heads: int) -> None:
         super().__init__()
         self.into, self.out = conv(channels, inner, 1), conv(inner, channels, 1)
         self.guide = nn.Sequential(
-            *(SwinBlock(inner, GATED_HEADS, WINDOW, shifted=shifted) for shifted in (False, True))
+            *(SwinBlock(inner, heads, WINDOW, shifted=shifted) for shifted in (False, True))
         )
         self.gated = GatedAttention(inner)
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 def scaled(channels: int, factor: float, multiple: int = 1) -> int:
     """channels * factor, rounded to a positive multiple of `multiple`; factor 1 changes nothing.
 
-    Attention needs multiples of its heads: heads are kept, and become narrower.
+    Numbers of heads shrink alike, and channels are then multiples of these: attention of a smaller
+    model costs less, which it would not if its heads only became narrower.
     """
     if factor == 1:
         return channels
