@@ -86,14 +86,14 @@ def test_soap_writes_to_masked_taps_and_the_convolution_does_not_read_them() -> 
     masked = conv.mask == 0
     assert masked.sum() == 13
     assert masked[2, 2]
-    optimizer = SOAP(conv.parameters(), lr=1e-2)
-    for _ in range(4):
+    optimizer = SOAP(conv.parameters(), lr=1e-2, precondition_frequency=2)
+    for _ in range(8):
         optimizer.zero_grad()
         (conv(torch.randn(1, 2, 9, 9)) - 1).square().sum().backward()
         assert conv.weight.grad is not None
         assert not conv.weight.grad[..., masked].any()
         optimizer.step()
-    assert conv.weight[..., masked].any()
+    assert conv.weight[..., masked].abs().max() > 1e-3
     impulse = torch.zeros(1, 2, 9, 9)
     impulse[..., 4, 4] = 1.0
     response = (conv(impulse) - conv(torch.zeros_like(impulse)))[0]

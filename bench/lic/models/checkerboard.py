@@ -18,7 +18,8 @@ class CheckerboardConv(nn.Conv2d):
     """5x5 convolution that reads only pixels of the other colour than its centre.
 
     The mask is applied in the forward, since an optimizer may write to masked taps although their
-    gradient is zero: SOAP does, for its update of a tap is a mixture of those of all taps.
+    gradient is zero. SOAP does: a rotated gradient has rounding where it should have zeros, and
+    Adam's normalisation makes that as large as all else.
     """
 
     mask: Tensor
