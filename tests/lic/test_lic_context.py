@@ -80,6 +80,20 @@ def test_anchors_do_not_see_the_bias_of_the_spatial_context() -> None:
     assert not torch.equal(after[:, ~anchors], before[:, ~anchors])
 
 
+def test_the_first_half_of_what_the_networks_give_is_the_scale() -> None:
+    module = build("elic", FACTOR).context
+    last = module.entropy_parameters[2][-1]
+    nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([4.0, 0.5]).repeat_interleave(module.groups[2]))
+    calls: list[tuple[Tensor, ...]] = []
+    module.gaussian.register_forward_pre_hook(lambda part, call: calls.append(call))
+    module(torch.randn(1, 20, *SIDES), torch.randn(1, 24, *SIDES))
+    _, scale, mean = calls[2]
+    assert (scale == 4.0).all()
+    assert (mean == 0.5).all()
+
+
 def test_soap_writes_to_masked_taps_and_the_convolution_does_not_read_them() -> None:
     torch.manual_seed(0)
     conv = CheckerboardConv(2, 4)
