@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, plan, readme, refresh, step, tune
+from bench import compare, kernels, launches, plan, readme, refresh, scaling, step, tune
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -12,6 +12,8 @@ from bench.command import BadInput
 COMMANDS = {
     "step": step,
     "refresh": refresh,
+    "scaling": scaling,
+    "compare": compare,
     "kernels": kernels,
     "launches": launches,
     "plan": plan,

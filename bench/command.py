@@ -41,7 +41,7 @@ def show(results: Sequence[Row], columns: Sequence[str], target: str | None) -> 
         envelope.write(target, list(results))
 
 
-def check_target(target: str | None) -> None:
+def check_target(target: str | None, option: str = "--json") -> None:
     """Find out before a measurement, not after it, whether its result can be written.
 
     Raises:
@@ -52,4 +52,6 @@ def check_target(target: str | None) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"--json {target}: {error.strerror}; name another file") from None
+            raise BadInput(f"{option} {target}: {error.strerror}; name another file") from None
+        if Path(str(target)).is_dir():
+            raise BadInput(f"{option} {target} is a folder; name a file")
