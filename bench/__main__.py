@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import compare, kernels, launches, plan, readme, refresh, scaling, step, tune
+from bench import compare, gate, kernels, launches, plan, readme, refresh, scaling, step, tune
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "refresh": refresh,
     "scaling": scaling,
     "compare": compare,
+    "gate": gate,
     "kernels": kernels,
     "launches": launches,
     "plan": plan,

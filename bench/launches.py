@@ -45,15 +45,16 @@ def run(options: argparse.Namespace) -> int:
 def measure(inventory: shapes.Inventory) -> dict[str, Any]:
     recorded = record(inventory)
     host, base = host_times(recorded)
-    return {**_exact(recorded, inventory), "host_ms": host, "host_ratio": host / base}
+    return {**counted(recorded, inventory), "host_ms": host, "host_ratio": host / base}
 
 
 def exact(inventory: shapes.Inventory) -> dict[str, Any]:
     """All of `measure` that is the same on every machine."""
-    return _exact(record(inventory), inventory)
+    return counted(record(inventory), inventory)
 
 
-def _exact(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
+def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
+    """What the tables of an optimizer say, and what two of its steps launch."""
     launches = recorded.step()
     engine = recorded.engine
     works = {name: work for name, work in engine.works.items() if name != "derive"}
