@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from bench import compare, gate, kernels, launches, plan, readme, refresh, scaling, step, tune
+from bench import (
+    compare,
+    gate,
+    kernels,
+    launches,
+    plan,
+    readme,
+    refresh,
+    report,
+    scaling,
+    step,
+    tune,
+)
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -15,6 +27,7 @@ COMMANDS = {
     "scaling": scaling,
     "compare": compare,
     "gate": gate,
+    "report": report,
     "kernels": kernels,
     "launches": launches,
     "plan": plan,

@@ -11,11 +11,10 @@ import argparse
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from bench import envelope
 from bench.arguments import device, positive
-from bench.command import BadInput, add_json_option, check_target, show
+from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.fit import exponent
 from bench.sweeps import measure, rows, sweeps
 
@@ -25,8 +24,6 @@ COLUMNS = (
 METRICS = ("first_ms", "plain_ms", "refresh_ms", "mean_ms")
 OF_A_PERIOD = ("mean_ms",)  # what a frequency changes: calls themselves stay as they are
 SWEEPS = ("width", "tensors", "kernel", "frequency", "threads")
-
-Row = dict[str, Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

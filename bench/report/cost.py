@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from bench.command import Row
 from bench.report.figures import COLORS, logarithmic, save, subplots
 from bench.report.markdown import table
-
-Row = dict[str, Any]
 
 METRICS = {
     "first_ms": "first call",
@@ -16,6 +14,11 @@ METRICS = {
     "plain_ms": "plain",
     "mean_ms": "mean of a period",
 }
+
+
+def parts(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """The points of a result, and the fits."""
+    return [row for row in rows if "x" in row], [row for row in rows if "exponent" in row]
 
 
 def draw(points: list[Row], fits: list[Row], path: Path) -> None:
