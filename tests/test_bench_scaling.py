@@ -88,11 +88,19 @@ class TestSweeps:
         assert message in said
         assert said.count("\n") == 1
 
-    def test_an_unknown_sweep(self, capsys):
+    @pytest.mark.parametrize("options", [["--sweep", "colour"], ["--device", "cuda:99"]])
+    def test_a_sweep_and_a_device_that_are_not_there(self, options, capsys):
         with pytest.raises(SystemExit) as stopped:
-            bench(["scaling", "--sweep", "colour"])
+            bench(["scaling", *options])
         assert stopped.value.code == 2
-        assert "colour" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert options[1] in said
+        assert said.count("\n") == 1
+
+    def test_a_gpu_has_no_threads_to_choose(self, monkeypatch, capsys):
+        monkeypatch.setattr("torch.empty", lambda *shape, device: None)
+        assert bench(["scaling", "--sweep", "threads", "--device", "cuda"]) == 2
+        assert "cuda has none to choose" in capsys.readouterr().err
 
 
 class TestExponents:
