@@ -8,9 +8,23 @@ from dataclasses import dataclass
 import torch
 
 try:
-    from bench.roof import copy_bandwidth, matmul_rate
-except ImportError:  # until bench/roof.py is there
+    from bench.roofs import DEFAULT_SIZES, UNITS, copy_row, gemm_row
+except ImportError:  # until bench/roofs.py is there
     from bench.suite.standin_roof import copy_bandwidth, matmul_rate
+else:
+    REPEATS = 7
+
+    def copy_bandwidth(device: str) -> float:
+        """Bytes per second, read and written."""
+        row = copy_row(device, DEFAULT_SIZES[torch.device(device).type].copied, REPEATS)
+        return float(row["value"] * UNITS[row["unit"]])
+
+    def matmul_rate(device: str, dtype: torch.dtype) -> float:
+        """Flops per second of a square product."""
+        size = DEFAULT_SIZES[torch.device(device).type].product
+        name = f"gemm_{str(dtype).removeprefix('torch.')}"
+        row = gemm_row(name, device, size, REPEATS)
+        return float(row["value"] * UNITS[row["unit"]])
 
 
 @dataclass(frozen=True)
