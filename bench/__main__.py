@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from bench import device, kernels, launches, plan, readme, refresh, roof, step, trace, train, tune
+from bench import (
+    compare,
+    device,
+    gate,
+    kernels,
+    launches,
+    plan,
+    readme,
+    refresh,
+    report,
+    roof,
+    scaling,
+    step,
+    trace,
+    train,
+    tune,
+)
 from bench.arguments import Parser
 from bench.command import BadInput
 
@@ -14,6 +30,10 @@ COMMANDS = {
     "step": step,
     "train": train,
     "refresh": refresh,
+    "scaling": scaling,
+    "compare": compare,
+    "gate": gate,
+    "report": report,
     "kernels": kernels,
     "launches": launches,
     "plan": plan,

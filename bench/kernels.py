@@ -14,9 +14,10 @@ import argparse
 
 import torch
 
-from bench import aot, launched, operators, reading, shapes
+from bench import aot, envelope, launched, operators, shapes
 from bench.arguments import device, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.files import differences, read
 from bench.roofs import Roofs, measure
 from soap_fast.backends.triton import interpreted
 
@@ -83,11 +84,11 @@ def read_roofs(path: str) -> Roofs:
     Raises:
         BadInput: the file is none of these, or of another machine.
     """
-    content = reading.read(path)
-    if (other := reading.other_machine(content)) is not None:
+    file = read(path)
+    if (other := differences(file.machine, envelope.machine())) is not None:
         raise BadInput(f"--roof {path} is of another machine ({other}): leave it out, or measure")
     try:
-        return Roofs.of_rows(content["results"])
+        return Roofs.of_rows(file.rows)
     except (KeyError, TypeError):
         raise BadInput(f"--roof {path} holds no roofs: write it by `roof --json`") from None
 

@@ -105,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
         "parameters": inventory.numel,
         **times.summary(frequency),
         **times.tail(),
+        "samples": times.samples(),
         "peak_bytes": peak_bytes(OURS, options.shapes, options.device, options.backend),
         "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
     }

@@ -52,6 +52,11 @@ class Times:
             "mean_ms": mean,
         }
 
+    def samples(self) -> dict[str, list[float]]:
+        """Every call's, by the name of its median in `summary`: what `bench compare` resamples."""
+        found = {"first_ms": self.first, "plain_ms": self.plain, "refresh_ms": self.refresh}
+        return {name: values for name, values in found.items() if values}
+
     def tail(self) -> dict[str, float | None]:
         """Of all calls but the first: the median until they returned, and the 99th percentile.
 

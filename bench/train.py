@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         type=workloads.checked,
-        default="demo",
+        default=workloads.DEMO,
         help=f"{', '.join(MODELS)}, or package.module:function (default: %(default)s)",
     )
     add(
@@ -53,9 +53,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", help="of soap_fast (default: the best that runs here)")
     add("--periods", type=positive(int), default=3, help="of refreshes (default: %(default)s)")
     add("--precondition-frequency", type=positive(int), default=10, help="default: %(default)s")
-    add("--batch", type=positive(int), default=8, help="crops (default: %(default)s)")
-    add("--crop", type=positive(int), default=64, help="side in pixels (default: %(default)s)")
-    add("--width", type=positive(int), default=48, help="channels (default: %(default)s)")
+    add("--batch", type=positive(int), help="crops (default: 8)")
+    add("--crop", type=positive(int), help="side in pixels (default: 64 for the demo, else 256)")
+    add(
+        "--width",
+        type=positive(float),
+        help="channels of the demo (default: 48), of others a factor of all widths (default: 1)",
+    )
     add(
         "--time-limit",
         type=positive(float),
@@ -108,7 +112,10 @@ class Trained:
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
-    settings = Settings(options.batch, options.crop, options.width)
+    usual = workloads.defaults(options.model)
+    settings = Settings(
+        options.batch or usual.batch, options.crop or usual.crop, options.width or usual.width
+    )
     frequency = options.precondition_frequency
     names = tuple(dict.fromkeys((BASELINE, OURS, *options.peers)))
     rows: dict[str, Row] = {}
@@ -167,6 +174,7 @@ def _row(runner: Trained, options: argparse.Namespace, settings: Settings) -> Ro
         "backward_ms": 1e3 * statistics.median(runner.backward.seconds()[1:]),
         "optimizer_ms": optimizer,
         "share": optimizer / mean,
+        "samples": runner.whole.samples(),
         "peak_bytes": train_memory.peak_bytes(
             runner.name, options.model, options.device, options.backend, settings,
             options.time_limit,

@@ -24,10 +24,10 @@ def peak_bytes(
     return in_a_process("bench.train_memory", name, wanted, STEPS * limit)
 
 
-def _measure(name: str, model: str, device: str, backend: str | None, settings: list[int]) -> int:
+def _measure(name: str, model: str, device: str, backend: str | None, settings: list[float]) -> int:
     _steps(name, "demo", device, backend, WARM_UP)
     before = reset_peak(device)
-    _steps(name, model, device, backend, Settings(*settings))
+    _steps(name, model, device, backend, Settings(int(settings[0]), int(settings[1]), settings[2]))
     return peak(device) - before
 
 

@@ -9,20 +9,34 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from bench.command import BadInput
 from bench.lic.loss import rate_distortion
-from bench.lic.models import MeanScaleHyperprior
+from bench.lic.models import MODELS as PAPER
+from bench.lic.models import MeanScaleHyperprior, Model
 from bench.lic.optimizers import main_parameters
 from bench.named import named
 
 LAMBDA = 0.013
+DEMO = "demo"
 
 
 class Settings(NamedTuple):
-    """Of the built-in models; a function of the user's decides by itself."""
+    """Of the built-in models; a function of the user's decides by itself.
+
+    Attributes:
+        batch: crops.
+        crop: side in pixels.
+        width: the demo's channels; of the others a factor of all their widths.
+    """
 
     batch: int
     crop: int
-    width: int
+    width: float
+
+
+def defaults(name: str) -> Settings:
+    """As the demo trains, and as the papers do."""
+    return Settings(8, 64, 48) if name == DEMO else Settings(8, 256, 1.0)
 
 
 class Workload(NamedTuple):
@@ -37,21 +51,26 @@ class Workload(NamedTuple):
     loss: Callable[[], torch.Tensor]
 
 
-def _hyperprior(settings: Settings) -> nn.Module:
-    return MeanScaleHyperprior(settings.width)
-
-
 # By name: a model of image compression, to be trained on crops; noise does for times.
-MODELS: dict[str, Callable[[Settings], nn.Module]] = {"demo": _hyperprior}
+MODELS: dict[str, Callable[[float], Model]] = {
+    DEMO: lambda width: MeanScaleHyperprior(int(width)),
+    **PAPER,
+}
 
 
 def build(name: str, device: str, settings: Settings) -> Workload:
-    """The workload of a name that `checked` has let pass; the same values at every call."""
+    """The workload of a name that `checked` has let pass; the same values at every call.
+
+    Raises:
+        BadInput: crops of a size that the model does not take.
+    """
     torch.manual_seed(0)
     if name not in MODELS:
         model, loss = named(name)(device)
         return Workload([p for p in model.parameters() if p.requires_grad], loss)
-    model = MODELS[name](settings).to(device)
+    model = MODELS[name](settings.width).to(device)
+    if settings.crop % model.stride:
+        raise BadInput(f"--crop {settings.crop}: {name} takes multiples of {model.stride}")
     images = torch.rand(settings.batch, 3, settings.crop, settings.crop, device=device)
     return Workload(
         main_parameters(model), lambda: rate_distortion(model(images), images, LAMBDA).loss

@@ -121,6 +121,7 @@ def _measured(
     return {
         **times,
         **runner.times.tail(),
+        "samples": runner.times.samples(),
         "speedup": mean / mean_of_ours,
         "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
         "gemm_share": share,
