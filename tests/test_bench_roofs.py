@@ -205,7 +205,7 @@ class TestOperators:
         content["machine"]["processor"] = "another"
         roof.write_text(json.dumps(content))
         error = refused(capsys, "kernels", *options)
-        assert "is of another machine (processor another, here " in error
+        assert "is of another machine (processor another and " in error
         roof.write_text("{}")
         assert "is not a result file" in refused(capsys, "kernels", *options)
         roof.unlink()

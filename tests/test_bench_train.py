@@ -92,7 +92,7 @@ def test_a_model_of_the_users(tmp_path, module, peaks):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("vgg", "no model 'vgg': take demo, or package.module:function"),
+        ("vgg", "no model 'vgg': take demo, elic, tcm_64, tcm_128, lalic, dcae, hyperprior, or"),
         ("users_model:number", "cannot be called"),
         ("users_model:nothing", "has no attribute 'nothing'"),
         ("nowhere:model", "No module named 'nowhere'"),
