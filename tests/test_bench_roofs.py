@@ -207,7 +207,7 @@ class TestOperators:
         error = refused(capsys, "kernels", *options)
         assert "is of another machine (processor another and " in error
         roof.write_text("{}")
-        assert "is not a result file" in refused(capsys, "kernels", *options)
+        assert "is no result file" in refused(capsys, "kernels", *options)
         roof.unlink()
         assert "No such file" in refused(capsys, "kernels", *options)
 
