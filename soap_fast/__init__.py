@@ -1,12 +1,14 @@
 """The SOAP optimizer for PyTorch (arXiv 2409.11321).
 
-`python -m soap_fast` describes this install, `explain(optimizer)` what its steps consist of.
+`python -m soap_fast` describes this install, `explain(optimizer)` what its steps consist of,
+`precondition(optimizer, grads)` what it would do to other gradients.
 """
 
 from soap_fast.explain import explain
 from soap_fast.graphs import GraphedStep
+from soap_fast.precondition import precondition
 from soap_fast.soap import SOAP
 
-__all__ = ["SOAP", "GraphedStep", "__version__", "explain"]
+__all__ = ["SOAP", "GraphedStep", "__version__", "explain", "precondition"]
 
 __version__ = "0.1.0"

@@ -18,12 +18,16 @@ Layout = Literal["soap_fast", "reference"]
 ParamGroups = list[dict[str, Any]]
 State = Mapping[torch.Tensor, dict[str, Any]]
 
+HOST = torch.device("cpu")
 NOT_BEGUN_KEYS = ("calls", "skipped")
 ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
 
 
 def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
     """{"state": {index: entry}, "param_groups": [...]}, of tensors that nothing else refers to.
+
+    State is copied into the host's memory, one tensor after the other: a GPU that is nearly full
+    has no room for a second one. Options, such as an `lr` in a tensor, stay where they are.
 
     Args:
         state: the optimizer's entries by parameter.
@@ -37,7 +41,7 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
         for param in group["params"]:
             indices.setdefault(param, len(indices))
     written = {
-        "state": {indices[p]: _snapshot(entry) for p, entry in state.items() if entry},
+        "state": {indices[p]: _snapshot(entry, HOST) for p, entry in state.items() if entry},
         "param_groups": [
             {**_snapshot(options), "params": [indices[p] for p in params]}
             for options, params in map(_split, groups)
@@ -51,14 +55,16 @@ def _split(group: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]]:
     return options, group["params"]
 
 
-def _snapshot(value: Any) -> Any:
-    """A copy; a tensor comes out contiguous and with a storage of its own."""
+def _snapshot(value: Any, device: torch.device | None = None) -> Any:
+    """A copy, on `device` or where it was; a tensor is contiguous and has a storage of its own."""
     if isinstance(value, dict):
-        return {key: _snapshot(item) for key, item in value.items()}
+        return {key: _snapshot(item, device) for key, item in value.items()}
     if isinstance(value, list):
-        return [_snapshot(item) for item in value]
+        return [_snapshot(item, device) for item in value]
     if isinstance(value, torch.Tensor):
-        return value.detach().clone(memory_format=torch.contiguous_format)
+        if device is None or value.device == device:
+            return value.detach().clone(memory_format=torch.contiguous_format)
+        return value.detach().to(device).contiguous()
     return copy.deepcopy(value)
 
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, overload
+from operator import attrgetter
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, capture, checkpoint
+from soap_fast import ambient, capture, checkpoint, ranges
 from soap_fast.backends import Precision, choose
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
+from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
 from soap_fast.plan import plan_tensor
 from soap_fast.schedule import assign_phases
 from soap_fast.state import bind, fresh, grown, not_begun, restack
+from soap_fast.stats import read_counters
 
 __all__ = ["SOAP"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+GRAD = attrgetter("grad")
 
 
 class SOAP(torch.optim.Optimizer):
@@ -116,6 +123,13 @@ class SOAP(torch.optim.Optimizer):
         """Name of the backend that carries out the steps."""
         return self._backend.name
 
+    @staticmethod
+    def profile_hook_step(func: Callable[P, R]) -> Callable[P, R]:
+        """torch puts this around `step`, once a class. torch.compile leaves all of it alone."""
+        why = "soap_fast steps by kernels and operators of its own"
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+        return torch.compiler.disable(hooked, reason=why)  # type: ignore[no-untyped-call,no-any-return]
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -133,8 +147,7 @@ class SOAP(torch.optim.Optimizer):
             The closure's loss, or None.
 
         Raises:
-            ValueError: an option, a gradient or a parameter that cannot be stepped; raised before
-                anything is written.
+            ValueError: an option, gradient or parameter that cannot be stepped; nothing is written.
         """
         loss = None
         if closure is not None:
@@ -143,7 +156,7 @@ class SOAP(torch.optim.Optimizer):
 
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         capturing = capture.underway()
-        if not capturing and self._backend.steady_step(self.param_groups, scaling):
+        if not capturing and self._backend.steady_step(self.param_groups, self.state, scaling):
             return loss
         calls = list(self._calls(scaling))
         with (
@@ -152,40 +165,44 @@ class SOAP(torch.optim.Optimizer):
         ):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
             later = [call for call in calls if not call.is_first]
-            self._begin([call for call in calls if call.is_first])
+            with ranges.named("begin"):
+                self._begin([call for call in calls if call.is_first])
             self._assign_phases(later)
-
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
-            taken = self._backend.update(later)
-
+            with ranges.named("update"):
+                taken = self._backend.update(later)
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
             due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
-            self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
+            with ranges.named("refresh"):
+                self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
         if not capturing:
-            self._backend.settle(self.param_groups, calls)
+            self._backend.settle(self.param_groups, self.state, calls)
         return loss
 
-    def _calls(self, scaling: Scaling) -> Iterator[TensorCall]:
+    def _calls(
+        self, scaling: Scaling, grad_of: Callable[[torch.Tensor], torch.Tensor | None] = GRAD
+    ) -> Iterator[TensorCall]:
         """Every parameter with a gradient, checked together with the options of its group."""
         for place, group in enumerate(self.param_groups):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
-                if param.grad is None:
+                grad = grad_of(param)
+                if grad is None:
                     continue
                 plan = plan_tensor(tuple(param.shape), planning)
                 state = self.state.get(param) or not_begun(param)
                 try:
                     check_parameter(param)
-                    check_gradient(param, param.grad)
+                    check_gradient(param, grad)
                     check_lr(options.lr, param)
-                    grad = param.grad.resolve_neg()  # whose memory is what it says
+                    grad = grad.resolve_neg()  # whose memory is what it says
                     call = TensorCall(param, grad, state, plan, options, scaling)
                     self._check_backend(param, call)
                     if state["calls"]:
                         check_state(state, plan, param)
                 except ValueError as error:
-                    raise ValueError(f"{self._label(place, index)} {error}") from None
+                    raise ValueError(f"{label(group, place, index)} {error}") from None
                 yield call
 
     @contextmanager
@@ -194,7 +211,8 @@ class SOAP(torch.optim.Optimizer):
         reason = capture.not_capturable(calls)
         if reason is not None:
             call, text = reason
-            raise RuntimeError(f"{self._label_of(call.param)} {text}" if call else text)
+            name = label_of(self.param_groups, call.param) if call else ""
+            raise RuntimeError(f"{name} {text}".strip())
         clocks = [call.state["calls"] for call in calls]
         try:
             with self._backend.captured(calls):
@@ -265,7 +283,7 @@ class SOAP(torch.optim.Optimizer):
                         yield self.state[param]
 
     def stats(self) -> dict[str, dict[str, Any]]:
-        """Counters by kind and parameter; reading them waits for the device.
+        """Counters by kind and parameter; reading them waits for the device, keeping them does not.
 
         Returns:
             `skipped`: calls left out because the gradient was not finite; `refreshed`, `kept`,
@@ -273,20 +291,7 @@ class SOAP(torch.optim.Optimizer):
             `off_diagonal`: per mode the share of QᵀKQ off its diagonal before the last refresh, NaN
             without one.
         """
-        kinds = ("refreshed", "kept", "failed")
-        counters: dict[str, dict[str, Any]] = {
-            kind: {} for kind in ("skipped", *kinds, "off_diagonal")
-        }
-        for place, group in enumerate(self.param_groups):
-            for index, param in enumerate(group["params"]):
-                name, entry = self._label(place, index), self.state.get(param) or not_begun(param)
-                counters["skipped"][name] = int(entry["skipped"])
-                counts = entry["refreshes"].tolist() if entry["calls"] else [0, 0, 0]
-                for kind, count in zip(kinds, counts, strict=True):
-                    counters[kind][name] = count
-                off_diagonal = entry["off_diagonal"].tolist() if entry["calls"] else []
-                counters["off_diagonal"][name] = off_diagonal
-        return counters
+        return read_counters(self.param_groups, self.state)
 
     def _check_backend(self, param: torch.Tensor, call: TensorCall | None = None) -> None:
         """A backend that was asked for by name steps a tensor or says why not."""
@@ -297,22 +302,6 @@ class SOAP(torch.optim.Optimizer):
             reason = self._backend.refuses_call(call)
         if reason is not None:
             raise ValueError(reason)
-
-    def _label_of(self, param: torch.Tensor) -> str:
-        places = (
-            (place, index)
-            for place, group in enumerate(self.param_groups)
-            for index, one in enumerate(group["params"])
-            if one is param
-        )
-        return self._label(*next(places))
-
-    def _label(self, place: int, index: int) -> str:
-        """What to call a parameter: its name where it has one, else where it stands."""
-        group = self.param_groups[place]
-        if "param_names" in group:
-            return f"parameter {group['param_names'][index]!r}"
-        return f"parameter {index} of group {place}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, also after steps were taken; checked whole before they are part of it.
@@ -331,7 +320,7 @@ class SOAP(torch.optim.Optimizer):
                     check_parameter(param)
                     self._check_backend(param)
                 except ValueError as error:
-                    raise ValueError(f"{self._label(place, index)} {error}") from None
+                    raise ValueError(f"{label(added, place, index)} {error}") from None
         except ValueError:
             self.param_groups.pop()
             raise
@@ -339,7 +328,8 @@ class SOAP(torch.optim.Optimizer):
     def state_dict(self, *, layout: checkpoint.Layout = "soap_fast") -> dict[str, Any]:
         """The state in contiguous tensors of its own, loadable with `weights_only=True`.
 
-        Unlike those of torch's optimizers it is a snapshot: later steps do not change it.
+        Unlike those of torch's optimizers it is a snapshot, in the host's memory: later steps do
+        not change it, and a GPU has not to hold the state twice while it is saved.
 
         Args:
             layout: "soap_fast", or "reference" for the layout of nikhilvyas/SOAP.

@@ -10,6 +10,7 @@ import torch
 from soap_fast.call import TensorCall
 from soap_fast.interrupts import held
 from soap_fast.modes import grams, rotate, rotate_back
+from soap_fast.ranges import station
 
 
 def update(call: TensorCall) -> torch.Tensor:  # [] bool
@@ -23,19 +24,15 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     """
     state, options, plan = call.state, call.options, call.plan
     bases, factors = state["Q"], state["GG"]
-    beta1, beta2, beta_s = options.beta1, options.beta2, options.shampoo_beta
+    beta_s = options.shampoo_beta
 
     grad = call.gather()  # g, [d_1 .. d_k]
     taken = call.is_usable(grad)
     rotated = rotate(grad, bases, plan)  # g' = R(g)
 
     step = state["step"] + 1
-    exp_avg = beta1 * state["exp_avg"] + (1 - beta1) * rotated
-    exp_avg_sq = beta2 * state["exp_avg_sq"] + (1 - beta2) * rotated.square()
-
-    direction = rotate_back(adam_direction(exp_avg, exp_avg_sq, options.eps), bases, plan)  # u
-    if options.normalize_grads:
-        direction = direction / (1e-30 + direction.square().mean().sqrt())
+    exp_avg, exp_avg_sq = averaged_moments(call, rotated)
+    direction = direction_of(call, exp_avg, exp_avg_sq)  # u
 
     size = step_size(call, step).to(grad.dtype)  # a
     param = call.param.detach().to(grad.dtype)
@@ -61,6 +58,24 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     return taken
 
 
+def averaged_moments(call: TensorCall, rotated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """m = b1 m + (1 - b1) g' and v = b2 v + (1 - b2) g'², in the rotated basis; new tensors."""
+    state, beta1, beta2 = call.state, call.options.beta1, call.options.beta2
+    exp_avg = beta1 * state["exp_avg"] + (1 - beta1) * rotated
+    exp_avg_sq = beta2 * state["exp_avg_sq"] + (1 - beta2) * rotated.square()
+    return exp_avg, exp_avg_sq
+
+
+def direction_of(call: TensorCall, exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor) -> torch.Tensor:
+    """u = R⁻¹(n), divided by its root mean square with normalize_grads; [d_1 .. d_k]."""
+    rotated = adam_direction(exp_avg, exp_avg_sq, call.options.eps)
+    direction = rotate_back(rotated, call.state["Q"], call.plan)
+    if call.options.normalize_grads:
+        direction = direction / (1e-30 + direction.square().mean().sqrt())
+    return direction
+
+
+@station
 def adam_direction(exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, eps: float) -> torch.Tensor:
     """n = m / (sqrt(v) + eps), elementwise; v is not bias-corrected. Where both are 0, n is 0."""
     denominator = exp_avg_sq.sqrt() + eps
@@ -81,6 +96,7 @@ def step_size(call: TensorCall, step: torch.Tensor) -> torch.Tensor:  # [] float
     return options.lr * bias2.sqrt() / bias1
 
 
+@station
 def commit(
     taken: torch.Tensor,
     *changes: tuple[torch.Tensor, torch.Tensor],

@@ -17,6 +17,7 @@ ORDER = [
     "install",
     "explain",
     "graphs",
+    "precondition",
     "soap",
     "checkpoint",
     "layouts",
@@ -46,6 +47,7 @@ ORDER = [
     "fused.layout",
     "fused.columns",
     "fused",
+    "stats",
     "schedule",
     "carry",
     "refresh",
@@ -60,8 +62,10 @@ ORDER = [
     "call",
     "plan",
     "options",
+    "names",
     "ambient",
     "interrupts",
+    "ranges",
 ]
 
 

@@ -14,8 +14,10 @@ from streams import (
     through_a_file,
     train,
 )
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from soap_fast import SOAP
+from soap_fast.checkpoint import write
 
 
 def stepped(calls=5, **options):
@@ -94,6 +96,19 @@ def test_saved_tensors_are_contiguous_and_bring_no_stack_along():
             assert tensor.is_contiguous()
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
     assert factors > len(params) * 4
+
+
+def test_a_state_on_a_device_is_saved_into_the_hosts_memory():
+    """A GPU need not hold it twice. Tensors without data stand for a GPU's here."""
+    with FakeTensorMode():
+        weight = torch.nn.Parameter(torch.empty(4, 3, device="cuda"))
+        entry = {"calls": 1, "exp_avg": weight.detach().t(), "Q": [weight.detach(), None]}
+        rate = torch.empty((), device="cuda")
+        saved = write({weight: entry}, [{"params": [weight], "lr": rate}], "soap_fast")
+        found = saved["state"][0]
+        assert found["exp_avg"].device.type == found["Q"][0].device.type == "cpu"
+        assert found["exp_avg"].is_contiguous()
+        assert saved["param_groups"][0]["lr"].device.type == "cuda"  # a graph may read it there
 
 
 def test_state_stays_float32_for_bfloat16_parameters():

@@ -232,6 +232,27 @@ def test_a_parameter_that_moves_is_followed_without_leaving_the_steady_state():
     assert optimizer.state[params[0]]["calls"] == 4
 
 
+@pytest.mark.parametrize("how", ["cleared", "deleted", "replaced"])
+def test_entries_that_a_user_takes_away_end_the_steady_state(how):
+    """What is in `optimizer.state` is the truth, also between two calls without a refresh."""
+    params = parameters(((6, 4), (5,)))
+    optimizer = SOAP(params, backend="triton", precondition_frequency=20)
+    train(optimizer, params, range(3))
+    assert optimizer._backend.steady is not None
+    entries = dict(optimizer.state)
+    if how == "cleared":
+        optimizer.state.clear()
+    elif how == "deleted":
+        del optimizer.state[params[0]]
+    else:
+        optimizer.state[params[0]] = copy.deepcopy(entries[params[0]])
+    train(optimizer, params, [3])
+    calls = [optimizer.state[p]["calls"] for p in params]
+    assert calls == {"cleared": [1, 1], "deleted": [1, 4], "replaced": [4, 4]}[how]
+    assert entries[params[0]]["calls"] == 3
+    assert torch.equal(entries[params[0]]["step"], torch.tensor(2.0))
+
+
 def test_what_no_kernel_serves_is_an_error_where_triton_was_asked_for():
     strange = torch.nn.Parameter(torch.randn(3, 5, 3, 5, 3, 5, 3)[::2, ::2, ::2, ::2, ::2, ::2])
     optimizer = SOAP([strange], backend="triton", max_precond_dim=1)

@@ -32,6 +32,18 @@ def test_golden_traces(case):
             assert (param.cpu() - expected).abs().max() / moved <= golden.TOLERANCE
 
 
+def test_saving_takes_no_memory_of_the_device():
+    params = [torch.nn.Parameter(torch.randn(512, 512, device="cuda")) for _ in range(8)]
+    optimizer = SOAP(params)
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer.step()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    optimizer.state_dict()
+    assert torch.cuda.max_memory_allocated() - before <= 2 * params[0].nbytes  # a tensor at a time
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_later_calls_do_not_wait(dtype):
     params = [torch.nn.Parameter(p.detach().cuda()) for p in parameters(dtype=dtype)]

@@ -13,7 +13,7 @@ from soap_fast.backends.eager import EagerBackend
 from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.triton import PRECISIONS, Precision, TritonBackend, missing_for_triton
 from soap_fast.call import Scaling, TensorCall
-from soap_fast.state import Stacks
+from soap_fast.state import Stacks, State
 
 __all__ = ["Backend", "BackendStatus", "Precision", "choose", "survey"]
 
@@ -27,9 +27,13 @@ class Backend(Protocol):
 
     def refuses_call(self, call: TensorCall) -> str | None: ...
 
-    def steady_step(self, groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool: ...
+    def steady_step(
+        self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling
+    ) -> bool: ...
 
-    def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None: ...
+    def settle(
+        self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
+    ) -> None: ...
 
     def forget(self) -> None: ...
 

@@ -17,7 +17,7 @@ from soap_fast.carry import Changes, carry_each, refresh_tensors
 from soap_fast.eigh import Pairs, eigh_eager
 from soap_fast.modes import grams
 from soap_fast.refresh import Refreshed, refresh_eager
-from soap_fast.state import Owner, Stacks, allocate
+from soap_fast.state import Owner, Stacks, State, allocate
 from soap_fast.update import update
 
 
@@ -32,11 +32,13 @@ class EagerBackend:
         """The same for one call: its gradient, and what is planned for it."""
         return None
 
-    def steady_step(self, groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
+    def steady_step(self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling) -> bool:
         """Take a step in a shorter way than `SOAP.step` does; False where there is none."""
         return False
 
-    def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None:
+    def settle(
+        self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
+    ) -> None:
         """Told after every step that was taken the whole way."""
 
     def forget(self) -> None:

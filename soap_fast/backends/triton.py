@@ -23,6 +23,7 @@ from soap_fast.fused.tables import walkable
 from soap_fast.interrupts import held
 from soap_fast.plan import TensorPlan
 from soap_fast.refresh import Refreshed
+from soap_fast.state import State
 
 if TYPE_CHECKING:
     from soap_fast.fused.engine import Engine
@@ -84,15 +85,17 @@ class TritonBackend(NativeBackend):
             return None
         return f"has {reason}, which no Triton kernel serves: use backend=None"
 
-    def steady_step(self, groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
+    def steady_step(self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling) -> bool:
         """Take a step in which only what may differ differs; False, and nothing done, in others."""
         if self.steady is not None:
-            if self.steady.step(groups, scaling):
+            if self.steady.step(groups, state, scaling):
                 return True
             self.steady = None
         return False
 
-    def settle(self, groups: Sequence[dict[str, Any]], calls: Sequence[TensorCall]) -> None:
+    def settle(
+        self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
+    ) -> None:
         """After a whole step of these calls: whether the next one can be a steady one."""
         everything = sum(len(group["params"]) for group in groups) == len(calls)
         if everything and len(self.engines) == 1:
@@ -104,7 +107,7 @@ class TritonBackend(NativeBackend):
             if same:
                 from soap_fast.fused.steady import Steady
 
-                self.steady = Steady(groups, calls, engine)
+                self.steady = Steady(groups, state, calls, engine)
 
     def forget_steadiness(self) -> None:
         """The next step is taken the whole way: a clock, or what else it reads, has changed."""

@@ -19,6 +19,8 @@ from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
+from soap_fast.ranges import named
+from soap_fast.state import State
 
 GRAD, DTYPE, SHAPE = attrgetter("grad"), attrgetter("dtype"), attrgetter("shape")
 ADDRESS, STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
@@ -34,9 +36,12 @@ class Steady:
         left: calls until the first of the tensors has a refresh due, which is not a steady step.
     """
 
-    def __init__(self, groups: Groups, calls: Sequence[TensorCall], engine: Engine) -> None:
+    def __init__(
+        self, groups: Groups, state: State, calls: Sequence[TensorCall], engine: Engine
+    ) -> None:
         """Every parameter of the groups has just had a call, in this order, by this engine."""
         self.engine = engine
+        self.entries = list(state.values())
         self.states = [call.state for call in calls]
         self.grads = [call.grad for call in calls]
         self.strides = list(map(STRIDE, self.grads))
@@ -47,9 +52,11 @@ class Steady:
         self.free = [_values(group) for group in groups]
         self.left = min(calls_until_due(call) for call in calls)
 
-    def step(self, groups: Groups, scaling: Scaling) -> bool:
+    def step(self, groups: Groups, state: State, scaling: Scaling) -> bool:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
         if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
+            return False
+        if len(state) != len(self.entries) or not all(map(is_, state.values(), self.entries)):
             return False
         params = (
             groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
@@ -71,10 +78,11 @@ class Steady:
         with held:  # what was uploaded is known to be, and what was launched is counted
             if not self._options_are_known(groups) or not self.engine.accept(addresses, params):
                 return False
-            self.engine.run(scaling)
+            with named("update"):
+                self.engine.run(scaling)
             torch.autograd.graph.increment_version(params)
-            for state in self.states:
-                state["calls"] += 1
+            for entry in self.states:
+                entry["calls"] += 1
             self.left -= 1
             return True
 

@@ -1,0 +1,86 @@
+"""A training step under torch.compile: the optimizer is left alone, and nothing else changes."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch._dynamo
+from streams import assert_same_bits, backends
+from torch._dynamo.testing import CompileCounter
+
+from soap_fast import SOAP
+
+CALLS = 7
+
+
+def train(backend, *, compiler=None, whole: bool = True) -> list[torch.Tensor]:
+    """Parameters after some steps; compiled whole, or of the step nothing but the optimizer's."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 4))
+    optimizer = SOAP(model.parameters(), precondition_frequency=2, backend=backend)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+    def step(images: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(images).square().mean()
+        loss.backward()
+        optimizer_step()
+        return loss
+
+    optimizer_step = optimizer.step
+    if compiler is not None and whole:
+        step = torch.compile(step, backend=compiler)
+    elif compiler is not None:
+        optimizer_step = torch.compile(optimizer.step, backend=compiler)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(CALLS):
+        step(torch.randn(5, 6, generator=generator))
+        scheduler.step()
+    assert {optimizer.state[p]["calls"] for p in model.parameters()} == {CALLS}
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_a_compiled_training_step_gives_the_same_bits(backend, compiler):
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        found = train(backend, compiler=compiler)
+    assert not [w for w in given if "soap_fast" in f"{w.filename} {w.message}"]  # none about us
+    assert_same_bits(found, train(backend))
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_a_compiled_step_of_the_optimizer_alone_does(backend):
+    assert_same_bits(train(backend, compiler="eager", whole=False), train(backend))
+
+
+def test_neither_refreshes_nor_a_new_lr_compile_anew():
+    counter = CompileCounter()
+    train("eager", compiler=counter)
+    assert 1 <= counter.frame_count <= 3  # what is before the optimizer's step, and after it
+
+
+def test_a_closure_may_be_compiled():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 4)
+    optimizer = SOAP(layer.parameters())
+    forward = torch.compile(layer, backend="eager")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = forward(torch.ones(3, 4)).square().mean()
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(5)]
+    assert losses[-1] < losses[0]
