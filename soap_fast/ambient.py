@@ -35,8 +35,11 @@ def neutral(device_types: Iterable[str]) -> Iterator[None]:
             stack.enter_context(_precision)
         yield
     finally:
-        with held:
-            stack.close()
+        try:
+            with held:
+                stack.close()
+        finally:
+            stack.close()  # should an interrupt have come before it was held
 
 
 class _FullPrecision:

@@ -93,7 +93,7 @@ def _refresh_together(
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
     with old_bases_on_error(due, selections) as carried:
         results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
-        changes = _by_call(due, results)
+        changes = by_call(due, results)
         with held:
             carried.update(carry(calls, taken, changes))
 
@@ -155,7 +155,7 @@ def _stack_of(view: torch.Tensor) -> tuple[torch.Tensor, int]:
     return view.as_strided((n, d, d), (d * d, d, 1), 0), slot
 
 
-def _by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
+def by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
     """The results by call and mode."""
     changes: Changes = {}
     for batch, columns in zip(due, zip(*results, strict=True), strict=True):
