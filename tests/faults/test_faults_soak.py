@@ -23,7 +23,7 @@ from subjects import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SHORT = {"eager": 500, "native": 500, "triton": 60}
+SHORT = {"eager": 500, "native": 500, "triton": 40}
 LONG = {"eager": 20_000, "native": 20_000, "triton": 2_000}
 PERIOD = 20  # of what happens on the way
 LOOKS = {True: 6, False: 40}  # at a short run, at a long one; the collector takes its time
