@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import pytest
 import torch
@@ -77,11 +77,13 @@ class CtrlC:
     Attributes:
         at: number of the line, in the order of their running; None only counts them.
         count: of lines so far.
+        last: by function, the number of the last of its lines so far.
         raised_in: function and line that were interrupted.
     """
 
     def __init__(self, at: int | None = None) -> None:
         self.at, self.count, self.raised_in = at, 0, "nowhere"
+        self.last: dict[CodeType, int] = {}
         prototype = ctypes.PYFUNCTYPE(None, *[ctypes.py_object] * 3)  # frame, event, argument
         # Neither function takes any argument, and what a caller puts into registers is not read.
         self.press = prototype(("PyErr_SetInterrupt", ctypes.pythonapi))
@@ -108,7 +110,9 @@ class CtrlC:
         return self._line if name.startswith(PACKAGE) and "triton_kernels" not in name else None
 
     def _line(self, frame: FrameType, event: str, argument: object):
-        self.count += event == "line"
+        if event == "line":
+            self.last[frame.f_code] = self.count
+            self.count += 1
         if self.at is None or self.count <= self.at:
             return self._line
         sys.settrace(self.ignore)  # from here on nothing of the tracing is Python code

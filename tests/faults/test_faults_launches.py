@@ -1,4 +1,4 @@
-"""A launch of a refresh fails, as a kernel may whose compilation finds no room: nothing is torn."""
+"""A launch fails, as a kernel may whose compilation finds no room: nothing is torn by a refresh."""
 
 from __future__ import annotations
 
@@ -75,3 +75,17 @@ def test_every_launch_of_a_refresh(backend, monkeypatch):
     assert set(outcomes) == {"after", "not refreshed"}
     assert outcomes[0] == "not refreshed"
     assert outcomes[-1] == "after"
+
+
+@pytest.mark.parametrize("backend", ONLY_TRITON)
+def test_operands_that_could_not_be_derived_are_not_taken_for_ready(backend, monkeypatch):
+    """The first launch of new tables derives what products read of the bases."""
+    straight = Straight(backend, MOMENTS["second"])
+    params, optimizer = straight.ready()
+    failing = Failing(monkeypatch)
+    failing.left, failing.armed = 0, True
+    with pytest.raises(LaunchFailed, match="derive"):
+        optimizer.step()
+    failing.armed = False
+    assert straight.found(optimizer, params) == ["before"] * len(params)
+    straight.check_what_follows(optimizer, params, ["before"] * len(params), "derive")

@@ -16,7 +16,7 @@ from subjects import (
     tensor_by_tensor,
 )
 
-from soap_fast import SOAP
+from soap_fast import SOAP, ambient
 from soap_fast.fused.launcher import TritonLauncher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,6 +45,9 @@ def test_the_bits_of_one_after_the_other(backend, precision, monkeypatch):
 
     pairs = optimizers(backend)
     barrier, errors = threading.Barrier(2), []
+    seen: set[str] = set()
+    for _, optimizer in pairs:
+        watch(optimizer._backend, seen)
 
     def steps(params, optimizer):
         try:
@@ -68,6 +71,20 @@ def test_the_bits_of_one_after_the_other(backend, precision, monkeypatch):
     for (params, optimizer), end in zip(pairs, expected, strict=True):
         assert_same_bits(tensor_by_tensor(optimizer, params), end)
     assert not torch.equal(pairs[0][0][0], pairs[1][0][0])
+    assert seen == {"highest"}
+    assert ambient._precision._inside == 0
+
+
+def watch(backend, seen: set[str]) -> None:
+    """Adds the matmul precision that products of a step ran at: no other step may restore it."""
+    update = backend.update
+
+    def watched(calls):
+        taken = update(calls)
+        seen.add(torch.get_float32_matmul_precision())
+        return taken
+
+    backend.update = watched
 
 
 def one_interpreter_at_a_time(monkeypatch) -> None:
