@@ -77,12 +77,13 @@ class CtrlC:
     Attributes:
         at: number of the line, in the order of their running; None only counts them.
         count: of lines so far.
-        last: by function, the number of the last of its lines so far.
+        first, last: by function, the numbers of the first and the last of its lines so far.
         raised_in: function and line that were interrupted.
     """
 
     def __init__(self, at: int | None = None) -> None:
         self.at, self.count, self.raised_in = at, 0, "nowhere"
+        self.first: dict[CodeType, int] = {}
         self.last: dict[CodeType, int] = {}
         prototype = ctypes.PYFUNCTYPE(None, *[ctypes.py_object] * 3)  # frame, event, argument
         # Neither function takes any argument, and what a caller puts into registers is not read.
@@ -111,6 +112,7 @@ class CtrlC:
 
     def _line(self, frame: FrameType, event: str, argument: object):
         if event == "line":
+            self.first.setdefault(frame.f_code, self.count)
             self.last[frame.f_code] = self.count
             self.count += 1
         if self.at is None or self.count <= self.at:

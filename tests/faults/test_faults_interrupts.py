@@ -59,10 +59,10 @@ def test_at_any_line(backend, moment):
 
 
 def moments_of(lines: CtrlC, backend: str) -> list[int]:
-    """The last line of every function; a few where kernels are interpreted; all by `make soak`."""
+    """The first and last line of every function; all by `make soak`, a few of interpreted ones."""
     if SOAKING or backend == "triton":
         return some_of(lines.count, 4)
-    return sorted(lines.last.values())
+    return sorted({*lines.first.values(), *lines.last.values()})
 
 
 def test_held_raises_as_its_block_ends_and_only_there():
