@@ -37,7 +37,7 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     size = step_size(call, step).to(grad.dtype)  # a
     param = call.param.detach().to(grad.dtype)
     param = param - size * direction
-    param = param - options.lr * options.weight_decay * param  # on the already updated parameter
+    param = param - decay(call, grad.dtype) * param  # on the already updated parameter
 
     averaged = [
         None if k is None or new is None else beta_s * k + (1 - beta_s) * new
@@ -94,6 +94,14 @@ def step_size(call: TensorCall, step: torch.Tensor) -> torch.Tensor:  # [] float
     bias1 = 1 - options.beta1**t
     bias2 = 1 - options.beta2**t
     return options.lr * bias2.sqrt() / bias1
+
+
+def decay(call: TensorCall, dtype: torch.dtype) -> float | torch.Tensor:  # [] dtype
+    """lr weight_decay in this dtype; an lr in a float32 tensor must not round it before."""
+    lr = call.options.lr
+    if isinstance(lr, torch.Tensor):
+        return (lr.double() * call.options.weight_decay).to(dtype)
+    return lr * call.options.weight_decay
 
 
 @station
