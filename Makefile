@@ -1,7 +1,7 @@
 # make demo   sets up and trains the small compression model with three optimizers
 # make test   sets up and runs the core suite
 # make lint   ruff, mypy and clang-format
-# make soak   what takes longer: property tests with thousands of random examples
+# make soak   what takes longer: thousands of random examples and steps, a hundred kills, every line
 #
 # Everything lives in .venv. TORCH=torch==2.11.0 takes another torch, PYTHON=python3.12 another Python.
 
@@ -49,6 +49,7 @@ soak: setup
 	SOAP_FAST_EXAMPLES=5000 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \
 		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py \
 		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_twins.py
+	SOAP_FAST_EXAMPLES=5000 SOAP_FAST_KILLS=100 $(BIN)/python -m pytest tests/faults
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info soap_fast/*.so runs

@@ -7,7 +7,7 @@ import os
 SOAKING = "SOAP_FAST_EXAMPLES" in os.environ
 
 
-def some_of(count: int, most: int) -> list[int]:
-    """All of 0 .. count - 1 under `make soak`, else at most so many, the last one among them."""
-    step = 1 if SOAKING else max(1, -(-count // most))
+def some_of(count: int, most: int, soaking: int = 10_000) -> list[int]:
+    """So many of 0 .. count - 1 at most, the last one among them; `soaking` under `make soak`."""
+    step = max(1, -(-count // (soaking if SOAKING else most)))
     return [*range(0, count - 1, step), count - 1] if count else []

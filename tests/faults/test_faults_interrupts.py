@@ -61,7 +61,7 @@ def test_at_any_line(backend, moment):
 def moments_of(lines: CtrlC, backend: str) -> list[int]:
     """The first and last line of every function; all by `make soak`, a few of interpreted ones."""
     if SOAKING or backend == "triton":
-        return some_of(lines.count, 4)
+        return some_of(lines.count, 4, soaking=10_000 if backend != "triton" else 100)
     return sorted({*lines.first.values(), *lines.last.values()})
 
 
