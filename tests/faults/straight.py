@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import torch
 from streams import assert_same_bits, through_a_file
-from subjects import assert_orthogonal, built, give, gradients, take, tensor_by_tensor
+from subjects import (
+    assert_orthogonal,
+    built,
+    for_each,
+    give,
+    gradients,
+    take,
+    tensor_by_tensor,
+)
 
 from soap_fast import SOAP
 
 MOMENTS = {"first": 0, "second": 1, "steady": 2, "refresh": 3}
 GO_ON = 2
+# Steady steps are the Triton backend's: for the others a second call is like any later one.
+CASES = for_each([("first",), ("second",), ("refresh",)], [(moment,) for moment in MOMENTS])
 
 
 class Straight:

@@ -27,6 +27,15 @@ SHAPES = {"eager": ((4, 3), (3,), (2, 3, 2)), "triton": ((4, 3), (3,))}
 SHAPES["native"] = SHAPES["eager"]
 
 
+def for_each(cases: Sequence[tuple], interpreted: Sequence[tuple]) -> list:
+    """(backend, *case) for every backend; of the cases only some where kernels are interpreted."""
+    return [
+        pytest.param(*backend.values, *case, marks=backend.marks)
+        for backend in BACKENDS
+        for case in (interpreted if "triton" in backend.values else cases)
+    ]
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Sums that are split over threads move the last bits with their number."""

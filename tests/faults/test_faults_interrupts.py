@@ -8,11 +8,8 @@ import pytest
 import torch
 from injected import CtrlC
 from soaking import SOAKING, some_of
-from straight import MOMENTS, Straight
-from subjects import (
-    BACKENDS,
-    one_thread,  # noqa: F401
-)
+from straight import CASES, MOMENTS, Straight
+from subjects import one_thread  # noqa: F401
 
 from soap_fast import ambient
 from soap_fast.interrupts import held
@@ -29,8 +26,7 @@ def less_precise_products():
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "moment"), CASES)
 def test_at_any_line(backend, moment):
     straight = Straight(backend, MOMENTS[moment])
     params, optimizer = straight.ready()
@@ -55,13 +51,13 @@ def test_at_any_line(backend, moment):
         if pressed.raised_in not in places and (backend != "triton" or not places):
             straight.check_what_follows(optimizer, params, left, where)
         places.add(pressed.raised_in)
-    assert len(places) > (2 if backend == "triton" else 30)
+    assert len(places) > (1 if backend == "triton" else 30)
 
 
 def moments_of(lines: CtrlC, backend: str) -> list[int]:
     """The first and last line of every function; all by `make soak`, a few of interpreted ones."""
     if SOAKING or backend == "triton":
-        return some_of(lines.count, 4, soaking=10_000 if backend != "triton" else 100)
+        return some_of(lines.count, 3, soaking=10_000 if backend != "triton" else 100)
     return sorted({*lines.first.values(), *lines.last.values()})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from streams import assert_same_bits
@@ -10,6 +12,7 @@ from subjects import (
     SHAPES,
     assert_orthogonal,
     built,
+    for_each,
     give,
     gradients,
     one_thread,  # noqa: F401
@@ -51,10 +54,11 @@ def test_fifty_zero_gradients_and_then_real_ones(backend):
     assert all(not torch.equal(p, value) for p, value in zip(params, start, strict=True))
 
 
-@pytest.mark.parametrize(("eps", "share"), [(1e-8, 1.5), (1e-4, 1e-2)])
-@pytest.mark.parametrize("shape", [(4, 6), (6, 2, 3)], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_dead_row_makes_nothing_infinite(backend, shape, eps, share):
+DEAD = list(product([(4, 6), (6, 2, 3)], [1e-8, 1e-4]))
+
+
+@pytest.mark.parametrize(("backend", "shape", "eps"), for_each(DEAD, DEAD[:2]))
+def test_a_dead_row_makes_nothing_infinite(backend, shape, eps):
     """A channel without a gradient, whose factor is singular for ever.
 
     Along its direction there is nothing but the rounding of the products, 1e-7 of the gradient, and
@@ -64,7 +68,7 @@ def test_a_dead_row_makes_nothing_infinite(backend, shape, eps, share):
     params, optimizer = built(backend, (shape,), weight_decay=0.0, eps=eps)
     (param,) = params
     start = param.detach().clone()
-    for call in range(8):
+    for call in range(8 if backend != "triton" else 5):
         found = gradients(params, call)
         found[0][1] = 0
         give(params, found)
@@ -75,6 +79,7 @@ def test_a_dead_row_makes_nothing_infinite(backend, shape, eps, share):
     moved = (param.detach() - start).abs()
     alive = [row for row in range(shape[0]) if row != 1]
     assert (moved[alive] > 0).all()
+    share = 1.5 if eps == 1e-8 else 1e-2
     assert moved[1].max() <= share * moved[alive].max()
 
 
