@@ -9,7 +9,7 @@ from subject import BACKENDS, assert_equal, copies, descend, device_of, follow, 
 
 from soap_fast import SOAP
 
-STEPS = 6
+STEPS = 5
 INPUTS = {given.desc: given.kwargs for given in SOAP_INFO.optim_inputs_func("cpu", torch.float32)}
 SCHEDULERS = dict(enumerate(SOAP_INFO.scheduler_inputs))
 
@@ -43,9 +43,9 @@ def trains(backend, shape="contiguous", schedulers=(), **kwargs) -> None:
         optimizer.step()
         for scheduler in schedulers:
             plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            scheduler.step(loss) if plateau else scheduler.step()
+            scheduler.step(loss.detach()) if plateau else scheduler.step()
     assert losses[0] == losses[1]  # a first call moves nothing
-    assert (weight.mv(x) + bias).square().sum().item() < losses[-1] < losses[1]
+    assert (weight.mv(x) + bias).square().sum().item() <= losses[-1] < losses[1]  # lr may reach 0
     assert weight.stride() == strides
 
 
