@@ -1,7 +1,7 @@
 """What this folder looks at: soap_fast.SOAP on each of its backends, on tensors of a few elements.
 
-Triton's kernels are interpreted where there is no GPU. A step of tensors so small takes a tenth of a
-second then, so that nothing here is left to the other two backends.
+Triton's kernels are interpreted where there is no GPU. A step of tensors so small takes a tenth of
+a second then, so that nothing here is left to the other two backends.
 """
 
 from __future__ import annotations

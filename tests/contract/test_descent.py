@@ -1,11 +1,11 @@
-"""The loss goes down: with every option, layout of memory and scheduler, and with what `lr` may be."""
+"""The loss goes down: with every option, scheduler, layout of memory and kind of `lr`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from optimizer_info import SOAP_INFO
-from subject import BACKENDS, assert_equal, copies, descend, device_of, follow, started
+from subject import assert_equal, copies, descend, device_of, follow, on_every_backend, started
 
 from soap_fast import SOAP
 
@@ -49,25 +49,25 @@ def trains(backend, shape="contiguous", schedulers=(), **kwargs) -> None:
     assert weight.stride() == strides
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 @pytest.mark.parametrize("desc", INPUTS)
 def test_with_every_option(backend, desc):
     trains(backend, **INPUTS[desc])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 @pytest.mark.parametrize("shape", ["sliced", "permuted"])
 def test_with_parameters_of_other_strides(backend, shape):
     trains(backend, shape)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 @pytest.mark.parametrize("number", SCHEDULERS)
 def test_with_every_scheduler_torch_tries_on_adam(backend, number):
     trains(backend, schedulers=SCHEDULERS[number])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -81,7 +81,7 @@ def test_with_schedulers_that_look_into_groups(backend, scheduler):
     trains(backend, schedulers=[scheduler])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 def test_a_tensor_lr_does_what_a_number_does_and_stays_what_it_was(backend):
     params, optimizer = started(backend, ((3, 2), (3,)), lr=0.25, calls=4)
     lr = torch.tensor(0.25)
@@ -96,7 +96,7 @@ def test_a_tensor_lr_does_what_a_number_does_and_stays_what_it_was(backend):
     assert_equal(params, others)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 def test_an_lr_changed_later_takes_effect_at_the_next_step(backend):
     """Without weight decay a step is proportional to it."""
     moved = []
@@ -111,7 +111,7 @@ def test_an_lr_changed_later_takes_effect_at_the_next_step(backend):
         torch.testing.assert_close(twice, 2 * once, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 @pytest.mark.parametrize(
     "options",
     [
@@ -150,7 +150,7 @@ def test_groups_go_by_options_of_their_own(backend, options):
     assert_equal(together, alone)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 def test_a_closure_runs_with_gradients_and_its_loss_comes_back(backend):
     (weight, bias), x = linear("contiguous", device_of(backend))
     optimizer = SOAP([weight, bias], backend=backend)
@@ -168,7 +168,7 @@ def test_a_closure_runs_with_gradients_and_its_loss_comes_back(backend):
     assert optimizer.step() is None
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_every_backend
 def test_two_runs_end_in_the_same_bits(backend):
     ends = []
     for _ in range(2):
