@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import sys
 
-from bench import kernels, launches, plan, readme, refresh, step, tune
+from bench import (
+    compare,
+    device,
+    gate,
+    kernels,
+    launches,
+    plan,
+    readme,
+    refresh,
+    report,
+    roof,
+    scaling,
+    step,
+    trace,
+    train,
+    tune,
+)
 from bench.arguments import Parser
 from bench.command import BadInput
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
 COMMANDS = {
+    "roof": roof,
     "step": step,
+    "train": train,
     "refresh": refresh,
+    "scaling": scaling,
+    "compare": compare,
+    "gate": gate,
+    "report": report,
     "kernels": kernels,
     "launches": launches,
     "plan": plan,
+    "trace": trace,
     "tune": tune,
+    "device": device,
     "readme": readme,
 }
 

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from bench import envelope
+from bench import envelope, table
 
 Row = dict[str, Any]
 
@@ -30,18 +28,13 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def show(results: Sequence[Row], columns: Sequence[str], target: str | None) -> None:
     """Print a table of these columns, and write the whole results where `--json` says."""
-    table = tabulate(
-        [[result.get(column) for column in columns] for result in results],
-        headers=columns,
-        floatfmt=".3g",
-        missingval="-",
-    )
-    print(table, file=sys.stderr if target == "-" else sys.stdout)
+    rows = [[result.get(column) for column in columns] for result in results]
+    print(table.text(columns, rows), file=sys.stderr if target == "-" else sys.stdout)
     if target is not None:
         envelope.write(target, list(results))
 
 
-def check_target(target: str | None) -> None:
+def check_target(target: str | None, option: str = "--json") -> None:
     """Find out before a measurement, not after it, whether its result can be written.
 
     Raises:
@@ -52,4 +45,6 @@ def check_target(target: str | None) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"--json {target}: {error.strerror}; name another file") from None
+            raise BadInput(f"{option} {target}: {error.strerror}; name another file") from None
+        if Path(str(target)).is_dir():
+            raise BadInput(f"{option} {target} is a folder; name a file")

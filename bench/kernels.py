@@ -1,191 +1,109 @@
-"""`kernels`: every Triton kernel compiled ahead of time, with what the compiler made of it.
+"""`kernels`: what every kernel or operator of a step takes, and its share of this machine's roof.
 
-No GPU is needed. `load_bytes` is the narrowest load that brings an operand of a matrix product to
-shared memory or registers; `--check` fails on a spill, and where that is not 16.
+On CUDA each launch of the Triton backend, cold: 256 MiB are written before it. Elsewhere the
+operators and stations of a step, by torch's profiler, as they follow one another. `share` is the
+least time that flops and bytes need under the roofs of `python -m bench roof`, over the time taken.
+`--aot` needs no GPU: every Triton kernel compiled ahead of time, with what the compiler made of it;
+`load_bytes` is the narrowest load that brings an operand of a product to shared memory or
+registers, and `--check` fails on a spill, and where that is not 16.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
-import os
-import re
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from bench.command import BadInput, add_json_option, check_target, show
-from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING
-from soap_fast.refresh import LEFT_OUT, REFRESHED
+import torch
+
+from bench import aot, envelope, launched, operators, shapes
+from bench.arguments import device, positive
+from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.files import differences, read
+from bench.roofs import Roofs, measure
+from soap_fast.backends.triton import interpreted
 
 COLUMNS = (
-    "kernel", "sm", "options", "registers", "shared_bytes", "stack_bytes", "spill_bytes",
-    "load_bytes",
+    "name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
 )  # fmt: skip
-ARCHITECTURES = (80, 90, 100)
-OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
-PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
-
-POINTERS = {
-    "tiles": "*i32",
-    "tasks": "*i64",
-    "tensors": "*i64",
-    "gradients": "*i64",
-    "parameters": "*i64",
-    "options": "*fp64",
-    "scalars": "*fp32",
-    "squares": "*fp32",
-    "directions": "*fp32",
-    "partials": "*fp32",
-    "inverse_scale": "*fp32",
-    "found_inf": "*fp32",
-    "modes": "*i64",
-    "axes": "*i64",
-    "groups": "*i64",
-    "calls": "*i64",
-    "carried": "*fp32",
-}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--aot", action="store_true", required=True, help="ahead of time")
-    parser.add_argument("--check", action="store_true", help="fail on what must not be")
+    parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
+    parser.add_argument(
+        "--of",
+        choices=("launches", "operators"),
+        help="of the Triton backend, or of the one that runs (default: launches on cuda)",
+    )
+    parser.add_argument("--backend", help="for --of operators (default: the best that runs here)")
+    parser.add_argument(
+        "--steps", type=positive(int), default=5, help="of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--roof", metavar="FILE", help="of `roof --json`; else measured now")
+    parser.add_argument("--aot", action="store_true", help="compile ahead of time, no GPU")
+    parser.add_argument("--check", action="store_true", help="with --aot: fail on what must not be")
     parser.add_argument(
         "--precision",
         nargs="+",
         default=["tf32x3", "ieee", "tf32"],
-        help="of products (default: all)",
+        help="with --aot, of products (default: all)",
     )
-    parser.add_argument("--sm", type=int, nargs="+", default=ARCHITECTURES, help="architectures")
+    parser.add_argument(
+        "--sm", type=int, nargs="+", default=aot.ARCHITECTURES, help="with --aot: architectures"
+    )
     add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
+    if options.aot:
+        return aot.run(options.precision, options.sm, options.check, options.json)
+    on_gpu = options.device.startswith("cuda")
+    of = options.of or ("launches" if on_gpu else "operators")
+    if of == "launches" and not on_gpu and not interpreted():
+        raise BadInput("--of launches: torch sees no NVIDIA GPU; take --of operators, or --aot")
+    inventory = shapes.load(options.shapes)
+    roofs = read_roofs(options.roof) if options.roof else Roofs.of_rows(measure(options.device))
     try:
-        import triton
-    except ImportError:
-        raise BadInput("triton is not installed: pip install triton") from None
-    if triton.knobs.runtime.interpret:
-        raise BadInput("TRITON_INTERPRET is set: one process cannot interpret and compile")
-    results = [
-        compiled(op, constants, sm)
-        for op, constants in configurations()
-        if constants.get("PRECISION", options.precision[0]) in options.precision
-        for sm in options.sm
-    ]
-    show(results, COLUMNS, options.json)
-    wrong = [complaint for result in results for complaint in complaints(result)]
-    for complaint in wrong if options.check else ():
-        print(f"python -m bench kernels: {complaint}")
-    return int(options.check and bool(wrong))
-
-
-def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every op with every set of constants that a step can ask for."""
-    for op, tuning in TUNING.items():
-        fixed = {**tuning.constants, **OUTCOMES.get(op, {})}
-        arguments = kernel(op).arg_names
-        if "PRECISION" not in arguments:
-            yield op, fixed
-            continue
-        lowest = (
-            ("tf32x3", "ieee")
-            if op in ("gather", "gram", "grouped_matmul")
-            else ("tf32x3", "ieee", "tf32")
-        )
-        for precision in lowest:
-            for adam in (False, True) if "ADAM" in arguments else (None,):
-                extra = {} if adam is None else {"ADAM": adam}
-                yield op, {**fixed, "PRECISION": precision, **extra}
-
-
-def complaints(result: dict[str, Any]) -> Iterator[str]:
-    where = f"{result['kernel']} ({result['options']}) for sm_{result['sm']}"
-    spilled = max(result["spill_bytes"], result["stack_bytes"])
-    if spilled:
-        yield f"{where} spills {spilled} bytes"
-    if result["load_bytes"] not in (None, 16):
-        yield f"{where} loads operands {result['load_bytes']} bytes at a time"
-
-
-def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
-    """Compile one configuration for one architecture and read what came out."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    function = kernel(op)
-    signature, constexprs, attributes = {}, {}, {}
-    for place, name in enumerate(function.arg_names):
-        if name in constants:
-            signature[name], constexprs[(place,)] = "constexpr", constants[name]
-        elif name in POINTERS:
-            signature[name] = POINTERS[name]
-            attributes[(place,)] = [["tt.divisibility", 16]]
+        if of == "launches":
+            rows = launched.measure(inventory, options.device, options.steps)
         else:
-            signature[name] = "i32"
-    source = ASTSource(function, signature, constexprs, attributes)
-    options = {"num_warps": TUNING[op].num_warps, "enable_fp_fusion": True}
-    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-    shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
-    return {
-        "kernel": op,
-        "sm": sm,
-        "options": " ".join(str(v) if k == "PRECISION" else k for k, v in shown.items() if v),
-        "constants": constants,
-        "num_warps": TUNING[op].num_warps,
-        "shared_bytes": binary.metadata.shared,
-        **usage(binary.asm["cubin"], Path(triton.__file__).parent),
-        "load_bytes": operand_load(binary.asm["ptx"], operand_lines(op))
-        if op in PRODUCTS
-        else None,
-    }
+            rows = operators.measure(inventory, options.device, options.backend, options.steps)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    for row in rows:
+        row |= _rates(row, roofs)
+        row |= {"shapes": inventory.model, "device": options.device}
+        row["threads"] = torch.get_num_threads()
+    show(rows, COLUMNS, options.json)
+    return 0
 
 
-def usage(cubin: bytes, triton_folder: Path) -> dict[str, int]:
-    """Registers, stack and spills, by cuobjdump, which ships inside Triton."""
-    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [os.fspath(tool), "-res-usage", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", done.stdout)
-    if found is None:
-        raise RuntimeError(f"cuobjdump reports in other words: {done.stdout}")
-    registers, stack, local = map(int, found.groups())
-    return {"registers": registers, "stack_bytes": stack, "spill_bytes": local}
+def read_roofs(path: str) -> Roofs:
+    """What `roof --json` has written on this machine.
 
-
-def operand_load(ptx: str, lines: set[int]) -> int | None:
-    """Bytes of the narrowest load of an operand: asynchronous copies, and loads of these lines.
-
-    Other loads are of tables and, in epilogues, of factors and moments.
+    Raises:
+        BadInput: the file is none of these, or of another machine.
     """
-    widths, line = [], 0
-    for statement in ptx.splitlines():
-        if place := re.match(r"\s*\.loc\s+\d+ (\d+)", statement):
-            line = int(place[1])
-        elif copy := re.search(
-            r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", statement
-        ):
-            widths.append(int(copy[1], 0))
-        elif line in lines and (
-            load := re.search(r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.[bfu](\d+)", statement)
-        ):
-            widths.append(int(load[1] or 1) * int(load[2]) // 8)
-    return min(widths, default=None)
+    file = read(path)
+    if (other := differences(file.machine, envelope.machine())) is not None:
+        raise BadInput(f"--roof {path} is of another machine ({other}): leave it out, or measure")
+    try:
+        return Roofs.of_rows(file.rows)
+    except (KeyError, TypeError):
+        raise BadInput(f"--roof {path} holds no roofs: write it by `roof --json`") from None
 
 
-def operand_lines(op: str) -> set[int]:
-    """Lines of an op's file that load operands, which kernels name a and b."""
-    file = inspect.getsourcefile(kernel(op).fn)
-    assert file is not None
-    text = Path(file).read_text().splitlines()
+def _rates(row: Row, roofs: Roofs) -> Row:
+    """What is derived from time, flops and bytes; None where these are not known."""
+    seconds, flops, moved = 1e-6 * row["us"], row["flops"], row["bytes"]
+    if flops is None or moved is None or seconds <= 0:
+        return dict.fromkeys(("gflop", "mb", "gflop_s", "gb_s", "share"))
+    precision = row["precision"] if row["precision"] in roofs.gemm else "float32"
+    least = roofs.least_seconds(flops, moved, precision)
     return {
-        number for number, line in enumerate(text, 1) if re.search(r"\b[ab] = tl\.load\(", line)
+        "gflop": flops / 1e9,
+        "mb": moved / 1e6,
+        "gflop_s": flops / seconds / 1e9,
+        "gb_s": moved / seconds / 1e9,
+        "share": least / seconds,
     }

@@ -15,12 +15,14 @@ from typing import Any
 
 from bench import shapes
 from bench.command import add_json_option, check_target, show
+from bench.progress import progress
 from bench.recorded import Recorded, record
+from bench.timing import state_bytes
 from soap_fast.fused.floor import floor_seconds
 
 COLUMNS = (
     "model", "launches_plain", "launches_refresh", "tiles", "flops", "bytes", "bytes_ratio",
-    "padding", "workspace_ratio", "host_ms", "host_ratio", "floor_ms",
+    "padding", "workspace_ratio", "state_bytes", "host_ms", "host_ratio", "floor_ms",
 )  # fmt: skip
 
 
@@ -36,13 +38,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
-    results = [measure(shapes.load(name)) for name in options.shapes]
+    results = [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
     show(results, COLUMNS, options.json)
     return 0
 
 
 def measure(inventory: shapes.Inventory) -> dict[str, Any]:
     recorded = record(inventory)
+    host, base = host_times(recorded)
+    return {**counted(recorded, inventory), "host_ms": host, "host_ratio": host / base}
+
+
+def exact(inventory: shapes.Inventory) -> dict[str, Any]:
+    """All of `measure` that is the same on every machine."""
+    return counted(record(inventory), inventory)
+
+
+def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
+    """What the tables of an optimizer say, and what two of its steps launch."""
     launches = recorded.step()
     engine = recorded.engine
     works = {name: work for name, work in engine.works.items() if name != "derive"}
@@ -52,7 +65,6 @@ def measure(inventory: shapes.Inventory) -> dict[str, Any]:
     numel, factors = inventory.numel, _factor_elements(recorded)
     least = 4 * (7 * numel + 3 * factors)  # p, m, v, K read and written, g and Q read
     workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
-    host, base = _host_times(recorded)
     refresh = recorded.refresh()
     return {
         "model": inventory.model,
@@ -66,10 +78,9 @@ def measure(inventory: shapes.Inventory) -> dict[str, Any]:
         "executed_flops": executed,
         "bytes": moved,
         "bytes_ratio": moved / least,
-        "padding": 1 - needed / executed,
+        "padding": 1 - needed / executed if executed else 0.0,
         "workspace_ratio": workspace / (4 * numel),
-        "host_ms": host,
-        "host_ratio": host / base,
+        "state_bytes": state_bytes(recorded.optimizer),
         "floor_ms": 1e3 * sum(floor_seconds(w.needed, w.bytes) for w in works.values()),
         "by_launch": [
             {
@@ -89,7 +100,7 @@ def _factor_elements(recorded: Recorded) -> int:
     return sum(k.numel() for state in states for k in state["GG"] if k is not None)
 
 
-def _host_times(recorded: Recorded, rounds: int = 60) -> tuple[float, float]:
+def host_times(recorded: Recorded, rounds: int = 60) -> tuple[float, float]:
     """Milliseconds of a plain step's host side, and of a pass over the gradients; medians."""
     params, steps, passes = recorded.params, [], []
     for _ in range(rounds):

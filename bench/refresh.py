@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
-from bench.arguments import positive
+from bench.arguments import device, positive
+from bench.clock import Stopwatch
 from bench.command import BadInput, add_json_option, check_target, show
+from bench.progress import progress
 from soap_fast import extension
 from soap_fast.eigh import eigh_eager, eigh_native
 from soap_fast.options import PlanOptions
@@ -30,6 +30,7 @@ from soap_fast.refresh import refresh_eager, refresh_native
 COLUMNS = (
     "shapes",
     "op",
+    "device",
     "factors",
     "largest",
     "threads",
@@ -43,6 +44,7 @@ DEFAULTS = PlanOptions(10000, merge_dims=False, precondition_1d=False, data_form
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="default: %(default)s")
     parser.add_argument(
         "--op", choices=("native", "eager"), default="native", help="default: %(default)s"
     )
@@ -59,9 +61,12 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     if options.op == "native" and not extension.available():
         raise BadInput(f"--op native: {extension.reason()}")
+    cuda = (extension.build_info() or {}).get("cuda")
+    if options.op == "native" and options.device.startswith("cuda") and not cuda:
+        raise BadInput("--op native: the extension was built without CUDA; take --op eager")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    factors = Factors.of(shapes.load(options.shapes))
+    factors = Factors.of(shapes.load(options.shapes), options.device)
     eigh, refresh = OPS[options.op]
     ours, loop = interleaved(
         lambda: factors.refresh(refresh),
@@ -69,14 +74,19 @@ def run(options: argparse.Namespace) -> int:
         options.repeats,
         "refresh",
         before=factors.restore,
+        device=options.device,
     )
     eigh_ours, eigh_loop = interleaved(
-        lambda: eigh(factors.K, factors.chosen), factors.eigh_loop, options.repeats, "eigh"
+        lambda: eigh(factors.K, factors.chosen),
+        factors.eigh_loop,
+        options.repeats,
+        "eigh",
+        device=options.device,
     )
     result = {
         "shapes": options.shapes,
         "op": options.op,
-        "device": "cpu",
+        "device": options.device,
         "factors": sum(len(stack) for stack in factors.K),
         "largest": max(stack.shape[1] for stack in factors.K),
         "threads": torch.get_num_threads(),
@@ -106,7 +116,7 @@ class Factors:
     allowed: list[torch.Tensor]  # [n] bool
 
     @classmethod
-    def of(cls, inventory: shapes.Inventory) -> Factors:
+    def of(cls, inventory: shapes.Inventory, device: str = "cpu") -> Factors:
         counts: dict[int, int] = {}
         for entry in inventory.entries:
             for size in plan_tensor(entry.shape, DEFAULTS).factors:
@@ -120,11 +130,11 @@ class Factors:
         _, bases = eigh_eager(before, everything)
         factors = [0.6 * old + 0.4 * new for old, new in zip(before, drift, strict=True)]
         return cls(
-            factors,
-            [q.clone() for q in bases],
-            bases,
-            everything,
-            [chosen >= 0 for chosen in everything],
+            [k.to(device) for k in factors],
+            [q.to(device, copy=True) for q in bases],
+            [q.to(device) for q in bases],
+            [chosen.to(device) for chosen in everything],
+            [(chosen >= 0).to(device) for chosen in everything],
         )
 
     def refresh(self, op: Callable[..., object]) -> None:
@@ -160,14 +170,13 @@ def interleaved(
     repeats: int,
     what: str,
     before: Callable[[], object] = lambda: None,
+    device: str = "cpu",
 ) -> tuple[float, float]:
     """Median milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
-    times: dict[int, list[float]] = {0: [], 1: []}
-    for repeat in tqdm(range(repeats + 1), desc=what, unit="pair", leave=False):
-        for index, work in enumerate((one, other)):
+    watches = Stopwatch(device), Stopwatch(device)
+    for _ in progress(range(repeats + 1), what, "pair"):
+        for watch, work in zip(watches, (one, other), strict=True):
             before()
-            start = time.perf_counter()
-            work()
-            if repeat > 0:
-                times[index].append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[0]), statistics.median(times[1])
+            watch(work)
+    ours, theirs = (1e3 * statistics.median(watch.seconds()[1:]) for watch in watches)
+    return ours, theirs

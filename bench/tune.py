@@ -22,9 +22,10 @@ import torch
 from bench import shapes
 from bench.arguments import positive
 from bench.command import BadInput, add_json_option, check_target, show
+from bench.launched import UNTIMED_STEPS, TimingLauncher, multiprocessors
 from soap_fast import SOAP
 from soap_fast.backends.triton import TritonBackend
-from soap_fast.fused.launcher import Launch, Launcher, TritonLauncher
+from soap_fast.fused.launcher import Launcher
 from soap_fast.fused.tuning import FILE, TUNING, Tuning, tuning_of
 
 COLUMNS = ("op", "num_warps", "programs_per_sm", "constants", "us", "chosen")
@@ -54,7 +55,6 @@ VALUES: dict[str, Values] = {
 }
 SPREAD = ("num_warps", "programs_per_sm")  # values that are not constants of a kernel
 OF_A_REFRESH = ("derive", "count", "permute", "settle", "grouped_matmul")
-UNTIMED_STEPS = 2  # compile, and settle
 # A candidate takes the place of what is there only if it is this much faster: less may be noise.
 GAIN = 0.02
 
@@ -76,8 +76,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     inventory = shapes.load(options.shapes)
-    multiprocessors, where = _gpu()
-    stepper = Stepper(inventory, TimingLauncher(multiprocessors))
+    where = _gpu()
+    stepper = Stepper(inventory, OpLauncher(multiprocessors("cuda")))
     entries = json.loads(FILE.read_text(encoding="utf-8"))["ops"]
     chosen, rows = {}, []
     for op in options.op:
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _gpu() -> tuple[int, dict[str, str]]:
-    """Multiprocessors of the GPU, and what a measurement on it says of where it was taken."""
+def _gpu() -> dict[str, str]:
+    """What a measurement on this machine's GPU says of where it was taken."""
     if not torch.cuda.is_available():
         raise BadInput("torch sees no NVIDIA GPU, and what is tuned is time on one")
     try:
@@ -105,9 +105,7 @@ def _gpu() -> tuple[int, dict[str, str]]:
         raise BadInput("triton is not installed: pip install triton") from None
     if triton.knobs.runtime.interpret:
         raise BadInput("TRITON_INTERPRET is set: interpreted kernels run on the CPU")
-    properties = torch.cuda.get_device_properties("cuda")
-    where = {"device": properties.name, "triton": triton.__version__}
-    return properties.multi_processor_count, where
+    return {"device": torch.cuda.get_device_name("cuda"), "triton": triton.__version__}
 
 
 # Candidates and the choice ---------------------------------------------------------------------
@@ -162,31 +160,16 @@ class Watching(Launcher, Protocol):
         """Of those since it was last asked; None where there were none."""
 
 
-class TimingLauncher(TritonLauncher):
-    """Launches, and times the launches of one op, each with cold caches."""
+class OpLauncher(TimingLauncher):
+    """Adds up what launches of one op take."""
 
-    def __init__(self, multiprocessors: int) -> None:
-        super().__init__(multiprocessors)
+    def __init__(self, multiprocessors: int, device: str = "cuda") -> None:
+        super().__init__(multiprocessors, device)
         self.op: str | None = None
-        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._flushed = torch.empty(2**28, dtype=torch.uint8, device="cuda")
-
-    def __call__(self, launch: Launch) -> None:
-        if launch.op != self.op:
-            super().__call__(launch)
-            return
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        # While the GPU writes this, about 100 us, the host prepares the launch: no gap is timed.
-        self._flushed.zero_()
-        start.record()
-        super().__call__(launch)
-        end.record()
-        self._spans.append((start, end))
+        self.watches = lambda op: op == self.op
 
     def microseconds(self) -> float | None:
-        torch.cuda.synchronize()
-        times = [1e3 * start.elapsed_time(end) for start, end in self._spans]
-        self._spans.clear()
+        times = [1e6 * timed.seconds for timed in self.taken()]
         return sum(times) if times else None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from soap_fast.call import TensorCall
 from soap_fast.modes import from_modes, rotate, to_modes
+from soap_fast.ranges import station
 from soap_fast.refresh import FAILED, KEPT, REFRESHED, Refreshed
 from soap_fast.update import commit
 
@@ -158,6 +159,7 @@ def _by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
     return changes
 
 
+@station
 def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]) -> None:
     """exp_avg_sq is only permuted along each mode; exp_avg is carried, m = R_new(R_old⁻¹(m))."""
     state, plan = call.state, call.plan

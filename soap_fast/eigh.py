@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from soap_fast import extension
+from soap_fast.ranges import station
 
 __all__ = ["eigh_eager", "eigh_native"]
 
@@ -27,6 +28,7 @@ Pairs = tuple[list[Tensor], list[Tensor]]
 LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
 
+@station
 def eigh_eager(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Pairs:
     """The definition, in plain torch.
 

@@ -13,10 +13,12 @@ from math import prod
 import torch
 
 from soap_fast.plan import Group, TensorPlan
+from soap_fast.ranges import station
 
 Matrices = Sequence[torch.Tensor | None]  # one per mode, None stands for the identity
 
 
+@station
 def rotate(x: torch.Tensor, bases: Matrices, plan: TensorPlan) -> torch.Tensor:
     """R(x): x' = Q_iᵀ x along every mode i.
 
@@ -31,11 +33,13 @@ def rotate(x: torch.Tensor, bases: Matrices, plan: TensorPlan) -> torch.Tensor:
     return _contract(x, bases, plan, axis=0)
 
 
+@station
 def rotate_back(x: torch.Tensor, bases: Matrices, plan: TensorPlan) -> torch.Tensor:
     """R⁻¹(x): x = Q_i x' along every mode i; shapes as for `rotate`."""
     return _contract(x, bases, plan, axis=1)
 
 
+@station
 def grams(x: torch.Tensor, plan: TensorPlan) -> list[torch.Tensor | None]:
     """x_(i) x_(i)ᵀ, a sum over all other modes, for every mode i with a factor.
 

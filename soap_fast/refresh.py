@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from soap_fast import extension
+from soap_fast.ranges import station
 
 __all__ = [
     "FAILED",
@@ -47,6 +48,7 @@ class Refreshed(NamedTuple):
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
 
 
+@station
 def refresh_eager(
     factors: Sequence[Tensor],
     bases: Sequence[Tensor],

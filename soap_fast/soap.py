@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, capture, checkpoint
+from soap_fast import ambient, capture, checkpoint, ranges
 from soap_fast.backends import Precision, choose
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
@@ -147,8 +147,7 @@ class SOAP(torch.optim.Optimizer):
             The closure's loss, or None.
 
         Raises:
-            ValueError: an option, a gradient or a parameter that cannot be stepped; raised before
-                anything is written.
+            ValueError: an option, gradient or parameter that cannot be stepped; nothing is written.
         """
         loss = None
         if closure is not None:
@@ -166,16 +165,17 @@ class SOAP(torch.optim.Optimizer):
         ):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
             later = [call for call in calls if not call.is_first]
-            self._begin([call for call in calls if call.is_first])
+            with ranges.named("begin"):
+                self._begin([call for call in calls if call.is_first])
             self._assign_phases(later)
-
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
-            taken = self._backend.update(later)
-
+            with ranges.named("update"):
+                taken = self._backend.update(later)
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
             due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
-            self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
+            with ranges.named("refresh"):
+                self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
         if not capturing:
             self._backend.settle(self.param_groups, self.state, calls)
         return loss

@@ -9,6 +9,7 @@ import torch
 
 from soap_fast.call import TensorCall
 from soap_fast.modes import grams, rotate, rotate_back
+from soap_fast.ranges import station
 
 
 def update(call: TensorCall) -> torch.Tensor:  # [] bool
@@ -72,6 +73,7 @@ def direction_of(call: TensorCall, exp_avg: torch.Tensor, exp_avg_sq: torch.Tens
     return direction
 
 
+@station
 def adam_direction(exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, eps: float) -> torch.Tensor:
     """n = m / (sqrt(v) + eps), elementwise; v is not bias-corrected. Where both are 0, n is 0."""
     denominator = exp_avg_sq.sqrt() + eps
@@ -92,6 +94,7 @@ def step_size(call: TensorCall, step: torch.Tensor) -> torch.Tensor:  # [] float
     return options.lr * bias2.sqrt() / bias1
 
 
+@station
 def commit(
     taken: torch.Tensor,
     *changes: tuple[torch.Tensor, torch.Tensor],

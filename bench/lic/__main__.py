@@ -1,4 +1,4 @@
-"""Command line: `python -m bench.lic train`, its defaults being the demo."""
+"""Command line: `python -m bench.lic train`, its defaults being the demo, and `shapes`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 from bench import envelope
 from bench.command import BadInput, check_target
-from bench.lic import report
+from bench.lic import inventory, report
 from bench.lic.arguments import SEARCH_STEPS, TRAIN_STEPS, parse
 from bench.lic.config import Config
 from bench.lic.demo import Demo, Interrupted
-from bench.lic.models import MeanScaleHyperprior
+from bench.lic.models import MODELS, MeanScaleHyperprior
 from bench.lic.optimizers import BUILDERS
 from bench.lic.photos import Photos, load_photos
 from bench.lic.progress import say
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         check_target(options.json)
+        if options.command == "shapes":
+            return _shapes(options)
         return _search(options) if options.search else _train(options)
     except BadInput as error:
         say(f"python -m bench.lic: {error}")
@@ -39,6 +41,17 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         say("stopped at once; --resume goes on from the last checkpoint, if there is one")
         return INTERRUPTED
+
+
+def _shapes(options: argparse.Namespace) -> int:
+    if options.model is None and options.json is not None:
+        raise BadInput("--json is for one model: name it by --model")
+    names = list(MODELS) if options.model is None else [options.model]
+    inventories = [inventory.describe(name, options.factor) for name in names]
+    if options.json is not None:
+        inventory.write(inventories[0], options.json)
+    print(inventory.table(inventories), file=sys.stderr if options.json == "-" else sys.stdout)
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:

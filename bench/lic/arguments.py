@@ -6,11 +6,11 @@ import argparse
 
 from bench.arguments import Parser, device, positive
 from bench.lic.demo import CHECKPOINT_EVERY
-from bench.lic.models import MeanScaleHyperprior
+from bench.lic.models import MODELS, MeanScaleHyperprior
 from bench.lic.optimizers import BUILDERS
 from bench.lic.search import RESULT
 
-DESCRIPTION = "Learned image compression, trained with three optimizers."
+DESCRIPTION = "Learned image compression: a model trained with three optimizers; models' shapes."
 
 # 1200 steps take 4 minutes with all three optimizers on two cores; a search takes three times that.
 TRAIN_STEPS = 1200
@@ -19,7 +19,24 @@ SEARCH_STEPS = 600
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     top = Parser(prog="python -m bench.lic", description=DESCRIPTION)
-    train = top.add_subparsers(required=True, metavar="command").add_parser(
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    _train(commands)
+    _shapes(commands)
+    return top.parse_args(arguments)
+
+
+def _shapes(commands: argparse._SubParsersAction[Parser]) -> None:
+    add = commands.add_parser(
+        "shapes",
+        help="a model's parameters in the form of bench/shapes/, and its multiply-adds",
+    ).add_argument
+    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)} (default: all of them)")
+    add("--factor", type=positive(float), default=1.0, help="of all widths (default: %(default)g)")
+    add("--json", metavar="FILE|-", help="write one model's inventory there")
+
+
+def _train(commands: argparse._SubParsersAction[Parser]) -> None:
+    train = commands.add_parser(
         "train",
         help="train the same small compression model with each optimizer, and compare",
     )
@@ -51,7 +68,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--precondition-frequency", type=positive(int), default=10, help="default: %(default)s")
     add("--threads", type=positive(int), help="of the CPU (default: torch's choice)")
     add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
-    return top.parse_args(arguments)
 
 
 def _crop(text: str) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from math import prod
 
-import torch
-
+from bench.costs import sums
+from bench.roofs import gemm_row
 from soap_fast.options import PlanOptions
-from soap_fast.plan import plan_tensor
 
 
 def plain_flops(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> int:
@@ -19,11 +16,8 @@ def plain_flops(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> int:
     the gradient there and the direction back, 2 n d each, and the lower triangle of a Gram matrix
     with its diagonal, n (d + 1). Elementwise work is not counted.
     """
-    flops = 0
-    for shape in shapes:
-        widths = [group.size for group in plan_tensor(shape, options).groups if group.rotated]
-        flops += sum(prod(shape) * (4 * d + d + 1) for d in widths)
-    return flops
+    found = sums(shapes, options)
+    return 4 * found.products + found.triangles
 
 
 def sgemm_gflops(device: str, size: int = 2048, repeats: int = 7) -> float:
@@ -32,14 +26,4 @@ def sgemm_gflops(device: str, size: int = 2048, repeats: int = 7) -> float:
     With torch's threads as they are set, into memory that is already there. Other work on the
     machine can only slow a product down.
     """
-    a, b = torch.randn(2, size, size, device=device)  # [size, size] each
-    out = torch.empty_like(a)
-    synchronize = torch.cuda.synchronize if a.is_cuda else lambda: None
-    seconds = []
-    for _ in range(1 + repeats):
-        synchronize()
-        start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds[1:]) / 1e9
+    return float(gemm_row("gemm_float32", device, size, repeats)["value"])

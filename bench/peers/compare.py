@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
 from bench.command import BadInput, Row
 from bench.peers.arithmetic import plain_flops, sgemm_gflops
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.memory import peak_bytes
-from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, PEERS, build
+from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, origin, peer
+from bench.progress import progress
 from bench.timing import state_bytes
 from soap_fast.options import PlanOptions
 
 COLUMNS = (
-    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "speedup", "peak_bytes", "state_ratio",
-    "gemm_share", "missing", "failed",
+    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "p99_ms", "host_ms", "speedup",
+    "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
 PLAN = PlanOptions(MAX_PRECOND_DIM, False, False, "channels_first")
 
@@ -32,8 +32,9 @@ def compare(
     backend: str | None,
     frequency: int,
     periods: int,
+    limit: float | None = None,
 ) -> list[Row]:
-    """Measure ours and these peers on an inventory.
+    """Measure ours and these peers on an inventory, a call of a peer within `limit` seconds.
 
     Returns:
         Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
@@ -48,9 +49,11 @@ def compare(
     """
     inventory = shapes.load(wanted)
     runners, missing = _runners(inventory, (OURS, *peers), device, frequency, backend)
+    for runner in runners:
+        runner.limit = limit
     peaks = {
-        runner.name: peak_bytes(runner.name, wanted, device, backend)
-        for runner in tqdm(runners, desc="peak memory", unit="optimizer", leave=False)
+        runner.name: peak_bytes(runner.name, wanted, device, backend, limit)
+        for runner in progress(runners, "peak memory", "optimizer")
     }
     before = sgemm_gflops(device)
     take_turns(runners, inventory, device, frequency, periods)
@@ -71,7 +74,7 @@ def compare(
             **_measured(runner, inventory, frequency, ours, gflops),
             "peak_bytes": peaks[runner.name],
             "sgemm_gflops": gflops,
-            "note": PEERS[runner.name].note if runner.name in PEERS else None,
+            **origin(runner.name),
         }
     return [rows[name] for name in (OURS, *peers)]
 
@@ -90,7 +93,7 @@ def _runners(
         try:
             runners.append(Runner(name, params, build(name, params, frequency, backend)))
         except ImportError as error:
-            command = PEERS[name].install or ""
+            command = peer(name).install or ""
             missing[name] = command
             print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
         except ValueError as error:
@@ -117,6 +120,8 @@ def _measured(
         share = flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
     return {
         **times,
+        **runner.times.tail(),
+        "samples": runner.times.samples(),
         "speedup": mean / mean_of_ours,
         "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
         "gemm_share": share,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
 
 from bench import shapes
-from bench.peers.optimizers import OURS, PEERS
+from bench.peers.limit import TookTooLong, time_limit
+from bench.peers.optimizers import OURS, around, refreshed
+from bench.progress import progress
 from bench.timing import Times, timed_step
 
 
@@ -21,6 +22,7 @@ class Runner:
     Attributes:
         failed: what it raised, for a peer that cannot step these parameters here; it then waits
             out the run.
+        limit: seconds that a call of a peer may take; compiling at the first ones can take long.
     """
 
     name: str
@@ -28,14 +30,16 @@ class Runner:
     optimizer: torch.optim.Optimizer
     times: Times = field(default_factory=Times)
     failed: str | None = None
+    limit: float | None = None
 
     def call(self, source: Sequence[torch.Tensor], call: int, frequency: int) -> None:
         """Step with copies of the gradients of `source`, which an optimizer may change or drop."""
         for param, given in zip(self.params, source, strict=True):
             param.grad = None if given.grad is None else given.grad.clone()
         try:
-            elapsed = timed_step(self.optimizer, self.params[0].device)
-        except Exception as error:
+            with time_limit(None if self.name == OURS else self.limit), around(self.name):
+                elapsed = timed_step(self.optimizer, self.params[0].device)
+        except (Exception, TookTooLong) as error:
             if self.name == OURS:
                 raise
             self.failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -44,12 +48,8 @@ class Runner:
         finally:
             for param in self.params:
                 param.grad = None
-        self.times.add(elapsed, first=call == 0, refresh=self._refreshed(call, frequency))
-
-    def _refreshed(self, call: int, frequency: int) -> bool:
-        if self.name == OURS:
-            return call % frequency == 0
-        return PEERS[self.name].refreshed(self.optimizer, call, frequency)
+        again = refreshed(self.name, self.optimizer, call, frequency)
+        self.times.add(elapsed, first=call == 0, refresh=again)
 
 
 def take_turns(
@@ -66,9 +66,7 @@ def take_turns(
     all of them.
     """
     source = inventory.parameters(device)
-    for call in tqdm(
-        range(1 + frequency * periods), desc=inventory.model, unit="call", leave=False
-    ):
+    for call in progress(range(1 + frequency * periods), inventory.model):
         inventory.set_gradients(source, seed=1 + call)
         for runner in runners:
             if runner.failed is None:

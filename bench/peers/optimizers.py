@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+
+from bench.peers import foreign
 
 OURS = "soap_fast"
 LR, BETAS, EPS, MAX_PRECOND_DIM = 3e-3, (0.95, 0.95), 1e-8, 10000
@@ -30,12 +35,24 @@ class Peer:
             whether that call refreshed bases out.
         install: the command that brings it.
         note: what has to be known to read its numbers.
+        package: the distribution it comes from.
+        around: a context for each of its calls, for a library with a switch that all share.
     """
 
     build: Callable[[Params, int], torch.optim.Optimizer]
     refreshed: Callable[[Any, int, int], bool] = _every
     install: str | None = None
     note: str | None = None
+    package: str = "torch"
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def version(self) -> str | None:
+        """None where it is not installed, or of no distribution."""
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
 
 
 def build_ours(params: Params, frequency: int, backend: str | None) -> torch.optim.Optimizer:
@@ -55,14 +72,34 @@ def _pytorch_optimizer(params: Params, frequency: int) -> torch.optim.Optimizer:
 def _heavyball(params: Params, frequency: int) -> torch.optim.Optimizer:
     import heavyball
 
-    heavyball.utils.compile_mode = None  # its switch: functions then run as they are written
     options = _soap_options(frequency)
     # Its own defaults are a frequency of 2 and merged modes.
     return heavyball.SOAP(params, shampoo_beta=BETAS[1], merge_dims=False, **options)
 
 
+@contextmanager
+def _heavyball_compiles(compiles: bool) -> Iterator[None]:
+    """Its switch, which is one for all of its optimizers, set for a call."""
+    import heavyball
+
+    before = heavyball.utils.compile_mode
+    heavyball.utils.compile_mode = before if compiles else None  # functions as they are written
+    try:
+        yield
+    finally:
+        heavyball.utils.compile_mode = before
+
+
+def _adam(params: Params, frequency: int) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params, lr=LR, betas=BETAS, eps=EPS)
+
+
 def _adamw(params: Params, frequency: int) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True)
+
+
+def _adamw_foreach(params: Params, frequency: int) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0, foreach=True)
 
 
 def _oracle(params: Params, frequency: int) -> torch.optim.Optimizer:
@@ -82,34 +119,81 @@ def _soap_options(frequency: int) -> dict[str, Any]:
     }
 
 
+def _never(optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
+    return False
+
+
+# It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
+_HEAVYBALL = Peer(
+    _heavyball,
+    refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
+    install="pip install heavyball",
+    package="heavyball",
+)
+_HEAVYBALL_SET = (
+    "betas, frequency and merge_dims are set as ours; its first call only starts the bases, too"
+)
+
 PEERS = {
     "pytorch_optimizer": Peer(
         _pytorch_optimizer,
         install="pip install pytorch_optimizer==4.1.0",
-        note="three rotations a step, not four: exp_avg is kept unrotated",
+        note="three rotations a step, not four: exp_avg is kept unrotated; its first call only "
+        "starts the bases, too",
+        package="pytorch_optimizer",
     ),
-    "heavyball": Peer(
-        _heavyball,
-        # It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
-        refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
-        install="pip install heavyball",
-        note="eager: heavyball.utils.compile_mode = None, where its default is torch.compile",
+    "heavyball": replace(
+        _HEAVYBALL,
+        around=partial(_heavyball_compiles, False),
+        note="eager: heavyball.utils.compile_mode = None, where its default is torch.compile; "
+        + _HEAVYBALL_SET,
     ),
     "adamw": Peer(
         _adamw,
-        refreshed=lambda optimizer, call, frequency: False,
+        refreshed=_never,
         note="torch's, fused=True; no refreshes",
     ),
-    "oracle": Peer(_oracle, note="the reference's order of work, see bench/peers/oracle.py"),
+    "oracle": Peer(
+        _oracle, note="the reference's order of work, see bench/peers/oracle.py", package="torch"
+    ),
+    "heavyball_compiled": replace(
+        _HEAVYBALL,
+        around=partial(_heavyball_compiles, True),
+        note="its default compile_mode; the first calls compile, which first_ms and p99_ms have; "
+        + _HEAVYBALL_SET,
+    ),
+    "adamw_foreach": Peer(_adamw_foreach, refreshed=_never, note="torch's, foreach=True"),
+    "adam": Peer(_adam, refreshed=_never, note="torch's with its own default implementation"),
 }
+
+
+def foreign_peer(name: str) -> Peer:
+    """argparse.ArgumentTypeError where the name, `package.module:Class`, is of no optimizer."""
+    cls = foreign.optimizer_class(name)
+    options = foreign.accepted(cls, _soap_options(1))
+    refreshes = any(alias in options for alias in foreign.ALIASES["precondition_frequency"])
+    return Peer(
+        lambda params, frequency: cls(params, **foreign.accepted(cls, _soap_options(frequency))),
+        refreshed=_every if refreshes else _never,
+        note=foreign.described(cls, _soap_options(1)),
+        package=foreign.distribution(cls),
+    )
+
+
+def peer(name: str) -> Peer:
+    """The peer of this name, or an optimizer named `package.module:Class`."""
+    return PEERS[name] if name in PEERS else foreign_peer(name)
 
 
 def chosen(text: str) -> tuple[str, ...]:
     """Names of peers, for argparse, from `adamw,oracle`."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"no peer {name!r}: take {', '.join(PEERS)}")
+        if ":" in name:
+            foreign_peer(name)
+        elif name not in PEERS:
+            known = f"{', '.join(PEERS)}, or package.module:Class"
+            raise argparse.ArgumentTypeError(f"no peer {name!r}: take {known}")
     return names
 
 
@@ -117,4 +201,26 @@ def build(name: str, params: Params, frequency: int, backend: str | None) -> tor
     """Ours with this backend, or a peer; errors as of the two."""
     if name == OURS:
         return build_ours(params, frequency, backend)
-    return PEERS[name].build(params, frequency)
+    found = peer(name)
+    with found.around():
+        return found.build(params, frequency)
+
+
+def around(name: str) -> AbstractContextManager[None]:
+    """The context of a call of an optimizer."""
+    return nullcontext() if name == OURS else peer(name).around()
+
+
+def refreshed(name: str, optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
+    """Whether the call just made, the first being 0, refreshed bases."""
+    return (_every if name == OURS else peer(name).refreshed)(optimizer, call, frequency)
+
+
+def origin(name: str) -> dict[str, str | None]:
+    """Where an optimizer comes from, and what has to be known to read its numbers."""
+    if name == OURS:
+        import soap_fast
+
+        return {"package": OURS, "version": soap_fast.__version__, "note": None}
+    found = peer(name)
+    return {"package": found.package, "version": found.version, "note": found.note}

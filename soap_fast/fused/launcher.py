@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from soap_fast.fused.tuning import TUNING
+from soap_fast.ranges import named
 
 
 @dataclass
@@ -48,12 +49,13 @@ class TritonLauncher:
         if launch.compiled is None:
             launch.compiled = kernel(launch.op)[(self.programs(launch.op, launch.tiles),)]
         # Triton 3.9 warns where fusion is left to its default, which 3.10 will change.
-        launch.compiled(
-            *launch.arguments,
-            **launch.constants,
-            num_warps=TUNING[launch.op].num_warps,
-            enable_fp_fusion=True,
-        )
+        with named(launch.op):
+            launch.compiled(
+                *launch.arguments,
+                **launch.constants,
+                num_warps=TUNING[launch.op].num_warps,
+                enable_fp_fusion=True,
+            )
 
 
 @dataclass

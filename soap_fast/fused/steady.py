@@ -18,6 +18,7 @@ from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
+from soap_fast.ranges import named
 from soap_fast.state import State
 
 GRAD, DTYPE, SHAPE = attrgetter("grad"), attrgetter("dtype"), attrgetter("shape")
@@ -77,7 +78,8 @@ class Steady:
             return False
         if not self.engine.accept(addresses, params):
             return False
-        self.engine.run(scaling)
+        with named("update"):
+            self.engine.run(scaling)
         torch.autograd.graph.increment_version(params)
         for entry in self.states:
             entry["calls"] += 1

@@ -18,8 +18,12 @@ class GaussianConditional(nn.Module):
 
     def forward(self, y: Tensor, scale: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise y; all three [B, C, H, W]. Returns (what is decoded, its likelihood), as y."""
-        decoded = round_straight_through(y - mean) + mean
+        decoded = self.decode(y, mean)
         return decoded, gaussian_likelihood(add_noise(y) if self.training else decoded, scale, mean)
+
+    def decode(self, y: Tensor, mean: Tensor) -> Tensor:
+        """y rounded about its mean: what a decoder that knows the mean has of y."""
+        return round_straight_through(y - mean) + mean
 
 
 def gaussian_likelihood(y: Tensor, scale: Tensor, mean: Tensor) -> Tensor:

@@ -1,0 +1,175 @@
+"""Every Triton kernel compiled ahead of time, with what the compiler made of it; needs no GPU."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.command import BadInput, show
+from soap_fast.fused.launcher import kernel
+from soap_fast.fused.tuning import TUNING
+from soap_fast.refresh import LEFT_OUT, REFRESHED
+
+COLUMNS = (
+    "kernel", "sm", "options", "registers", "shared_bytes", "stack_bytes", "spill_bytes",
+    "load_bytes",
+)  # fmt: skip
+ARCHITECTURES = (80, 90, 100)
+OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
+PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
+
+POINTERS = {
+    "tiles": "*i32",
+    "tasks": "*i64",
+    "tensors": "*i64",
+    "gradients": "*i64",
+    "parameters": "*i64",
+    "options": "*fp64",
+    "scalars": "*fp32",
+    "squares": "*fp32",
+    "directions": "*fp32",
+    "partials": "*fp32",
+    "inverse_scale": "*fp32",
+    "found_inf": "*fp32",
+    "modes": "*i64",
+    "axes": "*i64",
+    "groups": "*i64",
+    "calls": "*i64",
+    "carried": "*fp32",
+}
+
+
+def run(
+    precisions: Sequence[str], architectures: Sequence[int], check: bool, target: str | None
+) -> int:
+    """`kernels --aot`: a row for each configuration; 1 where something must not be."""
+    try:
+        import triton
+    except ImportError:
+        raise BadInput("triton is not installed: pip install triton") from None
+    if triton.knobs.runtime.interpret:
+        raise BadInput("TRITON_INTERPRET is set: one process cannot interpret and compile")
+    results = [
+        compiled(op, constants, sm)
+        for op, constants in configurations()
+        if constants.get("PRECISION", precisions[0]) in precisions
+        for sm in architectures
+    ]
+    show(results, COLUMNS, target)
+    wrong = [complaint for result in results for complaint in complaints(result)]
+    for complaint in wrong if check else ():
+        print(f"python -m bench kernels: {complaint}")
+    return int(check and bool(wrong))
+
+
+def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every op with every set of constants that a step can ask for."""
+    for op, tuning in TUNING.items():
+        fixed = {**tuning.constants, **OUTCOMES.get(op, {})}
+        arguments = kernel(op).arg_names
+        if "PRECISION" not in arguments:
+            yield op, fixed
+            continue
+        lowest = (
+            ("tf32x3", "ieee")
+            if op in ("gather", "gram", "grouped_matmul")
+            else ("tf32x3", "ieee", "tf32")
+        )
+        for precision in lowest:
+            for adam in (False, True) if "ADAM" in arguments else (None,):
+                extra = {} if adam is None else {"ADAM": adam}
+                yield op, {**fixed, "PRECISION": precision, **extra}
+
+
+def complaints(result: dict[str, Any]) -> Iterator[str]:
+    where = f"{result['kernel']} ({result['options']}) for sm_{result['sm']}"
+    spilled = max(result["spill_bytes"], result["stack_bytes"])
+    if spilled:
+        yield f"{where} spills {spilled} bytes"
+    if result["load_bytes"] not in (None, 16):
+        yield f"{where} loads operands {result['load_bytes']} bytes at a time"
+
+
+def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
+    """Compile one configuration for one architecture and read what came out."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = kernel(op)
+    signature, constexprs, attributes = {}, {}, {}
+    for place, name in enumerate(function.arg_names):
+        if name in constants:
+            signature[name], constexprs[(place,)] = "constexpr", constants[name]
+        elif name in POINTERS:
+            signature[name] = POINTERS[name]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(function, signature, constexprs, attributes)
+    options = {"num_warps": TUNING[op].num_warps, "enable_fp_fusion": True}
+    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
+    return {
+        "kernel": op,
+        "sm": sm,
+        "options": " ".join(str(v) if k == "PRECISION" else k for k, v in shown.items() if v),
+        "constants": constants,
+        "num_warps": TUNING[op].num_warps,
+        "shared_bytes": binary.metadata.shared,
+        **usage(binary.asm["cubin"], Path(triton.__file__).parent),
+        "load_bytes": operand_load(binary.asm["ptx"], operand_lines(op))
+        if op in PRODUCTS
+        else None,
+    }
+
+
+def usage(cubin: bytes, triton_folder: Path) -> dict[str, int]:
+    """Registers, stack and spills, by cuobjdump, which ships inside Triton."""
+    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [os.fspath(tool), "-res-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", done.stdout)
+    if found is None:
+        raise RuntimeError(f"cuobjdump reports in other words: {done.stdout}")
+    registers, stack, local = map(int, found.groups())
+    return {"registers": registers, "stack_bytes": stack, "spill_bytes": local}
+
+
+def operand_load(ptx: str, lines: set[int]) -> int | None:
+    """Bytes of the narrowest load of an operand: asynchronous copies, and loads of these lines.
+
+    Other loads are of tables and, in epilogues, of factors and moments.
+    """
+    widths, line = [], 0
+    for statement in ptx.splitlines():
+        if place := re.match(r"\s*\.loc\s+\d+ (\d+)", statement):
+            line = int(place[1])
+        elif copy := re.search(
+            r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", statement
+        ):
+            widths.append(int(copy[1], 0))
+        elif line in lines and (
+            load := re.search(r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.[bfu](\d+)", statement)
+        ):
+            widths.append(int(load[1] or 1) * int(load[2]) // 8)
+    return min(widths, default=None)
+
+
+def operand_lines(op: str) -> set[int]:
+    """Lines of an op's file that load operands, which kernels name a and b."""
+    file = inspect.getsourcefile(kernel(op).fn)
+    assert file is not None
+    text = Path(file).read_text().splitlines()
+    return {
+        number for number, line in enumerate(text, 1) if re.search(r"\b[ab] = tl\.load\(", line)
+    }

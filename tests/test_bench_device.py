@@ -1,0 +1,248 @@
+"""`python -m bench device`: parts in order, marked when done, cut off in time, gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import device, ledger, parts
+from bench.__main__ import main as bench
+from bench.parts import Part
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(name, code, limit=20.0):
+    return Part(name, ("python", "-c", code), limit)
+
+
+def result(name, code="", limit=20.0):
+    """A part that leaves a result, unless the code raises."""
+    text = f"import sys; {code or 'pass'}\nopen(sys.argv[1], 'w').write('[1]'); print('a table')"
+    return Part(name, ("python", "-c", text, "{out}"), limit)
+
+
+@pytest.fixture
+def take(monkeypatch, tmp_path):
+    """Take made-up parts into a folder; the exit code and what parts.json has."""
+    folder = tmp_path / "results"
+
+    def run(*chosen, options=()):
+        monkeypatch.setattr(device, "rehearsal", lambda: list(chosen))
+        code = bench(["device", "--rehearse", "--out", str(folder), *options])
+        return code, json.loads((folder / "parts.json").read_text())["parts"]
+
+    run.folder = folder
+    return run
+
+
+def test_parts_of_a_gpu_machine_fit_their_limits():
+    found = parts.parts()
+    assert all(part.limit < parts.LIMIT_OF_A_PART for part in found)
+    assert sum(part.limit for part in found) < parts.LIMIT_OF_ALL
+    assert [part.name for part in found[:3]] == ["install", "tests", "roof"]
+    words = {word for part in found for word in part.command}
+    assert {"elic", "tcm_128", "lalic", "dcae", "train", "--graphed", "kernels", "refresh"} <= words
+    assert not any(str(ROOT) in word or word == sys.executable for word in words)
+
+
+@pytest.mark.parametrize("part", [*parts.parts(), *parts.rehearsal()], ids=lambda part: part.name)
+def test_commands_of_parts_can_be_parsed(part, monkeypatch, tmp_path):
+    """Options that commands do not have would be found out on the machine with the GPU only."""
+    if part.command[:3] != ("python", "-m", "bench"):
+        assert part.name in ("install", "tests")
+        return
+    reached = []
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # any device can be used
+    module = __import__(f"bench.{part.command[3]}", fromlist=["run"])
+    monkeypatch.setattr(module, "run", lambda options: reached.append(options) or 0)
+    assert bench(list(part.command[3:])) == 0
+    assert reached[0].json == "{out}"
+
+
+def test_one_after_the_other_and_a_report(take, capsys):
+    code, found = take(result("first"), python("second", "print('no result')"))
+    assert code == 0
+    assert [entry["status"] for entry in found.values()] == ["done", "done"]
+    assert (take.folder / "first.json").read_text() == "[1]"
+    report = (take.folder / "report.md").read_text()
+    assert "## first" in report
+    assert "a table" in report
+    assert "no result" in report
+    assert str(ROOT) not in report
+
+
+def test_a_failure_is_recorded_and_the_next_goes_on(take):
+    broken = result("broken", "print('half a table'); raise SystemExit('no such kernel')")
+    without, absent = python("without", "raise SystemExit(3)"), Part("absent", ("/no/such",), 5)
+    code, found = take(broken, without, absent, result("last"))
+    assert code == 1
+    assert found["broken"]["message"] == "exit code 1: no such kernel"
+    assert found["without"]["message"] == "exit code 3: "
+    assert "No such file" in found["absent"]["message"]
+    assert found["last"]["status"] == "done"
+    assert not (take.folder / "broken.json").exists()
+    assert "no such kernel" in (take.folder / "report.md").read_text()
+
+
+def test_a_command_that_leaves_no_result_has_failed(take):
+    code, found = take(Part("empty", ("python", "-c", "pass", "{out}"), 20))
+    assert (code, found["empty"]["status"]) == (1, "failed")
+
+
+def test_what_is_cut_off_takes_its_children_along(take, tmp_path):
+    child = tmp_path / "child"
+    code = (
+        "import subprocess, sys, time; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        f"open({str(child)!r}, 'w').write(str(child.pid)); time.sleep(60)"
+    )
+    start = time.monotonic()
+    _, found = take(python("slow", code, limit=3), result("next"))
+    assert time.monotonic() - start < 15
+    assert found["slow"]["status"] == "cut off"
+    assert found["slow"]["message"] == "took longer than 3 s"
+    assert found["next"]["status"] == "done"
+    assert gone(int(child.read_text()))
+
+
+def test_a_later_call_goes_on_and_tries_again_what_failed(take, tmp_path):
+    log = tmp_path / "log"
+    counting = f"open({str(log)!r}, 'a').write('x')"
+    once = result("once", counting)
+    fails = result("fails", f"import os; os.path.exists({str(log)!r} + '2') or sys.exit(1)")
+    assert take(once, fails)[0] == 1
+    (tmp_path / "log2").touch()
+    code, found = take(once, fails, result("new"))
+    assert code == 0
+    assert list(found) == ["once", "fails", "new"]
+    assert log.read_text() == "x"
+    assert take(once, options=["--only", "once"])[0] == 0  # asked for by name: taken again
+    assert log.read_text() == "xx"
+
+
+def test_untried_parts_come_before_those_that_failed(take):
+    failing = python("failing", "raise SystemExit(1)")
+    take(failing)
+    chosen = [failing, python("new", "")]
+    left = ledger.Ledger(take.folder).left(chosen)
+    assert [part.name for part in left] == ["new", "failing"]
+
+
+def test_the_time_for_all_ends_and_the_rest_is_left(take, monkeypatch):
+    monkeypatch.setattr(device, "LIMIT_OF_ALL", 8)
+    code, found = take(python("long", "import time; time.sleep(3.5)"), result("late"))
+    assert code == 1
+    assert list(found) == ["long"]
+
+
+STARTED = """
+import sys
+from bench import device
+from bench.__main__ import main
+from test_bench_device import python, result
+slow = (
+    "import os, time; "
+    "os.path.exists({flag!r}) or (print(os.getpid(), flush=True), time.sleep(60))"
+)
+device.rehearsal = lambda: [result("quick"), python("slow", slow)]
+sys.exit(main(["device", "--rehearse", "--out", {folder!r}]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel ends the part")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path, how):
+    folder, flag = tmp_path / "results", tmp_path / "flag"
+    code = STARTED.format(flag=str(flag), folder=str(folder))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    printed, end = folder / "slow.txt", time.monotonic() + 60
+    while not (printed.exists() and printed.read_text().strip()) and time.monotonic() < end:
+        time.sleep(0.05)
+    part = int(printed.read_text())
+    process.send_signal(how)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    assert gone(part)
+    found = json.loads((folder / "parts.json").read_text())["parts"]
+    assert list(found) == ["quick"]
+    if how != signal.SIGKILL:
+        assert "the same command goes on" in error
+    flag.touch()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "1/1 slow" in done.stderr
+
+
+class TestRefusals:
+    def refused(self, capsys, *options):
+        assert bench(["device", *options]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    def test_no_gpu(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert "torch sees no NVIDIA GPU" in self.refused(capsys, "--out", str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+    def test_missing_packages(self, capsys, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert "triton is not installed: pip install triton" in self.refused(capsys)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+        monkeypatch.setattr("soap_fast.extension.available", lambda: False)
+        monkeypatch.setattr("soap_fast.extension.reason", lambda: "no compiler; install one")
+        assert "no compiler; install one" in self.refused(capsys)
+
+    def test_an_unknown_part(self, capsys):
+        assert "no part 'rof': take install" in self.refused(capsys, "--dry-run", "--only", "rof")
+
+    def test_a_folder_of_another_machine(self, capsys, tmp_path):
+        text = json.dumps({"machine": {"gpu": "another"}, "parts": {}})
+        (tmp_path / "parts.json").write_text(text)
+        error = self.refused(capsys, "--rehearse", "--out", str(tmp_path))
+        assert "holds results of another machine" in error
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"parts": 3}'])
+    def test_a_damaged_folder(self, capsys, tmp_path, text):
+        (tmp_path / "parts.json").write_text(text)
+        assert "is damaged" in self.refused(capsys, "--rehearse", "--out", str(tmp_path))
+
+    def test_a_folder_that_cannot_be_made(self, capsys):
+        assert "name another folder" in self.refused(capsys, "--rehearse", "--out", __file__)
+
+    def test_a_dry_run_needs_no_gpu_and_writes_nothing(self, capsys, tmp_path):
+        assert bench(["device", "--dry-run", "--out", str(tmp_path)]) == 0
+        assert "step_elic" in capsys.readouterr().out
+        assert not list(tmp_path.iterdir())
+
+
+def test_one_part_of_the_rehearsal_is_real(tmp_path):
+    code = bench(["device", "--rehearse", "--out", str(tmp_path), "--only", "roof"])
+    assert code == 1  # the others are not done
+    content = json.loads((tmp_path / "roof.json").read_text())
+    assert {row["roof"] for row in content["results"]} >= {"copy", "gemm_float32"}
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within some seconds; a zombie of nobody's is gone as well."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            if ") Z " in Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,213 @@
+"""`pytest bench/`: which cases there are, what they are said to do, and what is kept of a run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from streams import needs_native
+
+from bench import launches
+from bench.peers.arithmetic import plain_flops
+from bench.peers.compare import PLAN
+from bench.suite import roofs, work
+from bench.suite.cases import BACKENDS, Case, cases, prepare
+from bench.suite.classes import CLASSES, inventory
+from bench.suite.timer import event_timer, replay
+from soap_fast import SOAP
+
+ROOT = Path(__file__).parent.parent
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small work, and other tests beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def known_roofs(monkeypatch):
+    """As if this machine multiplied 1e9 flops and copied 1e9 bytes a second."""
+    monkeypatch.setattr(roofs, "matmul_rate", lambda device, dtype: 1e9)
+    monkeypatch.setattr(roofs, "copy_bandwidth", lambda device: 1e9)
+    roofs.roofs.cache_clear()
+    yield
+    roofs.roofs.cache_clear()
+
+
+def run_suite(*arguments):
+    """pytest bench/ within this process, where torch is loaded."""
+    quick = ("--benchmark-max-time=0.001", "--benchmark-min-rounds=3", "--benchmark-warmup=off")
+    return pytest.main([str(ROOT / "bench"), "-q", "-p", "no:cacheprovider", *quick, *arguments])
+
+
+class TestCases:
+    def test_every_op_on_every_class_by_every_backend(self):
+        found = list(cases(("cpu",)))
+        assert len(found) >= 30
+        assert len({case.id for case in found}) == len(found)
+        assert {case.op for case in found} == set(BACKENDS)
+        assert {case.shapes for case in found} == set(CLASSES)
+        assert {case.backend for case in found} == {"eager", "native"}
+        both = {case.group for case in found if case.backend == "native"}
+        assert both == {case.group for case in found if case.group in both} != set()
+
+    def test_triton_comes_with_a_gpu(self):
+        assert "triton" in {case.backend for case in cases(("cuda",))}
+
+    def test_plain_pytest_leaves_them_out(self):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        assert project["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
+
+
+class TestWork:
+    @pytest.mark.parametrize("shapes", ["small_conv", "tiny", "vectors"])
+    def test_a_step_is_what_its_launches_say(self, shapes):
+        _, found = prepare(Case("SOAP.step", shapes, "eager", "cpu"))
+        told = launches.exact(inventory(shapes))
+        assert found.flops == told["flops"]
+        assert found.bytes == pytest.approx(told["bytes"] / told["bytes_ratio"])
+
+    @pytest.mark.parametrize("shapes", ["small_conv", "square", "tiny"])
+    def test_rotations_and_grams_make_up_a_step(self, shapes):
+        step, there, gram, carry = (
+            prepare(Case(op, shapes, "eager", "cpu"))[1].flops
+            for op in ("step_", "rotate", "grams", "carry_")
+        )
+        assert step == 2 * there + gram
+        assert carry == there
+        entries = inventory(shapes).entries
+        assert step == pytest.approx(plain_flops((entry.shape for entry in entries), PLAN))
+
+    def test_a_refresh_is_three_products_and_eigh_is_not_counted(self):
+        _, refresh = prepare(Case("refresh_", "tiny", "eager", "cpu"))
+        assert refresh.flops == 3 * 2 * 200 * (8**3 + 4**3)
+        _, eigh = prepare(Case("eigh", "tiny", "eager", "cpu"))
+        assert eigh.flops is None
+        assert eigh.seconds(1.0, 1.0) is None
+
+    @needs_native
+    @pytest.mark.parametrize("op", ["step_", "refresh_", "carry_", "eigh"])
+    def test_the_extension_is_one_call(self, op):
+        assert prepare(Case(op, "small_conv", "native", "cpu"))[1].launches == 1
+        assert prepare(Case(op, "small_conv", "eager", "cpu"))[1].launches > 30
+
+    def test_kernels_of_the_triton_backend(self):
+        params = inventory("small_conv").parameters()
+        assert (
+            work.kernels_of_a_step(SOAP(params))
+            == launches.exact(inventory("small_conv"))["launches_plain"]
+        )
+
+    def test_the_slower_roof_counts(self):
+        done = work.Work(flops=100, bytes=30, launches=1)
+        assert done.seconds(10.0, 10.0) == 10.0
+        assert done.seconds(1000.0, 10.0) == 3.0
+
+    def test_views_and_allocations_are_no_operators(self):
+        x = torch.ones(3)
+        assert work.operators(lambda: torch.empty(3).view(3, 1).T) == 0
+        assert work.operators(lambda: x.view(3, 1).T + x) == 1
+        assert work.operators(lambda: x.add_(1)) == 1
+
+
+class TestRuns:
+    def test_the_json_tells_work_roofs_and_the_machine(self, known_roofs, tmp_path, capsys):
+        target = tmp_path / "now.json"
+        chosen = "SOAP.step-vectors-eager or grams-tiny or eigh-tiny-eager"
+        assert run_suite("-k", chosen, "--benchmark-json", str(target)) == 0
+        content = json.loads(target.read_text())
+        assert content["machine_info"]["threads"] == torch.get_num_threads()
+        assert content["machine_info"]["versions"]["torch"] == torch.__version__
+        assert platform.node() not in json.dumps(content["machine_info"])
+        rows = {
+            (x["op"], x["shapes"]): (x, b) for b in content["benchmarks"] if (x := b["extra_info"])
+        }
+        assert set(rows) == {("SOAP.step", "vectors"), ("grams", "tiny"), ("eigh", "tiny")}
+        told, measured = rows["grams", "tiny"]
+        assert measured["group"] == "grams tiny cpu"
+        least = max(told["flops"], told["bytes"]) / 1e9
+        assert told["share_of_roof"] == pytest.approx(least / measured["stats"]["median"])
+        assert rows["eigh", "tiny"][0]["share_of_roof"] is None
+        assert "SOAP.step vectors cpu" in capsys.readouterr().out
+
+    def test_a_run_is_compared_with_the_one_before(self, known_roofs, tmp_path, capsys):
+        chosen = ("-k", "SOAP.step-vectors-eager", f"--benchmark-storage={tmp_path}")
+        assert run_suite(*chosen, "--benchmark-autosave") == 0
+        capsys.readouterr()
+        lenient = "--benchmark-compare-fail=median:100000%"
+        assert run_suite(*chosen, "--benchmark-compare", lenient) == 0
+        output = capsys.readouterr().out
+        assert "(NOW)" in output
+        assert "0001" in output
+        assert "machine_info is different" not in output
+
+    def test_without_timing_no_roof_is_measured(self, monkeypatch):
+        monkeypatch.setattr(roofs, "matmul_rate", lambda *_: pytest.fail("a roof was measured"))
+        roofs.roofs.cache_clear()
+        assert run_suite("-k", "SOAP.step-vectors-eager", "--benchmark-disable") == 0
+
+    def test_without_the_plugin_it_says_how_to_get_it(self, capsys):
+        assert run_suite_without_the_plugin() == 4
+        assert "pip install pytest-benchmark" in capsys.readouterr().err
+
+
+def run_suite_without_the_plugin():
+    return pytest.main([str(ROOT / "bench"), "-q", "-p", "no:cacheprovider", "-p", "no:benchmark"])
+
+
+class Event:
+    """An event of a device that is a float32 of milliseconds away from every other one."""
+
+    clock = 0.0  # seconds
+
+    def record(self):
+        self.at = Event.clock
+
+    def synchronize(self):
+        self.waited = True
+
+    def elapsed_time(self, later):
+        assert later.waited
+        return torch.tensor((later.at - self.at) * 1e3, dtype=torch.float32).item()
+
+
+class TestDeviceTimer:
+    def test_it_stays_exact_after_hours(self):
+        timer = event_timer(Event)
+        assert timer() == 0.0
+        Event.clock += 1e5
+        start = timer()
+        Event.clock += 1e-6
+        assert timer() - start == pytest.approx(1e-6, rel=1e-3)
+
+    def test_making_one_touches_no_device(self):
+        event_timer()
+
+    @pytest.mark.gpu
+    @needs_gpu
+    def test_it_times_the_device_and_graphs_repeat(self):
+        x, timer = torch.zeros(2**24, device="cuda"), event_timer()
+        again = replay(lambda: x.add_(1))
+        torch.cuda.synchronize()
+        before = float(x[0])
+        start = timer()
+        again()
+        assert timer() > start
+        assert float(x[0]) == before + 1
+
+    @pytest.mark.gpu
+    @needs_gpu
+    def test_every_case_of_a_gpu_runs(self):
+        for case in cases(("cuda",)):
+            call, done = prepare(case)
+            call()
+            assert done.launches > 0, case.id

@@ -1,0 +1,98 @@
+"""Commands of `python -m bench` on a GPU, on small shapes: what no machine without one reaches."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import clock
+from bench.__main__ import main as bench
+from soap_fast import extension
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+]
+CUDA = ("--device", "cuda")
+
+
+@pytest.fixture
+def results(tmp_path):
+    shapes = tmp_path / "small.json"
+    params = [{"name": "w", "shape": [48, 40, 3, 3]}, {"name": "b", "shape": [48]}]
+    shapes.write_text(json.dumps({"model": "small", "params": params}))
+
+    def run(command, *options, small=True):
+        target = tmp_path / "result.json"
+        chosen = ("--shapes", str(shapes)) if small else ()
+        assert bench([command, *CUDA, *chosen, *options, "--json", str(target)]) == 0
+        return json.loads(target.read_text())["results"]
+
+    return run
+
+
+def test_roofs(results):
+    rows = results("roof", "--size", "512", "--copy-mib", "16", small=False)
+    values = {row["roof"]: row["value"] for row in rows}
+    assert set(values) == {
+        "copy", "gemm_float32", "gemm_tf32", "gemm_tf32x3", "gemm_bfloat16", "host_call",
+        "launch", "graph_replay",
+    }  # fmt: skip
+    assert all(value > 0 for value in values.values())
+    assert values["graph_replay"] < 100
+
+
+def test_events_and_replays_time_the_same_work():
+    x = torch.randn(2048, 2048, device="cuda")
+    out = torch.empty_like(x)
+    events = min(clock.samples(lambda: torch.mm(x, x, out=out), "cuda", 10))
+    replays = min(clock.replayed(lambda: torch.mm(x, x, out=out), calls=20))
+    assert 0.5 < events / replays < 3
+
+
+def test_every_launch_has_a_time_and_a_share(results):
+    rows = results("kernels", "--steps", "2")
+    plain = {row["name"]: row for row in rows if row["phase"] == "plain"}
+    assert 0 < plain["rotate 0"]["share"] < 1
+    assert "refresh_" in {row["name"] for row in rows}
+
+
+def test_operators(results):
+    rows = results("kernels", "--of", "operators", "--backend", "eager", "--steps", "2")
+    assert {"soap_fast.update", "soap_fast.rotate"} <= {row["name"] for row in rows}
+    assert all(row["us"] > 0 for row in rows if row["name"] == "soap_fast.update")
+
+
+def test_a_trace_knows_what_kernels_a_range_launched(results, tmp_path):
+    rows = results("trace", "--backend", "eager", "--out", str(tmp_path / "trace.json"))
+    (update,) = (row for row in rows if row["name"] == "soap_fast.update")
+    assert update["device_ms"] > 0
+
+
+def test_nvtx_ranges(results):
+    assert bench(["trace", *CUDA, "--shapes", "hyperprior", "--steps", "1", "--nvtx"]) == 0
+
+
+def test_refreshes(results):
+    cuda = (extension.build_info() or {}).get("cuda")
+    (row,) = results("refresh", "--op", "native" if cuda else "eager", "--repeats", "2")
+    assert row["device"] == "cuda"
+    assert row["refresh_ms"] > 0
+
+
+def test_steps_beside_peers_and_in_graphs(results):
+    ours, adamw = results("step", "--backend", "triton", "--peers", "adamw")
+    assert ours["host_ms"] <= ours["p99_ms"]
+    assert adamw["peak_bytes"] > 0
+    (graphed,) = results("step", "--graphed")
+    assert graphed["plain_ms"] > 0
+    assert graphed["refresh_ms"] > 0
+
+
+def test_training(results):
+    options = ("--periods", "1", "--batch", "1", "--width", "8", "--backend", "triton")
+    adam, ours = results("train", *options, small=False)
+    assert adam["peak_bytes"] > 0
+    assert 0 < ours["share"] < 1
