@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import torch
-from streams import parameters, set_gradients, train
+from streams import SHAPES, parameters, set_gradients, train
 
 from soap_fast import SOAP, ambient
 
@@ -23,6 +24,28 @@ def under(calls=range(5)) -> list[torch.Tensor]:
         set_gradients(params, call)
         optimizer.step()
     return params
+
+
+def test_autocast():
+    expected = reference()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = under()
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_float32_matmul_precision(precision):
+    expected = reference()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        settings = fp32_settings()
+        found = under()
+        assert torch.get_float32_matmul_precision() == precision
+        assert fp32_settings() == settings
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(found[0], expected[0])
 
 
 def test_float32_precision_per_backend():
@@ -74,6 +97,42 @@ def test_two_threads_do_not_restore_each_others_override():
         assert fp32_settings() == settings
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_default_dtype():
+    expected = reference()
+    params = parameters(((96, 96),))
+    optimizer = SOAP(params, precondition_frequency=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for call in range(5):
+            generator = torch.Generator().manual_seed(1000 + call)
+            params[0].grad = torch.randn(96, 96, generator=generator, dtype=torch.float32)
+            optimizer.step()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(params[0], expected[0])
+
+
+def test_default_device():
+    params = parameters()
+    optimizer = SOAP(params, precondition_frequency=2)
+    with torch.device("meta"):
+        for call in range(5):
+            for param in params:
+                generator = torch.Generator(device="cpu").manual_seed(call)
+                param.grad = torch.randn(param.shape, generator=generator, device="cpu")
+            optimizer.step()
+        restored = SOAP(parameters_on_cpu(), precondition_frequency=2)
+        restored.load_state_dict(optimizer.state_dict())
+    for param in params:
+        assert param.isfinite().all()
+        assert optimizer.state[param]["step"].device.type == "cpu"
+
+
+def parameters_on_cpu():
+    return [torch.nn.Parameter(torch.zeros(shape, device="cpu")) for shape in SHAPES]
 
 
 def fp32_settings() -> tuple[str, ...]:

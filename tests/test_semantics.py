@@ -254,3 +254,14 @@ def test_strides_do_not_matter():
         of_contiguous.step()
     assert permuted.stride() == strides
     assert torch.equal(permuted, contiguous)
+
+
+def test_backward_through_a_graph_from_before_the_step_raises():
+    weight = torch.nn.Parameter(torch.randn(3, 3))
+    optimizer = SOAP([weight])
+    set_gradients([weight], 0)
+    optimizer.step()
+    loss = (weight @ weight).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -7,9 +7,24 @@ import pickle
 
 import pytest
 import torch
-from streams import parameters, set_gradients, train
+from streams import assert_same_bits, parameters, set_gradients, train
 
 from soap_fast import SOAP
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_go_on_by_themselves(copier):
+    params = parameters()
+    optimizer = SOAP(params, precondition_frequency=2, backend="eager")
+    train(optimizer, params, range(3))
+    twin = copier(optimizer)
+    twins = twin.param_groups[0]["params"]
+    train(twin, twins, range(3, 8))
+    train(optimizer, params, range(3, 8))
+    for p, q in zip(params, twins, strict=True):
+        assert p is not q
+        assert torch.equal(p, q)
+        assert_same_bits(dict(optimizer.state[p]), dict(twin.state[q]))
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])

@@ -6,26 +6,18 @@ a second then, so that nothing here is left to the other two backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pytest
 import torch
-from streams import DEMANDED, needs_native, parameters, train
+from streams import parameters, train
+from torch_info import BACKENDS
 
 from soap_fast import SOAP
-from soap_fast.backends.triton import missing_for_triton
 
 # Two modes, modes that fold, no factor, one element, no dimension.
 SHAPES = ((3, 2), (2, 3, 2, 2), (3,), (1, 1), ())
 
-needs_triton = pytest.mark.skipif(
-    missing_for_triton() is not None and not DEMANDED, reason=str(missing_for_triton())
-)
-BACKENDS = [
-    "eager",
-    pytest.param("native", marks=needs_native),
-    pytest.param("triton", marks=needs_triton),
-]
 on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -64,15 +56,3 @@ def copies(params) -> list[torch.nn.Parameter]:
 def assert_equal(params, others) -> None:
     for place, (param, other) in enumerate(zip(params, others, strict=True)):
         assert torch.equal(param, other), f"parameter {place}"
-
-
-def descend(optimizer, loss_of: Callable[[], torch.Tensor], steps: int) -> list[float]:
-    """Losses of a plain training loop: before each step, and after the last."""
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        losses.append(loss.item())
-        optimizer.step()
-    return [*losses, loss_of().item()]

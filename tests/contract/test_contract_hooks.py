@@ -1,11 +1,7 @@
-"""Hooks of a step, of saving and of loading: all, in torch's order; and copies of an optimizer."""
+"""Hooks of a step, of saving and of loading: all of them, in torch's order."""
 
 from __future__ import annotations
 
-import copy
-import pickle
-
-import pytest
 import torch
 from streams import assert_same_bits
 from subject import assert_equal, copies, follow, on_every_backend, started
@@ -118,24 +114,3 @@ def test_hooks_of_loading_run_in_order_and_may_replace_what_is_loaded(backend):
     assert heard == ["pre 1", "pre 2", "post 1", "post 2"]
     assert given.keys() == {"inside"}
     assert_same_bits(other.state_dict(), saved)
-
-
-@on_every_backend
-@pytest.mark.parametrize(
-    "copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"]
-)
-def test_copies_go_on_by_themselves(backend, copier):
-    params, optimizer = started(backend, calls=3, lr=torch.tensor(0.1))
-    twin = copier(optimizer)
-    twins = twin.param_groups[0]["params"]
-    assert twin.backend == backend
-    assert twin.defaults.keys() >= optimizer.defaults.keys()  # torch adds one of its own
-    follow(twin, twins, range(3, 6))
-    reached = copies(twins)
-    follow(optimizer, params, range(3, 6))
-    assert_equal(twins, reached)  # the original's steps are not the copy's
-    assert_equal(params, twins)
-    assert_same_bits(optimizer.state_dict(), twin.state_dict())
-    twin.register_step_pre_hook(lambda *_: None)
-    twin.zero_grad()
-    assert repr(twin) == repr(optimizer)
