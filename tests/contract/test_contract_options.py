@@ -40,6 +40,21 @@ def test_an_lr_changed_later_takes_effect_at_the_next_step(backend):
 
 
 @on_every_backend
+def test_a_frequency_changed_later_takes_effect_at_the_next_call(backend):
+    params, optimizer = started(backend, ((3, 2), (3,)), calls=3, precondition_frequency=20)
+    before = [basis.clone() for basis in optimizer.state[params[0]]["Q"]]
+    optimizer.param_groups[0]["precondition_frequency"] = 1
+    follow(optimizer, params, [3])
+    after = optimizer.state[params[0]]["Q"]
+    assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert optimizer.stats()["refreshed"]["parameter 0 of group 0"] == 2
+    optimizer.param_groups[0]["precondition_frequency"] = 20
+    kept = [basis.clone() for basis in after]
+    follow(optimizer, params, [4])
+    assert_equal(optimizer.state[params[0]]["Q"], kept)
+
+
+@on_every_backend
 @pytest.mark.parametrize(
     "options",
     [

@@ -6,7 +6,7 @@ import torch
 from streams import snapshot
 from subject import assert_equal, device_of, follow, on_every_backend, started
 
-SHAPES = ((3, 2, 2), (3,), (2, 2))
+SHAPES = ((3, 2, 3, 3), (3,), (2, 2))
 
 
 def scaler_for(backend: str, **options) -> torch.amp.GradScaler:
