@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from soap_fast.interrupts import held
+
 FULL_PRECISION = ("ieee", "none")
 SETTINGS = (("cuda", "matmul"), ("mkldnn", "matmul"))
 
@@ -21,15 +23,23 @@ SETTINGS = (("cuda", "matmul"), ("mkldnn", "matmul"))
 @contextmanager
 def neutral(device_types: Iterable[str]) -> Iterator[None]:
     """Full float32 products, no autocast on these devices, no gradients; new tensors: CPU."""
-    with ExitStack() as stack:
-        for device_type in device_types:
-            if torch.is_autocast_enabled(device_type):
-                stack.enter_context(torch.autocast(device_type, enabled=False))
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_precision)
+    stack = ExitStack()
+    try:
+        with held:  # what has been entered is known to be
+            for device_type in device_types:
+                if torch.is_autocast_enabled(device_type):
+                    stack.enter_context(torch.autocast(device_type, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(_precision)
         yield
+    finally:
+        try:
+            with held:
+                stack.close()
+        finally:
+            stack.close()  # should an interrupt have come before it was held
 
 
 class _FullPrecision:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from soap_fast.call import TensorCall
+from soap_fast.interrupts import held
 from soap_fast.modes import from_modes, rotate, to_modes
 from soap_fast.ranges import station
 from soap_fast.refresh import FAILED, KEPT, REFRESHED, Refreshed
@@ -92,7 +93,9 @@ def _refresh_together(
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
     with old_bases_on_error(due, selections) as carried:
         results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
-        carried.update(carry(calls, taken, _by_call(due, results)))
+        changes = by_call(due, results)
+        with held:
+            carried.update(carry(calls, taken, changes))
 
 
 @contextmanager
@@ -105,13 +108,16 @@ def old_bases_on_error(due: Sequence[Batch], selections: Sequence[Tensor]) -> It
     try:
         yield carried
     except BaseException:
-        for batch, old in zip(due, before, strict=True):
-            for position, (slot, (index, _)) in enumerate(
-                zip(batch.slots, batch.owners, strict=True)
-            ):
-                if index not in carried:
-                    batch.Q[slot].copy_(old[position])
+        with held:
+            _put_back(due, before, carried)
         raise
+
+
+def _put_back(due: Sequence[Batch], before: Sequence[Tensor], carried: set[int]) -> None:
+    for batch, old in zip(due, before, strict=True):
+        for position, (slot, (index, _)) in enumerate(zip(batch.slots, batch.owners, strict=True)):
+            if index not in carried:
+                batch.Q[slot].copy_(old[position])
 
 
 def batches(
@@ -149,7 +155,7 @@ def _stack_of(view: torch.Tensor) -> tuple[torch.Tensor, int]:
     return view.as_strided((n, d, d), (d * d, d, 1), 0), slot
 
 
-def _by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
+def by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
     """The results by call and mode."""
     changes: Changes = {}
     for batch, columns in zip(due, zip(*results, strict=True), strict=True):

@@ -19,6 +19,7 @@ from soap_fast.call import TensorCall
 from soap_fast.carry import ModeChange
 from soap_fast.fused.layout import Layout, axes_of, layout_of
 from soap_fast.fused.memory import adopt_moments, state_addresses, straighten_bases
+from soap_fast.interrupts import held
 from soap_fast.plan import JOINT
 
 __all__ = ["CpuStep", "serves"]
@@ -69,10 +70,11 @@ class CpuStep:
         )
         taken = torch.empty(len(calls), dtype=torch.bool, device="cpu")
         tables = (self._tensors, options, self._modes, self._walks)
-        torch.ops.soap_fast.step_(*tables, self._workspace, taken)
-        torch.autograd.graph.increment_version([call.param for call in calls])
-        for call in calls:
-            call.state["calls"] += 1
+        with held:
+            torch.ops.soap_fast.step_(*tables, self._workspace, taken)
+            torch.autograd.graph.increment_version([call.param for call in calls])
+            for call in calls:
+                call.state["calls"] += 1
         return list(taken.unbind())
 
     def carry(
@@ -112,8 +114,8 @@ class CpuStep:
         )
         if self._known.get(id(param)) == found:
             return False
-        self._known[id(param)] = found
         self._rows[id(param)] = _Rows(call, layout)
+        self._known[id(param)] = found  # last: an interrupt before makes the rows anew
         return True
 
     def _stack(self, order: list[int]) -> None:
@@ -128,7 +130,7 @@ class CpuStep:
         self._walks = torch.tensor(walks, dtype=torch.int64, device="cpu").view(-1, 2)
         self._order = order
         for key in set(self._rows) - set(order):  # gone, or without a gradient this time
-            del self._rows[key], self._known[key]
+            del self._known[key], self._rows[key]
 
     def _reserve(self, numel: int) -> None:
         elements = 2 * -(-numel // ALIGNMENT) * ALIGNMENT + 2 * JOINT**2

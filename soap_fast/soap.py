@@ -15,6 +15,7 @@ from soap_fast import ambient, capture, checkpoint, ranges
 from soap_fast.backends import Precision, choose
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
+from soap_fast.interrupts import held
 from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
 from soap_fast.plan import plan_tensor
@@ -261,9 +262,10 @@ class SOAP(torch.optim.Optimizer):
             call.param: fresh(call.param, call.plan, call.state["skipped"]) for call in calls
         }
         # From here on nothing is allocated: all of these tensors begin, or none.
-        self._generation += bool(entries)
-        self.state.update(entries)
-        bind(stacks, self.state)
+        with held:
+            self._generation += bool(entries)
+            self.state.update(entries)
+            bind(stacks, self.state)
 
     def _assign_phases(self, calls: list[TensorCall]) -> None:
         """Give tensors under a staggered schedule their phases, once."""

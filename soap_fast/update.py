@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from soap_fast.call import TensorCall
+from soap_fast.interrupts import held
 from soap_fast.modes import grams, rotate, rotate_back
 from soap_fast.ranges import station
 
@@ -43,16 +44,17 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
         for k, new in zip(factors, grams(grad, plan), strict=True)
     ]
 
-    commit(
-        taken,
-        (step, state["step"]),
-        (exp_avg, state["exp_avg"]),
-        (exp_avg_sq, state["exp_avg_sq"]),
-        (param.to(call.param.dtype), call.param),
-        *((new, old) for new, old in zip(averaged, factors, strict=True) if new is not None),
-        count=state["skipped"],
-    )
-    state["calls"] += 1
+    with held:
+        commit(
+            taken,
+            (step, state["step"]),
+            (exp_avg, state["exp_avg"]),
+            (exp_avg_sq, state["exp_avg_sq"]),
+            (param.to(call.param.dtype), call.param),
+            *((new, old) for new, old in zip(averaged, factors, strict=True) if new is not None),
+            count=state["skipped"],
+        )
+        state["calls"] += 1
     return taken
 
 

@@ -64,6 +64,7 @@ ORDER = [
     "options",
     "names",
     "ambient",
+    "interrupts",
     "ranges",
 ]
 

@@ -20,6 +20,7 @@ from soap_fast.call import Scaling, TensorCall, state_dtype
 from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.tables import walkable
+from soap_fast.interrupts import held
 from soap_fast.plan import TensorPlan
 from soap_fast.refresh import Refreshed
 from soap_fast.state import State
@@ -194,12 +195,13 @@ class TritonBackend(NativeBackend):
         found = [by_param.get(id(param)) for param in engine.params]
         grads = [None if call is None else call.grad for call in found]
         options = [calls[0].options if call is None else call.options for call in found]
-        engine.upload(grads, options)
-        engine.run(calls[0].scaling)
         present = [call for call in found if call is not None]
-        torch.autograd.graph.increment_version([call.param for call in present])
-        for call in present:
-            call.state["calls"] += 1
+        with held:  # what was uploaded is known to be, and what was launched is counted
+            engine.upload(grads, options)
+            engine.run(calls[0].scaling)
+            torch.autograd.graph.increment_version([call.param for call in present])
+            for call in present:
+                call.state["calls"] += 1
         flags = engine.taken()
         places = {id(param): place for place, param in enumerate(engine.params)}
         return [flags[places[id(call.param)]] for call in calls]
@@ -211,8 +213,8 @@ class TritonBackend(NativeBackend):
         engine = self.engines.get(device)
         if engine is None or not engine.holds(calls):
             engine = Engine(calls, self._launcher(device), self.input_precision)
-            self.engines[device] = engine
             engine.derive_operands()
+            self.engines[device] = engine
         return engine
 
     def _launcher(self, device: torch.device) -> Launcher:

@@ -13,15 +13,18 @@ from typing import Any
 import torch
 
 from soap_fast.call import TensorCall
-from soap_fast.carry import Batch, batches, old_bases_on_error
+from soap_fast.carry import Batch, Changes, batches, by_call, old_bases_on_error
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.due import Planned, Surroundings, plan, tokens_of
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.upload import upload
-from soap_fast.refresh import Refreshed
+from soap_fast.interrupts import held
+from soap_fast.modes import from_modes, to_modes
+from soap_fast.refresh import LEFT_OUT, Refreshed
 
 RefreshOp = Callable[..., Refreshed]
 MOST_SETS = 64
+CARRIED = "settle exp_avg"  # after this launch state is whole; operands alone are not derived yet
 
 
 @dataclass
@@ -33,14 +36,14 @@ class DueSet:
         selections: [k] int32 per batch.
         owners: [all k] int64, the tensor of each factor.
         late: tables that wait for addresses of results.
-        launches: in order, given these tables.
+        launches: in order, by name, given these tables.
     """
 
     batches: list[Batch]
     selections: list[torch.Tensor]
     owners: torch.Tensor
     late: tuple[Template, ...]
-    launches: list[Callable[[Sequence[torch.Tensor]], Launch]]
+    launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
 
 
 class Refresher:
@@ -71,10 +74,11 @@ class Refresher:
             op: `refresh_eager` or another that computes the same.
         """
         for tolerance, indices in by_tolerance(calls).items():
-            found = self.due([calls[i] for i in indices], [places[i] for i in indices])
+            chosen = [calls[i] for i in indices]
+            found = self.due(chosen, [places[i] for i in indices])
             allowed = taken.index_select(0, found.owners)
             counts = [len(selection) for selection in found.selections]
-            with old_bases_on_error(found.batches, found.selections):
+            with old_bases_on_error(found.batches, found.selections) as carried:
                 results = op(
                     [batch.K for batch in found.batches],
                     [batch.Q for batch in found.batches],
@@ -86,9 +90,35 @@ class Refresher:
                 filled = [late.filled(starts) for late in found.late]
                 sizes = [len(table) for table in filled]
                 late = torch.split(upload(torch.cat(filled), self.device), sizes)
-                for launch in found.launches:
-                    self.launcher(launch(late))
+                with held:
+                    self._launch(chosen, found, late, results, carried)
         self.has_run = True
+
+    def _launch(
+        self,
+        calls: Sequence[TensorCall],
+        found: DueSet,
+        late: Sequence[torch.Tensor],
+        results: Refreshed,
+        carried: set[int],
+    ) -> None:
+        """Carry the moments over; where a launch fails, as a kernel may that is compiled, undo it.
+
+        Args:
+            carried: gets the calls whose moments have followed.
+        """
+        made: list[str] = []
+        try:
+            for name, launch in found.launches:
+                self.launcher(launch(late))
+                made.append(name)
+        except BaseException:
+            if CARRIED not in made:
+                undo(calls, by_call(found.batches, results), made)
+            raise
+        finally:
+            if CARRIED in made:
+                carried.update(range(len(calls)))
 
     def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
@@ -113,7 +143,7 @@ class Refresher:
             [batch.selection() for batch in found],
             upload(torch.tensor(owners, dtype=torch.int64), self.device),
             planned.late,
-            [self._on_device(launch) for launch in planned.launches if launch.count],
+            [(one.name, self._on_device(one)) for one in planned.launches if one.count],
         )
 
     def _on_device(self, planned: Planned) -> Callable[[Sequence[torch.Tensor]], Launch]:
@@ -126,6 +156,25 @@ class Refresher:
             return Launch(planned.op, arguments, planned.constants, planned.count)
 
         return launch
+
+
+def undo(calls: Sequence[TensorCall], changes: Changes, made: Sequence[str]) -> None:
+    """Moments and counters as they were before the launches that were made.
+
+    exp_avg is not written yet. What is not found again is `off_diagonal`, which goes on telling of
+    the refresh that was tried.
+    """
+    for index, by_mode in changes.items():
+        entry, plan = calls[index].state, calls[index].plan
+        if "settle exp_avg_sq" in made:
+            exp_avg_sq = to_modes(entry["exp_avg_sq"], plan)
+            for mode, change in by_mode.items():
+                exp_avg_sq = exp_avg_sq.index_select(mode, change.order.argsort())
+            entry["exp_avg_sq"].copy_(from_modes(exp_avg_sq, plan))
+        if "count" in made:
+            for change in by_mode.values():
+                was = change.outcome != LEFT_OUT
+                entry["refreshes"][change.outcome.clamp(min=1) - 1] -= was.long()
 
 
 def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:

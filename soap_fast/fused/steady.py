@@ -17,6 +17,7 @@ import torch
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
+from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
 from soap_fast.state import State
@@ -74,17 +75,16 @@ class Steady:
             if any(map(torch.Tensor.is_neg, grads)):
                 return False
             self.grads = grads
-        if not self._options_are_known(groups):
-            return False
-        if not self.engine.accept(addresses, params):
-            return False
-        with named("update"):
-            self.engine.run(scaling)
-        torch.autograd.graph.increment_version(params)
-        for entry in self.states:
-            entry["calls"] += 1
-        self.left -= 1
-        return True
+        with held:  # what was uploaded is known to be, and what was launched is counted
+            if not self._options_are_known(groups) or not self.engine.accept(addresses, params):
+                return False
+            with named("update"):
+                self.engine.run(scaling)
+            torch.autograd.graph.increment_version(params)
+            for entry in self.states:
+                entry["calls"] += 1
+            self.left -= 1
+            return True
 
     def _options_are_known(self, groups: Groups) -> bool:
         """Step options may change, and go to the device; others end the steady state."""

@@ -25,14 +25,15 @@ ZEROS = 50
 def test_fifty_zero_gradients_and_then_real_ones(backend):
     """Until the first real one bases are the identity: that update is Adam's, to rounding."""
     options = {"weight_decay": 0.0, "precondition_frequency": 5}
-    params, optimizer = built(backend, SHAPES["triton"], **options)
+    shapes = SHAPES[backend] if backend != "triton" else ((4, 3),)
+    params, optimizer = built(backend, shapes, **options)
     start = [param.detach().clone() for param in params]
     for _ in range(ZEROS):
         give(params, [torch.zeros_like(param) for param in params])
         optimizer.step()
     assert_same_bits([param.detach() for param in params], start)
-    for q in optimizer.state[params[0]]["Q"]:
-        assert torch.equal(q, torch.eye(len(q)))
+    for entry in optimizer.state.values():
+        assert all(q is None or torch.equal(q, torch.eye(len(q))) for q in entry["Q"])
     assert optimizer.state[params[0]]["refreshes"].tolist() == [0, 2 * ((ZEROS - 1) // 5), 0]
 
     found = gradients(params, 0)
@@ -80,11 +81,11 @@ def test_a_dead_row_makes_nothing_infinite(backend, shape, eps, share):
 # Calls of a training run at which each tensor has a gradient.
 PRESENCE = {
     "never": range(0),
-    "late": range(5, 14),
-    "stops": range(6),
-    "comes back": [*range(4), *range(9, 14)],
-    "now and then": range(1, 14, 2),
-    "always": range(14),
+    "late": range(4, 9),
+    "stops": range(5),
+    "comes back": [*range(3), *range(6, 9)],
+    "now and then": range(1, 9, 2),
+    "always": range(9),
 }
 
 

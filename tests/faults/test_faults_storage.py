@@ -99,6 +99,8 @@ def resized_in_its_memory(param):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_resized_parameter_is_refused_before_anything_changed(backend, change, moment):
     """Under steady steps as well, whose tables would lead behind the end of a smaller tensor."""
+    if backend == "triton" and change is not shrunk and moment != 2:
+        return  # interpreted: the whole way through a step is the same for all changes
     params, optimizer = built(backend)
     take(optimizer, params, range(moment))
     change(params[0])

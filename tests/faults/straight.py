@@ -1,0 +1,96 @@
+"""A run without faults, which a run with one is compared with, tensor by tensor and bit by bit."""
+
+from __future__ import annotations
+
+import torch
+from streams import assert_same_bits, through_a_file
+from subjects import assert_orthogonal, built, give, gradients, take, tensor_by_tensor
+
+from soap_fast import SOAP
+
+MOMENTS = {"first": 0, "second": 1, "steady": 2, "refresh": 3}
+GO_ON = 2
+
+
+class Straight:
+    """Every tensor before, at and after call `moment`, and some calls later.
+
+    `not_refreshed` is what a call leaves whose update was taken and whose refresh was not: bases
+    stay, as they do where a refresh fails, until they are due again.
+    """
+
+    def __init__(self, backend: str, moment: int) -> None:
+        self.backend, self.moment = backend, moment
+        params, optimizer = built(backend)
+        take(optimizer, params, range(moment))
+        self.before = tensor_by_tensor(optimizer, params)
+        take(optimizer, params, [moment])
+        self.after = tensor_by_tensor(optimizer, params)
+        take(optimizer, params, self.later)
+        self.end = tensor_by_tensor(optimizer, params)
+        params, without = built(backend, precondition_frequency=100)
+        take(without, params, range(moment + 1))
+        self.not_refreshed = tensor_by_tensor(without, params)
+
+    @property
+    def later(self) -> range:
+        return range(self.moment + 1, self.moment + 1 + GO_ON)
+
+    def ready(self) -> tuple[list[torch.nn.Parameter], SOAP]:
+        """An optimizer about to take call `moment`, its gradients there."""
+        params, optimizer = built(self.backend)
+        take(optimizer, params, range(self.moment))
+        give(params, gradients(params, self.moment))
+        return params, optimizer
+
+    def found(self, optimizer: SOAP, params) -> list[str]:
+        """What became of each tensor: one of the three states a fault may leave, to the bit."""
+        names = []
+        for place, entry in enumerate(tensor_by_tensor(optimizer, params)):
+            for name in ("before", "after", "not_refreshed"):
+                if same(entry, getattr(self, name)[place]):
+                    names.append(name)
+                    break
+            else:
+                names.append("torn")
+        return names
+
+    def check(self, optimizer: SOAP, params, where: str) -> list[str]:
+        """Every tensor is whole, and nobody has heard of a step that was not taken."""
+        left = self.found(optimizer, params)
+        assert "torn" not in left, (where, left)
+        for param, state in zip(params, left, strict=True):
+            entry = optimizer.state.get(param)
+            assert entry is None or entry["calls"] == self.moment + (state != "before"), where
+        return left
+
+    def check_what_follows(self, optimizer: SOAP, params, left: list[str], where: str) -> None:
+        """Saved and loaded it goes on alike; a step retried makes up for the fault."""
+        others, loaded = built(self.backend)
+        loaded.load_state_dict(through_a_file(optimizer.state_dict()))
+        for param, value in zip(others, params, strict=True):
+            param.data.copy_(value.data)
+
+        found = gradients(params, self.moment)
+        retried = [g if what == "before" else None for g, what in zip(found, left, strict=True)]
+        expected = ["after" if what == "before" else what for what in left]
+        both = []
+        for run, own in ((optimizer, params), (loaded, others)):
+            give(own, retried)
+            run.step()
+            assert self.found(run, own) == expected, (where, left)
+            take(run, own, self.later)
+            both.append(tensor_by_tensor(run, own))
+            assert_orthogonal(run)
+        assert_same_bits(*both, where)
+        for place, (entry, state) in enumerate(zip(both[0], expected, strict=True)):
+            if state == "after":
+                assert_same_bits(entry, self.end[place], f"{where}, tensor {place}")
+
+
+def same(one, other) -> bool:
+    try:
+        assert_same_bits(one, other)
+    except AssertionError:
+        return False
+    return True

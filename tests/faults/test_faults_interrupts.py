@@ -1,0 +1,95 @@
+"""Ctrl-C at any line of a step: every tensor has stepped or has not, and training goes on."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from injected import CtrlC
+from soaking import some_of
+from straight import MOMENTS, Straight
+from subjects import (
+    BACKENDS,
+    one_thread,  # noqa: F401
+)
+
+from soap_fast import ambient
+from soap_fast.interrupts import held
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MOST = {"eager": 60, "native": 60, "triton": 3}  # all of some 900 to 1900 under `make soak`
+
+
+@pytest.fixture(autouse=True)
+def less_precise_products():
+    """What a step overrides, and must restore after an interrupt too."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_at_any_line(backend, moment):
+    straight = Straight(backend, MOMENTS[moment])
+    params, optimizer = straight.ready()
+    with CtrlC() as lines:
+        optimizer.step()
+    assert straight.found(optimizer, params) == ["after"] * len(params)
+    places = set()
+    for at in some_of(lines.count, MOST[backend]):
+        params, optimizer = straight.ready()
+        with CtrlC(at) as pressed:
+            try:
+                optimizer.step()
+            except KeyboardInterrupt:
+                raised = True
+            else:
+                raised = False  # Python did not look for signals any more before the step returned
+        where = f"line {at} of {lines.count}, Ctrl-C in {pressed.raised_in}"
+        left = straight.check(optimizer, params, where)
+        assert raised or left == ["after"] * len(params), where
+        assert torch.get_float32_matmul_precision() == "high", where
+        assert ambient._precision._inside == 0, where
+        if pressed.raised_in not in places and (backend != "triton" or not places):
+            straight.check_what_follows(optimizer, params, left, where)
+        places.add(pressed.raised_in)
+    assert len(places) > MOST[backend] // 4
+
+
+def test_held_raises_as_its_block_ends_and_only_there():
+    done = []
+
+    def press_within(keyboard):
+        with held:
+            keyboard.press(None, None, None)
+            done.append("inside")
+            with held:
+                keyboard.press(None, None, None)
+            done.append("still inside")
+        done.append("behind")
+
+    with CtrlC() as keyboard, pytest.raises(KeyboardInterrupt):
+        press_within(keyboard)
+    assert done == ["inside", "still inside"]
+    with held:  # and nothing is left over for the next one
+        pass
+
+
+def test_held_does_nothing_in_another_thread():
+    errors = []
+
+    def run():
+        try:
+            with held, held:
+                pass
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert not errors
+    assert not held._depth
