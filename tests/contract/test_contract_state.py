@@ -31,15 +31,15 @@ def copies(params):
 @pytest.mark.parametrize("desc", CONFIGURATIONS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fresh_optimizer_goes_on_bit_for_bit(backend, desc):
-    params, optimizer = stepped(backend, **CONFIGURATIONS[desc].kwargs)
+    params, optimizer = stepped(backend, 3, **CONFIGURATIONS[desc].kwargs)
     saved = optimizer.state_dict()
     assert_same_bits(optimizer.state_dict(), saved)  # deterministic
     resumed = copies(params)
     other = SOAP(resumed, backend=backend)
     other.load_state_dict(through_a_file(saved))
     assert_same_bits(other.state_dict(), saved)
-    train(optimizer, params, range(4, 7))
-    train(other, resumed, range(4, 7))
+    train(optimizer, params, range(3, 5))
+    train(other, resumed, range(3, 5))
     assert_same_bits(copies(resumed), copies(params))
 
 

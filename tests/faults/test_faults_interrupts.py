@@ -24,6 +24,8 @@ def less_precise_products():
     torch.set_float32_matmul_precision("high")
     yield
     torch.set_float32_matmul_precision(before)
+    # torch's own no_grad around every optimizer's step may be interrupted as it is left.
+    torch.set_grad_enabled(True)
 
 
 @pytest.mark.parametrize(("backend", "moment"), CASES)
