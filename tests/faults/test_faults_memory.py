@@ -18,7 +18,6 @@ MOST = {"eager": 1000, "native": 1000, "triton": 3}  # points of a step that fai
 # What may be left: a first call begins all tensors or none.
 ALLOWED = {
     "first": {"before"},
-    "second": {"before", "after"},
     "steady": {"before", "after"},
     "refresh": {"before", "not_refreshed", "after"},
 }
