@@ -62,8 +62,8 @@ def test_a_dead_row_makes_nothing_infinite(backend, shape, eps):
     """A channel without a gradient, whose factor is singular for ever.
 
     Along its direction there is nothing but the rounding of the products, 1e-7 of the gradient, and
-    the published eps of 1e-8 makes a step of it: the row moves as fast as the others, here as in
-    the reference (tests/oracle.py does the same). An eps above the rounding keeps it in place.
+    the published eps of 1e-8 makes a step of it: the row moves as fast as the others, and does so
+    by tests/oracle.py as well. An eps above the rounding keeps it in place.
     """
     params, optimizer = built(backend, (shape,), weight_decay=0.0, eps=eps)
     (param,) = params
