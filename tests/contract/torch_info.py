@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from streams import DEMANDED
 from torch.optim import lr_scheduler
-from torch.testing._internal.common_optimizers import (
-    ErrorOptimizerInput,
-    OptimizerInfo,
-    OptimizerInput,
-    get_error_inputs_for_all_optims,
-    optim_db,
-)
 
 from soap_fast import SOAP
 from soap_fast.backends import survey
+
+# torch's own tests forbid their process to set precisions for good. Users do set them, and
+# other tests of this process see that a step leaves them alone.
+with mock.patch.object(torch.backends, "disable_global_flags"):
+    from torch.testing._internal.common_optimizers import (
+        ErrorOptimizerInput,
+        OptimizerInfo,
+        OptimizerInput,
+        get_error_inputs_for_all_optims,
+        optim_db,
+    )
 
 BACKENDS = [
     pytest.param(
