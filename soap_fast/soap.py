@@ -338,7 +338,9 @@ class SOAP(torch.optim.Optimizer):
 
         Raises:
             ValueError: an unknown layout.
+            RuntimeError: a step was left between its launches, and there is no state to save.
         """
+        self._backend.check_whole()
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state_dict = checkpoint.write(self.state, self.param_groups, layout)
@@ -375,6 +377,7 @@ class SOAP(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._backend.check_whole()
         asked = {
             "requested_backend": self._requested_backend,
             "input_precision": self._input_precision,

@@ -33,6 +33,7 @@ ORDER = [
     "fused.grouped",
     "fused.due",
     "fused.carry_tables",
+    "fused.option_rows",
     "fused.memory",
     "fused.works",
     "fused.launcher",

@@ -44,6 +44,9 @@ class EagerBackend:
     def forget(self) -> None:
         """The state was replaced: nothing known of it holds any more."""
 
+    def check_whole(self) -> None:
+        """Nothing, or RuntimeError where a step was left between its launches."""
+
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         """What is due when is uploaded ahead of a capture."""
 

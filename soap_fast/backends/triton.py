@@ -117,6 +117,10 @@ class TritonBackend(NativeBackend):
         self.steady = None
         self.engines.clear()
 
+    def check_whole(self) -> None:
+        for engine in self.engines.values():
+            engine.check_whole()
+
     @contextmanager
     def captured(self, calls: Sequence[TensorCall]) -> Iterator[None]:
         """What a step uploads is part of the graph, for nobody knows what was uploaded before it.
@@ -152,6 +156,7 @@ class TritonBackend(NativeBackend):
             self.by_device_clock = False
             for device in by_device:
                 self.engines[device].forget_uploads()
+                self.engines[device].halfway = False  # a capture that failed has done nothing
 
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         for device, chosen in self._served(calls).items():
@@ -212,6 +217,8 @@ class TritonBackend(NativeBackend):
 
         engine = self.engines.get(device)
         if engine is None or not engine.holds(calls):
+            if engine is not None:
+                engine.check_whole()
             engine = Engine(calls, self._launcher(device), self.input_precision)
             engine.derive_operands()
             self.engines[device] = engine

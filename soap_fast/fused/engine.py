@@ -17,6 +17,7 @@ from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.memory import Memory, empty, state_addresses, state_tensors
+from soap_fast.fused.option_rows import fingerprint, row
 from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.tuning import TUNING
@@ -26,6 +27,11 @@ from soap_fast.fused.works import Station, Strided
 from soap_fast.options import StepOptions
 from soap_fast.refresh import Refreshed
 
+HALFWAY = (
+    "a launch failed when others of its step had been made: parameters and state lie between two "
+    "steps; load the last state_dict, and the parameters that were saved with it"
+)
+
 
 class Engine:
     """Steps one set of tensors on one device, always all of them in the same launches.
@@ -34,6 +40,9 @@ class Engine:
     else that changes between steps lies in tables on the device as well: addresses and strides of
     gradients and parameters, options, clocks. They are compared on the host and uploaded when they
     differ, which nothing waits for.
+
+    Attributes:
+        halfway: whether a step is underway, or was left before its last launch.
     """
 
     def __init__(self, calls: Sequence[TensorCall], launcher: Launcher, precision: str) -> None:
@@ -58,7 +67,7 @@ class Engine:
         self._fixed_launches()
         self.stream: torch.cuda.Stream | None = None
         self.staggered: list[StaggeredSet] = []
-        self._scaled = False
+        self._scaled = self.halfway = False
         around = Surroundings(
             self.states,
             self.memory,
@@ -233,14 +242,14 @@ class Engine:
 
     def upload_options(self, options: Sequence[StepOptions]) -> None:
         distinct = list(dict.fromkeys(options))
-        values = [_values(option) for option in distinct]
+        values = [fingerprint(option) for option in distinct]
         rows = [distinct.index(option) for option in options]
         if rows != self._option_rows:
             self._tensor_rows[:, TENSOR["options"]] = _addresses(rows)
             upload_into(self.tensors, self._tensor_rows)
             self._option_rows = rows
         if values != self._options:
-            upload_into(self.options, torch.stack([_row(option) for option in distinct]).flatten())
+            upload_into(self.options, torch.stack([row(option) for option in distinct]).flatten())
             self._options = values
             self._normalizes = any(option.normalize_grads for option in distinct)
 
@@ -289,14 +298,24 @@ class Engine:
 
     # A step -----------------------------------------------------------------------------------
 
+    def check_whole(self) -> None:
+        if self.halfway:
+            raise RuntimeError(HALFWAY)
+
     def run(self, scaling: Scaling) -> None:
-        """One step, launched."""
+        """One step, launched.
+
+        Raises:
+            RuntimeError: an earlier one has failed between its launches.
+        """
+        self.check_whole()
         launcher = self.launcher
         with self._guard:
             self.follow_stream()
             if scaling.given or self._scaled:
                 self._scale(scaling)
-            launcher(self.gather)
+            launcher(self.gather)  # which writes to the workspace alone
+            self.halfway = True
             launcher(self.clock)
             for launch in self.before:
                 launcher(launch)
@@ -305,6 +324,7 @@ class Engine:
             for launch in self.after:
                 launcher(launch)
             launcher(self.apply)
+            self.halfway = False
 
     def _scale(self, scaling: Scaling) -> None:
         """What a gradient scaler handed over for this step, or its absence."""
@@ -354,32 +374,3 @@ class Engine:
 def _addresses(values: Sequence[int]) -> torch.Tensor:
     """A table on the host, also where torch's default device is another."""
     return torch.tensor(values, dtype=torch.int64, device="cpu")
-
-
-def _values(options: StepOptions) -> tuple[Any, ...]:
-    """What tells whether options have changed: an lr on the device may, its address may not."""
-    given = options.lr
-    lr: object = given
-    if isinstance(given, torch.Tensor):
-        on_host = given.device.type == "cpu"
-        lr = float(given) if on_host else (given.data_ptr(), given.dtype)
-    return (
-        lr, options.beta1, options.beta2, options.shampoo_beta, options.eps, options.weight_decay,
-        options.correct_bias, options.normalize_grads,
-    )  # fmt: skip
-
-
-def _row(options: StepOptions) -> torch.Tensor:  # [len(OPTIONS)] float64
-    row = torch.zeros(len(OPTIONS), dtype=torch.float64, device="cpu")
-    lr = options.lr
-    if isinstance(lr, torch.Tensor) and lr.device.type != "cpu":
-        row.view(torch.int64)[OPTIONS["lr_address"]] = lr.data_ptr()
-        row[OPTIONS["lr_double"]] = float(lr.dtype == torch.float64)
-    else:
-        row[OPTIONS["lr"]] = float(lr)
-    row[OPTIONS["beta1"]], row[OPTIONS["beta2"]] = options.beta1, options.beta2
-    row[OPTIONS["beta_s"]], row[OPTIONS["eps"]] = options.shampoo_beta, options.eps
-    row[OPTIONS["weight_decay"]] = options.weight_decay
-    row[OPTIONS["correct_bias"]] = float(options.correct_bias)
-    row[OPTIONS["normalize"]] = float(options.normalize_grads)
-    return row

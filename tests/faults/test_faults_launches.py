@@ -1,8 +1,12 @@
-"""A launch fails, as a kernel may whose compilation finds no room: nothing is torn by a refresh."""
+"""A launch fails, as a kernel may whose compilation finds no room: nothing is torn unnoticed."""
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
+import torch
 from straight import MOMENTS, Straight, same
 from subjects import (
     BACKENDS,
@@ -89,3 +93,44 @@ def test_operands_that_could_not_be_derived_are_not_taken_for_ready(backend, mon
     failing.armed = False
     assert straight.found(optimizer, params) == ["before"] * len(params)
     straight.check_what_follows(optimizer, params, ["before"] * len(params), "derive")
+
+
+@pytest.mark.parametrize("moment", ["second", "steady"])
+@pytest.mark.parametrize("backend", ONLY_TRITON)
+def test_a_step_left_between_its_launches_is_neither_gone_on_with_nor_saved(
+    backend, moment, monkeypatch
+):
+    straight = Straight(backend, MOMENTS[moment])
+    failing = Failing(monkeypatch)
+    refused = 0
+    for at in range(100):
+        params, optimizer = straight.ready()
+        kept = copy.deepcopy(optimizer.state_dict())
+        values = [param.detach().clone() for param in params]
+        failing.left, failing.count, failing.armed = at, 0, True
+        try:
+            optimizer.step()
+        except LaunchFailed:
+            failing.armed = False
+        else:
+            break
+        try:
+            optimizer.state_dict()
+        except RuntimeError:
+            for use in (optimizer.step, optimizer.state_dict, lambda o=optimizer: pickle.dumps(o)):
+                with pytest.raises(RuntimeError, match="load the last state_dict"):
+                    use()
+            refused += 1
+            with torch.no_grad():
+                for param, value in zip(params, values, strict=True):
+                    param.copy_(value)
+            optimizer.load_state_dict(kept)
+        else:
+            assert straight.found(optimizer, params) == ["before"] * len(params)
+        take(optimizer, params, [straight.moment, *straight.later])
+        assert same(tensor_by_tensor(optimizer, params), straight.end)
+    assert failing.armed
+    assert at >= 5
+    assert refused == at - (
+        2 if moment == "second" else 1
+    )  # operands are derived, and gradients gathered
