@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import device, ledger, parts
 from bench.__main__ import main as bench
-from bench.parts import Part
+from bench.commands import device
+from bench.device import ledger, parts
+from bench.device.parts import Part
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +63,7 @@ def test_commands_of_parts_can_be_parsed(part, monkeypatch, tmp_path):
         return
     reached = []
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # any device can be used
-    module = __import__(f"bench.{part.command[3]}", fromlist=["run"])
+    module = __import__(f"bench.commands.{part.command[3]}", fromlist=["run"])
     monkeypatch.setattr(module, "run", lambda options: reached.append(options) or 0)
     assert bench(list(part.command[3:])) == 0
     assert reached[0].json == "{out}"
@@ -146,7 +147,7 @@ def test_the_time_for_all_ends_and_the_rest_is_left(take, monkeypatch):
 
 STARTED = """
 import sys
-from bench import device
+from bench.commands import device
 from bench.__main__ import main
 from test_bench_device import python, result
 slow = (

@@ -10,9 +10,9 @@ import torch
 
 from bench import shapes
 from bench.__main__ import main as bench
+from bench.measuring.calls import Times
 from bench.peers import arithmetic, compare, memory, optimizers
 from bench.peers.interleaved import Runner, take_turns
-from bench.timing import Times
 
 # Every unfolding has as many columns as rows, so that all factors have full rank from the start
 # and the steps of two implementations are the same.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main as bench
-from bench.files import ResultFile, read
+from bench.output.files import ResultFile, read
 from bench.report import kinds, phases, roofline
 
 PNG = b"\x89PNG"

@@ -8,10 +8,13 @@ import json
 import pytest
 import torch
 
-from bench import clock, costs, graphed, kernels, launched, roofs, shapes, trace
+from bench import shapes
 from bench.__main__ import main as bench
+from bench.commands import kernels, trace
+from bench.measuring import clock, graphed
 from bench.peers.compare import PLAN
-from bench.roofs import Roofs
+from bench.roofline import costs, launched, roofs
+from bench.roofline.roofs import Roofs
 from soap_fast import SOAP, GraphedStep, extension
 from soap_fast.backends.triton import interpreted
 
@@ -310,7 +313,7 @@ def test_only_replays_of_both_graphs_are_timed(monkeypatch, small):
 
 
 def test_tails_of_times():
-    from bench.timing import Elapsed, Times
+    from bench.measuring.calls import Elapsed, Times
 
     times = Times()
     for call in range(201):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from streams import needs_native
 
-from bench import launches
 from bench.peers.arithmetic import plain_flops
 from bench.peers.compare import PLAN
+from bench.roofline import counted
 from bench.suite import roofs, work
 from bench.suite.cases import BACKENDS, Case, cases, prepare
 from bench.suite.classes import CLASSES, inventory
@@ -72,7 +72,7 @@ class TestWork:
     @pytest.mark.parametrize("shapes", ["small_conv", "tiny", "vectors"])
     def test_a_step_is_what_its_launches_say(self, shapes):
         _, found = prepare(Case("SOAP.step", shapes, "eager", "cpu"))
-        told = launches.exact(inventory(shapes))
+        told = counted.exact(inventory(shapes))
         assert found.flops == told["flops"]
         assert found.bytes == pytest.approx(told["bytes"] / told["bytes_ratio"])
 
@@ -104,7 +104,7 @@ class TestWork:
         params = inventory("small_conv").parameters()
         assert (
             work.kernels_of_a_step(SOAP(params))
-            == launches.exact(inventory("small_conv"))["launches_plain"]
+            == counted.exact(inventory("small_conv"))["launches_plain"]
         )
 
     def test_the_slower_roof_counts(self):

@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from bench import train, train_memory, workloads
+from bench import workloads
 from bench.__main__ import main as bench
-from bench.peers import optimizers
+from bench.commands import train
+from bench.peers import optimizers, train_memory
 
 SMALL = ("--periods", "1", "--precondition-frequency", "2", "--batch", "1", "--width", "4")
 MODEL = """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.costs import sums
-from bench.roofs import gemm_row
+from bench.roofline.costs import sums
+from bench.roofline.roofs import gemm_row
 from soap_fast.options import PlanOptions
 
 

@@ -10,12 +10,12 @@ import torch
 
 from bench import shapes
 from bench.command import BadInput, Row
+from bench.measuring.calls import state_bytes
+from bench.output.progress import progress
 from bench.peers.arithmetic import plain_flops, sgemm_gflops
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.memory import peak_bytes
 from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, origin, peer
-from bench.progress import progress
-from bench.timing import state_bytes
 from soap_fast.options import PlanOptions
 
 COLUMNS = (
@@ -38,11 +38,11 @@ def compare(
 
     Returns:
         Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
-        `bench.timing.Times`), `peak_bytes` (see `bench.peers.memory`), `state_ratio` (bytes of
-        state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of ours,
-        `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`, over the
-        time it takes. A peer that is not installed has `missing`, the command that brings it; one
-        that raised has `failed`.
+        `bench.measuring.calls.Times`), `peak_bytes` (see `bench.peers.memory`), `state_ratio`
+        (bytes of state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of
+        ours, `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`,
+        over the time it takes. A peer that is not installed has `missing`, the command that brings
+        it; one that raised has `failed`.
 
     Raises:
         BadInput: no such inventory, or a backend that does not run here.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.refresh import Factors
+from bench.measuring.factors import Factors
 from bench.suite.classes import CLASSES, has_factors, inventory
 from bench.suite.work import StepFlops, Work, kernels_of_a_step, nbytes, operators, products
 from soap_fast import SOAP

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.roofs import DEFAULT_SIZES, UNITS, copy_row, gemm_row
+from bench.roofline.roofs import DEFAULT_SIZES, UNITS, copy_row, gemm_row
 
 REPEATS = 7
 
