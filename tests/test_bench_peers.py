@@ -11,8 +11,9 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.measuring.calls import Times
-from bench.peers import arithmetic, compare, memory, optimizers
+from bench.peers import compare, memory, optimizers
 from bench.peers.interleaved import Runner, take_turns
+from bench.roofline.costs import costs
 
 # Every unfolding has as many columns as rows, so that all factors have full rank from the start
 # and the steps of two implementations are the same.
@@ -184,12 +185,15 @@ def test_peak_memory_that_cannot_be_had_is_said(tmp_path, capsys):
     assert "no peak memory of adamw: " in capsys.readouterr().err
 
 
-def test_rate_of_products_is_measured():
-    assert arithmetic.sgemm_gflops("cpu", size=64, repeats=2) > 0
+def test_rate_of_products_is_measured(monkeypatch):
+    monkeypatch.setitem(
+        compare.DEFAULT_SIZES, "cpu", compare.DEFAULT_SIZES["cpu"]._replace(product=64)
+    )
+    assert compare.sgemm_gflops("cpu") > 0
 
 
 def test_flops_of_modes_without_a_factor_are_none():
-    assert arithmetic.plain_flops([(7,), (1, 1), ()], compare.PLAN) == 0
+    assert costs([(7,), (1, 1), ()], compare.PLAN)["soap_fast::step_"].flops == 0
 
 
 def test_times_of_calls_that_did_not_occur_are_none():

@@ -9,7 +9,9 @@ from typing import Any
 from bench import shapes
 from bench.measuring.calls import state_bytes
 from bench.measuring.recorded import Recorded, record
+from bench.roofline.costs import costs
 from soap_fast.fused.floor import floor_seconds
+from soap_fast.options import plan_options
 
 
 def exact(inventory: shapes.Inventory) -> dict[str, Any]:
@@ -25,8 +27,9 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
     needed = sum(work.needed for work in works.values())
     executed = sum(work.executed for work in works.values())
     moved = sum(work.bytes for work in works.values())
-    numel, factors = inventory.numel, _factor_elements(recorded)
-    least = 4 * (7 * numel + 3 * factors)  # p, m, v, K read and written, g and Q read
+    numel = inventory.numel
+    options = plan_options(recorded.optimizer.param_groups[0])
+    least = costs((entry.shape for entry in inventory.entries), options)["soap_fast::step_"].bytes
     workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
     refresh = recorded.refresh()
     return {
@@ -56,11 +59,6 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
             for name, work in works.items()
         ],
     }
-
-
-def _factor_elements(recorded: Recorded) -> int:
-    states = recorded.optimizer.state.values()
-    return sum(k.numel() for state in states for k in state["GG"] if k is not None)
 
 
 def host_times(recorded: Recorded, rounds: int = 60) -> tuple[float, float]:
