@@ -81,6 +81,22 @@ def test_one_after_the_other_and_a_report(take, capsys):
     assert str(ROOT) not in report
 
 
+def test_results_are_told_as_by_bench_report(take):
+    rows = [{"name": "adamw", "shapes": "tiny", "device": "cpu", "first_ms": 4.0, "plain_ms": 1.25,
+             "refresh_ms": None, "mean_ms": 1.25}]  # fmt: skip
+    content = {"machine": {"processor": "made up"}, "results": rows}
+    code = f"open(sys.argv[1], 'w').write({json.dumps(content)!r}); print('as printed')"
+    step = Part("step_tiny", ("python", "-c", f"import sys; {code}", "{out}"), 20)
+    assert take(step, python("tests", "print('7 passed')"))[0] == 0
+    report = (take.folder / "report.md").read_text()
+    assert "## Steps by phase" in report
+    assert "| adamw | tiny | 4 | 1.25 | - | 1.25 |" in report
+    assert "`step_tiny.json`: made up" in report
+    assert "as printed" not in report
+    assert report.index("step_tiny") < report.index("## Steps") < report.index("7 passed")
+    assert (take.folder / "steps.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_failure_is_recorded_and_the_next_goes_on(take):
     broken = result("broken", "print('half a table'); raise SystemExit('no such kernel')")
     without, absent = python("without", "raise SystemExit(3)"), Part("absent", ("/no/such",), 5)
@@ -229,11 +245,22 @@ class TestRefusals:
         assert not list(tmp_path.iterdir())
 
 
-def test_one_part_of_the_rehearsal_is_real(tmp_path):
-    code = bench(["device", "--rehearse", "--out", str(tmp_path), "--only", "roof"])
-    assert code == 1  # the others are not done
+BARE = """
+import sys
+for name in ("matplotlib", "numpy", "pytorch_optimizer", "scipy", "skimage", "tabulate", "tqdm"):
+    sys.modules[name] = None
+from bench.__main__ import main
+sys.exit(main(["device", "--rehearse", "--out", sys.argv[1], "--only", "roof"]))
+"""
+
+
+def test_one_part_of_the_rehearsal_is_real_and_needs_no_more_than_torch(tmp_path):
+    command = [sys.executable, "-c", BARE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr  # the others are not done
     content = json.loads((tmp_path / "roof.json").read_text())
     assert {row["roof"] for row in content["results"]} >= {"copy", "gemm_float32"}
+    assert "## Roofs" in (tmp_path / "report.md").read_text()
 
 
 def gone(pid: int) -> bool:

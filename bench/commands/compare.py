@@ -11,9 +11,6 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from scipy.stats import bootstrap
-
 from bench.arguments import positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.output.files import ResultFile, differences, read
@@ -100,6 +97,10 @@ def interval(old: Series, new: Series) -> tuple[float, float] | None:
     """Of the ratio of medians; None for fewer than two samples of either."""
     if min(len(old.samples), len(new.samples)) < 2:
         return None
+    # Other commands run where these are not installed.
+    import numpy as np
+    from scipy.stats import bootstrap
+
     found = bootstrap(
         (thinned(new.samples), thinned(old.samples)),
         lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
@@ -113,9 +114,11 @@ def interval(old: Series, new: Series) -> tuple[float, float] | None:
     return float(found.low), float(found.high)
 
 
-def thinned(samples: Sequence[float]) -> np.ndarray:
-    places = np.linspace(0, len(samples) - 1, min(len(samples), MOST_SAMPLES)).round().astype(int)
-    return np.asarray(samples)[places]
+def thinned(samples: Sequence[float]) -> Sequence[float]:
+    if len(samples) <= MOST_SAMPLES:
+        return samples
+    step = (len(samples) - 1) / (MOST_SAMPLES - 1)
+    return [samples[round(step * place)] for place in range(MOST_SAMPLES)]
 
 
 def verdict(row: Row, gate: float | None) -> str | None:

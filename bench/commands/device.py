@@ -17,6 +17,8 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from bench.device.ledger import CUT_OFF, DONE, FAILED, Ledger
 from bench.device.parts import LIMIT_OF_ALL, PYTHON, ROOT, Part, parts, rehearsal
 from bench.device.processes import run_limited
 from bench.output import table
+from bench.output.files import ResultFile, read
+from bench.report import page
 from soap_fast import extension
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
@@ -71,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, before)
         write_report(folder, chosen, ledger)
     print(_listing(chosen, ledger))
-    print(f"{folder / 'report.md'}")
+    print(folder / page.PAGE)
     return int(any(ledger.status(part) != DONE for part in chosen))
 
 
@@ -152,12 +156,32 @@ def _listing(chosen: list[Part], ledger: Ledger | None) -> str:
 
 
 def write_report(folder: Path, chosen: list[Part], ledger: Ledger) -> None:
-    """`report.md`: the machine, what became of each part, and what it printed."""
+    """The page of the results, before it what became of each part, after it what others printed."""
     facts = ", ".join(f"{name} {value}" for name, value in ledger.machine.items() if value)
-    pages = [f"# {facts}", f"```\n{_listing(chosen, ledger)}\n```"]
+    before = f"# {facts}\n\n```\n{_listing(chosen, ledger)}\n```\n"
+    known = page.sorted_out(_results(folder, chosen, ledger))
+    told = {file.path for _, file in known}
+    page.write(known, folder, before, _printed(folder, chosen, ledger, told))
+
+
+def _results(folder: Path, chosen: list[Part], ledger: Ledger) -> Iterator[ResultFile]:
+    """Of parts that are done, by their names in the folder: a page has no paths of a machine."""
     for part in chosen:
-        printed = folder / f"{part.name}.txt"
-        if ledger.status(part) is not None and printed.exists():
-            text = printed.read_text(errors="replace").rstrip()
-            pages.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{text}\n```")
-    (folder / "report.md").write_text("\n\n".join(pages) + "\n")
+        path = folder / f"{part.name}.json"
+        if ledger.status(part) == DONE and path.exists():
+            try:
+                yield replace(read(str(path)), path=path.name)
+            except BadInput as problem:
+                print(f"{problem}; left out", file=sys.stderr)
+
+
+def _printed(folder: Path, chosen: list[Part], ledger: Ledger, told: Container[str]) -> str:
+    """What parts printed of which the page has no result: the tests, and what has failed."""
+    sections = []
+    for part in chosen:
+        path = folder / f"{part.name}.txt"
+        if f"{part.name}.json" in told or ledger.status(part) is None or not path.exists():
+            continue
+        text = path.read_text(errors="replace").rstrip()
+        sections.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{text}\n```\n")
+    return "\n".join(sections)

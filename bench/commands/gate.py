@@ -13,13 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 
-from tqdm import tqdm
-
 from bench import shapes
 from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.gates import exact, ratios, spills
 from bench.measuring.recorded import record
 from bench.output import envelope
+from bench.output.progress import progress
 from bench.roofline.counted import counted
 
 COLUMNS = ("check", "of", "found", "rule", "expected", "ok")
@@ -82,7 +81,7 @@ def _models(models: list[str], only: Sequence[str], host: Sequence[str]) -> Iter
     inventories = [shapes.load(name) for name in models]
     expected = [exact.expected(inventory.model) for inventory in inventories]
     each = list(zip(models, inventories, expected, strict=True))
-    for name, inventory, wanted in tqdm(each, desc="models", unit="model", leave=False):
+    for name, inventory, wanted in progress(each, "models", "model"):
         recorded = record(inventory)
         if "host" in only and name in host:
             yield ratios.host(recorded, wanted)

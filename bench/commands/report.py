@@ -8,17 +8,13 @@ beside other optimizers, and cost against size. What it does not know is named a
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from bench.command import BadInput, add_json_option, check_target, show
-from bench.output.files import ResultFile
-from bench.output.progress import progress
-from bench.report.kinds import NAMES, Kind, kind_of
-from bench.report.page import found, page
+from bench.report.kinds import NAMES
+from bench.report.page import PAGE, found, sorted_out, write
 
 COLUMNS = ("path", "kind", "rows", "commit")
-PAGE = "report.md"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +27,10 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     check_target(options.json)
     check_target(str(out / PAGE), "--out")
-    known: list[tuple[Kind, ResultFile]] = []
-    for file in progress(found(options.paths), "reading", "file"):
-        kind = kind_of(file)
-        if kind is None:
-            print(f"{file.path}: of no kind that is known, left out", file=sys.stderr)
-        else:
-            known.append((kind, file))
+    known = sorted_out(found(options.paths))
     if not known:
         raise BadInput(f"nothing to report: results of {', '.join(NAMES)} are known")
-    (out / PAGE).write_text("\n".join(page(known, out)))
+    write(known, out)
     rows = [
         {"path": f.path, "kind": kind.name, "rows": len(f.rows), "commit": (f.commit or "")[:12]}
         for kind, f in known

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
 
 from bench.measuring.calls import Times, timed_step
+from bench.output.progress import progress
 from bench.shapes import Entry, Inventory
 from soap_fast import SOAP
 
@@ -119,7 +119,7 @@ def measure(sweep: Sweep, device: str, backend: str | None) -> list[Point]:
     points = [Point.of(setting, device, backend) for setting in sweep.settings]
     before = torch.get_num_threads()
     try:
-        for number in tqdm(range(1 + sweep.calls), desc=sweep.name, unit="round", leave=False):
+        for number in progress(range(1 + sweep.calls), sweep.name, "round"):
             for point in points:
                 _set_threads(point.setting.threads or before)
                 point.call(number)

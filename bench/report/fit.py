@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import linregress
-
 LEAST = 3  # points of a fit, where there are as many
 
 
@@ -33,6 +31,8 @@ def exponent(xs: Sequence[float], costs: Sequence[float]) -> Exponent | None:
     Only the upper half of the points, and at least three, are fitted: below, what a call costs
     whatever its size hides how it grows.
     """
+    from scipy.stats import linregress
+
     pairs = sorted(zip(xs, costs, strict=True))
     kept = pairs[-max(LEAST, math.ceil(len(pairs) / 2)) :]
     if len({x for x, _ in kept}) < 2:

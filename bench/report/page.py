@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench.command import BadInput
 from bench.output.files import ResultFile, read
 from bench.report import cost, phases, roofline
-from bench.report.kinds import KINDS, SUITE, Kind
+from bench.report.kinds import KINDS, SUITE, Kind, kind_of
 from bench.report.markdown import table
+
+PAGE = "report.md"
 
 
 def found(paths: Sequence[str]) -> list[ResultFile]:
@@ -32,33 +36,72 @@ def found(paths: Sequence[str]) -> list[ResultFile]:
     return files
 
 
+def sorted_out(files: Iterable[ResultFile]) -> list[tuple[Kind, ResultFile]]:
+    """Files of kinds that are known; others are named."""
+    known = []
+    for file in files:
+        kind = kind_of(file)
+        if kind is None:
+            print(f"{file.path}: of no kind that is known, left out", file=sys.stderr)
+        else:
+            known.append((kind, file))
+    return known
+
+
+def write(
+    known: Sequence[tuple[Kind, ResultFile]],
+    out: Path,
+    before: str = "# Results\n",
+    after: str = "",
+) -> None:
+    """`out`/report.md and its drawings; `before` and `after` are Markdown around the results."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([before, *page(known, out), *([after] if after else [])])
+    (out / PAGE).write_text(text)
+
+
 def page(known: Sequence[tuple[Kind, ResultFile]], out: Path) -> list[str]:
-    """The page, part by part; drawings are written as they are mentioned."""
-    parts = ["# Results\n"]
+    """The results, part by part; drawings are written as they are mentioned."""
+    parts = []
+    drawings = Drawings(out)
     for kind in (*KINDS, SUITE):
         files = [file for of, file in known if of == kind]
         if not files:
             continue
         parts.append(f"## {kind.title}\n")
         for place, file in enumerate(files, 1):
-            parts.append(origin(file))
-            parts.append(tables(kind, file))
+            parts += [origin(file), tables(kind, file)]
             if kind.name == "scaling":
                 name = "scaling.png" if len(files) == 1 else f"scaling-{place}.png"
-                cost.draw(*cost.parts(file.rows), out / name)
-                parts.append(f"![cost against size]({name})\n")
+                points = cost.parts(file.rows)
+                parts.append(drawings.add(name, "cost against size", partial(cost.draw, *points)))
         if kind.name == "step":
-            phases.draw(files, out / "steps.png")
-            parts.append("![step time by phase](steps.png)\n")
+            draw = partial(phases.draw, files)
+            parts.append(drawings.add("steps.png", "step time by phase", draw))
     charts = roofline.charts(file for _, file in known)
     if charts:
-        roofline.draw(charts, out / "roofline.png")
-        parts.append("## Roofline\n\n![GFLOP/s over flops per byte](roofline.png)\n")
-        for device in roofline.without_roofs(charts):
-            parts.append(
-                f"No roofs of {device} are among these: `python -m bench roof --json FILE`.\n"
-            )
+        draw = partial(roofline.draw, charts)
+        title = "GFLOP/s over flops per byte"
+        parts += ["## Roofline\n", drawings.add("roofline.png", title, draw)]
+        parts += [
+            f"No roofs of {device} are among these: `python -m bench roof --json FILE`.\n"
+            for device in roofline.without_roofs(charts)
+        ]
     return parts
+
+
+class Drawings:
+    """Of a page, in its folder; where matplotlib is missing the page says so in their place."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.possible = find_spec("matplotlib") is not None
+
+    def add(self, name: str, title: str, draw: Callable[[Path], None]) -> str:
+        if not self.possible:
+            return f"Not drawn, matplotlib is not installed: {title}.\n"
+        draw(self.out / name)
+        return f"![{title}]({name})\n"
 
 
 def origin(file: ResultFile) -> str:
