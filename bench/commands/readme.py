@@ -1,7 +1,8 @@
 """`readme`: fill README.md with the tables of result files: no number in it is typed by hand.
 
-A section to fill stands between `<!-- from PATH -->` and `<!-- end of PATH -->`; PATH is a Markdown
-file that a measurement has written.
+A section to fill stands between `<!-- from PATH -->` and `<!-- end of PATH -->`. PATH is a Markdown
+file that a measurement has written, or a pattern of results of `step --peers`, of which a table of
+what a step costs is made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from pathlib import Path
 
 from bench.command import BadInput
+from bench.output.files import read
+from bench.report import prices
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.compile(r"(<!-- from (?P<path>\S+) -->\n).*?(<!-- end of (?P=path) -->)", re.DOTALL)
@@ -31,12 +34,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fill(text: str) -> str:
-    """The text with every section replaced by the file it names."""
+    """The text with every section replaced by what it names."""
 
     def section(match: re.Match[str]) -> str:
-        path = ROOT / match["path"]
-        if not path.is_file():
+        paths = sorted(ROOT.glob(match["path"]))
+        if not paths:
             raise BadInput(f"README.md wants {match['path']}, which is not there: measure it first")
-        return f"{match[1]}{path.read_text()}{match[3]}"
+        if match["path"].endswith(".json"):
+            made = prices.markdown([read(str(path)) for path in paths])
+        else:
+            made = "".join(path.read_text() for path in paths)
+        return f"{match[1]}{made}{match[3]}"
 
     return SECTION.sub(section, text)
