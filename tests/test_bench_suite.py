@@ -18,17 +18,9 @@ from bench.suite.classes import CLASSES, inventory
 from bench.suite.timer import event_timer, replay
 from soap_fast import SOAP
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small work, and other tests beside it
 ROOT = Path(__file__).parent.parent
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small work, and other tests beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

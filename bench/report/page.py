@@ -15,6 +15,7 @@ from bench.report.kinds import KINDS, SUITE, Kind, kind_of
 from bench.report.markdown import table
 
 PAGE = "report.md"
+EXACT = ("aot", "launches", "state", "gate")  # long, and the same everywhere: after what was timed
 
 
 def found(paths: Sequence[str]) -> list[ResultFile]:
@@ -64,7 +65,7 @@ def page(known: Sequence[tuple[Kind, ResultFile]], out: Path) -> list[str]:
     """The results, part by part; drawings are written as they are mentioned."""
     parts = []
     drawings = Drawings(out)
-    for kind in (*KINDS, SUITE):
+    for kind in sorted((*KINDS, SUITE), key=lambda kind: kind.name in EXACT):
         files = [file for of, file in known if of == kind]
         if not files:
             continue
