@@ -25,15 +25,15 @@ measure() { # FILE COMMAND [OPTION...]: the command's result as FILE.json
   fi
 }
 
-narrower() { # MODEL: its parameters at half of all widths, as a file that --shapes takes
+narrower() { # MODEL: its parameters at a quarter of all widths, as a file that --shapes takes
   local file="$KEPT/shapes/$1.json"
   if [ -s "$file" ]; then
     return
   fi
   mkdir -p "$(dirname "$file")"
-  "$PYTHON" -m bench.lic shapes --model "$1" --factor 0.5 --json "$file.new" >/dev/null || return 0 # and `measure` says what is missing
+  "$PYTHON" -m bench.lic shapes --model "$1" --factor 0.25 --json "$file.new" >/dev/null || return 0 # and `measure` says what is missing
   # No result of it may pass for one of the whole model.
-  sed 's/^ "model": "[^"]*/& at half width/' "$file.new" >"$file"
+  sed 's/^ "model": "[^"]*/& at a quarter of its width/' "$file.new" >"$file"
 }
 
 on=(--device cpu)
@@ -46,7 +46,7 @@ for model in hyperprior elic_like elic; do
 done
 for model in tcm_64 lalic dcae; do
   narrower "$model"
-  measure "step/${model}_half_cpu" step --shapes "$KEPT/shapes/$model.json" "${on[@]}" "${peers[@]}"
+  measure "step/${model}_quarter_cpu" step --shapes "$KEPT/shapes/$model.json" "${on[@]}" "${peers[@]}"
 done
 measure refresh/elic_cpu refresh --shapes elic "${on[@]}"
 measure refresh/elic_cpu_one_thread refresh --shapes elic "${on[@]}" --threads 1

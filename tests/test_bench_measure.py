@@ -93,7 +93,7 @@ def test_its_commands_can_be_parsed(script, monkeypatch, tmp_path):
     lic = import_module("bench.lic.__main__").main
     assert lic([*narrower[0][:-1], str(tmp_path / "shapes.json")]) == 0
     assert {tuple(call[:1] + call[3:-1]) for call in narrower} == {
-        ("shapes", "--factor", "0.5", "--json")
+        ("shapes", "--factor", "0.25", "--json")
     }  # alike but for the model
     assert {call[2] for call in narrower} <= set(MODELS)
 
@@ -103,7 +103,7 @@ def test_narrower_models_are_called_so(script):
     found = sorted((script.folder / "kept" / "shapes").glob("*.json"))
     assert found
     for path in found:
-        assert json.loads(path.read_text())["model"] == "whole at half width"
+        assert json.loads(path.read_text())["model"] == "whole at a quarter of its width"
 
 
 class TestPages:

@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput("--op native: the extension was built without CUDA; take --op eager")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    factors = Factors.of(shapes.load(options.shapes), options.device)
+    inventory = shapes.load(options.shapes)
+    factors = Factors.of(inventory, options.device)
     eigh, refresh = OPS[options.op]
     ours, loop = interleaved(
         lambda: factors.refresh(refresh),
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
     )
     result = {
-        "shapes": options.shapes,
+        "shapes": inventory.model,
         "op": options.op,
         "device": options.device,
         "factors": sum(len(stack) for stack in factors.K),
