@@ -31,7 +31,8 @@ narrower() { # MODEL: its parameters at a quarter of all widths, as a file that 
     return
   fi
   mkdir -p "$(dirname "$file")"
-  "$PYTHON" -m bench.lic shapes --model "$1" --factor 0.25 --json "$file.new" >/dev/null || return 0 # and `measure` says what is missing
+  "$PYTHON" -m bench.lic shapes --model "$1" --factor 0.25 --json "$file.new" >/dev/null ||
+    return 0 # a step that does not find the file is named among what failed
   # No result of it may pass for one of the whole model.
   sed 's/^ "model": "[^"]*/& at a quarter of its width/' "$file.new" >"$file"
 }
