@@ -1,7 +1,8 @@
-# make demo   sets up and trains the small compression model with three optimizers
-# make test   sets up and runs the core suite
-# make lint   ruff, mypy and clang-format
-# make soak   what takes longer: property tests with thousands of random examples
+# make demo     sets up and trains the small compression model with three optimizers
+# make test     sets up and runs the core suite
+# make lint     ruff, mypy and clang-format
+# make measure  takes the results of a CPU in bench/results/ anew
+# make soak     what takes longer: property tests with thousands of random examples
 #
 # Everything lives in .venv. TORCH=torch==2.11.0 takes another torch, PYTHON=python3.12 another Python.
 
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h tests/native/*.cpp tests/native/*.h)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(wildcard csrc/*)
 
-.PHONY: setup demo test lint format soak clean
+.PHONY: setup demo test lint format measure soak clean
 
 setup: $(READY)
 
@@ -46,6 +47,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+measure: setup
+	PYTHON=$(BIN)/python bench/measure.sh
 
 soak: setup
 	SOAP_FAST_EXAMPLES=5000 SOAP_FAST_KILLS=100 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import (
+from bench.arguments import Parser
+from bench.command import BadInput
+from bench.commands import (
     compare,
     device,
     gate,
@@ -21,8 +23,6 @@ from bench import (
     train,
     tune,
 )
-from bench.arguments import Parser
-from bench.command import BadInput
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
 COMMANDS = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import envelope, table
+from bench.output import envelope, table
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import envelope
+from bench.output import envelope
 
 
 def pytest_configure(config: pytest.Config) -> None:

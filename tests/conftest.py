@@ -1,9 +1,17 @@
-"""Property tests: the same examples in every `make test`, thousands of new ones in `make soak`."""
+"""What tests share: property tests with the same examples in every `make test`, small inventories.
+
+`make soak` takes thousands of new examples.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -15,3 +23,24 @@ examples = os.environ.get("SOAP_FAST_EXAMPLES")
 settings.register_profile("test", max_examples=150, deadline=None, derandomize=True)
 settings.register_profile("soak", max_examples=int(examples or 1), deadline=None, print_blob=True)
 settings.load_profile("soak" if examples else "test")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small work on several threads of a busy machine waits for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def inventory_file(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    """Writes an inventory, {model, params}, and returns its path, for `--shapes`."""
+
+    def written(content: dict[str, Any]) -> str:
+        path = tmp_path / f"{content['model']}.json"
+        path.write_text(json.dumps(content))
+        return str(path)
+
+    return written

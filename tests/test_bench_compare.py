@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from bench import compare
 from bench.__main__ import main as bench
-from bench.series import Series
+from bench.commands import compare
+from bench.output.series import Series
 
 MACHINE = {"processor": "made up", "cores": 2, "threads": 2, "system": "none", "gpu": None}
 STEADY = [10.0, 10.1, 9.9, 10.0, 10.2, 9.8, 10.0]

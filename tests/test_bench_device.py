@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import device, ledger, parts
 from bench.__main__ import main as bench
-from bench.parts import Part
+from bench.commands import device
+from bench.device import ledger, parts
+from bench.device.parts import Part
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +63,7 @@ def test_commands_of_parts_can_be_parsed(part, monkeypatch, tmp_path):
         return
     reached = []
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # any device can be used
-    module = __import__(f"bench.{part.command[3]}", fromlist=["run"])
+    module = __import__(f"bench.commands.{part.command[3]}", fromlist=["run"])
     monkeypatch.setattr(module, "run", lambda options: reached.append(options) or 0)
     assert bench(list(part.command[3:])) == 0
     assert reached[0].json == "{out}"
@@ -78,6 +79,22 @@ def test_one_after_the_other_and_a_report(take, capsys):
     assert "a table" in report
     assert "no result" in report
     assert str(ROOT) not in report
+
+
+def test_results_are_told_as_by_bench_report(take):
+    rows = [{"name": "adamw", "shapes": "tiny", "device": "cpu", "first_ms": 4.0, "plain_ms": 1.25,
+             "refresh_ms": None, "mean_ms": 1.25}]  # fmt: skip
+    content = {"machine": {"processor": "made up"}, "results": rows}
+    code = f"open(sys.argv[1], 'w').write({json.dumps(content)!r}); print('as printed')"
+    step = Part("step_tiny", ("python", "-c", f"import sys; {code}", "{out}"), 20)
+    assert take(step, python("tests", "print('7 passed')"))[0] == 0
+    report = (take.folder / "report.md").read_text()
+    assert "## Steps by phase" in report
+    assert "| adamw | tiny | 4 | 1.25 | - | 1.25 |" in report
+    assert "`step_tiny.json`: made up" in report
+    assert "as printed" not in report
+    assert report.index("step_tiny") < report.index("## Steps") < report.index("7 passed")
+    assert (take.folder / "steps.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_failure_is_recorded_and_the_next_goes_on(take):
@@ -138,31 +155,29 @@ def test_untried_parts_come_before_those_that_failed(take):
 
 
 def test_the_time_for_all_ends_and_the_rest_is_left(take, monkeypatch):
-    monkeypatch.setattr(device, "LIMIT_OF_ALL", 8)
-    code, found = take(python("long", "import time; time.sleep(3.5)"), result("late"))
+    monkeypatch.setattr(device, "LIMIT_OF_ALL", device.LEAST + 1)
+    code, found = take(python("long", "import time; time.sleep(1.2)"), result("late"))
     assert code == 1
     assert list(found) == ["long"]
 
 
+SLOW = "import os, time; os.path.exists({!r}) or (print(os.getpid(), flush=True), time.sleep(60))"
 STARTED = """
 import sys
-from bench import device
+from bench.commands import device
 from bench.__main__ import main
 from test_bench_device import python, result
-slow = (
-    "import os, time; "
-    "os.path.exists({flag!r}) or (print(os.getpid(), flush=True), time.sleep(60))"
-)
-device.rehearsal = lambda: [result("quick"), python("slow", slow)]
+device.rehearsal = lambda: [result("quick"), python("slow", {slow!r})]
 sys.exit(main(["device", "--rehearse", "--out", {folder!r}]))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel ends the part")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path, how):
-    folder, flag = tmp_path / "results", tmp_path / "flag"
-    code = STARTED.format(flag=str(flag), folder=str(folder))
+def test_a_killed_run_leaves_no_process_and_goes_on(take, tmp_path, capsys, how):
+    folder, flag = take.folder, tmp_path / "flag"
+    slow = SLOW.format(str(flag))
+    code = STARTED.format(slow=slow, folder=str(folder))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -179,9 +194,9 @@ def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path, how):
     if how != signal.SIGKILL:
         assert "the same command goes on" in error
     flag.touch()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "1/1 slow" in done.stderr
+    capsys.readouterr()
+    assert take(result("quick"), python("slow", slow))[0] == 0
+    assert "1/1 slow" in capsys.readouterr().err
 
 
 class TestRefusals:
@@ -228,11 +243,22 @@ class TestRefusals:
         assert not list(tmp_path.iterdir())
 
 
-def test_one_part_of_the_rehearsal_is_real(tmp_path):
-    code = bench(["device", "--rehearse", "--out", str(tmp_path), "--only", "roof"])
-    assert code == 1  # the others are not done
+BARE = """
+import sys
+for name in ("matplotlib", "numpy", "pytorch_optimizer", "scipy", "skimage", "tabulate", "tqdm"):
+    sys.modules[name] = None
+from bench.__main__ import main
+sys.exit(main(["device", "--rehearse", "--out", sys.argv[1], "--only", "roof"]))
+"""
+
+
+def test_one_part_of_the_rehearsal_is_real_and_needs_no_more_than_torch(tmp_path):
+    command = [sys.executable, "-c", BARE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr  # the others are not done
     content = json.loads((tmp_path / "roof.json").read_text())
     assert {row["roof"] for row in content["results"]} >= {"copy", "gemm_float32"}
+    assert "## Roofs" in (tmp_path / "report.md").read_text()
 
 
 def gone(pid: int) -> bool:

@@ -11,9 +11,12 @@ import pytest
 import torch
 from launched import short_sums
 
-from bench import gate, launches, recorded, shapes
+from bench import shapes
 from bench.__main__ import main as bench
+from bench.commands import gate
 from bench.gates import exact, ratios, spills
+from bench.measuring import recorded
+from bench.roofline import counted
 from soap_fast import SOAP
 from soap_fast.backends.triton import TritonBackend
 
@@ -23,7 +26,7 @@ MODEL = "hyperprior"  # the smallest of those that are recorded
 
 @pytest.fixture(scope="module")
 def found():
-    return launches.exact(shapes.load(MODEL))
+    return counted.exact(shapes.load(MODEL))
 
 
 @pytest.fixture

@@ -20,10 +20,8 @@ TINY = {"model": "tiny", "params": [{"name": "w", "shape": [6, 4]}, {"name": "b"
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(TINY))
-    return str(path)
+def tiny(inventory_file):
+    return inventory_file(TINY)
 
 
 @pytest.fixture

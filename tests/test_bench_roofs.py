@@ -8,13 +8,17 @@ import json
 import pytest
 import torch
 
-from bench import clock, costs, graphed, kernels, launched, roofs, shapes, trace
+from bench import shapes
 from bench.__main__ import main as bench
+from bench.commands import kernels, trace
+from bench.measuring import clock, graphed
 from bench.peers.compare import PLAN
-from bench.roofs import Roofs
+from bench.roofline import costs, launched, roofs
+from bench.roofline.roofs import Roofs
 from soap_fast import SOAP, GraphedStep, extension
 from soap_fast.backends.triton import interpreted
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [(6, 4, 3, 3), (40, 12), (6,)]
 ROWS = [
     {"roof": "copy", "value": 10.0, "unit": "GB/s"},
@@ -22,21 +26,10 @@ ROWS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small work on several threads of a busy machine waits for them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.json"
+def small(inventory_file):
     params = [{"name": str(shape), "shape": list(shape)} for shape in SHAPES]
-    path.write_text(json.dumps({"model": "small", "params": params}))
-    return str(path)
+    return inventory_file({"model": "small", "params": params})
 
 
 @pytest.fixture
@@ -214,10 +207,9 @@ class TestOperators:
 
 class TestLaunches:
     @pytest.mark.skipif(not interpreted(), reason="interprets kernels: set TRITON_INTERPRET=1")
-    def test_each_by_its_name_with_its_work(self, tmp_path, measured):
-        path = tmp_path / "matrix.json"
-        path.write_text(json.dumps({"model": "m", "params": [{"name": "w", "shape": [33, 9]}]}))
-        options = ("--shapes", str(path), "--device", "cpu", "--of", "launches", "--steps", "2")
+    def test_each_by_its_name_with_its_work(self, tmp_path, measured, inventory_file):
+        path = inventory_file({"model": "m", "params": [{"name": "w", "shape": [33, 9]}]})
+        options = ("--shapes", path, "--device", "cpu", "--of", "launches", "--steps", "1")
         rows = results_of(tmp_path, "kernels", *options)
         plain = [row["name"] for row in rows if row["phase"] == "plain"]
         assert plain[:2] == ["gather", "clock"]
@@ -310,7 +302,7 @@ def test_only_replays_of_both_graphs_are_timed(monkeypatch, small):
 
 
 def test_tails_of_times():
-    from bench.timing import Elapsed, Times
+    from bench.measuring.calls import Elapsed, Times
 
     times = Times()
     for call in range(201):

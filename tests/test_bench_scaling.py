@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from bench import fit, sweeps
 from bench.__main__ import main as bench
+from bench.measuring import sweeps
+from bench.report import fit
 
 PNG = b"\x89PNG"
 

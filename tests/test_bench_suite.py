@@ -11,33 +11,26 @@ import pytest
 import torch
 from streams import needs_native
 
-from bench import launches
-from bench.peers.arithmetic import plain_flops
-from bench.peers.compare import PLAN
-from bench.suite import roofs, work
-from bench.suite.cases import BACKENDS, Case, cases, prepare
+from bench.roofline import counted
+from bench.suite import launches, roofs
+from bench.suite.cases import BACKENDS, Case, cases, cost, prepare
 from bench.suite.classes import CLASSES, inventory
 from bench.suite.timer import event_timer, replay
 from soap_fast import SOAP
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small work, and other tests beside it
 ROOT = Path(__file__).parent.parent
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small work, and other tests beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def known_roofs(monkeypatch):
     """As if this machine multiplied 1e9 flops and copied 1e9 bytes a second."""
-    monkeypatch.setattr(roofs, "matmul_rate", lambda device, dtype: 1e9)
-    monkeypatch.setattr(roofs, "copy_bandwidth", lambda device: 1e9)
+    product = {"roof": "gemm_float32", "value": 1.0, "unit": "GFLOP/s"}
+    monkeypatch.setattr(roofs, "gemm_row", lambda *_: product)
+    monkeypatch.setattr(
+        roofs, "copy_row", lambda *_: {"roof": "copy", "value": 1.0, "unit": "GB/s"}
+    )
     roofs.roofs.cache_clear()
     yield
     roofs.roofs.cache_clear()
@@ -70,29 +63,36 @@ class TestCases:
 
 class TestWork:
     @pytest.mark.parametrize("shapes", ["small_conv", "tiny", "vectors"])
-    def test_a_step_is_what_its_launches_say(self, shapes):
-        _, found = prepare(Case("SOAP.step", shapes, "eager", "cpu"))
-        told = launches.exact(inventory(shapes))
-        assert found.flops == told["flops"]
-        assert found.bytes == pytest.approx(told["bytes"] / told["bytes_ratio"])
+    def test_a_step_is_what_its_launches_say_and_its_tensors_weigh(self, shapes):
+        found = cost(Case("SOAP.step", shapes, "eager", "cpu"))
+        assert found.flops == counted.exact(inventory(shapes))["flops"]
+        params = inventory(shapes).parameters()
+        inventory(shapes).set_gradients(params, seed=1)
+        optimizer = SOAP(params, backend="eager")
+        optimizer.step()
+        moved = 0
+        for param, state in optimizer.state.items():
+            both = (param, state["exp_avg"], state["exp_avg_sq"], *state["GG"])
+            once = (param.grad, *state["Q"])
+            moved += 2 * sum(x.nbytes for x in both if x is not None)
+            moved += sum(x.nbytes for x in once if x is not None)
+        assert found.bytes == moved
 
     @pytest.mark.parametrize("shapes", ["small_conv", "square", "tiny"])
     def test_rotations_and_grams_make_up_a_step(self, shapes):
         step, there, gram, carry = (
-            prepare(Case(op, shapes, "eager", "cpu"))[1].flops
+            cost(Case(op, shapes, "eager", "cpu")).flops
             for op in ("step_", "rotate", "grams", "carry_")
         )
         assert step == 2 * there + gram
         assert carry == there
-        entries = inventory(shapes).entries
-        assert step == pytest.approx(plain_flops((entry.shape for entry in entries), PLAN))
 
-    def test_a_refresh_is_three_products_and_eigh_is_not_counted(self):
-        _, refresh = prepare(Case("refresh_", "tiny", "eager", "cpu"))
-        assert refresh.flops == 3 * 2 * 200 * (8**3 + 4**3)
-        _, eigh = prepare(Case("eigh", "tiny", "eager", "cpu"))
-        assert eigh.flops is None
-        assert eigh.seconds(1.0, 1.0) is None
+    def test_refreshes_and_first_bases(self):
+        cubes = 200 * (8**3 + 4**3)
+        refresh, eigh = (cost(Case(op, "tiny", "eager", "cpu")) for op in ("refresh_", "eigh"))
+        assert refresh.flops == pytest.approx(2 * 2 * cubes + 8 / 3 * cubes)
+        assert eigh.flops == 9 * cubes
+        assert refresh.bytes == 2 * eigh.bytes == 4 * 4 * 200 * (8**2 + 4**2)
 
     @needs_native
     @pytest.mark.parametrize("op", ["step_", "refresh_", "carry_", "eigh"])
@@ -103,20 +103,15 @@ class TestWork:
     def test_kernels_of_the_triton_backend(self):
         params = inventory("small_conv").parameters()
         assert (
-            work.kernels_of_a_step(SOAP(params))
-            == launches.exact(inventory("small_conv"))["launches_plain"]
+            launches.kernels_of_a_step(SOAP(params))
+            == counted.exact(inventory("small_conv"))["launches_plain"]
         )
-
-    def test_the_slower_roof_counts(self):
-        done = work.Work(flops=100, bytes=30, launches=1)
-        assert done.seconds(10.0, 10.0) == 10.0
-        assert done.seconds(1000.0, 10.0) == 3.0
 
     def test_views_and_allocations_are_no_operators(self):
         x = torch.ones(3)
-        assert work.operators(lambda: torch.empty(3).view(3, 1).T) == 0
-        assert work.operators(lambda: x.view(3, 1).T + x) == 1
-        assert work.operators(lambda: x.add_(1)) == 1
+        assert launches.operators(lambda: torch.empty(3).view(3, 1).T) == 0
+        assert launches.operators(lambda: x.view(3, 1).T + x) == 1
+        assert launches.operators(lambda: x.add_(1)) == 1
 
 
 class TestRuns:
@@ -136,7 +131,6 @@ class TestRuns:
         assert measured["group"] == "grams tiny cpu"
         least = max(told["flops"], told["bytes"]) / 1e9
         assert told["share_of_roof"] == pytest.approx(least / measured["stats"]["median"])
-        assert rows["eigh", "tiny"][0]["share_of_roof"] is None
         assert "SOAP.step vectors cpu" in capsys.readouterr().out
 
     def test_a_run_is_compared_with_the_one_before(self, known_roofs, tmp_path, capsys):
@@ -151,7 +145,7 @@ class TestRuns:
         assert "machine_info is different" not in output
 
     def test_without_timing_no_roof_is_measured(self, monkeypatch):
-        monkeypatch.setattr(roofs, "matmul_rate", lambda *_: pytest.fail("a roof was measured"))
+        monkeypatch.setattr(roofs, "gemm_row", lambda *_: pytest.fail("a roof was measured"))
         roofs.roofs.cache_clear()
         assert run_suite("-k", "SOAP.step-vectors-eager", "--benchmark-disable") == 0
 

@@ -8,10 +8,12 @@ import sys
 import pytest
 import torch
 
-from bench import train, train_memory, workloads
+from bench import workloads
 from bench.__main__ import main as bench
-from bench.peers import optimizers
+from bench.commands import train
+from bench.peers import optimizers, train_memory
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ("--periods", "1", "--precondition-frequency", "2", "--batch", "1", "--width", "4")
 MODEL = """
 import torch
@@ -30,15 +32,6 @@ def no_parameters(device):
 
 number = 3
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small work on several threads of a busy machine waits for them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -31,10 +31,8 @@ SMALL = {
 
 
 @pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.json"
-    path.write_text(json.dumps(SMALL))
-    return str(path)
+def small(inventory_file):
+    return inventory_file(SMALL)
 
 
 def run_in_a_process(*arguments):
@@ -87,13 +85,13 @@ class TestDescription:
 
 
 class TestStep:
-    def test_json_on_standard_output_and_nothing_else(self, small):
-        done = run_in_a_process("-m", "bench", "step", "--shapes", small, "--json", "-")
-        assert done.returncode == 0, done.stderr
-        content = json.loads(done.stdout)
+    def test_json_on_standard_output_and_nothing_else(self, small, capfd):
+        assert bench(["step", "--shapes", small, "--json", "-"]) == 0
+        content = json.loads(capfd.readouterr().out)  # of its processes as well
         assert set(content) == {"machine", "versions", "commit", "results"}
         (result,) = content["results"]
         assert result["name"] == "soap_fast"
+        assert result["peak_bytes"] is not None
         assert result["shapes"] == "small"
         assert result["tensors"] == 3
         assert result["parameters"] == 6 * 4 * 9 + 2 * 25 + 6
@@ -104,13 +102,18 @@ class TestStep:
         state = (2 * numel + 2 * factors) * 4 + counters  # moments, K and Q
         assert result["state_ratio"] == pytest.approx(state / (4 * numel))
 
-    def test_a_table_and_a_file(self, small, tmp_path, capsys):
+    @pytest.fixture
+    def no_peaks(self, monkeypatch):
+        """The first of these tests takes a real one, in a process that loads torch."""
+        monkeypatch.setattr("bench.commands.step.peak_bytes", lambda *_: 1000)
+
+    def test_a_table_and_a_file(self, small, tmp_path, capsys, no_peaks):
         target = tmp_path / "deep" / "result.json"
         assert bench(["step", "--shapes", small, "--json", str(target)]) == 0
         assert "mean_ms" in capsys.readouterr().out
         assert json.loads(target.read_text())["results"]
 
-    def test_frequency_one_has_no_plain_calls(self, small, tmp_path):
+    def test_frequency_one_has_no_plain_calls(self, small, tmp_path, no_peaks):
         target = tmp_path / "result.json"
         options = ["--precondition-frequency", "1", "--json", str(target)]
         assert bench(["step", "--shapes", small, *options]) == 0

@@ -9,7 +9,8 @@ import pytest
 import torch
 from streams import parameters, train
 
-from bench import launches, shapes
+from bench import shapes
+from bench.commands import launches
 from soap_fast import SOAP, explain
 from soap_fast.backends.triton import interpreted
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from bench import clock
 from bench.__main__ import main as bench
+from bench.measuring import clock
 from soap_fast import extension
 
 pytestmark = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench import launches, shapes
+from bench import shapes
+from bench.commands import launches
 
 
 @pytest.fixture(scope="module")

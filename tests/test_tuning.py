@@ -9,8 +9,9 @@ import shutil
 import pytest
 import torch
 
-from bench import shapes, tune
+from bench import shapes
 from bench.__main__ import main as bench
+from bench.commands import tune
 from soap_fast.fused.launcher import RecordingLauncher, kernel
 from soap_fast.fused.tuning import FILE, TUNING, read, tuning_of
 

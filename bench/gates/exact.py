@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import envelope
 from bench.command import BadInput, Row
 from bench.gates.check import RESULTS, check, recorded
+from bench.output import envelope
 
 LAUNCHES, STATE = RESULTS / "launches" / "recorded.json", RESULTS / "state" / "recorded.json"
 FIELDS = (
@@ -54,7 +54,7 @@ def checks(found: Row, expected: Row) -> Iterator[Row]:
     """A row per field, one for all launches taken apart, and one for the state.
 
     Args:
-        found: of `bench.launches.counted`.
+        found: of `bench.roofline.counted.counted`.
     """
     model = found["model"]
     for field in (*FIELDS, "state_bytes"):

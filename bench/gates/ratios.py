@@ -15,10 +15,10 @@ import torch
 from bench import shapes
 from bench.command import Row
 from bench.gates.check import RESULTS, check
-from bench.launches import host_times
+from bench.measuring.recorded import Recorded
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.optimizers import OURS, build
-from bench.recorded import Recorded
+from bench.roofline.counted import host_times
 
 ATTEMPTS = 3
 # Over what was recorded. Two machines differ by 1.5 in these ratios, a busy one by as much again;

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import envelope
 from bench.command import BadInput, Row
-from bench.files import read
 from bench.gates.check import RESULTS, check
+from bench.output import envelope
+from bench.output.files import read
 
 FIELDS = ("stack_bytes", "spill_bytes", "load_bytes")
 ROOT = Path(__file__).parent.parent.parent

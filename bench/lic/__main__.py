@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from bench import envelope
 from bench.command import BadInput, check_target
 from bench.lic import inventory, report
 from bench.lic.arguments import SEARCH_STEPS, TRAIN_STEPS, parse
@@ -20,6 +19,7 @@ from bench.lic.optimizers import BUILDERS
 from bench.lic.photos import Photos, load_photos
 from bench.lic.progress import say
 from bench.lic.search import RESULT, search, searched_rates
+from bench.output import envelope
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 

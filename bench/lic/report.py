@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from tabulate import tabulate
 
-from bench import envelope
 from bench.lic.config import Config
 from bench.lic.optimizers import TREATMENT
+from bench.output import envelope
 
 WARMUP = 5  # steps left out of the timings: first allocations, first bases
 

@@ -10,12 +10,13 @@ import torch
 
 from bench import shapes
 from bench.command import BadInput, Row
-from bench.peers.arithmetic import plain_flops, sgemm_gflops
+from bench.measuring.calls import state_bytes
+from bench.output.progress import progress
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.memory import peak_bytes
 from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, origin, peer
-from bench.progress import progress
-from bench.timing import state_bytes
+from bench.roofline.costs import costs
+from bench.roofline.roofs import DEFAULT_SIZES, gemm_row
 from soap_fast.options import PlanOptions
 
 COLUMNS = (
@@ -38,11 +39,11 @@ def compare(
 
     Returns:
         Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
-        `bench.timing.Times`), `peak_bytes` (see `bench.peers.memory`), `state_ratio` (bytes of
-        state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of ours,
-        `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`, over the
-        time it takes. A peer that is not installed has `missing`, the command that brings it; one
-        that raised has `failed`.
+        `bench.measuring.calls.Times`), `peak_bytes` (see `bench.peers.memory`), `state_ratio`
+        (bytes of state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of
+        ours, `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`,
+        over the time it takes. A peer that is not installed has `missing`, the command that brings
+        it; one that raised has `failed`.
 
     Raises:
         BadInput: no such inventory, or a backend that does not run here.
@@ -116,8 +117,8 @@ def _measured(
     assert mean_of_ours is not None
     share = None
     if runner.name == OURS and times["plain_ms"] is not None:
-        flops = plain_flops((entry.shape for entry in inventory.entries), PLAN)
-        share = flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
+        known = costs((entry.shape for entry in inventory.entries), PLAN)
+        share = known["soap_fast::step_"].flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
     return {
         **times,
         **runner.times.tail(),
@@ -126,3 +127,9 @@ def _measured(
         "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
         "gemm_share": share,
     }
+
+
+def sgemm_gflops(device: str) -> float:
+    """GFLOP/s of a float32 product of the machine, with torch's threads as they are set."""
+    size = DEFAULT_SIZES["cpu"].product  # of a GPU as well: a fraction of a second
+    return float(gemm_row("gemm_float32", device, size, repeats=7)["value"])

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 
 from bench import shapes
+from bench.measuring.calls import Times, timed_step
+from bench.output.progress import progress
 from bench.peers.limit import TookTooLong, time_limit
 from bench.peers.optimizers import OURS, around, refreshed
-from bench.progress import progress
-from bench.timing import Times, timed_step
 
 
 @dataclass

@@ -42,4 +42,4 @@ def logarithmic(*axes: Any) -> None:
 def save(figure: Any, path: Path) -> None:
     """As PNG, whatever the name ends in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(path, format="png", dpi=90)

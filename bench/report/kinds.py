@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.files import ResultFile
+from bench.output.files import ResultFile
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
-"""Tables for Markdown."""
+"""Tables for Markdown, without a package: a GPU machine for `bench device` need not have one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table, numbers to three digits, `-` for None."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    return tabulate(cells, headers=header, tablefmt="github", disable_numparse=True) + "\n"
+    """A table, numbers to three digits and to the right, `-` for None."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    numbers = [any(isinstance(value, int | float) for value in column) for column in columns]
+    lines = [header, ["---:" if number else "---" for number in numbers]]
+    lines += [[_cell(value) for value in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cell(value: Any) -> str:
@@ -19,4 +20,4 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return str(value)
+    return str(value).replace("|", "\\|")

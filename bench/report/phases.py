@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.command import Row
-from bench.files import ResultFile
+from bench.output.files import ResultFile
 from bench.report.figures import COLORS, save, subplots
 from bench.report.markdown import table
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import Row
-from bench.files import ResultFile
+from bench.output.files import ResultFile
 from bench.report.figures import COLORS, logarithmic, save, subplots
 
 UNITS = {"GB/s": 1e9, "GFLOP/s": 1e9}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from bench.refresh import Factors
+from bench.measuring.factors import DEFAULTS, Factors
+from bench.roofline.costs import Cost, costs
 from bench.suite.classes import CLASSES, has_factors, inventory
-from bench.suite.work import StepFlops, Work, kernels_of_a_step, nbytes, operators, products
+from bench.suite.launches import kernels_of_a_step, operators
 from soap_fast import SOAP
 from soap_fast.backends import Backend, choose
 from soap_fast.call import TensorCall
@@ -18,10 +20,9 @@ from soap_fast.carry import ModeChange
 from soap_fast.modes import grams, rotate
 from soap_fast.options import plan_options, step_options
 from soap_fast.plan import plan_tensor
-from soap_fast.refresh import REFRESHED, refresh_eager
+from soap_fast.refresh import REFRESHED
 
 NEVER = 10**9  # as precondition_frequency: no call refreshes
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Call = Callable[[], object]
 
@@ -36,6 +37,7 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     "SOAP.step": {"cpu": ("eager", "native"), "cuda": ("eager", "triton")},
 }
 OF_FACTORS = ("refresh_", "carry_", "eigh", "rotate", "grams")  # nothing to do without any
+STEPS = ("step_", "SOAP.step")
 CAPTURED = ("rotate", "grams")  # on CUDA timed as graphs: many small operators, none waits
 
 
@@ -66,87 +68,75 @@ def cases(devices: tuple[str, ...]) -> Iterator[Case]:
                         yield Case(op, shapes, backend, device)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one call does.
+
+    Attributes:
+        flops, bytes: see `bench.roofline.costs`.
+        launches: kernels of the Triton backend; of the others operators that compute, which on a
+            GPU are a kernel each or more.
+    """
+
+    flops: float
+    bytes: float
+    launches: int
+
+
 def prepare(case: Case) -> tuple[Call, Work]:
     """What is to be timed, after one call of it, and what it has to do.
 
     It may be called again and again: steps repeat one gradient, refreshes move bases that have
     arrived. What they compute is the same each time, but for the values.
     """
-    with torch.no_grad():
-        call, work = MAKERS[case.op](case)
-    return torch.no_grad()(call), work
-
-
-# Whole steps ------------------------------------------------------------------------------------
-
-
-def _whole_step(case: Case) -> tuple[Call, Work]:
-    optimizer, _ = _begun(case, case.backend)
-    return optimizer.step, _step_work(case, optimizer, optimizer.step)
-
-
-def _plain_step(case: Case) -> tuple[Call, Work]:
-    optimizer, calls = _begun(case, "eager")
-    backend = _backend(case)
-
-    def call() -> None:
-        backend.update(calls)
-
-    return call, _step_work(case, optimizer, call)
-
-
-def _step_work(case: Case, optimizer: SOAP, call: Call) -> Work:
-    """Parameters, moments and K are read and written, gradients and Q read."""
-    moved = 0
-    for param, state in optimizer.state.items():
-        both = (param, *(state[name] for name in MOMENTS), *state["GG"])
-        moved += 2 * nbytes(both) + nbytes((param.grad, *state["Q"]))
+    call = torch.no_grad()(MAKERS[case.op](case))
     call()
-    launches = kernels_of_a_step(optimizer) if case.backend == "triton" else operators(call)
-    return Work(StepFlops.of(optimizer).step, moved, launches)
+    return call, Work(*cost(case), _launches(case, call))
 
 
-# Parts of a step --------------------------------------------------------------------------------
+def cost(case: Case) -> Cost:
+    """A whole step is its update: what else it does is the host's."""
+    known = costs((entry.shape for entry in inventory(case.shapes).entries), DEFAULTS)
+    name = "step_" if case.op == "SOAP.step" else case.op
+    return known.get(f"soap_fast::{name}") or known[f"soap_fast.{name}"]
 
 
-def _rotate(case: Case) -> tuple[Call, Work]:
-    optimizer, calls = _begun(case, "eager")
-
-    def call() -> list[torch.Tensor]:
-        return [rotate(one.grad, one.state["Q"], one.plan) for one in calls]
-
-    bases = [q for one in calls for q in one.state["Q"]]
-    moved = nbytes([one.grad for one in calls]) + nbytes(bases) + nbytes(call())
-    return call, Work(StepFlops.of(optimizer).rotation, moved, operators(call))
+def _launches(case: Case, call: Call) -> int:
+    if case.backend == "triton" and case.op in STEPS:
+        return kernels_of_a_step(SOAP(inventory(case.shapes).parameters(case.device)))
+    return operators(call)
 
 
-def _grams(case: Case) -> tuple[Call, Work]:
-    optimizer, calls = _begun(case, "eager")
-
-    def call() -> list[torch.Tensor | None]:
-        return [k for one in calls for k in grams(one.grad, one.plan)]
-
-    moved = nbytes([one.grad for one in calls]) + nbytes(call())
-    return call, Work(StepFlops.of(optimizer).grams, moved, operators(call))
+# Whole steps and their parts --------------------------------------------------------------------
 
 
-def _carry(case: Case) -> tuple[Call, Work]:
-    optimizer, calls = _begun(case, "eager")
+def _whole_step(case: Case) -> Call:
+    optimizer, _ = _begun(case, case.backend)
+    return optimizer.step
+
+
+def _plain_step(case: Case) -> Call:
+    _, calls = _begun(case, "eager")
+    backend = _backend(case)
+    return lambda: backend.update(calls)
+
+
+def _rotate(case: Case) -> Call:
+    _, calls = _begun(case, "eager")
+    return lambda: [rotate(one.grad, one.state["Q"], one.plan) for one in calls]
+
+
+def _grams(case: Case) -> Call:
+    _, calls = _begun(case, "eager")
+    return lambda: [grams(one.grad, one.plan) for one in calls]
+
+
+def _carry(case: Case) -> Call:
+    _, calls = _begun(case, "eager")
     backend: Any = _backend(case)
     taken = [torch.ones((), dtype=torch.bool, device=case.device) for _ in calls]
     changes = {index: _changes(call) for index, call in enumerate(calls)}
-
-    def call() -> None:
-        for _ in backend.carry(calls, taken, changes):
-            pass
-
-    call()
-    moments = [one.state[name] for one in calls for name in MOMENTS]
-    carries = [change.carry for modes in changes.values() for change in modes.values()]
-    orders = [change.order for modes in changes.values() for change in modes.values()]
-    moved = 2 * nbytes(moments) + nbytes(carries) + nbytes(orders)
-    # exp_avg is rotated by the carrying matrices, exp_avg_sq is only permuted.
-    return call, Work(StepFlops.of(optimizer).rotation, moved, operators(call))
+    return lambda: deque(backend.carry(calls, taken, changes), maxlen=0)
 
 
 def _changes(call: TensorCall) -> dict[int, ModeChange]:
@@ -167,40 +157,17 @@ def _changes(call: TensorCall) -> dict[int, ModeChange]:
 # Factors ----------------------------------------------------------------------------------------
 
 
-def _refresh(case: Case) -> tuple[Call, Work]:
+def _refresh(case: Case) -> Call:
     backend: Any = _backend(case)
-    factors = _factors(case)
+    factors = Factors.of(inventory(case.shapes), case.device)
     stacks = (factors.K, factors.Q, factors.chosen, factors.allowed)
-
-    def call() -> tuple[list[torch.Tensor], ...]:
-        return tuple(backend.refresh_op(*stacks, 0.0))
-
-    orders, carries, *_ = call()
-    moved = nbytes(factors.K) + 2 * nbytes(factors.Q) + nbytes(carries) + nbytes(orders)
-    # The products of the definition; its QR, which torch does not count, comes on top.
-    flops = products(lambda: refresh_eager(*stacks, 0.0))
-    return call, Work(flops, moved, operators(call))
+    return lambda: backend.refresh_op(*stacks, 0.0)
 
 
-def _eigh(case: Case) -> tuple[Call, Work]:
+def _eigh(case: Case) -> Call:
     backend: Any = _backend(case)
-    factors = _factors(case)
-
-    def call() -> tuple[list[torch.Tensor], ...]:
-        return tuple(backend.eigh(factors.K, factors.chosen))
-
-    values, bases = call()
-    moved = nbytes(factors.K) + nbytes(values) + nbytes(bases)
-    return call, Work(None, moved, operators(call))
-
-
-def _factors(case: Case) -> Factors:
-    found = Factors.of(inventory(case.shapes))
-    moved = (
-        [stack.to(case.device) for stack in stacks]
-        for stacks in (found.K, found.Q, found.first_Q, found.chosen, found.allowed)
-    )
-    return Factors(*moved)
+    factors = Factors.of(inventory(case.shapes), case.device)
+    return lambda: backend.eigh(factors.K, factors.chosen)
 
 
 # What they start from ---------------------------------------------------------------------------
@@ -233,7 +200,7 @@ def _backend(case: Case) -> Backend:
     return choose(case.backend)
 
 
-MAKERS: dict[str, Callable[[Case], tuple[Call, Work]]] = {
+MAKERS: dict[str, Callable[[Case], Call]] = {
     "step_": _plain_step,
     "refresh_": _refresh,
     "carry_": _carry,

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import torch
 
-from bench.roofs import DEFAULT_SIZES, UNITS, copy_row, gemm_row
+from bench.roofline.roofs import DEFAULT_SIZES, Roofs, copy_row, gemm_row
 
 REPEATS = 7
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes per second, read and written."""
-    row = copy_row(device, DEFAULT_SIZES[torch.device(device).type].copied, REPEATS)
-    return float(row["value"] * UNITS[row["unit"]])
-
-
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Flops per second of a square product."""
-    size = DEFAULT_SIZES[torch.device(device).type].product
-    name = f"gemm_{str(dtype).removeprefix('torch.')}"
-    row = gemm_row(name, device, size, REPEATS)
-    return float(row["value"] * UNITS[row["unit"]])
-
-
-@dataclass(frozen=True)
-class Roofs:
-    """Flops per second of a float32 product, and bytes per second of a copy."""
-
-    flops_per_second: float
-    bytes_per_second: float
-
-
 @functools.cache
 def roofs(device: str) -> Roofs:
-    return Roofs(matmul_rate(device, torch.float32), copy_bandwidth(device))
+    """Those of a copy and of a float32 product."""
+    copied, size = DEFAULT_SIZES[torch.device(device).type]
+    product = gemm_row("gemm_float32", device, size, REPEATS)
+    return Roofs.of_rows([copy_row(device, copied, REPEATS), product])

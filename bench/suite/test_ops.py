@@ -45,11 +45,9 @@ def test_op(case: Case, benchmark: Any) -> None:
     }
     benchmark.extra_info.update(told)
     if benchmark.stats is not None:  # None under --benchmark-disable: called once, not timed
-        found = roofs(case.device)
-        least = work.seconds(found.flops_per_second, found.bytes_per_second)
-        median = benchmark.stats.stats.median
+        found, median = roofs(case.device), benchmark.stats.stats.median
         benchmark.extra_info.update(
-            roof_flops_per_second=found.flops_per_second,
-            roof_bytes_per_second=found.bytes_per_second,
-            share_of_roof=None if least is None else least / median,
+            roof_flops_per_second=found.gemm["float32"],
+            roof_bytes_per_second=found.copy,
+            share_of_roof=found.least_seconds(work.flops, work.bytes, "float32") / median,
         )

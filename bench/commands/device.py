@@ -1,0 +1,187 @@
+"""`device`: everything that a GPU machine is asked, in one command that can be interrupted.
+
+Checks the install, runs the tests of GPUs, then measures roofs, kernels, refreshes, steps beside
+peers, training and CUDA graphs, the most important first. Each part is a command of its own with
+a time limit below 8 minutes; all end within 25. What is done is marked in the folder: the same
+command goes on from there, what has failed comes last. Needs torch, triton, the built extension
+and pytest; peers that are not installed are named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Container, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.command import BadInput
+from bench.device.ledger import CUT_OFF, DONE, FAILED, Ledger
+from bench.device.parts import LIMIT_OF_ALL, PYTHON, ROOT, Part, parts, rehearsal
+from bench.device.processes import run_limited
+from bench.output import table
+from bench.output.files import ResultFile, read
+from bench.report import page
+from soap_fast import extension
+
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+LEAST = 5  # seconds: with less left no part is begun
+TOY = {
+    "model": "toy",
+    "params": [{"name": "weight", "shape": [6, 4, 3, 3]}, {"name": "bias", "shape": [6]}],
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", metavar="DIR", help="default: bench/results/ and the name of the GPU")
+    add("--only", nargs="+", metavar="PART", help="these parts, also where they are done")
+    add("--dry-run", action="store_true", help="list the parts, their limits and what is done")
+    add("--rehearse", action="store_true", help="small parts on the CPU, to see that all works")
+
+
+def run(options: argparse.Namespace) -> int:
+    chosen = rehearsal() if options.rehearse else parts()
+    names = [part.name for part in chosen]
+    if unknown := [name for name in options.only or () if name not in names]:
+        raise BadInput(f"no part {unknown[0]!r}: take {', '.join(names)}")
+    if not (options.dry_run or options.rehearse):
+        _check_machine()
+    if options.dry_run and options.out is None:
+        print(_listing(chosen, None))
+        return 0
+    folder = Path(options.out) if options.out else ROOT / "bench" / "results" / _slug()
+    ledger = Ledger(folder.absolute())
+    if options.dry_run:
+        print(_listing(chosen, ledger))
+        return 0
+    wanted = [part for part in chosen if part.name in options.only] if options.only else None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the part as well
+    try:
+        _take(wanted or ledger.left(chosen), folder.absolute(), ledger)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        write_report(folder, chosen, ledger)
+    print(_listing(chosen, ledger))
+    print(folder / page.PAGE)
+    return int(any(ledger.status(part) != DONE for part in chosen))
+
+
+def _check_machine() -> None:
+    """One line that says what is missing, and how to get it."""
+    if not torch.cuda.is_available():
+        raise BadInput(
+            "torch sees no NVIDIA GPU: run this on a machine with one; --dry-run lists what it "
+            "does, --rehearse tries it on the CPU"
+        )
+    for name in ("triton", "pytest"):
+        if importlib.util.find_spec(name) is None:
+            raise BadInput(f"{name} is not installed: pip install {name}")
+    if not extension.available():
+        raise BadInput(f"the extension is missing: {extension.reason()}")
+    if not (extension.build_info() or {}).get("cuda"):
+        raise BadInput("the extension was built without CUDA: SOAP_FAST_CUDA=ON pip install .")
+
+
+def _slug() -> str:
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "rehearsal"
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _take(left: list[Part], folder: Path, ledger: Ledger) -> None:
+    """Part after part until the time for all is over."""
+    toy = folder / "toy.json"
+    if any("{toy}" in part.command for part in left):
+        toy.write_text(json.dumps(TOY))
+    end = time.monotonic() + LIMIT_OF_ALL
+    for number, part in enumerate(left, 1):
+        remaining = end - time.monotonic()
+        if remaining < LEAST:
+            print("the time for all is over: the same command goes on", file=sys.stderr)
+            return
+        limit = min(part.limit, remaining)
+        print(f"{number}/{len(left)} {part.name}, at most {limit:.0f} s", file=sys.stderr)
+        ledger.record(part, **_outcome(part, limit, folder, toy))
+
+
+def _outcome(part: Part, limit: float, folder: Path, toy: Path) -> dict[str, Any]:
+    """Run a part; its result gets its name only once it is whole."""
+    new, result = folder / f"{part.name}.json.new", folder / f"{part.name}.json"
+    out, err = folder / f"{part.name}.txt", folder / f"{part.name}.err"
+    new.unlink(missing_ok=True)
+    paths = {PYTHON: sys.executable, "{out}": str(new), "{toy}": str(toy)}
+    command = [paths.get(word, word) for word in part.command]
+    start = time.monotonic()
+    try:
+        code = run_limited(command, limit, out, err)
+    except OSError as error:  # the command cannot be started
+        return {"status": FAILED, "seconds": 0.0, "message": str(error)}
+    seconds = round(time.monotonic() - start, 1)
+    if code is None:
+        return {"status": CUT_OFF, "seconds": seconds, "message": f"took longer than {limit:.0f} s"}
+    if code != 0 or ("{out}" in part.command and not new.exists()):
+        message = f"exit code {code}: {_last_line(err) or _last_line(out)}"
+        return {"status": FAILED, "seconds": seconds, "message": message}
+    if new.exists():
+        os.replace(new, result)
+    return {"status": DONE, "seconds": seconds, "message": None}
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _listing(chosen: list[Part], ledger: Ledger | None) -> str:
+    rows = []
+    for part in chosen:
+        status = None if ledger is None else ledger.status(part)
+        entry = {} if ledger is None or status is None else ledger.entries[part.name]
+        found = (status or "not run", entry.get("seconds"), entry.get("message"))
+        rows.append((part.name, part.limit, *found))
+    rows.append(("all", sum(part.limit for part in chosen), None, None, None))
+    return table.text(("part", "limit_s", "status", "seconds", "message"), rows)
+
+
+def write_report(folder: Path, chosen: list[Part], ledger: Ledger) -> None:
+    """The page of the results, before it what became of each part, after it what others printed."""
+    facts = ", ".join(f"{name} {value}" for name, value in ledger.machine.items() if value)
+    before = f"# {facts}\n\n```\n{_listing(chosen, ledger)}\n```\n"
+    known = page.sorted_out(_results(folder, chosen, ledger))
+    told = {file.path for _, file in known}
+    page.write(known, folder, before, _printed(folder, chosen, ledger, told))
+
+
+def _results(folder: Path, chosen: list[Part], ledger: Ledger) -> Iterator[ResultFile]:
+    """Of parts that are done, by their names in the folder: a page has no paths of a machine."""
+    for part in chosen:
+        path = folder / f"{part.name}.json"
+        if ledger.status(part) == DONE and path.exists():
+            try:
+                yield replace(read(str(path)), path=path.name)
+            except BadInput as problem:
+                print(f"{problem}; left out", file=sys.stderr)
+
+
+def _printed(folder: Path, chosen: list[Part], ledger: Ledger, told: Container[str]) -> str:
+    """What parts printed of which the page has no result: the tests, and what has failed."""
+    sections = []
+    for part in chosen:
+        path = folder / f"{part.name}.txt"
+        if f"{part.name}.json" in told or ledger.status(part) is None or not path.exists():
+            continue
+        text = path.read_text(errors="replace").rstrip()
+        sections.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{text}\n```\n")
+    return "\n".join(sections)

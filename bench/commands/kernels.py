@@ -1,0 +1,112 @@
+"""`kernels`: what every kernel or operator of a step takes, and its share of this machine's roof.
+
+On CUDA each launch of the Triton backend, cold: 256 MiB are written before it. Elsewhere the
+operators and stations of a step, by torch's profiler, as they follow one another. `share` is the
+least time that flops and bytes need under the roofs of `python -m bench roof`, over the time taken.
+`--aot` needs no GPU: every Triton kernel compiled ahead of time, with what the compiler made of it;
+`load_bytes` is the narrowest load that brings an operand of a product to shared memory or
+registers, and `--check` fails on a spill, and where that is not 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from bench import shapes
+from bench.arguments import device, positive
+from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.measuring import aot
+from bench.output import envelope
+from bench.output.files import differences, read
+from bench.roofline import launched, operators
+from bench.roofline.roofs import Roofs, measure
+from soap_fast.backends.triton import interpreted
+
+COLUMNS = (
+    "name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
+)  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
+    parser.add_argument(
+        "--of",
+        choices=("launches", "operators"),
+        help="of the Triton backend, or of the one that runs (default: launches on cuda)",
+    )
+    parser.add_argument("--backend", help="for --of operators (default: the best that runs here)")
+    parser.add_argument(
+        "--steps", type=positive(int), default=5, help="of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--roof", metavar="FILE", help="of `roof --json`; else measured now")
+    parser.add_argument("--aot", action="store_true", help="compile ahead of time, no GPU")
+    parser.add_argument("--check", action="store_true", help="with --aot: fail on what must not be")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=["tf32x3", "ieee", "tf32"],
+        help="with --aot, of products (default: all)",
+    )
+    parser.add_argument(
+        "--sm", type=int, nargs="+", default=aot.ARCHITECTURES, help="with --aot: architectures"
+    )
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    if options.aot:
+        return aot.run(options.precision, options.sm, options.check, options.json)
+    on_gpu = options.device.startswith("cuda")
+    of = options.of or ("launches" if on_gpu else "operators")
+    if of == "launches" and not on_gpu and not interpreted():
+        raise BadInput("--of launches: torch sees no NVIDIA GPU; take --of operators, or --aot")
+    inventory = shapes.load(options.shapes)
+    roofs = read_roofs(options.roof) if options.roof else Roofs.of_rows(measure(options.device))
+    try:
+        if of == "launches":
+            rows = launched.measure(inventory, options.device, options.steps)
+        else:
+            rows = operators.measure(inventory, options.device, options.backend, options.steps)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    for row in rows:
+        row |= _rates(row, roofs)
+        row |= {"shapes": inventory.model, "device": options.device}
+        row["threads"] = torch.get_num_threads()
+    show(rows, COLUMNS, options.json)
+    return 0
+
+
+def read_roofs(path: str) -> Roofs:
+    """What `roof --json` has written on this machine.
+
+    Raises:
+        BadInput: the file is none of these, or of another machine.
+    """
+    file = read(path)
+    if (other := differences(file.machine, envelope.machine())) is not None:
+        raise BadInput(f"--roof {path} is of another machine ({other}): leave it out, or measure")
+    try:
+        return Roofs.of_rows(file.rows)
+    except (KeyError, TypeError):
+        raise BadInput(f"--roof {path} holds no roofs: write it by `roof --json`") from None
+
+
+def _rates(row: Row, roofs: Roofs) -> Row:
+    """What is derived from time, flops and bytes; None where these are not known."""
+    seconds, flops, moved = 1e-6 * row["us"], row["flops"], row["bytes"]
+    if flops is None or moved is None or seconds <= 0:
+        return dict.fromkeys(("gflop", "mb", "gflop_s", "gb_s", "share"))
+    precision = row["precision"] if row["precision"] in roofs.gemm else "float32"
+    least = roofs.least_seconds(flops, moved, precision)
+    return {
+        "gflop": flops / 1e9,
+        "mb": moved / 1e6,
+        "gflop_s": flops / seconds / 1e9,
+        "gb_s": moved / seconds / 1e9,
+        "share": least / seconds,
+    }

@@ -1,0 +1,46 @@
+"""`launches`: what a step of the Triton backend launches, moves and computes on a model's shapes.
+
+No GPU is needed: the optimizer runs as always, only the last call of every launch is left out.
+`padding` is 1 - needed / executed flops of rotations and Gram matrices. `bytes_ratio` relates to
+one pass over p, g, exp_avg, exp_avg_sq, K and Q, read once and written once where a step updates
+them; `host_ratio` to one pass of `p.grad.data_ptr()` over the parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bench import shapes
+from bench.command import add_json_option, check_target, show
+from bench.measuring.recorded import record
+from bench.output.progress import progress
+from bench.roofline.counted import counted, host_times
+
+COLUMNS = (
+    "model", "launches_plain", "launches_refresh", "tiles", "flops", "bytes", "bytes_ratio",
+    "padding", "workspace_ratio", "state_bytes", "host_ms", "host_ratio", "floor_ms",
+)  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        default=["elic", "tcm_64", "tcm_128", "lalic", "dcae", "hyperprior"],
+        help="inventory names or files (default: the models of the paper)",
+    )
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    results = [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
+    show(results, COLUMNS, options.json)
+    return 0
+
+
+def measure(inventory: shapes.Inventory) -> dict[str, Any]:
+    recorded = record(inventory)
+    host, base = host_times(recorded)
+    return {**counted(recorded, inventory), "host_ms": host, "host_ratio": host / base}

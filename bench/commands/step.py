@@ -1,0 +1,143 @@
+"""`step`: what a step costs on the parameters of a real model, call by call.
+
+Gradients are normal random numbers, the same for every run. The first call (first bases), calls
+with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period,
+`p99_ms` of all calls but the first, `host_ms` the median until such a call returns, which on CUDA
+is before its work is done; `peak_bytes` is what a step needs beside parameters and gradients.
+With `--peers` other optimizers take turns with ours on the same gradients; a row each.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from bench import shapes
+from bench.arguments import device, positive
+from bench.command import BadInput, add_json_option, check_target, show
+from bench.measuring import graphed
+from bench.measuring.calls import Times, state_bytes, timed_step
+from bench.output.progress import progress
+from bench.peers import compare
+from bench.peers.memory import peak_bytes
+from bench.peers.optimizers import OURS, PEERS, chosen
+from soap_fast import SOAP
+
+COLUMNS = (
+    "name",
+    "shapes",
+    "device",
+    "threads",
+    "first_ms",
+    "plain_ms",
+    "refresh_ms",
+    "mean_ms",
+    "p99_ms",
+    "host_ms",
+    "peak_bytes",
+    "state_ratio",
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)"
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="default: %(default)s")
+    parser.add_argument("--backend", help="of soap_fast (default: the best that runs here)")
+    parser.add_argument(
+        "--periods", type=positive(int), default=1, help="refresh periods (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--peers",
+        type=chosen,
+        metavar="NAME,...",
+        help=f"compare with {', '.join(PEERS)}, or any package.module:Class",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=positive(float),
+        default=180,
+        metavar="SECONDS",
+        help="for a call of a peer, which may compile (default: %(default)s)",
+    )
+    parser.add_argument("--graphed", action="store_true", help="replay CUDA graphs of the steps")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    if options.graphed and options.peers:
+        raise BadInput("--graphed and --peers are two measurements: make one after the other")
+    if options.peers:
+        rows = compare.compare(
+            options.shapes,
+            options.peers,
+            options.device,
+            options.backend,
+            options.precondition_frequency,
+            options.periods,
+            options.time_limit,
+        )
+        show(rows, compare.COLUMNS, options.json)
+        return 0
+    inventory = shapes.load(options.shapes)
+    if options.graphed:
+        return _graphed(inventory, options)
+    params = inventory.parameters(options.device)
+    frequency = options.precondition_frequency
+    try:
+        optimizer = SOAP(params, precondition_frequency=frequency, backend=options.backend)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    times = measure(optimizer, params, inventory, frequency, options.periods)
+    result = {
+        "name": "soap_fast",
+        "backend": optimizer.backend,
+        "shapes": inventory.model,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "precondition_frequency": frequency,
+        "tensors": len(params),
+        "parameters": inventory.numel,
+        **times.summary(frequency),
+        **times.tail(),
+        "samples": times.samples(),
+        "peak_bytes": peak_bytes(OURS, options.shapes, options.device, options.backend),
+        "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
+    }
+    show([result], COLUMNS, options.json)
+    return 0
+
+
+def _graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> int:
+    if not options.device.startswith("cuda"):
+        raise BadInput("--graphed replays CUDA graphs: add --device cuda, on a machine with a GPU")
+    frequency, periods = options.precondition_frequency, options.periods
+    try:
+        row = graphed.measure(inventory, options.device, frequency, periods)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    show([row], COLUMNS, options.json)
+    return 0
+
+
+def measure(
+    optimizer: torch.optim.Optimizer,
+    params: list[torch.nn.Parameter],
+    inventory: shapes.Inventory,
+    frequency: int,
+    periods: int,
+) -> Times:
+    """Time the first call and whole refresh periods after it; gradients are made in between."""
+    times = Times()
+    calls = 1 + frequency * periods
+    for call in progress(range(calls), inventory.model):
+        inventory.set_gradients(params, seed=1 + call)
+        elapsed = timed_step(optimizer, params[0].device)
+        times.add(elapsed, first=call == 0, refresh=call % frequency == 0)
+    return times

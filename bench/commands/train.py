@@ -1,0 +1,192 @@
+"""`train`: training steps of a whole model, forward, backward and optimizer, beside Adam's.
+
+Optimizers take turns, step by step, each on a model of its own with the same start and batch.
+`mean_ms` is a whole step averaged over refresh periods, `lower_ms` to `upper_ms` the quartiles of
+all steps but the first, `share` the optimizer's part of the mean; `ratio` and `peak_ratio` relate
+the mean, and the peak memory of a training process, to those of torch.optim.Adam. `--model`
+takes package.module:function, a function of a device that returns a model there and a function
+without arguments that returns its loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import dataclass, field
+
+import torch
+
+from bench import workloads
+from bench.arguments import device, positive
+from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.measuring.calls import Times, timed_call
+from bench.measuring.clock import Stopwatch, quartiles
+from bench.output.progress import progress
+from bench.peers import train_memory
+from bench.peers.limit import TookTooLong, time_limit
+from bench.peers.optimizers import OURS, PEERS, around, build, chosen, origin, refreshed
+from bench.workloads import MODELS, Settings, Workload
+
+COLUMNS = (
+    "name", "mean_ms", "lower_ms", "median_ms", "upper_ms", "forward_ms", "backward_ms",
+    "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio", "missing", "failed",
+)  # fmt: skip
+BASELINE = "adam"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--model",
+        type=workloads.checked,
+        default=workloads.DEMO,
+        help=f"{', '.join(MODELS)}, or package.module:function (default: %(default)s)",
+    )
+    add(
+        "--peers",
+        type=chosen,
+        default=(),
+        metavar="NAME,...",
+        help=f"beside {BASELINE} and {OURS}: {', '.join(PEERS)}, or any package.module:Class",
+    )
+    add("--device", type=device, default="auto", help="default: cuda, else cpu")
+    add("--backend", help="of soap_fast (default: the best that runs here)")
+    add("--periods", type=positive(int), default=3, help="of refreshes (default: %(default)s)")
+    add("--precondition-frequency", type=positive(int), default=10, help="default: %(default)s")
+    add("--batch", type=positive(int), help="crops (default: 8)")
+    add("--crop", type=positive(int), help="side in pixels (default: 64 for the demo, else 256)")
+    add(
+        "--width",
+        type=positive(float),
+        help="channels of the demo (default: 48), of others a factor of all widths (default: 1)",
+    )
+    add(
+        "--time-limit",
+        type=positive(float),
+        default=180,
+        metavar="SECONDS",
+        help="for a step of a peer, which may compile (default: %(default)s)",
+    )
+    add_json_option(parser)
+
+
+@dataclass
+class Trained:
+    """An optimizer at work on a model of its own, and what its steps took."""
+
+    name: str
+    workload: Workload
+    optimizer: torch.optim.Optimizer
+    device: str
+    whole: Times = field(default_factory=Times)
+    own: Times = field(default_factory=Times)  # of the optimizer
+    failed: str | None = None
+
+    def __post_init__(self) -> None:
+        self.forward, self.backward, self.last = (Stopwatch(self.device) for _ in range(3))
+
+    def step(self, call: int, frequency: int, limit: float) -> None:
+        try:
+            with time_limit(None if self.name == OURS else limit), around(self.name):
+                elapsed = timed_call(self._step, self.device)
+        except (Exception, TookTooLong) as error:
+            if self.name in (OURS, BASELINE):
+                raise
+            self.failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            print(f"{self.name} failed at step {call}: {self.failed}", file=sys.stderr)
+            return
+        (seconds,) = self.last.seconds()
+        kind = {
+            "first": call == 0,
+            "refresh": refreshed(self.name, self.optimizer, call, frequency),
+        }
+        self.whole.add(elapsed, **kind)
+        self.own.add(elapsed._replace(total=1e3 * seconds), **kind)
+
+    def _step(self) -> None:
+        self.optimizer.zero_grad()
+        loss = self.forward(self.workload.loss)
+        self.backward(loss.backward)
+        self.last(self.optimizer.step)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    usual = workloads.defaults(options.model)
+    settings = Settings(
+        options.batch or usual.batch, options.crop or usual.crop, options.width or usual.width
+    )
+    frequency = options.precondition_frequency
+    names = tuple(dict.fromkeys((BASELINE, OURS, *options.peers)))
+    rows: dict[str, Row] = {}
+    runners = []
+    for name in names:
+        try:
+            workload = workloads.build(options.model, options.device, settings)
+            optimizer = build(name, workload.params, frequency, options.backend)
+        except ImportError as error:
+            command = PEERS[name].install if name in PEERS else None
+            rows[name] = {"name": name, "missing": command}
+            print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise BadInput(f"{options.model}, {name}: {str(error).partition(chr(10))[0]}") from None
+        else:
+            runners.append(Trained(name, workload, optimizer, options.device))
+    for call in progress(range(1 + frequency * options.periods), options.model, "step"):
+        for runner in runners:
+            if runner.failed is None:
+                runner.step(call, frequency, options.time_limit)
+    for runner in progress(runners, "peak memory", "optimizer"):
+        rows[runner.name] = _row(runner, options, settings)
+    _relate(rows)
+    show([rows[name] for name in names], COLUMNS, options.json)
+    return 0
+
+
+def _row(runner: Trained, options: argparse.Namespace, settings: Settings) -> Row:
+    row: Row = {
+        "name": runner.name,
+        "model": options.model,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "precondition_frequency": options.precondition_frequency,
+        "parameters": sum(p.numel() for p in runner.workload.params),
+        "backend": getattr(runner.optimizer, "backend", None) if runner.name == OURS else None,
+        **settings._asdict(),
+        **origin(runner.name),
+    }
+    if runner.failed is not None:
+        return {**row, "failed": runner.failed}
+    whole = runner.whole.summary(options.precondition_frequency)
+    own = runner.own.summary(options.precondition_frequency)
+    spread = quartiles([*runner.whole.plain, *runner.whole.refresh])
+    mean, optimizer = whole["mean_ms"], own["mean_ms"]
+    assert mean is not None
+    assert optimizer is not None
+    return {
+        **row,
+        "mean_ms": mean,
+        "lower_ms": spread.lower,
+        "median_ms": spread.median,
+        "upper_ms": spread.upper,
+        "first_ms": whole["first_ms"],
+        "forward_ms": 1e3 * statistics.median(runner.forward.seconds()[1:]),
+        "backward_ms": 1e3 * statistics.median(runner.backward.seconds()[1:]),
+        "optimizer_ms": optimizer,
+        "share": optimizer / mean,
+        "samples": runner.whole.samples(),
+        "peak_bytes": train_memory.peak_bytes(
+            runner.name, options.model, options.device, options.backend, settings,
+            options.time_limit,
+        ),
+    }  # fmt: skip
+
+
+def _relate(rows: dict[str, Row]) -> None:
+    """Every row's mean and peak over those of the baseline, where there are both."""
+    for ratio, value in (("ratio", "mean_ms"), ("peak_ratio", "peak_bytes")):
+        base = rows[BASELINE].get(value)
+        for row in rows.values():
+            if base and row.get(value):
+                row[ratio] = row[value] / base

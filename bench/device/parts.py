@@ -1,0 +1,95 @@
+"""What `python -m bench device` runs: parts, the most important first, each with its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PYTHON = "python"  # the one that runs us, without its path: commands go into reports
+ROOT = Path(__file__).parents[2]
+# Those that run on a GPU where there is one; the others interpret kernels or need none.
+GPU_TESTS = ("tests/test_gpu*.py", "tests/test_kernels.py")
+PEERS = "pytorch_optimizer,heavyball,adamw,adamw_foreach"
+LIMIT_OF_A_PART = 8 * 60
+LIMIT_OF_ALL = 25 * 60
+
+
+class Part(NamedTuple):
+    """A command line of its own.
+
+    Attributes:
+        name: of its result, NAME.json, and of what it printed, NAME.log.
+        command: `{out}` stands for the path of the result, `{toy}` for that of a small inventory; a
+            command without the former leaves only what it printed.
+        limit: seconds.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+
+
+Found = Iterator[tuple[str, tuple[str, ...], float]]
+
+
+def parts() -> list[Part]:
+    """All of a GPU machine; the limits add up to less than LIMIT_OF_ALL."""
+    return [
+        Part("install", (PYTHON, "-m", "soap_fast", "--json"), 60),
+        Part("tests", _tests(GPU_TESTS), 280),
+        *(Part(name, _bench(*command), limit) for name, command, limit in _measurements()),
+    ]
+
+
+def rehearsal() -> list[Part]:
+    """The same kinds of parts on the CPU, on the inventory `{toy}`."""
+    return [
+        Part("install", (PYTHON, "-m", "soap_fast", "--json"), 60),
+        Part("tests", _tests(("tests/test_readme.py",)), 60),
+        *(Part(name, _bench(*command), limit) for name, command, limit in _small_measurements()),
+    ]
+
+
+def _small_measurements() -> Found:
+    on = ("--device", "cpu")
+    few = ("--shapes", "{toy}", *on)
+    yield "roof", ("roof", *on, "--size", "64", "--copy-mib", "1"), 60
+    yield "step_toy", ("step", *few, "--peers", "adamw,oracle"), 60
+    yield "kernels_toy", ("kernels", *few, "--steps", "1"), 60
+    yield "refresh_toy", ("refresh", *few, "--op", "eager", "--repeats", "1"), 60
+    yield "train_demo", ("train", *on, "--width", "4", "--batch", "1", "--periods", "1"), 60
+
+
+def _measurements() -> Found:
+    on = ("--device", "cuda")
+    triton = ("--backend", "triton")
+    yield "roof", ("roof", *on), 90
+    yield "step_elic", _step("elic", on, triton), 120
+    yield "kernels_elic", ("kernels", "--shapes", "elic", *on), 90
+    yield "refresh_elic", ("refresh", "--shapes", "elic", *on), 60
+    yield "step_lalic", _step("lalic", on, triton), 150
+    yield "train_elic", ("train", "--model", "elic", *on, *triton), 100
+    yield "train_demo", ("train", *on, *triton, "--peers", PEERS, "--time-limit", "30"), 60
+    yield "graphs_elic", ("step", "--shapes", "elic", *on, "--graphed", "--periods", "5"), 60
+    yield "step_tcm_128", _step("tcm_128", on, triton), 120
+    yield "step_dcae", _step("dcae", on, triton), 150
+    yield "step_elic_eager", ("step", "--shapes", "elic", *on, "--backend", "eager"), 60
+    # Compiling takes as long as it is given; it comes last, and its own limit is shorter.
+    compiled = ("--peers", "heavyball_compiled", "--time-limit", "40", "--periods", "3")
+    yield "step_elic_compiled", ("step", "--shapes", "elic", *on, *triton, *compiled), 90
+
+
+def _step(model: str, on: tuple[str, ...], backend: tuple[str, ...]) -> tuple[str, ...]:
+    limits = ("--periods", "3", "--time-limit", "30")
+    return ("step", "--shapes", model, *on, *backend, "--peers", PEERS, *limits)
+
+
+def _bench(*command: str) -> tuple[str, ...]:
+    return (PYTHON, "-m", "bench", *command, "--json", "{out}")
+
+
+def _tests(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    found = (path for pattern in patterns for path in ROOT.glob(pattern))
+    files = sorted(path.relative_to(ROOT).as_posix() for path in found)
+    return (PYTHON, "-m", "pytest", "-q", "--maxfail=20", *files)

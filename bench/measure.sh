@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Every result of a CPU that is kept in bench/results/, then the pages made of them: `make measure`.
+#
+# Sized for less than 20 minutes on two cores that nothing else uses. What is done is kept in a folder
+# of the commit that is measured, so that the same command goes on where it was stopped; results are
+# copied to their places once all are there. Peers that are not installed are named and left out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+KEPT=${KEPT:-build/measured/$(git rev-parse --short HEAD)}
+RESULTS=${RESULTS:-bench/results}
+failed=()
+
+measure() { # FILE COMMAND [OPTION...]: the command's result as FILE.json
+  local file="$KEPT/results/$1.json"
+  if [ -s "$file" ]; then
+    return
+  fi
+  echo "$1: python -m bench ${*:2}" >&2
+  mkdir -p "$(dirname "$file")"
+  if "$PYTHON" -m bench "${@:2}" --json "$file.new"; then
+    mv "$file.new" "$file"
+  else
+    failed+=("$1")
+  fi
+}
+
+narrower() { # MODEL: its parameters at a quarter of all widths, as a file that --shapes takes
+  local file="$KEPT/shapes/$1.json"
+  if [ -s "$file" ]; then
+    return
+  fi
+  mkdir -p "$(dirname "$file")"
+  "$PYTHON" -m bench.lic shapes --model "$1" --factor 0.25 --json "$file.new" >/dev/null ||
+    return 0 # a step that does not find the file is named among what failed
+  # No result of it may pass for one of the whole model.
+  sed 's/^ "model": "[^"]*/& at a quarter of its width/' "$file.new" >"$file"
+}
+
+on=(--device cpu)
+peers=(--peers pytorch_optimizer,heavyball,adamw,oracle)
+
+measure roof/cpu roof "${on[@]}"
+measure kernels/elic_cpu kernels --shapes elic "${on[@]}" --steps 3
+for model in hyperprior elic_like elic; do
+  measure "step/${model}_cpu" step --shapes "$model" --periods 2 "${on[@]}" "${peers[@]}"
+done
+for model in tcm_64 lalic dcae; do
+  narrower "$model"
+  measure "step/${model}_quarter_cpu" step --shapes "$KEPT/shapes/$model.json" "${on[@]}" "${peers[@]}"
+done
+measure refresh/elic_cpu refresh --shapes elic "${on[@]}"
+measure refresh/elic_cpu_one_thread refresh --shapes elic "${on[@]}" --threads 1
+measure train/demo_cpu train "${on[@]}" --peers pytorch_optimizer,heavyball,adamw
+for model in elic tcm_64 lalic dcae; do
+  measure "train/${model}_quarter_cpu" train --model "$model" --width 0.25 --batch 2 --crop 128 \
+    --periods 1 "${on[@]}" --peers pytorch_optimizer
+done
+measure scaling/cpu scaling "${on[@]}"
+
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}; the same command tries them again, the others are kept in $KEPT" >&2
+  exit 1
+fi
+cp -R "$KEPT/results/." "$RESULTS"
+"$PYTHON" -m bench report "$RESULTS" --out docs/measured
+"$PYTHON" -m bench readme

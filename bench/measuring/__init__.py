@@ -1,0 +1,1 @@
+"""What is measured with: clocks, single calls, profiles, compilers, recorded launches."""

@@ -1,0 +1,102 @@
+"""What a call of an optimizer takes, by what the call did, and what its state weighs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.measuring.clock import synchronize
+
+
+@dataclass
+class Times:
+    """Milliseconds of every call: the first, those with a refresh, and plain ones.
+
+    Attributes:
+        host: of those after the first, until the call returned. On the CPU that is the whole call.
+    """
+
+    first: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    refresh: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+
+    def add(self, elapsed: Elapsed, *, first: bool, refresh: bool) -> None:
+        """Keep what one call took; a first call counts as nothing else."""
+        (self.first if first else self.refresh if refresh else self.plain).append(elapsed.total)
+        if not first:
+            self.host.append(elapsed.host)
+
+    def summary(self, frequency: int) -> dict[str, float | None]:
+        """Medians in milliseconds; `mean_ms` is over one refresh period of `frequency` calls.
+
+        What did not occur is None: plain calls under a frequency of 1, refreshes of an optimizer
+        that has none.
+        """
+        plain = statistics.median(self.plain) if self.plain else None
+        refresh = statistics.median(self.refresh) if self.refresh else None
+        if plain is None or refresh is None:
+            mean = refresh if plain is None else plain
+        else:
+            mean = (plain * (frequency - 1) + refresh) / frequency
+        return {
+            "first_ms": self.first[0],
+            "plain_ms": plain,
+            "refresh_ms": refresh,
+            "mean_ms": mean,
+        }
+
+    def samples(self) -> dict[str, list[float]]:
+        """Every call's, by the name of its median in `summary`: what `bench compare` resamples."""
+        found = {"first_ms": self.first, "plain_ms": self.plain, "refresh_ms": self.refresh}
+        return {name: values for name, values in found.items() if values}
+
+    def tail(self) -> dict[str, float | None]:
+        """Of all calls but the first: the median until they returned, and the 99th percentile.
+
+        Of fewer than a hundred calls `p99_ms` is the slowest, which as a rule refreshes.
+        """
+        later = sorted([*self.plain, *self.refresh])
+        return {
+            "host_ms": statistics.median(self.host) if self.host else None,
+            "p99_ms": later[math.ceil(0.99 * len(later)) - 1] if later else None,
+        }
+
+
+class Elapsed(NamedTuple):
+    """Milliseconds of a call: until its work is done on the device, and until it returned."""
+
+    total: float
+    host: float
+
+
+def timed_call(call: Callable[[], object], on: torch.device | str) -> Elapsed:
+    synchronize(on)
+    start = time.perf_counter()
+    call()
+    returned = time.perf_counter()
+    synchronize(on)
+    return Elapsed(1e3 * (time.perf_counter() - start), 1e3 * (returned - start))
+
+
+def timed_step(optimizer: torch.optim.Optimizer, on: torch.device) -> Elapsed:
+    return timed_call(optimizer.step, on)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors in the optimizer's state."""
+
+    def size(value: Any) -> int:
+        if isinstance(value, torch.Tensor):
+            return value.nbytes
+        if isinstance(value, dict):
+            return sum(size(item) for item in value.values())
+        return sum(map(size, value)) if isinstance(value, list) else 0
+
+    return sum(size(entry) for entry in optimizer.state.values())
