@@ -14,10 +14,10 @@ from bench.command import BadInput, check_target
 from bench.lic import inventory, report
 from bench.lic.arguments import SEARCH_STEPS, TRAIN_STEPS, parse
 from bench.lic.config import Config
+from bench.lic.data import Images, load
 from bench.lic.demo import Demo, Interrupted
 from bench.lic.models import MODELS, MeanScaleHyperprior
 from bench.lic.optimizers import BUILDERS
-from bench.lic.photos import Photos, load_photos
 from bench.lic.progress import say
 from bench.lic.search import RESULT, search, searched_rates
 
@@ -100,18 +100,18 @@ def _search(options: argparse.Namespace) -> int:
     return 0
 
 
-def _photos(options: argparse.Namespace) -> Photos:
-    photos = load_photos(options.data, options.crop, MeanScaleHyperprior.stride)
+def _photos(options: argparse.Namespace) -> Images:
+    photos = load(options.data, options.crop, MeanScaleHyperprior.stride)
     for name in photos.skipped:
         say(f"skipped {name}")
     if photos.skipped:
         say(f"{len(photos.skipped)} files skipped")
-    say(f"{len(photos.training)} photos to train on, {len(photos.held_out)} held out")
+    say(photos.found)
     return photos
 
 
 def _config(
-    options: argparse.Namespace, steps: int, rates: dict[str, float], photos: Photos
+    options: argparse.Namespace, steps: int, rates: dict[str, float], photos: Images
 ) -> Config:
     if options.threads is not None:
         torch.set_num_threads(options.threads)

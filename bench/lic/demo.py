@@ -10,7 +10,7 @@ from typing import Any
 from bench.command import BadInput
 from bench.lic import checkpoint
 from bench.lic.config import Config
-from bench.lic.photos import Photos
+from bench.lic.data import Images
 from bench.lic.progress import Progress, say
 from bench.lic.training import Training
 
@@ -42,7 +42,7 @@ class Demo:
     """Runs of all optimizers in turn, and the checkpoint they are resumed from in `folder`."""
 
     def __init__(
-        self, config: Config, photos: Photos, folder: Path, checkpoint_every: int = CHECKPOINT_EVERY
+        self, config: Config, photos: Images, folder: Path, checkpoint_every: int = CHECKPOINT_EVERY
     ) -> None:
         self.config, self.photos, self.folder = config, photos, folder
         self.checkpoint_every = checkpoint_every  # steps; no result depends on it

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.command import BadInput
 from bench.lic.config import Config
-from bench.lic.photos import Photos
+from bench.lic.data import Images
 from bench.lic.progress import Progress, say
 from bench.lic.training import Training
 
@@ -20,7 +20,7 @@ RATIO = 2.0
 EXTENSIONS = 3  # how far beyond the grid a best rate at its edge is followed
 
 
-def search(config: Config, photos: Photos) -> list[dict[str, Any]]:
+def search(config: Config, photos: Images) -> list[dict[str, Any]]:
     """For each optimizer the rate of GRID with the lowest held-out R-D loss after config.steps.
 
     The schedule is the demo's, shortened to config.steps. A best rate at the edge of the grid
@@ -36,7 +36,7 @@ def search(config: Config, photos: Photos) -> list[dict[str, Any]]:
     return found
 
 
-def _search_one(name: str, config: Config, photos: Photos) -> dict[str, Any]:
+def _search_one(name: str, config: Config, photos: Images) -> dict[str, Any]:
     losses = {rate: _final_loss(name, rate, config, photos) for rate in GRID}
     for _ in range(EXTENSIONS):
         edge = _edge(losses)
@@ -59,7 +59,7 @@ def _edge(losses: dict[float, float]) -> float | None:
     return best * RATIO if best == max(losses) else None
 
 
-def _final_loss(name: str, rate: float, config: Config, photos: Photos) -> float:
+def _final_loss(name: str, rate: float, config: Config, photos: Images) -> float:
     """Held-out R-D loss after a whole run; infinite if it diverged."""
     training = Training(name, replace(config, rates={name: rate}), photos)
     progress = Progress(f"{name}, lr {rate:.3g}", 0, config.steps)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.lic.config import Config
+from bench.lic.data import Crops, Images, batches
 from bench.lic.evaluation import Quality, evaluate
 from bench.lic.loss import psnr, rate_distortion
 from bench.lic.models import MeanScaleHyperprior
 from bench.lic.optimizers import aux_parameters, build, main_parameters
-from bench.lic.photos import Crops, Photos
 
 CLIP_NORM = 1.0
 AUX_RATE = 1e-3
@@ -34,13 +36,14 @@ class History:
 class Training:
     """A run of one optimizer; `state_dict` holds all that later steps depend on."""
 
-    def __init__(self, name: str, config: Config, photos: Photos) -> None:
+    def __init__(self, name: str, config: Config, photos: Images) -> None:
         self.name, self.config, self.held_out = name, config, photos.held_out
         torch.manual_seed(config.seed)  # initial weights and, from here on, the noise
         self.model = MeanScaleHyperprior(config.width).to(config.device)
         self.optimizer = build(name, self.model, config.rates[name], config.precondition_frequency)
         self.aux_optimizer = torch.optim.Adam(aux_parameters(self.model), lr=AUX_RATE)
-        self.crops = Crops(photos.training, config.batch, config.crop, config.seed)
+        self.crops = Crops(photos.training, config.crop, config.seed)
+        self.batches: Iterator[Tensor] | None = None  # from the next step on, once one is taken
         self.history = History()
 
     @property
@@ -59,7 +62,7 @@ class Training:
         """One training step; returns the cost of its batch."""
         start = self._now()
         self._set_rate()
-        images = self.crops.draw().to(self.config.device)  # [batch, 3, crop, crop]
+        images = self._batch().to(self.config.device).float() / 255  # [batch, 3, crop, crop]
         self.optimizer.zero_grad()
         self.aux_optimizer.zero_grad()
         cost = rate_distortion(self.model(images), images, self.config.lam)
@@ -91,7 +94,6 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "aux_optimizer": self.aux_optimizer.state_dict(),
-            "crops": self.crops.generator.get_state(),
             "noise": torch.get_rng_state(),
             "noise_cuda": torch.cuda.get_rng_state(self.config.device) if on_gpu else None,
             "history": asdict(self.history),
@@ -101,11 +103,17 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
-        self.crops.generator.set_state(state["crops"])
+        self.batches = None
         torch.set_rng_state(state["noise"])
         if state["noise_cuda"] is not None:
             torch.cuda.set_rng_state(state["noise_cuda"], self.config.device)
         self.history = History(**state["history"])
+
+    def _batch(self) -> Tensor:
+        """The next one  # [batch, 3, crop, crop] uint8; its crops depend on seed and step alone."""
+        if self.batches is None:
+            self.batches = batches(self.crops, self.config.batch, start=self.steps)
+        return next(self.batches)
 
     def _set_rate(self) -> None:
         """Half a cosine from the rate to zero: the last steps then measure progress, not noise."""
