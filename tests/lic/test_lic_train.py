@@ -65,7 +65,7 @@ def test_a_finished_run_leaves_model_result_and_checkpoint(
 KINDS = {
     "plateau": ["--schedule=plateau", "--patience=0", "--gamma=0.5", "--evaluate-every=1"],
     "multistep": ["--schedule=multistep", "--milestones", "2", "5"],
-    "fp16": ["--amp=fp16", "--optimizer=adam"],
+    "fp16": ["--amp=fp16"],
     "bf16": ["--amp=bf16", "--optimizer=pytorch_optimizer"],
     "workers": ["--workers=2"],
     "channels last": ["--channels_last"],
