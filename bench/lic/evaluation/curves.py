@@ -70,6 +70,8 @@ def _interpolated(anchor: list[RDPoint], test: list[RDPoint]) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a small overlap: the report shows the curves
         columns = [[p[key] for p in curve] for curve in (anchor, test) for key in (1, 2)]
-        percent = float(bjontegaard.bd_rate(*columns, method="pchip", require_matching_points=False))
+        percent = float(
+            bjontegaard.bd_rate(*columns, method="pchip", require_matching_points=False)
+        )
     assert math.isfinite(percent)
     return percent

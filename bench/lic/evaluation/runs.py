@@ -112,9 +112,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         by_setting.setdefault(json.dumps(run.setting, sort_keys=True), []).append(run)
     settings = [members[0].setting for members in by_setting.values()]
-    return [
-        Group(_name(members[0].setting, settings), members) for members in by_setting.values()
-    ]
+    return [Group(_name(members[0].setting, settings), members) for members in by_setting.values()]
 
 
 def _name(setting: dict[str, Any], settings: list[dict[str, Any]]) -> str:
