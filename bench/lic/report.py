@@ -49,8 +49,9 @@ def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Confi
     notes = [
         f"{config.steps} steps of {config.batch} crops of {config.crop} x {config.crop}, "
         f"lambda {config.lam:g}, {config.model} at {config.factor:g} of its widths, seed "
-        f"{config.seed}, on {config.device} with {config.threads} threads. R-D loss, bpp (the model's estimate; no bit stream is "
-        "written) and PSNR are of the held-out photos, with rounding.",
+        f"{config.seed}, on {config.device} with {config.threads} threads. R-D loss, bpp (the "
+        "model's estimate; no bit stream is written) and PSNR are of the held-out photos, with "
+        "rounding.",
         "Times are means (medians in brackets) after the first "
         f"{WARMUP} steps, refreshes included, evaluations not.",
         "The default learning rates come from `search`: for each optimizer the best of the same "
