@@ -37,7 +37,11 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--out", metavar="DIR", help="for the report (default: the folder of --work)")
     add("--json", metavar="FILE", help="write the result there too; - is standard output")
     add("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
-    add("--threads", type=positive(int), help="of the CPU (default: torch's choice)")
+    add(
+        "--threads",
+        type=positive(int),
+        help="of the CPU (default: the preset's, or torch's choice)",
+    )
     add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
     _add_changes(command)
 
@@ -68,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     check_target(str(work / "run"), "--work")
     check_target(str(out / "compare.json"), "--out")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if (threads := options.threads or preset.threads) is not None:
+        torch.set_num_threads(threads)
     settings: dict[str, Any] = {"device": options.device, "threads": torch.get_num_threads()}
     comparison = compare(preset, options.data, work, settings, options.workers)
     rows = report.results(comparison)

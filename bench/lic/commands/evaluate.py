@@ -12,7 +12,8 @@ from bench.command import BadInput, check_target
 from bench.lic.data import EvaluationSet, evaluation_set
 from bench.lic.evaluation import report
 from bench.lic.evaluation.evaluate import evaluate
-from bench.lic.evaluation.runs import group, read
+from bench.lic.evaluation.runs import Run, group, read
+from bench.lic.training import say
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     folder = Path(options.out)
     check_target(str(folder / "eval.json"), "--out")
-    runs = [read(name) for name in dict.fromkeys(options.runs)]
+    runs = _finished(options.runs)
     sets = _sets(options.data)
     evaluation = evaluate(group(runs), sets, options.device)
     rows = report.results(evaluation)
@@ -46,6 +47,17 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         envelope.write(options.json, rows)
     return 0
+
+
+def _finished(folders: list[str]) -> list[Run]:
+    """The runs that have a model to evaluate: not those that diverged, which are named."""
+    runs = [read(name) for name in dict.fromkeys(folders)]
+    for one in runs:
+        if one.summary["rd_loss"] is None:
+            say(f"{one.name} diverged at step {one.summary['steps']}; it is left out")
+    if not (left := [one for one in runs if one.summary["rd_loss"] is not None]):
+        raise BadInput("every run named has diverged; train with a smaller --lr")
+    return left
 
 
 def _sets(folders: list[str] | None) -> list[EvaluationSet]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.lic.comparison.plan import Variant, variants
+from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import band, of_variant
 from bench.lic.evaluation.pictures import style
 from bench.lic.evaluation.runs import Group, Run, group
 
-DASHES = {5: ":", 20: "--"}  # of other frequencies than the compared one
+DASHES = ("-", ":", "--", "-.")  # of soap_fast: first the compared frequency, then the others
 
 
 def losses(comparison: Comparison, path: Path) -> None:
@@ -28,28 +29,29 @@ def losses(comparison: Comparison, path: Path) -> None:
     panels = figure.subplots(len(parts), 2, squeeze=False, sharey="row")
     for (by_steps, by_seconds), (members, lam) in zip(panels, parts, strict=True):
         chosen = variants(comparison.preset)
+        of_soap_fast = [variant for variant in chosen if variant.optimizer == "soap_fast"]
         for place, variant in enumerate(chosen):
+            look = style(variant.optimizer, place)
+            if variant in of_soap_fast:
+                look["linestyle"] = DASHES[of_soap_fast.index(variant) % len(DASHES)]
             runs = of_variant(members, lam, variant)
-            _draw(by_steps, runs, "step", variant, place)
-            _draw(by_seconds, runs, "seconds", variant, place)
+            _draw(by_steps, runs, "step", variant.name, look)
+            _draw(by_seconds, runs, "seconds", variant.name, look)
         _dress(by_steps, members, lam, "training steps")
         _dress(by_seconds, members, lam, "seconds of training")
         by_steps.set_ylabel("R-D loss, held out")
         if by_steps.lines:
-            by_steps.legend(frameon=False, fontsize=8, loc="upper right")
+            by_steps.legend(frameon=False, fontsize=8, loc="best")
     figure.savefig(path, dpi=110)
 
 
-def _draw(axes: Axes, runs: list[Run], key: str, variant: Variant, place: int) -> None:
+def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any]) -> None:
     """Mean over seeds, and from the lowest to the highest of them; seconds are means too."""
     values, places = (band(runs, what) for what in ("rd_loss", key))
     if not values:
         return
     x = [fmean(column) for column in places[: len(values)]]
-    look = style(variant.optimizer, place)
-    if variant.frequency in DASHES:
-        look["linestyle"] = DASHES[variant.frequency]
-    axes.plot(x, [fmean(column) for column in values], label=variant.name, **look)
+    axes.plot(x, [fmean(column) for column in values], label=label, **look)
     low, high = ([pick(column) for column in values] for pick in (min, max))
     axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 

@@ -34,6 +34,7 @@ class Preset:
         rate: of every optimizer where there is no search.
         schedule, milestones: of the rate; milestones in parts of the run.
         data: what --data must name; empty where scikit-image's photos will do.
+        threads: of the CPU; None takes torch's choice.
         limits: what the result cannot show.
         sources: where the setting comes from.
     """
@@ -50,15 +51,17 @@ class Preset:
     limits: tuple[str, ...]
     sources: tuple[str, ...]
     frequency: int = 10
+    threads: int | None = None
 
 
-# One step of these models costs Adam 78 and 173 ms on one core, soap_fast 92 and 208,
-# pytorch_optimizer 112 and 253: 25 to 30 minutes in all, less on two cores. TCM's reduced step is
-# the cheapest per pixel of the three others': LALIC's takes as long for a quarter of the pixels.
+# One step of these two costs Adam 79 and 170 ms on one core, soap_fast 91 and 204,
+# pytorch_optimizer 115 and 257, an evaluation 100 and 170: 26 minutes in all, timed beside other
+# work. A second thread gains nothing with maps this small, and disturbs the times. TCM's reduced
+# step is the cheapest per pixel of the three others': LALIC's takes as long for a quarter of them.
 CPU = Preset(
     trials=(
-        Trial("elic", 1 / 8, 8, 64, 400, 120, (0.013,)),
-        Trial("tcm_64", 1 / 16, 2, 128, 180, 60, (0.013,)),
+        Trial("elic", 1 / 8, 8, 64, 360, 100, (0.013,)),
+        Trial("tcm_64", 1 / 16, 2, 128, 160, 50, (0.013,)),
     ),
     optimizers=("adam", "soap_fast", "pytorch_optimizer"),
     seeds=3,
@@ -68,6 +71,7 @@ CPU = Preset(
     schedule="cosine",
     milestones=(),
     data="",
+    threads=1,
     limits=(
         "The models have a small part of their published widths, and see a few thousand small "
         "crops of four photos: thousands of times less than in the paper. These are the first "

@@ -53,7 +53,7 @@ def rate_distortion(curves: Curves, path: Path) -> None:
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
             if axes.lines:
-                axes.legend(frameon=False, fontsize=8, loc="lower right")
+                axes.legend(frameon=False, fontsize=8, loc="best")
     figure.savefig(path, dpi=120)
 
 
