@@ -7,10 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,30 +20,11 @@ from bench.lic.training import checkpoint
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images that are smooth, coloured and small."""
-    folder = tmp_path_factory.mktemp("photos")
-    y, x = np.mgrid[:80, :96] / 20
-    for index in range(3):
-        planes = [np.sin((c + 1) * x + index) * np.cos(y + c) for c in range(3)]
-        pixels = (127.5 * (1 + np.stack(planes, axis=2))).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
-
-
 def tiny(data: Path, out: Path, *more: str, steps: int = 4) -> list[str]:
     options = {"data": data, "out": out, "steps": steps, "batch": 1, "factor": 1 / 24, "lr": 2e-3}
     flags = [f"--{name}={value}" for name, value in options.items()]
     # One thread: two that share a core with other tests wait for each other most of the time.
     return ["demo", *flags, "--precondition-frequency=3", "--threads=1", *more]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def interrupt_at(line: str, arguments: list[str]) -> str:

@@ -8,6 +8,11 @@ import torch
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+# The largest gradient is that of the last layer's biases, 2 lambda 255² mean(error) / 3: at most
+# 2168 where lambda <= 0.05, so that the first step fits into float16, whose largest number is
+# 65504. From torch's own first scale, 65536, the first eleven steps would be lost.
+FIRST_SCALE = 16.0
+
 
 def autocast(amp: str | None, device: str) -> AbstractContextManager[object]:
     """For the model's forward. Entropy models leave it by themselves: likelihoods are float32."""
@@ -18,4 +23,5 @@ def autocast(amp: str | None, device: str) -> AbstractContextManager[object]:
 
 def scaler(amp: str | None, device: str) -> torch.amp.GradScaler:
     """Does nothing but for float16, whose smallest number a gradient would soon be below."""
-    return torch.amp.GradScaler(torch.device(device).type, enabled=amp == "fp16")
+    kind = torch.device(device).type
+    return torch.amp.GradScaler(kind, init_scale=FIRST_SCALE, enabled=amp == "fp16")

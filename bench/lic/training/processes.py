@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,6 +63,8 @@ def joined(device: str) -> Iterator[Processes]:
     if device == "cuda":
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
+    # Depthwise filters of LALIC have it, and it costs a copy of 25 numbers a channel.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Processes(rank, world, device)

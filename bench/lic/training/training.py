@@ -21,6 +21,7 @@ from bench.lic.optimizers import build as build_optimizer
 from bench.lic.training.config import Config
 from bench.lic.training.held_out import Quality, evaluate
 from bench.lic.training.history import History
+from bench.lic.training.layout import apply_layout
 from bench.lic.training.precision import autocast, scaler
 from bench.lic.training.processes import ALONE, Processes
 from bench.lic.training.schedules import Schedule
@@ -56,9 +57,7 @@ class Training:
             torch.cuda.reset_peak_memory_stats(self.device)
         torch.manual_seed(config.seed)  # of the initial weights
         self.model = build(config.model, config.factor).to(self.device)
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        if config.channels_last:
-            self.model.to(memory_format=self.layout)
+        self.layout = apply_layout(self.model, config.channels_last, self.device)
         self.network = self._network()
         self.optimizer = build_optimizer(
             config.optimizer,
