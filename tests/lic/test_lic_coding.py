@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.lic.data import Crops, Images, batches, load
 from bench.lic.loss import rate_distortion
 from bench.lic.models import build
 from bench.lic.models.model import Model
 from bench.lic.optimizers import aux_parameters, main_parameters
-from bench.lic.photos import Crops, Photos, load_photos
 
 pytest.importorskip("constriction")
 
@@ -20,24 +20,24 @@ FACTOR = 1 / 16
 
 
 @pytest.fixture(scope="module")
-def photos() -> Photos:
-    return load_photos(None, 64, 128)
+def photos() -> Images:
+    return load(None, 64, 128)
 
 
 @pytest.fixture(scope="module")
-def photo(photos: Photos) -> Tensor:
+def photo(photos: Images) -> Tensor:
     return photos.held_out[0][None, :, :256, :384].float() / 255  # [1, 3, 256, 384]
 
 
-def trained(name: str, photos: Photos) -> Model:
+def trained(name: str, photos: Images) -> Model:
     """So far that both latents have many symbols, and likely ones."""
     torch.manual_seed(0)
     model = build(name, FACTOR)
-    crops = Crops(photos.training, 4, 64, seed=0)
+    crops = batches(Crops(photos.training, 64, 0), 4)
     optimizer = torch.optim.Adam(main_parameters(model), lr=3e-3)
     aux_optimizer = torch.optim.Adam(aux_parameters(model), lr=0.1)
     for _ in range(40):
-        images = crops.draw()
+        images = next(crops).float() / 255
         optimizer.zero_grad()
         aux_optimizer.zero_grad()
         rate_distortion(model(images), images, 0.05).loss.backward()
@@ -50,7 +50,7 @@ def trained(name: str, photos: Photos) -> Model:
 
 @pytest.mark.parametrize("name", ["hyperprior", "elic"])
 def test_a_coded_photo_has_the_estimated_bits_and_is_decoded_again(
-    name: str, photos: Photos, photo: Tensor
+    name: str, photos: Images, photo: Tensor
 ) -> None:
     model = trained(name, photos)
     data, symbols = encode(model, photo)
