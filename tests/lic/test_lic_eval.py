@@ -225,6 +225,19 @@ def test_an_evaluation_leaves_a_report_pictures_and_json(
     assert len([row for row in rows if row["kind"] == "to_adams_loss"]) == 2
 
 
+def test_coded_images_are_reported_with_the_bits_of_their_bytes(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("constriction")
+    given = ["--data", str(data), "--out", str(tmp_path), "--coded"]
+    assert main(["eval", str(trained / "adam_1"), *given]) == 0
+    assert "bpp of the bytes" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "eval.json").read_text())["results"]
+    for image in row["images"]:  # so small that 64 bits of header and last word are 1 % and more
+        bits = (image["coded_bpp"] - image["bpp"]) * image["height"] * image["width"]
+        assert abs(bits) < 100 + 0.01 * image["bpp"] * image["height"] * image["width"]
+
+
 def test_a_diverged_run_is_left_out_and_named(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,11 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         help="folder of images, Kodak's for instance; may be repeated (default: scikit-image's "
         "photo that is never trained on)",
     )
+    add(
+        "--coded",
+        action="store_true",
+        help="write every image by a range coder too, and report the bits of its bytes",
+    )
     add("--out", metavar="DIR", default="runs/eval", help="for the report (default: %(default)s)")
     add("--json", metavar="FILE", help="write the result there too; - is standard output")
     add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
@@ -39,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     check_target(str(folder / "eval.json"), "--out")
     runs = _finished(options.runs)
     sets = _sets(options.data)
-    evaluation = evaluate(group(runs), sets, options.device)
+    evaluation = evaluate(group(runs), sets, options.device, options.coded)
     rows = report.results(evaluation)
     text = report.text(evaluation, rows)
     print(text, file=sys.stderr if options.json == "-" else sys.stdout)

@@ -67,8 +67,10 @@ class Evaluation:
         return pictures
 
 
-def evaluate(groups: Sequence[Group], sets: Sequence[EvaluationSet], device: str) -> Evaluation:
-    """Every run's model on every image of every set.
+def evaluate(
+    groups: Sequence[Group], sets: Sequence[EvaluationSet], device: str, coded: bool
+) -> Evaluation:
+    """Every run's model on every image of every set; `coded` by a range coder too.
 
     Raises:
         BadInput: a run has no model, or a set no image that can be read.
@@ -76,21 +78,21 @@ def evaluate(groups: Sequence[Group], sets: Sequence[EvaluationSet], device: str
     evaluation = Evaluation(list(groups), list(sets))
     for group in groups:
         for run in group.runs:
-            _evaluate_one(run, evaluation, device)
+            _evaluate_one(run, evaluation, device, coded)
     for data in sets:
         for reason in data.skipped:
             say(f"skipped {reason}")
     return evaluation
 
 
-def _evaluate_one(run: Run, evaluation: Evaluation, device: str) -> None:
+def _evaluate_one(run: Run, evaluation: Evaluation, device: str, coded: bool) -> None:
     model, config = load_model(run.folder)
     if config != run.config:
         raise BadInput(f"{run.name}: model.pt and result.json are of two runs; train anew")
     model.to(device)
     evaluation.scores[run.name] = {}
     for data in evaluation.sets:
-        score, first = measure_set(model, data)
+        score, first = measure_set(model, data, coded)
         if score is None or first is None:
             raise BadInput(f"no image of {data.name} can be read; name another --data")
         evaluation.scores[run.name][data.name] = score

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.command import BadInput
 from bench.lic.data import EvaluationSet
+from bench.lic.evaluation.coding import decode, encode
 from bench.lic.loss import psnr
+from bench.lic.models import Model
 
 PADDING = (
     "An image whose sides are no multiples of the model's stride is continued by its last row and "
@@ -26,6 +29,7 @@ class Score(NamedTuple):
     width: int
     bpp: float  # the model's estimate, padding's bits included, over the image's own pixels
     psnr: float  # dB, of the decoded image clamped to [0, 1], not rounded to 8 bits
+    coded_bpp: float | None = None  # of the bytes of a range coder, where they were asked for
 
 
 class SetScore(NamedTuple):
@@ -33,15 +37,19 @@ class SetScore(NamedTuple):
 
     bpp: float
     psnr: float
+    coded_bpp: float | None
     images: list[Score]
 
 
 @torch.no_grad()
-def measure(model: nn.Module, pixels: Tensor, name: str = "") -> tuple[Score, Tensor]:
+def measure(
+    model: nn.Module, pixels: Tensor, name: str = "", coded: bool = False
+) -> tuple[Score, Tensor]:
     """Code and decode one image by a model in evaluation mode, on the model's device.
 
     Args:
         pixels: uint8 [3, height, width], any size.
+        coded: write the bytes of a range coder too, and read them again.
 
     Returns:
         The score, and the decoded image  # float32 [3, height, width] in [0, 1], on the CPU.
@@ -49,12 +57,32 @@ def measure(model: nn.Module, pixels: Tensor, name: str = "") -> tuple[Score, Te
     device = next(model.parameters()).device
     image = pixels[None].to(device).float() / 255  # [1, 3, H, W]
     height, width = image.shape[2:]
-    coded = model(padded(image, model.stride))
-    decoded = coded.images[:, :, :height, :width].clamp(0, 1)
-    bits = -sum(p.double().log2().sum().item() for p in coded.likelihoods)
+    larger = padded(image, model.stride)
+    compressed = model(larger)
+    decoded = compressed.images[:, :, :height, :width].clamp(0, 1)
+    bits = -sum(p.double().log2().sum().item() for p in compressed.likelihoods)
     mse = (decoded.double() - image.double()).square().mean().item()
-    score = Score(name, height, width, bits / (height * width), psnr(mse))
+    coded_bpp = 8 * _bytes(model, larger) / (height * width) if coded else None
+    score = Score(name, height, width, bits / (height * width), psnr(mse), coded_bpp)
     return score, decoded[0].cpu()
+
+
+def _bytes(model: nn.Module, image: Tensor) -> int:
+    """How many a range coder writes for the image  # [1, 3, H, W].
+
+    Raises:
+        BadInput: the model is not one of ours, or constriction is missing.
+        RuntimeError: what is decoded again is not what was coded.
+    """
+    if not isinstance(model, Model):
+        raise BadInput("--coded knows the contexts of our models only; leave it out")
+    try:
+        data, symbols = encode(model, image)
+    except ImportError:
+        raise BadInput("--coded needs the package constriction: pip install it") from None
+    if not all(map(torch.equal, decode(model, data)[1], symbols)):
+        raise RuntimeError("decoded symbols differ from those coded: is this torch deterministic?")
+    return len(data)
 
 
 def padded(image: Tensor, stride: int) -> Tensor:
@@ -64,7 +92,7 @@ def padded(image: Tensor, stride: int) -> Tensor:
 
 
 def measure_set(
-    model: nn.Module, images: EvaluationSet
+    model: nn.Module, images: EvaluationSet, coded: bool = False
 ) -> tuple[SetScore | None, tuple[str, Tensor, Tensor] | None]:
     """Scores of all readable images, and (name, original, decoded) of the first, [3, H, W].
 
@@ -73,11 +101,12 @@ def measure_set(
     scores: list[Score] = []
     first = None
     for name, pixels in images.images:
-        score, decoded = measure(model, pixels, name)
+        score, decoded = measure(model, pixels, name, coded)
         if first is None:
             first = name, pixels.float() / 255, decoded
         scores.append(score)
     if not scores:
         return None, None
-    means = fmean(score.bpp for score in scores), fmean(score.psnr for score in scores)
-    return SetScore(*means, scores), first
+    bpp, psnr = fmean(score.bpp for score in scores), fmean(score.psnr for score in scores)
+    written = [score.coded_bpp for score in scores if score.coded_bpp is not None]
+    return SetScore(bpp, psnr, fmean(written) if written else None, scores), first

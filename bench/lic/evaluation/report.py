@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 NOTES = (
     "bpp is the model's estimate, which a range coder reaches within 1 % (tests/lic/"
-    f"test_lic_coding.py). {PADDING}",
+    f"test_lic_coding.py; --coded writes the bytes). {PADDING}",
     "PSNR is of the decoded image clamped to [0, 1], not rounded to 8 bits; means over a set are "
     "of the images' own bpp and PSNR, each counting alike.",
     "BD-rate is relative to Adam's curve: per cent of bits at equal PSNR, negative where fewer are "
@@ -46,6 +46,7 @@ def results(evaluation: Evaluation) -> Rows:
                     "set": data,
                     "bpp": score.bpp,
                     "psnr": score.psnr,
+                    "coded_bpp": score.coded_bpp,
                     "images": [image._asdict() for image in score.images],
                 }
                 for run in runs
@@ -102,10 +103,16 @@ def _of_runs(rows: Rows) -> Rows:
             "data set": row["set"],
             "images": len(row["images"]),
             "bpp": f"{row['bpp']:.4f}",
+            **_coded(row),
             "PSNR dB": f"{row['psnr']:.2f}",
         }
         for row in rows
     ]
+
+
+def _coded(row: dict[str, Any]) -> dict[str, str]:
+    """The column of --coded, where that was asked for."""
+    return {} if row["coded_bpp"] is None else {"bpp of the bytes": f"{row['coded_bpp']:.4f}"}
 
 
 def _of_bd_rates(rows: Rows) -> Rows:
