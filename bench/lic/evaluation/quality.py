@@ -14,6 +14,7 @@ from bench.lic.data import EvaluationSet
 from bench.lic.evaluation.coding import decode, encode
 from bench.lic.loss import psnr
 from bench.lic.models import Model
+from bench.lic.training import say
 
 PADDING = (
     "An image whose sides are no multiples of the model's stride is continued by its last row and "
@@ -37,7 +38,7 @@ class SetScore(NamedTuple):
 
     bpp: float
     psnr: float
-    coded_bpp: float | None
+    coded_bpp: float | None  # None unless all images were coded
     images: list[Score]
 
 
@@ -62,13 +63,14 @@ def measure(
     decoded = compressed.images[:, :, :height, :width].clamp(0, 1)
     bits = -sum(p.double().log2().sum().item() for p in compressed.likelihoods)
     mse = (decoded.double() - image.double()).square().mean().item()
-    coded_bpp = 8 * _bytes(model, larger) / (height * width) if coded else None
+    count = _bytes(model, larger, name) if coded else None
+    coded_bpp = None if count is None else 8 * count / (height * width)
     score = Score(name, height, width, bits / (height * width), psnr(mse), coded_bpp)
     return score, decoded[0].cpu()
 
 
-def _bytes(model: nn.Module, image: Tensor) -> int:
-    """How many a range coder writes for the image  # [1, 3, H, W].
+def _bytes(model: nn.Module, image: Tensor, name: str) -> int | None:
+    """How many a range coder writes for the image  # [1, 3, H, W]; None if it cannot, and why.
 
     Raises:
         BadInput: the model is not one of ours, or constriction is missing.
@@ -80,6 +82,9 @@ def _bytes(model: nn.Module, image: Tensor) -> int:
         data, symbols = encode(model, image)
     except ImportError:
         raise BadInput("--coded needs the package constriction: pip install it") from None
+    except ValueError as error:
+        say(f"{name} cannot be coded: {error}")
+        return None
     if not all(map(torch.equal, decode(model, data)[1], symbols)):
         raise RuntimeError("decoded symbols differ from those coded: is this torch deterministic?")
     return len(data)
@@ -109,4 +114,5 @@ def measure_set(
         return None, None
     bpp, psnr = fmean(score.bpp for score in scores), fmean(score.psnr for score in scores)
     written = [score.coded_bpp for score in scores if score.coded_bpp is not None]
-    return SetScore(bpp, psnr, fmean(written) if written else None, scores), first
+    coded_bpp = fmean(written) if len(written) == len(scores) else None
+    return SetScore(bpp, psnr, coded_bpp, scores), first

@@ -94,6 +94,7 @@ def _skipped(evaluation: Evaluation) -> list[str]:
 
 
 def _of_runs(rows: Rows) -> Rows:
+    coded = any(row["coded_bpp"] is not None for row in rows)
     return [
         {
             "model": row["group"],
@@ -102,17 +103,16 @@ def _of_runs(rows: Rows) -> Rows:
             "seed": row["seed"],
             "data set": row["set"],
             "images": len(row["images"]),
-            "bpp": f"{row['bpp']:.4f}",
-            **_coded(row),
+            "bpp": _bpp(row["bpp"]),
+            **({"bpp of the bytes": _bpp(row["coded_bpp"])} if coded else {}),
             "PSNR dB": f"{row['psnr']:.2f}",
         }
         for row in rows
     ]
 
 
-def _coded(row: dict[str, Any]) -> dict[str, str]:
-    """The column of --coded, where that was asked for."""
-    return {} if row["coded_bpp"] is None else {"bpp of the bytes": f"{row['coded_bpp']:.4f}"}
+def _bpp(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _of_bd_rates(rows: Rows) -> Rows:
