@@ -10,6 +10,7 @@ from bench.arguments import Parser
 from bench.command import BadInput
 from bench.lic.commands import compare, demo, evaluate, search, shapes, train
 from bench.lic.training import Interrupted, say
+from bench.lic.training.processes import started
 
 DESCRIPTION = "Learned image compression: models, and how optimizers train them."
 COMMANDS = {
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
 def _how_to_go_on(options: argparse.Namespace, arguments: list[str]) -> str:
     if not hasattr(options, "resume"):  # a search keeps nothing of what it has tried
         return ""
+    if started()[1] > 1:
+        return "; go on with the same command and --resume"
     again = [*arguments, *([] if options.resume else ["--resume"])]
     return f"; go on with: python -m bench.lic {shlex.join(again)}"
 

@@ -12,6 +12,8 @@ from bench.lic.data import Images, load
 from bench.lic.models import build
 from bench.lic.models.entropy_bottleneck import EntropyBottleneck
 from bench.lic.models.gaussian import GaussianConditional
+from bench.lic.models.gdn import GDN
+from bench.lic.models.wkv import bidirectional_wkv
 from bench.lic.training import Config, Training
 
 CONFIG = Config(
@@ -62,6 +64,24 @@ def test_entropy_models_leave_autocast(dtype: torch.dtype) -> None:
     for found, expected in zip(inside, outside, strict=True):
         assert found.dtype == torch.float32
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_squares_and_long_sums_leave_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    large = (400 * torch.randn(1, 4, 8, 8)).to(dtype)  # the squares are beyond float16
+    tokens = torch.randn(1, 4, 1024).to(dtype), torch.randn(1, 4, 1024).to(dtype)
+    gdn, rates = GDN(4), (torch.randn(4), torch.randn(4))
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        inside = gdn(large), bidirectional_wkv(*rates, *tokens)
+    with torch.no_grad():
+        outside = (
+            gdn(large.float()),
+            bidirectional_wkv(*rates, *(token.float() for token in tokens)),
+        )
+    for found, expected in zip(inside, outside, strict=True):
+        assert torch.equal(found, expected)
+        assert found.isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "side"), [("tcm_64", 128), ("lalic", 64), ("dcae", 128)])

@@ -42,7 +42,7 @@ def test_a_finished_run_leaves_model_result_and_checkpoint(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "elsewhere" / "copy.json"
-    assert main(tiny(data, tmp_path, "--optimizer=adam", f"--json={target}")) == 0
+    assert main(tiny(data, tmp_path, "--optimizer=adam", "--no-flip", f"--json={target}")) == 0
     found = result(tmp_path)
     assert json.loads(target.read_text())["results"] == [found]
     assert found["optimizer"] == "adam"
@@ -51,6 +51,7 @@ def test_a_finished_run_leaves_model_result_and_checkpoint(
     assert found["rd_loss"] == found["curve"][-1]["rd_loss"]
     assert found["config"]["lam"] == 0.013
     assert found["config"]["model"] == "hyperprior"
+    assert found["config"]["flip"] is False
     assert found["peak_memory"] > 0
     model, config = load_model(tmp_path)
     assert isinstance(model, MeanScaleHyperprior)

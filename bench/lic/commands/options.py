@@ -25,6 +25,7 @@ DEMO_MODEL, DEMO_FACTOR = "hyperprior", 0.25
 def add_images(add: Add, crop: int) -> None:
     add("--data", metavar="DIR", help="folder of images (default: scikit-image's photos)")
     add("--crop", type=int, default=crop, help="side in pixels (default: %(default)s)")
+    add("--no-flip", dest="flip", action="store_false", help="mirror none of the crops")
 
 
 def add_model(add: Add, model: str, factor: float) -> None:
@@ -90,9 +91,10 @@ def settings(options: argparse.Namespace, found: Images) -> dict[str, Any]:
     """Fields of a Config that `add_model`, `add_run` and `add_images` are about."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    names = ("model", "factor", "batch", "crop", "lam", "seed", "precondition_frequency", "device")
+    names = ("model", "factor", "batch", "crop", "flip", "lam", "seed", "precondition_frequency")
     return {
         **{name: getattr(options, name) for name in names},
+        "device": options.device,
         "threads": torch.get_num_threads(),
         "images": found.fingerprint(),
     }

@@ -13,7 +13,7 @@ from bench.lic.optimizers import BUILDERS
 from bench.lic.search import FURTHER, GRID, RESULT
 from bench.lic.training import Config, say
 
-STEPS = 600  # half the demo's: 9 rates of 3 optimizers take half an hour on two cores
+STEPS = 600  # half the demo's, 27 times: 9 rates of 3 optimizers
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:

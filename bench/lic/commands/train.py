@@ -15,10 +15,11 @@ from bench.lic.training import Training, say
 from bench.lic.training.board import check_board
 from bench.lic.training.config import PRECISIONS, SCHEDULES, Config
 from bench.lic.training.processes import Processes, joined, started
-from bench.lic.training.runs import CHECKPOINT, CHECKPOINT_EVERY, start_anew
+from bench.lic.training.runs import CHECKPOINT, start_anew
 from bench.lic.training.runs import run as run_training
 
 STEPS = 1000
+CHECKPOINT_EVERY = 500  # a minute or so; of a large model it is a gigabyte, with SOAP's factors
 RATE = 1e-4  # with which the authors of all four models train, by Adam
 MODES = ("default", "reduce-overhead", "max-autotune")
 

@@ -49,7 +49,8 @@ class Crops(Dataset[Tensor]):
         Raises:
             BadInput: a thousand images in a row are unusable.
         """
-        words, reasons = _words(self.seed, number), []
+        words = _words(self.seed, number)
+        reasons: list[str] = []
         for _ in range(MOST_REPLACED):
             index = _below(len(self.sources), next(words))
             place = next(words), next(words), next(words)
@@ -62,8 +63,9 @@ class Crops(Dataset[Tensor]):
                 reasons.append(str(reason))
                 continue
             return self._cut(image, *place), reasons
+        last = f", the last one newly found being {reasons[-1]}" if reasons else ""
         raise BadInput(
-            f"{MOST_REPLACED} images drawn in a row are unusable (one is {reasons[-1:] or '?'}); "
+            f"{MOST_REPLACED} images drawn in a row are unusable{last}; "
             "name another --data folder or a smaller --crop"
         )
 

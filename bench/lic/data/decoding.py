@@ -10,8 +10,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 LARGEST_16_BIT = 65535
-TURNED = range(5, 9)  # EXIF orientations that exchange width and height
-ORIENTATION = 0x0112  # its tag
 # What says nothing about the file: a run must not go on with another image because of these.
 MACHINE_FAILED = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
@@ -21,16 +19,17 @@ class Unusable(Exception):
 
 
 def size(path: str) -> tuple[int, int]:
-    """Height and width in pixels as `decode` gives them, by the header alone.
+    """Height and width in pixels as they are stored, by the header alone.
+
+    Turning the image upright may exchange them. Where it is turned is not looked up: in a PNG
+    file that can stand behind the pixels.
 
     Raises:
         Unusable: the header cannot be read.
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            return (width, height) if turned else (height, width)
+            return image.height, image.width
     except Exception as error:  # broken files make Pillow raise nearly anything
         raise _unusable(path, error) from None
 

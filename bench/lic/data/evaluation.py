@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from bench.lic.data import shipped
 from bench.lic.data.decoding import Unusable
-from bench.lic.data.layouts import recognise
+from bench.lic.data.layouts import below, recognise
 from bench.lic.data.sources import File, Kept, Source
 
 
@@ -38,7 +37,7 @@ class EvaluationSet:
                 if str(reason) not in self.skipped:
                     self.skipped.append(str(reason))
                 continue
-            yield os.path.relpath(source.name, self.root or "."), pixels
+            yield below(self.root, source.name), pixels
 
 
 def evaluation_set(folder: str | None) -> EvaluationSet:
@@ -51,6 +50,5 @@ def evaluation_set(folder: str | None) -> EvaluationSet:
         kept: list[Source] = [Kept(*item) for item in shipped.held_out()]
         return EvaluationSet(shipped.NAME, f"{shipped.NAME}: {len(kept)} held out", kept)
     layout = recognise(folder)
-    if layout.apart:
-        layout = recognise(os.path.dirname(layout.apart[0]))
+    layout = layout.apart or layout
     return EvaluationSet(layout.name, layout.describe(), [File(p) for p in layout.paths], folder)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.command import BadInput
 from bench.lic.data import shipped
 from bench.lic.data.decoding import Unusable, size
-from bench.lic.data.layouts import Layout, recognise
+from bench.lic.data.layouts import Layout, below, recognise
 from bench.lic.data.sources import File, Kept, Source, Sources, large_enough
 
 HOLD_OUT_ONE_IN = 10  # images of a folder, in order of path
@@ -46,8 +46,8 @@ class Images:
             if isinstance(source, Kept):
                 crc = zlib.crc32(source.tensor.numpy().tobytes(), crc)
             else:
-                name = source.name.removeprefix(self.root).replace(os.sep, "/")
-                crc = zlib.crc32(f"{name} {os.path.getsize(source.name)}\n".encode(), crc)
+                line = f"{below(self.root, source.name)} {os.path.getsize(source.name)}\n"
+                crc = zlib.crc32(line.encode(), crc)
         for image in self.held_out:
             crc = zlib.crc32(image.numpy().tobytes(), crc)
         return f"{crc:08x}"
@@ -69,7 +69,7 @@ def load(folder: str | None, crop: int, stride: int) -> Images:
     if folder is None:
         return _shipped(crop, stride)
     layout, smallest = recognise(folder), max(crop, stride)
-    if _small([*layout.paths, *(layout.apart or [])]):
+    if _small(layout.paths + (layout.apart.paths if layout.apart else [])):
         training, held_out = _all_read(layout, folder, smallest)
     else:
         training, held_out = _listed(layout, smallest)
@@ -116,7 +116,7 @@ def _small(paths: list[str]) -> bool:
 def _all_read(layout: Layout, folder: str, smallest: int) -> tuple[Sources, list[Tensor]]:
     usable, skipped = _usable((File(path) for path in layout.paths), smallest)
     if layout.apart is not None:
-        judges, unusable = _usable((File(path) for path in layout.apart), smallest)
+        judges, unusable = _usable((File(path) for path in layout.apart.paths), smallest)
         held_out = [source.pixels() for source in judges[:HELD_OUT_LIMIT]]
         return Sources(usable, skipped + unusable), held_out
     if len(usable) == 1:
@@ -145,8 +145,8 @@ def _listed(layout: Layout, smallest: int) -> tuple[Sources, list[Tensor]]:
 
     Only images to hold out are opened.
     """
-    candidates = layout.paths if layout.apart is None else layout.apart
-    stride = HOLD_OUT_ONE_IN if layout.apart is None else 1
+    candidates = (layout.apart or layout).paths
+    every = 1 if layout.apart else HOLD_OUT_ONE_IN
     held_out: list[Tensor] = []
     taken, skipped = set(), []
     index = 0
@@ -155,7 +155,7 @@ def _listed(layout: Layout, smallest: int) -> tuple[Sources, list[Tensor]]:
         taken.add(path)
         try:
             held_out.append(large_enough(File(path), smallest).pixels())
-            index += stride
+            index += every
         except Unusable as reason:
             skipped.append(str(reason))
             index += 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.command import BadInput
@@ -35,14 +35,14 @@ class Layout:
 
     name: str
     paths: list[str]
-    apart: list[str] | None = None  # never trained on
+    apart: Layout | None = None  # never trained on
     expected: int | None = None  # how many images the whole set has
 
     def describe(self) -> str:
         of_all = (
             f" of {self.expected}" if self.expected and len(self.paths) != self.expected else ""
         )
-        aside = f", {len(self.apart)} apart in {COCO[1]}" if self.apart is not None else ""
+        aside = f", {len(self.apart.paths)} apart to evaluate" if self.apart else ""
         return f"{self.name}: {len(self.paths)}{of_all} images{aside}"
 
 
@@ -60,16 +60,20 @@ def recognise(folder: str) -> Layout:
     return layout
 
 
+def below(folder: str, path: str) -> str:
+    """The path of an image as seen from its folder, the same on every machine."""
+    return path.removeprefix(str(Path(folder))).lstrip(os.sep).replace(os.sep, "/")
+
+
 def _coco(folder: Path) -> Layout | None:
     """Its parts below the folder or below images/, as some archives are unpacked, or one part."""
-    if folder.resolve().name in COCO:
-        return Layout(f"COCO 2017 ({folder.resolve().name})", _images(folder))
+    if (name := folder.absolute().name) in COCO:
+        return Layout(f"COCO 2017 ({name})", _images(folder))
     for root in (folder, folder / "images"):
-        training, apart = (root / part for part in COCO)
-        if training.is_dir() and apart.is_dir():
-            return Layout(f"COCO 2017 ({COCO[0]})", _images(training), _images(apart))
-        if training.is_dir() or apart.is_dir():
-            return _coco(training if training.is_dir() else apart)
+        parts = [_coco(root / part) for part in COCO if (root / part).is_dir()]
+        if usable := [part for part in parts if part is not None and part.paths]:
+            training, *apart = usable
+            return replace(training, apart=apart[0] if apart else None)
     return None
 
 

@@ -78,6 +78,9 @@ class Recent:
         self.limit, self.bytes = limit, 0
         self.decoded: OrderedDict[str, Tensor] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[Recent], tuple[int]]:
+        return Recent, (self.limit,)  # a worker that is sent this starts with an empty one
+
     def pixels(self, source: Source, smallest: int) -> Tensor:
         """Of a source  # [3, height, width] uint8, both sides >= smallest.
 

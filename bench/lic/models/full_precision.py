@@ -1,4 +1,4 @@
-"""Where half precision is left: probabilities of symbols are computed in float32."""
+"""Where half precision is left: what is a small difference, a long sum, or a square."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from torch import Tensor
 HALF = (torch.bfloat16, torch.float16)
 
 
-def full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a method outside of autocast, its half-precision arguments raised to float32.
+def full_precision(computed: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a function or a method outside of autocast, half-precision arguments raised to float32.
 
     A likelihood is a difference of two CDFs; bfloat16, with 3 digits, would make most of them 0,
     and keeps no fraction of a latent beyond 128, to which noise is added or which is rounded.
+    Places of tokens are exact to 256 in it; squares of more than 255 are infinite in float16.
     Outside of autocast nothing changes, float64 least of all.
     """
 
-    @wraps(forward)
-    def outside(module: Any, *values: Tensor, **options: Any) -> Any:
-        kind = values[0].device.type
+    @wraps(computed)
+    def outside(*values: Any, **options: Any) -> Any:
+        kind = next(value.device.type for value in values if isinstance(value, Tensor))
         if kind == "meta" or not torch.is_autocast_enabled(kind):
-            return forward(module, *values, **options)
-        raised = (value.float() if value.dtype in HALF else value for value in values)
+            return computed(*values, **options)
+        raised = (
+            value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
+            for value in values
+        )
         with torch.autocast(kind, enabled=False):
-            return forward(module, *raised, **options)
+            return computed(*raised, **options)
 
     return outside

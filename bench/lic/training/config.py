@@ -23,6 +23,7 @@ class Config:
     steps: int
     batch: int  # crops in a step, of all processes together
     crop: int  # side of a training crop in pixels
+    flip: bool = True  # mirror half of the crops
     seed: int = 0  # of weights, crops and noise
     precondition_frequency: int = 10
     schedule: str = "cosine"  # of SCHEDULES

@@ -60,7 +60,7 @@ def joined(device: str) -> Iterator[Processes]:
     if world == 1:
         yield Processes(device=device)
         return
-    if device == "cuda":
+    if device.startswith("cuda"):
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     # Depthwise filters of LALIC have it, and it costs a copy of 25 numbers a channel.

@@ -159,7 +159,9 @@ class Training:
     def _next_batch(self) -> Tensor:
         """The next step's crops, of this process  # [batch / world, 3, crop, crop] float32."""
         if self._batches is None:
-            crops = Crops(self.images.training, self.config.crop, self.config.seed)
+            crops = Crops(
+                self.images.training, self.config.crop, self.config.seed, flip=self.config.flip
+            )
             self._batches = batches(
                 crops,
                 self.config.batch,
@@ -167,6 +169,7 @@ class Training:
                 workers=self.workers,
                 rank=self.processes.rank,
                 world=self.processes.world,
+                pin_memory=self.on_gpu,
             )
         pixels = next(self._batches).to(self.device, non_blocking=True)
         return (pixels.float() / 255).contiguous(memory_format=self.layout)
