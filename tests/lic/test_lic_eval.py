@@ -114,7 +114,7 @@ def test_ten_per_cent_fewer_bits_are_a_bd_rate_of_minus_ten() -> None:
 @pytest.mark.parametrize(
     ("test", "reason"),
     [
-        (CURVE[:3], "3 common values of lambda; BD-rate needs at least 4"),
+        (CURVE[:3], "values of lambda in common: 3; BD-rate needs at least 4"),
         ([p._replace(psnr=30.0) for p in CURVE], "does not rise with lambda"),
         ([p._replace(psnr=p.psnr + 50) for p in CURVE], "no PSNR in common"),
     ],
@@ -207,7 +207,7 @@ def test_an_evaluation_leaves_a_report_pictures_and_json(
     runs = sorted(str(folder) for folder in trained.iterdir())
     assert main(["eval", *runs, "--data", str(data), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()
-    assert "2 common values of lambda; BD-rate needs at least 4" in printed.out
+    assert "values of lambda in common: 2; BD-rate needs at least 4" in printed.out
     assert "broken.png" in printed.err
     assert printed.out in (tmp_path / "report.md").read_text() + "\n"
     pictures = {path.name for path in tmp_path.glob("*.png")}

@@ -50,7 +50,7 @@ def bd_rate(anchor: list[RDPoint], test: list[RDPoint]) -> Difference:
     lambdas = sorted({p.lam for p in anchor} & {p.lam for p in test})
     if len(lambdas) < FEWEST:
         return Difference(
-            None, f"{len(lambdas)} common values of lambda; BD-rate needs at least {FEWEST}"
+            None, f"values of lambda in common: {len(lambdas)}; BD-rate needs at least {FEWEST}"
         )
     both = [[p for p in curve if p.lam in lambdas] for curve in (anchor, test)]
     for name, curve in zip(("the anchor's", "this"), both, strict=True):
