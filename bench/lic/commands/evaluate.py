@@ -67,7 +67,7 @@ def _finished(folders: list[str]) -> list[Run]:
 
 def _sets(folders: list[str] | None) -> list[EvaluationSet]:
     """One for each folder, told apart by their names."""
-    sets = [evaluation_set(folder) for folder in folders or [None]]
+    sets = [evaluation_set(folder) for folder in folders] if folders else [evaluation_set(None)]
     names = [data.name for data in sets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"--data names {', '.join(twice)} more than once; leave one out")

@@ -197,4 +197,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))

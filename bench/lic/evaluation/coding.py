@@ -154,7 +154,8 @@ def _distributions(model: Model, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _channels_of_y(model: Model) -> int:
-    return model.analysis(_medians(model).new_zeros(1, 3, model.stride, model.stride)).shape[1]
+    image = _medians(model).new_zeros(1, 3, model.stride, model.stride)
+    return int(model.analysis(image).shape[1])
 
 
 def _medians(model: Model) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def measure(
     device = next(model.parameters()).device
     image = pixels[None].to(device).float() / 255  # [1, 3, H, W]
     height, width = image.shape[2:]
-    larger = padded(image, model.stride)
+    larger = padded(image, cast(int, model.stride))
     compressed = model(larger)
     decoded = compressed.images[:, :, :height, :width].clamp(0, 1)
     bits = -sum(p.double().log2().sum().item() for p in compressed.likelihoods)

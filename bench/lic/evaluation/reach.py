@@ -54,9 +54,11 @@ def _row(run: Run, adam: Run) -> dict[str, Any]:
         for key in run.clock
         if run.clock[key] != adam.clock.get(key)
     ]
-    timed = point is not None and not apart
-    memory = mine.get("peak_memory"), theirs.get("peak_memory")
-    comparable = all(memory) and mine.get("peak_memory_of") == theirs.get("peak_memory_of")
+    steps, seconds = (point["step"], point["seconds"]) if point else (None, None)
+    if apart:
+        seconds = None
+    same_memory = mine.get("peak_memory_of") == theirs.get("peak_memory_of")
+    memory = (mine.get("peak_memory"), theirs.get("peak_memory")) if same_memory else (None, None)
     return {
         "run": run.name,
         "adam": adam.name,
@@ -64,11 +66,15 @@ def _row(run: Run, adam: Run) -> dict[str, Any]:
         "seed": run.config["seed"],
         "rd_loss": mine["rd_loss"],
         "adam_rd_loss": theirs["rd_loss"],
-        "steps": point and point["step"],
-        "steps_ratio": point and point["step"] / theirs["steps"],
-        "seconds": point["seconds"] if timed else None,
-        "seconds_ratio": point["seconds"] / theirs["seconds"] if timed else None,
+        "steps": steps,
+        "steps_ratio": _ratio(steps, theirs["steps"]),
+        "seconds": seconds,
+        "seconds_ratio": _ratio(seconds, theirs["seconds"]),
         "clock": "; ".join(apart) or None,
-        "memory_ratio": memory[0] / memory[1] if comparable else None,
+        "memory_ratio": _ratio(*memory),
         "memory_of": mine.get("peak_memory_of"),
     }
+
+
+def _ratio(mine: float | None, adams: float | None) -> float | None:
+    return mine / adams if mine is not None and adams else None

@@ -168,7 +168,7 @@ def write(evaluation: Evaluation, rows: Rows, report: str, folder: Path) -> None
 
 
 def _table(rows: Rows) -> str:
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
 
 
 def _share(value: float | None, ratio: float | None, form: str, absent: str) -> str:

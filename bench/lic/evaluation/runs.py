@@ -28,7 +28,8 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.summary["config"]
+        config: dict[str, Any] = self.summary["config"]
+        return config
 
     @property
     def name(self) -> str:
@@ -36,11 +37,11 @@ class Run:
 
     @property
     def optimizer(self) -> str:
-        return self.config["optimizer"]
+        return str(self.config["optimizer"])
 
     @property
     def lam(self) -> float:
-        return self.config["lam"]
+        return float(self.config["lam"])
 
     @property
     def clock(self) -> dict[str, Any]:
