@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_a_finished_run_leaves_model_result_and_checkpoint(
 KINDS = {
     "plateau": ["--schedule=plateau", "--patience=0", "--gamma=0.5", "--evaluate-every=1"],
     "multistep": ["--schedule=multistep", "--milestones", "2", "5"],
-    "fp16": ["--amp=fp16", "--optimizer=adam"],
+    "fp16": ["--amp=fp16"],
     "bf16": ["--amp=bf16", "--optimizer=pytorch_optimizer"],
     "workers": ["--workers=2"],
     "channels last": ["--channels_last"],
@@ -104,6 +105,24 @@ def test_workers_change_nothing(data: Path, tmp_path: Path) -> None:
         assert main(tiny(data, tmp_path / workers, f"--workers={workers}", "--steps=3")) == 0
     first, second = weights(tmp_path / "0"), weights(tmp_path / "1")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_files_found_unusable_while_training_are_named_and_counted(
+    workers: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("bench.lic.data.images.KEPT_IMAGES", 2)  # now the folder is a large one
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    (copy / "3.png").write_bytes((copy / "2.png").read_bytes()[:600])
+    assert main(tiny(copy, tmp_path, f"--workers={workers}")) == 0
+    said = capsys.readouterr().err
+    assert said.count("3.png") == 1
+    assert "1 files skipped in all" in said
 
 
 def test_another_seed_is_another_run_and_resuming_as_it_is_refused(

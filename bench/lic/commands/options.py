@@ -46,7 +46,14 @@ def add_model(add: Add, model: str, factor: float) -> None:
 def add_run(add: Add, batch: int) -> None:
     """What belongs to a run whatever its model and its optimizer are."""
     add("--batch", type=positive(int), default=batch, help="crops per step (default: %(default)s)")
-    add("--lambda", dest="lam", type=positive(float), default=0.013, help="default: %(default)s")
+    add(
+        "--lambda",
+        dest="lam",
+        type=positive(float),
+        default=0.013,
+        help="weight of the distortion; usual are 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483 "
+        "(default: %(default)s)",
+    )
     add("--seed", type=seed, default=0, help="of weights, crops, noise (default: %(default)s)")
     add("--precondition-frequency", type=positive(int), default=10, help="default: %(default)s")
     add("--threads", type=positive(int), help="of the CPU (default: torch's choice)")

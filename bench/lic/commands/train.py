@@ -78,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, processes: Processes) -> int:
     images = shared.images(options)
+    known = len(images.skipped)
     config = _config(options, images, processes.world)
     try:
         training = Training(config, images, processes, options.workers)
@@ -96,6 +97,8 @@ def _train(options: argparse.Namespace, processes: Processes) -> int:
         checkpoint_every=options.checkpoint_every,
         board=options.tensorboard and Path(options.tensorboard),
     )
+    if len(images.skipped) > known:  # those of a large folder are found when they are drawn
+        say(f"{len(images.skipped)} files skipped in all")
     if processes.first:
         _show(summary, folder, options.json)
     return 0

@@ -46,10 +46,6 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"milestones": list(self.milestones)}
 
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Config:
-        return cls(**saved | {"milestones": tuple(saved["milestones"])})
-
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """`name is this, was that` for every field in which a saved config differs from this."""
         mine = self.as_dict()

@@ -72,9 +72,9 @@ class Training:
         self.history = History()
         self._batches: Iterator[Tensor] | None = None
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> Any:
         """The model as it is called in training: shared among processes, compiled."""
-        network: nn.Module = self.model
+        network: Any = self.model
         if self.processes.world > 1:
             network = _shared(self.model)
         if self.config.compile is not None:
