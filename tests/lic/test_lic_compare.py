@@ -25,6 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(3):
         pixels = generator.integers(256, size=(64, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
@@ -80,6 +81,7 @@ def test_a_tiny_comparison_is_reported_and_not_repeated(
     arguments = tiny(data, work, "--frequencies", "2")
     assert main([*arguments, f"--out={out}"]) == 0
     printed = capsys.readouterr().out
+    assert "images skipped: 1, the first broken.png" in printed
     for title in ("What a step costs", "by the frequency of its refreshes", "too small to show"):
         assert title in printed
     assert printed.rstrip() in (out / "report.md").read_text()

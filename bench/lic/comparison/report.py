@@ -42,6 +42,9 @@ def text(comparison: Comparison, rows: list[Row]) -> str:
     """The report in Markdown, without the picture."""
     found = [row for row in rows if row["kind"] == "variant"]
     parts = [describe(comparison.preset), f"- {comparison.found}"]
+    if comparison.skipped:
+        first = Path(comparison.skipped[0]).name  # a report is read elsewhere
+        parts.append(f"- images skipped: {len(comparison.skipped)}, the first {first}")
     parts += [f"- {reason}; it was left out" for reason in comparison.missing]
     parts += _machines(comparison)
     if any(row["optimizer"] == "adam" for row in found):

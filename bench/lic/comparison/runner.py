@@ -32,6 +32,7 @@ class Comparison:
     searches: list[dict[str, Any]] = field(default_factory=list)  # see bench/lic/search.py
     runs: list[Run] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # optimizers, and why
+    skipped: list[str] = field(default_factory=list)  # images, and why
 
 
 def compare(
@@ -68,6 +69,10 @@ def compare(
         for number, (name, config) in enumerate(planned, start=1):
             say(f"{trial.model}, run {number} of {len(planned)}: {name}")
             comparison.runs.append(_finished(config, images, folder / name, workers))
+        new = [reason for reason in images.skipped if reason not in comparison.skipped]
+        comparison.skipped += new  # of a large folder those that were drawn
+        for reason in new:
+            say(f"skipped {reason}")
     return comparison
 
 
