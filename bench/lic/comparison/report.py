@@ -20,8 +20,9 @@ NOTES = (
     "means over seeds, with the standard deviation over seeds.",
     "To Adam's loss: the first evaluation (there are 40 in a run) that was no worse than the last "
     "of Adam's run of the same seed; means over the seeds that got there, and the part of Adam's "
-    "whole run. All runs follow their whole schedule, whose rate is still high at that point: a "
-    "shorter schedule would get there in fewer steps.",
+    "whole run. Adam's own row tells when it first was as good as at its end: before it, where its "
+    "loss still swings. All runs follow their whole schedule, whose rate is still high at that "
+    "point: a shorter schedule would get there in fewer steps.",
     "Seconds are of training: forward, backward, clipping, both optimizers; no evaluations, no "
     "files. Runs of all variants take turns seed by seed.",
     f"Times of a step are means after the first {WARMUP}, refreshes included.",

@@ -18,6 +18,8 @@ def first_at(curve: list[Point], goal: float) -> Point | None:
 def to_adams_loss(group: Group) -> list[dict[str, Any]]:
     """A row for each run that has an Adam to be compared with: of the same lambda and seed.
 
+    Adam's own row tells when it first was as good as at its end; of a loss that swings, earlier.
+
     steps and seconds are those of the first evaluation that was no worse than Adam's last one,
     None if there was none; steps_ratio and seconds_ratio are to Adam's whole run. Seconds are of
     training, without evaluations, and None where the two did not run on equal terms; why is then
@@ -27,7 +29,7 @@ def to_adams_loss(group: Group) -> list[dict[str, Any]]:
     for label, runs in group.variants().items():
         for run in runs:
             adam = _adam_of(run, group)
-            if adam is not None and run.optimizer != "adam":
+            if adam is not None:
                 rows.append({"group": group.name, "variant": label, **_row(run, adam)})
     return rows
 

@@ -25,6 +25,7 @@ NOTES = (
     "needed. Several seeds of one lambda are averaged before.",
     "Steps and seconds to Adam's final R-D loss are those of the first evaluation on the run's own "
     "held-out images that was no worse than Adam's last; the shares are of Adam's whole run. "
+    "Adam's own row tells when it first was as good as at its end. "
     "Seconds are of training, without evaluations.",
 )
 
