@@ -8,12 +8,19 @@ import sys
 
 from bench.arguments import Parser
 from bench.command import BadInput
-from bench.lic.commands import demo, search, shapes, train
+from bench.lic.commands import compare, demo, evaluate, search, shapes, train
 from bench.lic.training import Interrupted, say
 from bench.lic.training.processes import started
 
 DESCRIPTION = "Learned image compression: models, and how optimizers train them."
-COMMANDS = {"demo": demo, "train": train, "search": search, "shapes": shapes}
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "search": search,
+    "eval": evaluate,
+    "compare": compare,
+    "shapes": shapes,
+}
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 

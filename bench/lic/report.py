@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from tabulate import tabulate
 
+from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
 from bench.lic.training import WARMUP, Config
 from bench.output import envelope
@@ -75,8 +76,7 @@ def _reached(results: list[dict[str, Any]]) -> list[str]:
         return []
     lines = []
     for result in results:
-        points = (p for p in result["curve"] if p["rd_loss"] is not None)
-        first = next((p for p in points if p["rd_loss"] <= goal), None)
+        first = first_at(result["curve"], goal)
         if result["optimizer"] != "adam" and first is not None:
             lines.append(
                 f"{LABELS[result['optimizer']]} had Adam's final R-D loss by step "
