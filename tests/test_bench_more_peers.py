@@ -46,7 +46,26 @@ def test_any_class_takes_part_with_our_options_as_far_as_it_has_them(rows_of):
     assert radam["refresh_ms"] is None
     assert "max_precondition_dim" in public["note"]
     assert public["package"] == "pytorch_optimizer"
-    assert public["refresh_ms"] > 0
+    assert public["refresh_ms"] is None
+    assert public["mean_ms"] == pytest.approx(sum(public["samples"]["mean_ms"]) / 10)
+
+
+class RefreshesElsewhere(torch.optim.SGD):
+    """Sleeps at its calls 9 and 19, where one that counts as we do would refresh at 10 and 20."""
+
+    def __init__(self, params, lr, precondition_frequency):
+        super().__init__(params, lr=lr)
+        self.calls = 0
+
+    def step(self, closure=None):
+        time.sleep(0.05 if self.calls in (9, 19) else 0.0)
+        self.calls += 1
+
+
+def test_a_refresh_counts_wherever_it_falls(rows_of):
+    _, found = rows_of("--peers", f"{__name__}:RefreshesElsewhere", "--periods", "2")
+    assert found["mean_ms"] >= 2 * 50 / 20
+    assert found["plain_ms"] < 5
 
 
 def test_adam_and_adamw_of_torch_by_their_implementations(rows_of):

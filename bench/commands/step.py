@@ -1,10 +1,12 @@
 """`step`: what a step costs on the parameters of a real model, call by call.
 
 Gradients are normal random numbers, the same for every run. The first call (first bases), calls
-with a refresh and plain calls are told apart; `mean_ms` is the average over one refresh period,
-`p99_ms` of all calls but the first, `host_ms` the median until such a call returns, which on CUDA
-is before its work is done; `peak_bytes` is what a step needs beside parameters and gradients.
-With `--peers` other optimizers take turns with ours on the same gradients; a row each.
+with a refresh and plain calls are told apart, by medians; `mean_ms` weighs the two as a refresh
+period has them. Of a peer named package.module:Class nobody knows which calls refresh: `plain_ms`
+is the median and `mean_ms` the arithmetic mean of all calls but the first. `p99_ms` is of all calls
+but the first, `host_ms` the median until such a call returns, which on CUDA is before its work is
+done; `peak_bytes` is what a step needs beside parameters and gradients. With `--peers` other
+optimizers take turns with ours on the same gradients; a row each.
 """
 
 from __future__ import annotations

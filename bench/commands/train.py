@@ -1,7 +1,9 @@
 """`train`: training steps of a whole model, forward, backward and optimizer, beside Adam's.
 
 Optimizers take turns, step by step, each on a model of its own with the same start and batch.
-`mean_ms` is a whole step averaged over refresh periods, `lower_ms` to `upper_ms` the quartiles of
+`mean_ms` is a whole step: the medians of plain and of refreshing steps, weighed as a refresh period
+has them; of a peer named package.module:Class, whose refreshes nobody knows, the arithmetic mean of
+all steps but the first. `lower_ms` to `upper_ms` the quartiles of
 all steps but the first, `share` the optimizer's part of the mean; `ratio` and `peak_ratio` relate
 the mean, and the peak memory of a training process, to those of torch.optim.Adam. `--model`
 takes package.module:function, a function of a device that returns a model there and a function
@@ -160,7 +162,7 @@ def _row(runner: Trained, options: argparse.Namespace, settings: Settings) -> Ro
         return {**row, "failed": runner.failed}
     whole = runner.whole.summary(options.precondition_frequency)
     own = runner.own.summary(options.precondition_frequency)
-    spread = quartiles([*runner.whole.plain, *runner.whole.refresh])
+    spread = quartiles(runner.whole.later())
     mean, optimizer = whole["mean_ms"], own["mean_ms"]
     assert mean is not None
     assert optimizer is not None

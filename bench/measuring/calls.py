@@ -19,26 +19,39 @@ class Times:
     """Milliseconds of every call: the first, those with a refresh, and plain ones.
 
     Attributes:
+        unsorted: of an optimizer of which nobody knows which of its calls refresh: all but the
+            first.
         host: of those after the first, until the call returned. On the CPU that is the whole call.
     """
 
     first: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
     refresh: list[float] = field(default_factory=list)
+    unsorted: list[float] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
 
-    def add(self, elapsed: Elapsed, *, first: bool, refresh: bool) -> None:
-        """Keep what one call took; a first call counts as nothing else."""
-        (self.first if first else self.refresh if refresh else self.plain).append(elapsed.total)
+    def add(self, elapsed: Elapsed, *, first: bool, refresh: bool | None) -> None:
+        """Keep what one call took; a first call counts as nothing else, None is not known."""
+        kinds = {None: self.unsorted, True: self.refresh, False: self.plain}
+        (self.first if first else kinds[refresh]).append(elapsed.total)
         if not first:
             self.host.append(elapsed.host)
 
     def summary(self, frequency: int) -> dict[str, float | None]:
-        """Medians in milliseconds; `mean_ms` is over one refresh period of `frequency` calls.
+        """Milliseconds: medians by kind of call, and `mean_ms` over a period of `frequency` calls.
 
-        What did not occur is None: plain calls under a frequency of 1, refreshes of an optimizer
-        that has none.
+        The mean weighs the two medians as a period has their calls, which keeps noise out. Of calls
+        that nobody can sort it is their arithmetic mean, so that no refresh vanishes wherever it
+        falls, `plain_ms` the median of all, and `refresh_ms` None. What did not occur is None as
+        well: plain calls under a frequency of 1, refreshes of an optimizer that has none.
         """
+        if self.unsorted:
+            return {
+                "first_ms": self.first[0],
+                "plain_ms": statistics.median(self.unsorted),
+                "refresh_ms": None,
+                "mean_ms": statistics.fmean(self.unsorted),
+            }
         plain = statistics.median(self.plain) if self.plain else None
         refresh = statistics.median(self.refresh) if self.refresh else None
         if plain is None or refresh is None:
@@ -53,16 +66,28 @@ class Times:
         }
 
     def samples(self) -> dict[str, list[float]]:
-        """Every call's, by the name of its median in `summary`: what `bench compare` resamples."""
-        found = {"first_ms": self.first, "plain_ms": self.plain, "refresh_ms": self.refresh}
+        """Every call's, by its name in `summary`: what `bench compare` resamples.
+
+        `mean_ms` is there for unsorted calls only; another mean is had from the two kinds.
+        """
+        found = {
+            "first_ms": self.first,
+            "plain_ms": self.unsorted or self.plain,
+            "refresh_ms": self.refresh,
+            "mean_ms": self.unsorted,
+        }
         return {name: values for name, values in found.items() if values}
+
+    def later(self) -> list[float]:
+        """Of all calls but the first."""
+        return [*self.plain, *self.refresh, *self.unsorted]
 
     def tail(self) -> dict[str, float | None]:
         """Of all calls but the first: the median until they returned, and the 99th percentile.
 
         Of fewer than a hundred calls `p99_ms` is the slowest, which as a rule refreshes.
         """
-        later = sorted([*self.plain, *self.refresh])
+        later = sorted(self.later())
         return {
             "host_ms": statistics.median(self.host) if self.host else None,
             "p99_ms": later[math.ceil(0.99 * len(later)) - 1] if later else None,

@@ -44,7 +44,10 @@ def accepted(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> dict[
 def described(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> str:
     """What of it was set, and that the rest was not."""
     given = ", ".join(accepted(cls, options)) or "nothing"
-    return f"set as ours: {given}; everything else is {cls.__name__}'s own default"
+    return (
+        f"set as ours: {given}; everything else is {cls.__name__}'s own default; "
+        "mean_ms is the arithmetic mean, for its refreshes are not known"
+    )
 
 
 def distribution(cls: type) -> str:

@@ -32,7 +32,7 @@ class Peer:
         build: parameters and precondition frequency in, an optimizer out; ImportError if it is not
             installed.
         refreshed: optimizer, number of the call just made (the first is 0) and frequency in,
-            whether that call refreshed bases out.
+            whether that call refreshed bases out; None where that is not known.
         install: the command that brings it.
         note: what has to be known to read its numbers.
         package: the distribution it comes from.
@@ -40,7 +40,7 @@ class Peer:
     """
 
     build: Callable[[Params, int], torch.optim.Optimizer]
-    refreshed: Callable[[Any, int, int], bool] = _every
+    refreshed: Callable[[Any, int, int], bool | None] = _every
     install: str | None = None
     note: str | None = None
     package: str = "torch"
@@ -123,6 +123,10 @@ def _never(optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
     return False
 
 
+def _unknown(optimizer: torch.optim.Optimizer, call: int, frequency: int) -> None:
+    return None
+
+
 # It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
 _HEAVYBALL = Peer(
     _heavyball,
@@ -170,11 +174,9 @@ PEERS = {
 def foreign_peer(name: str) -> Peer:
     """argparse.ArgumentTypeError where the name, `package.module:Class`, is of no optimizer."""
     cls = foreign.optimizer_class(name)
-    options = foreign.accepted(cls, _soap_options(1))
-    refreshes = any(alias in options for alias in foreign.ALIASES["precondition_frequency"])
     return Peer(
         lambda params, frequency: cls(params, **foreign.accepted(cls, _soap_options(frequency))),
-        refreshed=_every if refreshes else _never,
+        refreshed=_unknown,
         note=foreign.described(cls, _soap_options(1)),
         package=foreign.distribution(cls),
     )
@@ -211,8 +213,10 @@ def around(name: str) -> AbstractContextManager[None]:
     return nullcontext() if name == OURS else peer(name).around()
 
 
-def refreshed(name: str, optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
-    """Whether the call just made, the first being 0, refreshed bases."""
+def refreshed(
+    name: str, optimizer: torch.optim.Optimizer, call: int, frequency: int
+) -> bool | None:
+    """Whether the call just made, the first being 0, refreshed bases; None: nobody knows."""
     return (_every if name == OURS else peer(name).refreshed)(optimizer, call, frequency)
 
 
