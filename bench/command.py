@@ -17,6 +17,12 @@ class BadInput(Exception):
     """Something the user gave cannot be used; the message says what, and what to do instead."""
 
 
+def told(error: BaseException) -> str:
+    """An error of somebody else's code in one line."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
@@ -38,13 +44,18 @@ def check_target(target: str | None, option: str = "--json") -> None:
     """Find out before a measurement, not after it, whether its result can be written.
 
     Raises:
-        BadInput: the folder of `target` cannot be made.
+        BadInput: the folder of `target` cannot be made, or the file not written.
     """
-    if target not in (None, "-"):
-        folder = Path(str(target)).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"{option} {target}: {error.strerror}; name another file") from None
-        if Path(str(target)).is_dir():
+    if target is None or target == "-":
+        return
+    path = Path(target)
+    try:
+        if path.is_dir():
             raise BadInput(f"{option} {target} is a folder; name a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        path.open("a").close()  # changes nothing of what is there
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise BadInput(f"{option} {target}: {error.strerror}; name another file") from None

@@ -76,6 +76,8 @@ def load(name: str) -> Inventory:
         )
         for entry in entries:
             _check(entry)
+        if not entries:
+            raise ValueError("no parameter of it is stepped")
         return Inventory(content["model"], entries)
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bench.command import BadInput
+from bench.command import BadInput, told
 from bench.lic.loss import rate_distortion
 from bench.lic.models import MODELS as PAPER
 from bench.lic.models import MeanScaleHyperprior, Model
@@ -62,12 +62,14 @@ def build(name: str, device: str, settings: Settings) -> Workload:
     """The workload of a name that `checked` has let pass; the same values at every call.
 
     Raises:
-        BadInput: crops of a size that the model does not take.
+        BadInput: crops of a size or a width that the model does not take, or a function of the
+            user's that raised.
     """
     torch.manual_seed(0)
     if name not in MODELS:
-        model, loss = named(name)(device)
-        return Workload([p for p in model.parameters() if p.requires_grad], loss)
+        return _users(name, device)
+    if name == DEMO and settings.width % 1:
+        raise BadInput(f"--width {settings.width:g}: of the {DEMO} it is a number of channels")
     model = MODELS[name](settings.width).to(device)
     if settings.crop % model.stride:
         raise BadInput(f"--crop {settings.crop}: {name} takes multiples of {model.stride}")
@@ -75,6 +77,22 @@ def build(name: str, device: str, settings: Settings) -> Workload:
     return Workload(
         main_parameters(model), lambda: rate_distortion(model(images), images, LAMBDA).loss
     )
+
+
+def _users(name: str, device: str) -> Workload:
+    try:
+        model, loss = named(name)(device)
+        params = [p for p in model.parameters() if p.requires_grad]
+    except Exception as error:
+        raise BadInput(f"{name} raised {told(error)}") from None
+
+    def told_loss() -> torch.Tensor:
+        try:
+            return loss()
+        except Exception as error:
+            raise BadInput(f"the loss of {name} raised {told(error)}") from None
+
+    return Workload(params, told_loss)
 
 
 def checked(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 
 from bench import shapes
-from bench.command import add_json_option, check_target
+from bench.command import BadInput, add_json_option, check_target
 from bench.output import envelope
 from soap_fast import SOAP, explain
 
@@ -29,13 +29,15 @@ def run(options: argparse.Namespace) -> int:
     for name in options.shapes:
         inventory = shapes.load(name)
         params = [torch.nn.Parameter(torch.empty(e.shape)) for e in inventory.entries]
-        found = explain(
-            SOAP(
+        try:
+            optimizer = SOAP(
                 params,
                 max_precond_dim=options.max_precond_dim,
                 precondition_1d=options.precondition_1d,
             )
-        )
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        found = explain(optimizer)
         results.append({"model": inventory.model, **asdict(found)})
         if options.json != "-":
             print(f"{inventory.model}\n{found}\n")

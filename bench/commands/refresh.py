@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     inventory = shapes.load(options.shapes)
     factors = Factors.of(inventory, options.device)
+    if not factors.K:
+        raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
     eigh, refresh = OPS[options.op]
     ours, loop = interleaved(
         lambda: factors.refresh(refresh),

@@ -21,7 +21,7 @@ import torch
 
 from bench import workloads
 from bench.arguments import device, positive
-from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.command import BadInput, Row, add_json_option, check_target, show, told
 from bench.measuring.calls import Times, timed_call
 from bench.measuring.clock import Stopwatch, quartiles
 from bench.output.progress import progress
@@ -79,7 +79,7 @@ class Trained:
 
     name: str
     workload: Workload
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None  # None of a peer that could not be built
     device: str
     whole: Times = field(default_factory=Times)
     own: Times = field(default_factory=Times)  # of the optimizer
@@ -95,7 +95,7 @@ class Trained:
         except (Exception, TookTooLong) as error:
             if self.name in (OURS, BASELINE):
                 raise
-            self.failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self.failed = told(error)
             print(f"{self.name} failed at step {call}: {self.failed}", file=sys.stderr)
             return
         (seconds,) = self.last.seconds()
@@ -107,6 +107,7 @@ class Trained:
         self.own.add(elapsed._replace(total=1e3 * seconds), **kind)
 
     def _step(self) -> None:
+        assert self.optimizer is not None
         self.optimizer.zero_grad()
         loss = self.forward(self.workload.loss)
         self.backward(loss.backward)
@@ -124,17 +125,21 @@ def run(options: argparse.Namespace) -> int:
     rows: dict[str, Row] = {}
     runners = []
     for name in names:
+        workload = workloads.build(options.model, options.device, settings)
+        optimizer, failed = None, None
         try:
-            workload = workloads.build(options.model, options.device, settings)
             optimizer = build(name, workload.params, frequency, options.backend)
         except ImportError as error:
             command = PEERS[name].install if name in PEERS else None
             rows[name] = {"name": name, "missing": command}
             print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise BadInput(f"{options.model}, {name}: {str(error).partition(chr(10))[0]}") from None
-        else:
-            runners.append(Trained(name, workload, optimizer, options.device))
+            continue
+        except Exception as error:
+            failed = told(error)
+            if name in (OURS, BASELINE):
+                raise BadInput(f"{options.model}, {name}: {failed}") from None
+            print(f"{name} cannot be made: {failed}", file=sys.stderr)
+        runners.append(Trained(name, workload, optimizer, options.device, failed=failed))
     for call in progress(range(1 + frequency * options.periods), options.model, "step"):
         for runner in runners:
             if runner.failed is None:

@@ -31,7 +31,10 @@ class Ledger:
             found = json.loads(text)
             self.entries: dict[str, dict[str, Any]] = dict(found.get("parts", {}))
             there = found.get("machine")
-        except (ValueError, TypeError, AttributeError):
+            for entry in self.entries.values():
+                if not (isinstance(entry["command"], list) and isinstance(entry["status"], str)):
+                    raise ValueError("no entry of ours")
+        except (ValueError, TypeError, AttributeError, KeyError):
             raise BadInput(f"{self.path} is damaged: remove it, or name another --out") from None
         self.machine = envelope.machine()
         if there is not None and there != self.machine:

@@ -6,7 +6,6 @@ slowdown of our own is in all of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -14,7 +13,7 @@ import torch
 
 from bench import shapes
 from bench.command import Row
-from bench.gates.check import RESULTS, check
+from bench.gates.check import RESULTS, check, recorded
 from bench.measuring.recorded import Recorded
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.optimizers import OURS, build
@@ -40,12 +39,12 @@ def lowest(measure: Callable[[], list[float]], limits: Sequence[float]) -> list[
     return found
 
 
-def host(recorded: Recorded, expected: Row) -> Row:
+def host(step: Recorded, expected: Row) -> Row:
     """A step's host side over a pass over its gradients."""
     limit = MARGIN * expected["host_ratio"]
 
     def measure() -> list[float]:
-        ours, base = host_times(recorded, HOST_ROUNDS)
+        ours, base = host_times(step, HOST_ROUNDS)
         return [ours / base]
 
     (found,) = lowest(measure, [limit])
@@ -74,8 +73,9 @@ def peers(inventory: shapes.Inventory, speedups: dict[str, float]) -> list[Row]:
 
 
 def speedups(model: str) -> dict[str, float]:
-    """Recorded speedups over the peers that are installed."""
-    content = json.loads((STEP / f"{model}_cpu.json").read_text())
+    """Recorded speedups over the peers that are installed; BadInput where none were recorded."""
+    how = f"python -m bench step --shapes {model} --peers {','.join(PEERS)}"
+    content = recorded(STEP / f"{model}_cpu.json", how)
     found = {row["name"]: row.get("speedup") for row in content["results"]}
     installed = [name for name in PEERS if name == "oracle" or find_spec(name) is not None]
     return {name: found[name] for name in installed if found.get(name) is not None}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench import shapes
-from bench.command import BadInput, Row
+from bench.command import BadInput, Row, told
 from bench.measuring.calls import state_bytes
 from bench.output.progress import progress
 from bench.peers.interleaved import Runner, take_turns
@@ -43,7 +43,7 @@ def compare(
         (bytes of state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of
         ours, `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`,
         over the time it takes. A peer that is not installed has `missing`, the command that brings
-        it; one that raised has `failed`.
+        it; one that raised, made or stepped, has `failed`.
 
     Raises:
         BadInput: no such inventory, or a backend that does not run here.
@@ -55,6 +55,7 @@ def compare(
     peaks = {
         runner.name: peak_bytes(runner.name, wanted, device, backend, limit)
         for runner in progress(runners, "peak memory", "optimizer")
+        if runner.failed is None
     }
     before = sgemm_gflops(device)
     take_turns(runners, inventory, device, frequency, periods)
@@ -73,7 +74,7 @@ def compare(
             "tensors": len(runner.params),
             "parameters": inventory.numel,
             **_measured(runner, inventory, frequency, ours, gflops),
-            "peak_bytes": peaks[runner.name],
+            "peak_bytes": peaks.get(runner.name),
             "sgemm_gflops": gflops,
             **origin(runner.name),
         }
@@ -97,8 +98,11 @@ def _runners(
             command = peer(name).install or ""
             missing[name] = command
             print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
+        except Exception as error:
+            if name == OURS:
+                raise (BadInput(str(error)) if isinstance(error, ValueError) else error) from None
+            runners.append(Runner(name, params, None, failed=told(error)))
+            print(f"{name} cannot be made: {told(error)}", file=sys.stderr)
     return runners, missing
 
 

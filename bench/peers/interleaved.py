@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bench import shapes
+from bench.command import told
 from bench.measuring.calls import Times, timed_step
 from bench.output.progress import progress
 from bench.peers.limit import TookTooLong, time_limit
@@ -20,6 +21,7 @@ class Runner:
     """One optimizer, its parameters and what its calls took.
 
     Attributes:
+        optimizer: None of a peer that could not be built.
         failed: what it raised, for a peer that cannot step these parameters here; it then waits
             out the run.
         limit: seconds that a call of a peer may take; compiling at the first ones can take long.
@@ -27,13 +29,14 @@ class Runner:
 
     name: str
     params: list[torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     times: Times = field(default_factory=Times)
     failed: str | None = None
     limit: float | None = None
 
     def call(self, source: Sequence[torch.Tensor], call: int, frequency: int) -> None:
         """Step with copies of the gradients of `source`, which an optimizer may change or drop."""
+        assert self.optimizer is not None
         for param, given in zip(self.params, source, strict=True):
             param.grad = None if given.grad is None else given.grad.clone()
         try:
@@ -42,7 +45,7 @@ class Runner:
         except (Exception, TookTooLong) as error:
             if self.name == OURS:
                 raise
-            self.failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self.failed = told(error)
             print(f"{self.name} failed at call {call}: {self.failed}", file=sys.stderr)
             return
         finally:
