@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -83,12 +84,50 @@ class TestRatios:
 
         generator, inside, widths = np.random.default_rng(0), 0, []
         for _ in range(200):
-            one, other = (Series(1.0, tuple(generator.lognormal(0, 0.1, 40))) for _ in range(2))
+            one, other = (Series(1.0, (tuple(generator.lognormal(0, 0.1, 40)),)) for _ in range(2))
             low, high = compare.interval(one, other)
             inside += low <= 1 <= high
             widths.append(high - low)
         assert 0.91 <= inside / 200 <= 1.0
         assert np.median(widths) < 0.15
+
+    def test_an_interval_asks_for_five_samples(self):
+        four, five = (Series(10.0, (tuple(STEADY[:count]),)) for count in (4, 5))
+        assert compare.interval(five, four) is None
+        assert compare.interval(four, five) is None
+        assert compare.interval(five, five) is not None
+
+    def test_a_mean_is_resampled_by_kinds_of_call(self, run):
+        old, new = ours(), ours()
+        for content, refresh in ((old, 40.0), (new, 80.0)):
+            (row,) = content["results"]
+            row |= {"refresh_ms": refresh, "mean_ms": (9 * 10.0 + refresh) / 10}
+            row |= {"precondition_frequency": 10}
+            row["samples"]["refresh_ms"] = [refresh * sample / 10 for sample in STEADY]
+        _, rows, _ = run(old, new)
+        mean = rows["soap_fast tiny precondition_frequency=10 mean_ms"]
+        assert mean["ratio"] == pytest.approx(17 / 13)
+        assert 17 / 13 * 0.98 < mean["low"] <= 17 / 13 <= mean["high"] < 17 / 13 * 1.02
+        new["results"][0]["samples"]["refresh_ms"] = [80.0, 80.0]
+        _, rows, _ = run(old, new)
+        assert rows["soap_fast tiny precondition_frequency=10 mean_ms"]["low"] is None
+
+    def test_an_arithmetic_mean_is_resampled_as_one(self, run):
+        old, new = ours(), ours()
+        for content, slow in ((old, 10.0), (new, 110.0)):
+            (row,) = content["results"]
+            samples = [slow, *[10.0] * 39, slow]
+            row |= {"mean_ms": sum(samples) / 41, "precondition_frequency": 10}
+            row["samples"]["mean_ms"] = samples
+        mean = run(old, new)[1]["soap_fast tiny precondition_frequency=10 mean_ms"]
+        assert mean["high"] > mean["ratio"] > 1.4  # a median would have been 1, as every resample's
+
+    def test_models_of_other_sizes_are_other_things(self, run):
+        old, new = ours(), ours()
+        old["results"][0]["batch"], new["results"][0]["batch"] = 8, 2
+        code, _, said = run(old, new)
+        assert code == 2
+        assert "have timed nothing alike" in said
 
     def test_many_samples_are_thinned_out_evenly(self):
         samples = compare.thinned(range(100_000))
@@ -112,7 +151,7 @@ class TestGate:
 
     def test_what_has_no_samples_is_named(self, run):
         _, _, said = run(ours(), ours(), "--gate", "1.1")
-        assert "1 without samples in both: not held to the gate" in said
+        assert "1 with too few samples: not held to the gate" in said
 
     def test_a_gate_that_holds_nothing_is_refused(self, run):
         code, _, said = run(ours(), ours(samples=[]), "--gate", "1.1")
@@ -162,3 +201,47 @@ def test_bad_input_is_one_line_and_exit_code_2(run, content, message):
 def test_a_file_that_is_not_there(capsys):
     assert bench(["compare", "nowhere.json", "nowhere.json"]) == 2
     assert "nowhere.json: No such file or directory" in capsys.readouterr().err
+
+
+TOY = {
+    "model": "toy",
+    "params": [{"name": "w", "shape": [6, 4, 3, 3]}, {"name": "b", "shape": [6]}],
+}
+QUICK = ("--precondition-frequency", "2", "--periods", "5")
+TIMED = {
+    "refresh": ("--op", "eager", "--repeats", "5"),
+    "kernels": ("--of", "operators", "--backend", "eager", "--steps", "5"),
+    "step": QUICK,
+    "train": ("--batch", "1", "--width", "4", *QUICK),
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("command", TIMED)
+def test_results_of_every_command_can_be_held_to_a_gate(
+    command, tmp_path, inventory_file, monkeypatch
+):
+    monkeypatch.setattr("bench.commands.step.peak_bytes", lambda *_: None)
+    monkeypatch.setattr("bench.peers.train_memory.peak_bytes", lambda *_: None)
+    roofs = [
+        {"roof": "copy", "value": 1.0, "unit": "GB/s"},
+        {"roof": "gemm_float32", "value": 1.0, "unit": "GFLOP/s"},
+    ]
+    monkeypatch.setattr("bench.commands.kernels.measure", lambda _: roofs)
+    result, rows = (str(tmp_path / name) for name in ("result.json", "rows.json"))
+    shapes = () if command == "train" else ("--shapes", inventory_file(TOY))
+    more = (*shapes, "--device", "cpu", *TIMED[command])
+    assert bench([command, *more, "--json", result]) == 0
+    assert bench(["compare", result, result, "--gate", "1.5", "--json", rows]) == 0
+    held = {
+        row["name"].split()[-1]
+        for row in json.loads(Path(rows).read_text())["results"]
+        if row["low"]
+    }
+    expected = {
+        "refresh": {"refresh_ms", "refresh_loop_ms", "eigh_ms", "eigh_loop_ms"},
+        "kernels": {"us", "host_us"},
+        "step": {"plain_ms", "refresh_ms", "mean_ms"},
+        "train": {"plain_ms", "refresh_ms", "mean_ms", "median_ms", "forward_ms", "backward_ms"},
+    }
+    assert held == expected[command]

@@ -1,8 +1,10 @@
 """`compare`: two results of the same measurement, time by time, and whether one became slower.
 
-Files are those of `--json`, or of `pytest bench/ --benchmark-json`. `ratio` is new over old, of
-medians; `low` and `high` are its 95 % interval by bootstrap, where both files kept samples. With
-`--gate 1.1` the exit code is 1 where even `low` is above 1.1. Results of two machines are refused.
+Files are those of `--json`, or of `pytest bench/ --benchmark-json`. `ratio` is new over old; `low`
+and `high` are its 95 % interval by bootstrap, where both files kept at least 5 samples of each kind
+of call. It knows how calls of one process scatter and nothing of how processes differ: between two
+runs of the same code it is too narrow, so leave a margin. With `--gate 1.1` the exit code is 1
+where even `low` is above 1.1. Results of two machines are refused.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.arguments import positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
@@ -18,6 +21,7 @@ from bench.output.series import Series, times
 
 COLUMNS = ("name", "old_ms", "new_ms", "ratio", "low", "high", "verdict")
 CONFIDENCE, RESAMPLES = 0.95, 2000  # as many put 50 beyond either end
+LEAST_SAMPLES = 5  # of two, 29 in 100 intervals miss what they should hold
 # More samples are thinned out evenly: an interval only becomes wider by it, and half a million
 # calls of a tiny op would take gigabytes to resample.
 MOST_SAMPLES = 500
@@ -47,7 +51,10 @@ def run(options: argparse.Namespace) -> int:
             f"{old.path} and {new.path} have timed nothing alike: compare like with like"
         )
     if options.gate is not None and all(row["low"] is None for row in rows):
-        raise BadInput("neither or only one file kept samples: nothing can be held to --gate")
+        raise BadInput(
+            f"no time of which both files kept {LEAST_SAMPLES} samples: nothing can be held to "
+            "--gate; measure more --periods or --repeats"
+        )
     for row in rows:
         row["verdict"] = verdict(row, options.gate)
     show(rows, COLUMNS, options.json)
@@ -55,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         tell_alone(path, [name for name in series if name not in {row["name"] for row in rows}])
     without = sum(row["low"] is None for row in rows)
     if without and options.gate is not None:
-        print(f"{without} without samples in both: not held to the gate", file=sys.stderr)
+        print(f"{without} with too few samples: not held to the gate", file=sys.stderr)
     tell_versions(old.versions, new.versions)
     return int(any(row["verdict"] == "too slow" for row in rows))
 
@@ -83,9 +90,9 @@ def compare(old: Mapping[str, Series], new: Mapping[str, Series]) -> list[Row]:
         rows.append(
             {
                 "name": name,
-                "old_ms": before.median,
-                "new_ms": after.median,
-                "ratio": after.median / before.median,
+                "old_ms": before.value,
+                "new_ms": after.value,
+                "ratio": after.value / before.value,
                 "low": low,
                 "high": high,
             }
@@ -94,16 +101,26 @@ def compare(old: Mapping[str, Series], new: Mapping[str, Series]) -> list[Row]:
 
 
 def interval(old: Series, new: Series) -> tuple[float, float] | None:
-    """Of the ratio of medians; None for fewer than two samples of either."""
-    if min(len(old.samples), len(new.samples)) < 2:
+    """Of the ratio; None for too few samples of either, or values that are made otherwise."""
+    groups = (*new.samples, *old.samples)
+    if not (old.samples and new.samples) or min(map(len, groups)) < LEAST_SAMPLES:
         return None
     # Other commands run where these are not installed.
     import numpy as np
     from scipy.stats import bootstrap
 
+    def value(series: Series, resampled: Sequence[Any], axis: int) -> Any:
+        center = np.mean if series.by_mean else np.median
+        each = (center(group, axis=axis) for group in resampled)
+        return sum(weight * of for weight, of in zip(series.weights, each, strict=True))
+
+    def ratio(*resampled: Any, axis: int) -> Any:
+        count = len(new.samples)
+        return value(new, resampled[:count], axis) / value(old, resampled[count:], axis)
+
     found = bootstrap(
-        (thinned(new.samples), thinned(old.samples)),
-        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+        tuple(map(thinned, groups)),
+        ratio,
         vectorized=True,
         paired=False,
         n_resamples=RESAMPLES,

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if not factors.K:
         raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
     eigh, refresh = OPS[options.op]
-    ours, loop = interleaved(
+    refreshes = interleaved(
         lambda: factors.refresh(refresh),
         factors.refresh_loop,
         options.repeats,
@@ -76,13 +76,16 @@ def run(options: argparse.Namespace) -> int:
         before=factors.restore,
         device=options.device,
     )
-    eigh_ours, eigh_loop = interleaved(
+    eighs = interleaved(
         lambda: eigh(factors.K, factors.chosen),
         factors.eigh_loop,
         options.repeats,
         "eigh",
         device=options.device,
     )
+    names = ("refresh_ms", "refresh_loop_ms", "eigh_ms", "eigh_loop_ms")
+    samples = dict(zip(names, (*refreshes, *eighs), strict=True))
+    medians = {name: statistics.median(values) for name, values in samples.items()}
     result = {
         "shapes": inventory.model,
         "op": options.op,
@@ -91,12 +94,10 @@ def run(options: argparse.Namespace) -> int:
         "largest": max(stack.shape[1] for stack in factors.K),
         "threads": torch.get_num_threads(),
         "repeats": options.repeats,
-        "refresh_ms": ours,
-        "refresh_loop_ms": loop,
-        "refresh_ratio": loop / ours,
-        "eigh_ms": eigh_ours,
-        "eigh_loop_ms": eigh_loop,
-        "eigh_ratio": eigh_loop / eigh_ours,
+        **medians,
+        "refresh_ratio": medians["refresh_loop_ms"] / medians["refresh_ms"],
+        "eigh_ratio": medians["eigh_loop_ms"] / medians["eigh_ms"],
+        "samples": samples,
     }
     show([result], COLUMNS, options.json)
     return 0
@@ -112,12 +113,11 @@ def interleaved(
     what: str,
     before: Callable[[], object] = lambda: None,
     device: str = "cpu",
-) -> tuple[float, float]:
-    """Median milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
+) -> list[list[float]]:
+    """Milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
     watches = Stopwatch(device), Stopwatch(device)
     for _ in progress(range(repeats + 1), what, "pair"):
         for watch, work in zip(watches, (one, other), strict=True):
             before()
             watch(work)
-    ours, theirs = (1e3 * statistics.median(watch.seconds()[1:]) for watch in watches)
-    return ours, theirs
+    return [[1e3 * seconds for seconds in watch.seconds()[1:]] for watch in watches]

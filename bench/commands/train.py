@@ -169,20 +169,28 @@ def _row(runner: Trained, options: argparse.Namespace, settings: Settings) -> Ro
     own = runner.own.summary(options.precondition_frequency)
     spread = quartiles(runner.whole.later())
     mean, optimizer = whole["mean_ms"], own["mean_ms"]
+    forward, backward = (
+        [1e3 * seconds for seconds in watch.seconds()[1:]]
+        for watch in (runner.forward, runner.backward)
+    )
     assert mean is not None
     assert optimizer is not None
     return {
         **row,
-        "mean_ms": mean,
+        **whole,
         "lower_ms": spread.lower,
         "median_ms": spread.median,
         "upper_ms": spread.upper,
-        "first_ms": whole["first_ms"],
-        "forward_ms": 1e3 * statistics.median(runner.forward.seconds()[1:]),
-        "backward_ms": 1e3 * statistics.median(runner.backward.seconds()[1:]),
+        "forward_ms": statistics.median(forward),
+        "backward_ms": statistics.median(backward),
         "optimizer_ms": optimizer,
         "share": optimizer / mean,
-        "samples": runner.whole.samples(),
+        "samples": {
+            **runner.whole.samples(),
+            "median_ms": runner.whole.later(),
+            "forward_ms": forward,
+            "backward_ms": backward,
+        },
         "peak_bytes": train_memory.peak_bytes(
             runner.name, options.model, options.device, options.backend, settings,
             options.time_limit,

@@ -46,6 +46,7 @@ def measure(inventory: Inventory, device: str, frequency: int, periods: int) -> 
         "parameters": inventory.numel,
         **times.summary(frequency),
         **times.tail(),
+        "samples": times.samples(),
         "peak_bytes": None,  # a graph's memory stays taken: that of the step itself is `step`'s
         "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
     }

@@ -13,8 +13,8 @@ COMPUTED = ("floor_ms",)  # from tables and roofs: no time that passed
 # Fields that tell the rows of a file apart, in the order in which they are read.
 IDENTITY = (
     "name", "kernel", "op", "optimizer", "sweep", "x", "shape", "phase", "by", "roof", "model",
-    "shapes", "backend", "device", "options", "sm", "precision", "threads",
-    "precondition_frequency",
+    "shapes", "batch", "crop", "width", "backend", "device", "options", "sm", "precision",
+    "threads", "precondition_frequency",
 )  # fmt: skip
 
 
@@ -23,12 +23,17 @@ class Series:
     """Times of one thing, in milliseconds.
 
     Attributes:
-        median: as the file has it.
-        samples: that it is the median of; empty where the file kept none.
+        value: as the file has it.
+        samples: that it is made of, one group for each kind of call; empty where the file kept
+            none.
+        weights: of the groups' medians in the value.
+        by_mean: it is the arithmetic mean of its one group.
     """
 
-    median: float
-    samples: tuple[float, ...] = ()
+    value: float
+    samples: tuple[tuple[float, ...], ...] = ()
+    weights: tuple[float, ...] = (1.0,)
+    by_mean: bool = False
 
 
 def times(file: ResultFile) -> dict[str, Series]:
@@ -39,9 +44,23 @@ def times(file: ResultFile) -> dict[str, Series]:
             unit = _unit(field)
             if unit is None or not isinstance(value, int | float) or value <= 0:
                 continue
-            samples = tuple(unit * sample for sample in _samples(row, field))
-            series[_free(f"{_name(row)} {field}".strip(), series)] = Series(unit * value, samples)
+            name = _free(f"{_name(row)} {field}".strip(), series)
+            series[name] = _series(row, field, unit, unit * value)
     return series
+
+
+def _series(row: Row, field: str, unit: float, value: float) -> Series:
+    own = tuple(unit * sample for sample in _samples(row, field))
+    if own or field != "mean_ms":
+        return Series(value, (own,) if own else (), by_mean=field == "mean_ms")
+    # A mean over a refresh period: so many plain calls and a refreshing one.
+    frequency = row.get("precondition_frequency")
+    groups = [tuple(_samples(row, kind)) for kind in ("plain_ms", "refresh_ms")]
+    if not isinstance(frequency, int) or not any(groups):
+        return Series(value)
+    if not all(groups):
+        return Series(value, tuple(group for group in groups if group))
+    return Series(value, tuple(groups), ((frequency - 1) / frequency, 1 / frequency))
 
 
 def _unit(field: str) -> float | None:

@@ -114,6 +114,7 @@ def _rows(phase: str, steps: list[list[Timed]], engine: Engine) -> Iterator[Row]
             "by": "triton",
             "times": 1,
             "us": 1e6 * statistics.median(timed.seconds for timed in same),
+            "samples": {"us": [1e6 * timed.seconds for timed in same]},
             "flops": None if work is None else work.needed,
             "bytes": None if work is None else work.bytes,
             "precision": engine.precision,

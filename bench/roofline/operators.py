@@ -53,14 +53,16 @@ PHASE_OF = {
 
 
 def _row(name: str, phase: str, found: list[Part], cost: Cost | None, backend: str) -> Row:
-    on_device = [part.device for part in found if part.device is not None]
+    host = [1e6 * part.host for part in found]
+    work = [1e6 * part.device for part in found if part.device is not None] or host
     return {
         "name": name,
         "phase": phase,
         "by": backend,
         "times": found[0].times,
-        "us": 1e6 * statistics.median(on_device or [part.host for part in found]),
-        "host_us": 1e6 * statistics.median(part.host for part in found),
+        "us": statistics.median(work),
+        "host_us": statistics.median(host),
+        "samples": {"us": work, "host_us": host},
         "flops": None if cost is None else cost.flops,
         "bytes": None if cost is None else cost.bytes,
         "precision": "float32",
