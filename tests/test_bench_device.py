@@ -131,6 +131,44 @@ def test_what_is_cut_off_takes_its_children_along(take, tmp_path):
     assert gone(int(child.read_text()))
 
 
+def test_children_of_a_part_that_has_ended_end_as_well(take, tmp_path):
+    child = tmp_path / "child"
+    code = (
+        "import subprocess; child = subprocess.Popen(['sleep', '60']); "
+        f"open({str(child)!r}, 'w').write(str(child.pid))"
+    )
+    assert take(python("leaves one", code))[0] == 0
+    assert gone(int(child.read_text()))
+
+
+def test_parts_of_another_commit_are_named_and_taken_anew(take, monkeypatch, capsys):
+    monkeypatch.setattr("bench.output.envelope.commit", lambda: "c0ffee")
+    assert take(result("one"))[0] == 0
+    monkeypatch.setattr("bench.output.envelope.commit", lambda: "c0ffee+changes")
+    capsys.readouterr()
+    assert take(result("one"), result("two"))[0] == 0
+    assert "1/1 two" in capsys.readouterr().err
+    monkeypatch.setattr("bench.output.envelope.commit", lambda: "decade")
+    code, found = take(result("one"), result("two"))
+    said = capsys.readouterr().err
+    assert "of another commit, taken anew: one, two" in said
+    assert "2/2 two" in said
+    assert (code, found["one"]["commit"]) == (0, "decade")
+
+
+def test_all_tests_of_gpus_are_among_the_parts():
+    (part,) = (part for part in parts.parts() if part.name == "tests")
+    found = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if path.name == Path(__file__).name or "mark.gpu" not in path.read_text():
+            continue
+        name = path.relative_to(ROOT).as_posix()
+        if name not in part.command:
+            found[name] = path.read_text().count("mark.gpu")
+    cases = [word.partition("::")[0] for word in part.command if "::" in word]
+    assert found == {name: cases.count(name) for name in cases}
+
+
 def test_a_later_call_goes_on_and_tries_again_what_failed(take, tmp_path):
     log = tmp_path / "log"
     counting = f"open({str(log)!r}, 'a').write('x')"
@@ -161,7 +199,10 @@ def test_the_time_for_all_ends_and_the_rest_is_left(take, monkeypatch):
     assert list(found) == ["long"]
 
 
-SLOW = "import os, time; os.path.exists({!r}) or (print(os.getpid(), flush=True), time.sleep(60))"
+SLOW = (
+    "import os, subprocess, time; os.path.exists({!r}) or "
+    "(print(os.getpid(), subprocess.Popen(['sleep', '60']).pid, flush=True), time.sleep(60))"
+)
 STARTED = """
 import sys
 from bench.commands import device
@@ -184,11 +225,12 @@ def test_a_killed_run_leaves_no_process_and_goes_on(take, tmp_path, capsys, how)
     printed, end = folder / "slow.txt", time.monotonic() + 60
     while not (printed.exists() and printed.read_text().strip()) and time.monotonic() < end:
         time.sleep(0.05)
-    part = int(printed.read_text())
+    part, child = map(int, printed.read_text().split())
     process.send_signal(how)
     _, error = process.communicate(timeout=20)
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
     assert gone(part)
+    assert gone(child)
     found = json.loads((folder / "parts.json").read_text())["parts"]
     assert list(found) == ["quick"]
     if how != signal.SIGKILL:
@@ -259,6 +301,27 @@ def test_one_part_of_the_rehearsal_is_real_and_needs_no_more_than_torch(tmp_path
     content = json.loads((tmp_path / "roof.json").read_text())
     assert {row["roof"] for row in content["results"]} >= {"copy", "gemm_float32"}
     assert "## Roofs" in (tmp_path / "report.md").read_text()
+
+
+TESTS_ALONE = """
+import sys
+for name in ("hypothesis", "matplotlib", "numpy", "pytorch_optimizer", "scipy", "tqdm"):
+    sys.modules[name] = None
+import pytest
+sys.exit(pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+
+
+def test_tests_of_gpus_need_no_more_than_torch_triton_and_pytest():
+    (part,) = (part for part in parts.parts() if part.name == "tests")
+    files = [word for word in part.command if word.startswith("tests/")]
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", TESTS_ALONE, *files],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert all(file in done.stdout for file in files)
 
 
 def gone(pid: int) -> bool:

@@ -62,7 +62,8 @@ class RefreshesElsewhere(torch.optim.SGD):
         self.calls += 1
 
 
-def test_a_refresh_counts_wherever_it_falls(rows_of):
+def test_a_refresh_counts_wherever_it_falls(rows_of, monkeypatch):
+    monkeypatch.setattr("bench.peers.foreign.distribution", lambda cls: "made up")
     _, found = rows_of("--peers", f"{__name__}:RefreshesElsewhere", "--periods", "2")
     assert found["mean_ms"] >= 2 * 50 / 20
     assert found["plain_ms"] < 5
@@ -113,6 +114,23 @@ def test_a_call_that_takes_too_long_fails_and_the_others_go_on(rows_of, monkeypa
     assert time.perf_counter() - start < 10
 
 
+def test_peers_that_sleep_cost_their_own_numbers_and_not_ours(rows_of, monkeypatch):
+    class Sleeps(torch.optim.SGD):
+        def step(self, closure=None):
+            time.sleep(0.2)
+
+    monkeypatch.setitem(
+        optimizers.PEERS, "heavyball", optimizers.Peer(lambda params, frequency: Sleeps(params))
+    )
+    asked = []
+    monkeypatch.setattr(compare, "peak_bytes", lambda name, *_: asked.append(name) or 1000)
+    ours, sleeps, adamw = rows_of("--peers", "heavyball,adamw", "--budget", "0.5")
+    assert sleeps["failed"].startswith("stopped at call ")
+    assert "the budget of 0.5 s was over" in adamw["failed"]
+    assert (len(ours["samples"]["plain_ms"]), ours["peak_bytes"]) == (9, 1000)
+    assert asked == ["soap_fast"]  # after the times, and of those that have some
+
+
 def test_a_limit_that_is_kept_leaves_no_alarm():
     with time_limit(0.1):
         pass
@@ -143,7 +161,7 @@ def test_heavyballs_switch_is_set_for_its_calls_only(tiny, monkeypatch):
         params = inventory.parameters()
         runners.append(Runner(name, params, optimizers.build(name, params, 2, None)))
     take_turns(runners, inventory, "cpu", frequency=2, periods=1)
-    assert seen == [None, "its default"] * 3
+    assert seen == [None, "its default", "its default", None, None, "its default"]  # in turns
     assert fake.utils.compile_mode == "its default"
 
 

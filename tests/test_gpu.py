@@ -32,6 +32,22 @@ def test_golden_traces(case):
             assert (param.cpu() - expected).abs().max() / moved <= golden.TOLERANCE
 
 
+def test_several_devices_in_one_group():
+    near, alone = parameters(((3, 2),))[0], parameters(((3, 2),))[0]
+    far = torch.nn.Parameter(near.detach().cuda())
+    optimizer = SOAP([near, far], precondition_frequency=2)
+    single = SOAP([alone], precondition_frequency=2, backend="eager")
+    for call in range(8):
+        set_gradients([alone], call)
+        near.grad, far.grad = alone.grad.clone(), alone.grad.cuda()
+        optimizer.step()
+        single.step()
+    torch.testing.assert_close(near.data, alone.data, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(far.data.cpu(), alone.data, rtol=1e-4, atol=1e-5)
+    assert optimizer.state[near]["exp_avg"].device.type == "cpu"
+    assert optimizer.state[far]["exp_avg"].device.type == "cuda"
+
+
 def test_saving_takes_no_memory_of_the_device():
     params = [torch.nn.Parameter(torch.randn(512, 512, device="cuda")) for _ in range(8)]
     optimizer = SOAP(params)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import golden
 import pytest
 import torch
+from factors import random_factor, random_orthogonal
 from streams import assert_same_bits
 from test_golden import run
-from test_oracle import random_factor, random_orthogonal
 
 from soap_fast import extension
 from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from factors import random_orthogonal
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import OracleSOAP
-from test_oracle import random_orthogonal, relative
+from test_oracle import relative
 from test_plan import plan_options, shapes
 
 from soap_fast.modes import from_modes, grams, rotate, rotate_back, to_modes

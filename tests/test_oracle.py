@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from factors import random_factor, random_orthogonal
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from oracle import OracleSOAP, TensorState
@@ -33,16 +34,6 @@ options = st.fixed_dictionaries(
     }
 )
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
-
-
-def random_orthogonal(size: int, generator: torch.Generator) -> torch.Tensor:
-    normal = torch.randn(size, size, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(normal).Q
-
-
-def random_factor(size: int, rank: int, generator: torch.Generator) -> torch.Tensor:
-    root = torch.randn(size, rank, dtype=torch.float64, generator=generator)
-    return root @ root.T
 
 
 def modes_with_factor(shape, kwargs) -> list[int | None]:

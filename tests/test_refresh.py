@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+from factors import random_factor, random_orthogonal
 from hypothesis import given
 from hypothesis import strategies as st
 from streams import needs_native
-from test_oracle import random_factor, random_orthogonal
 
 from soap_fast.refresh import (
     FAILED,

@@ -9,9 +9,9 @@ from functools import partial
 import golden
 import pytest
 import torch
+from factors import random_factor, random_orthogonal
 from streams import assert_same_bits, needs_native
 from test_golden import run
-from test_oracle import random_factor, random_orthogonal
 from test_refresh import off_diagonal, one, orthogonality
 from tf32 import products_in_tf32x3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from factors import random_factor, random_orthogonal
 from streams import (
     assert_same_bits,
     backends,
@@ -13,7 +14,6 @@ from streams import (
     snapshot,
     train,
 )
-from test_oracle import random_factor, random_orthogonal
 
 from soap_fast import SOAP
 from soap_fast.refresh import refresh_native

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from factors import random_orthogonal
 from hypothesis import given
 from hypothesis import strategies as st
 from test_modes import EXACT
-from test_oracle import random_orthogonal, relative
+from test_oracle import relative
 from test_plan import plan_options, shapes
 
 from soap_fast.fused import twins

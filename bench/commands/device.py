@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from bench.command import BadInput
-from bench.device.ledger import CUT_OFF, DONE, FAILED, Ledger
+from bench.device.ledger import CUT_OFF, DONE, FAILED, STALE, Ledger
 from bench.device.parts import LIMIT_OF_ALL, PYTHON, ROOT, Part, parts, rehearsal
 from bench.device.processes import run_limited
 from bench.output import table
@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(_listing(chosen, ledger))
         return 0
+    if stale := [part.name for part in chosen if ledger.status(part) == STALE]:
+        print(f"{STALE}, taken anew: {', '.join(stale)}", file=sys.stderr)
     wanted = [part for part in chosen if part.name in options.only] if options.only else None
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the part as well
     try:

@@ -67,6 +67,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for a call of a peer, which may compile (default: %(default)s)",
     )
+    parser.add_argument(
+        "--budget",
+        type=positive(float),
+        metavar="SECONDS",
+        help="for all calls and the peaks of memory, after which peers stop (default: none)",
+    )
     parser.add_argument("--graphed", action="store_true", help="replay CUDA graphs of the steps")
     add_json_option(parser)
 
@@ -84,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
             options.precondition_frequency,
             options.periods,
             options.time_limit,
+            options.budget,
         )
         show(rows, compare.COLUMNS, options.json)
         return 0

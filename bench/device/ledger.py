@@ -14,6 +14,7 @@ from bench.output import envelope
 
 FILE = "parts.json"
 DONE, FAILED, CUT_OFF = "done", "failed", "cut off"
+STALE = "of another commit"
 
 
 class Ledger:
@@ -36,25 +37,32 @@ class Ledger:
                     raise ValueError("no entry of ours")
         except (ValueError, TypeError, AttributeError, KeyError):
             raise BadInput(f"{self.path} is damaged: remove it, or name another --out") from None
-        self.machine = envelope.machine()
+        self.machine, self.commit = envelope.machine(), envelope.commit()
         if there is not None and there != self.machine:
             raise BadInput(f"--out {folder} holds results of another machine: name another folder")
 
     def status(self, part: Part) -> str | None:
-        """None for a part that has not been run, or by another command."""
+        """None for a part not run, or by another command; STALE for one of another commit."""
         entry = self.entries.get(part.name)
         if entry is None or entry["command"] != list(part.command):
             return None
-        return str(entry["status"])
+        # Results that are tracked change while they are taken: a commit with changes is the same.
+        same = _head(entry.get("commit")) == _head(self.commit)
+        return str(entry["status"]) if same else STALE
 
     def left(self, parts: Sequence[Part]) -> list[Part]:
         """Those that are not done: the untried first, for one that failed may fail again."""
-        untried = [part for part in parts if self.status(part) is None]
+        untried = [part for part in parts if self.status(part) in (None, STALE)]
         return untried + [p for p in parts if self.status(p) in (FAILED, CUT_OFF)]
 
     def record(self, part: Part, **entry: Any) -> None:
-        self.entries[part.name] = {"command": list(part.command), "limit": part.limit, **entry}
-        content = {"machine": self.machine, "commit": envelope.commit(), "parts": self.entries}
+        made = {"command": list(part.command), "limit": part.limit, "commit": self.commit}
+        self.entries[part.name] = made | entry
+        content = {"machine": self.machine, "commit": self.commit, "parts": self.entries}
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(new, self.path)
+
+
+def _head(commit: str | None) -> str | None:
+    return None if commit is None else commit.partition("+")[0]

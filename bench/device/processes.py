@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.device.parts import ROOT
@@ -32,19 +33,30 @@ def run_limited(command: Sequence[str], limit: float, out: Path, err: Path) -> i
             start_new_session=True,  # a group of its own, to be ended as one
             preexec_fn=_dies_with_us(),
         )
+        watcher = _outlives_us(process.pid)
         try:
             return process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
             return None
         finally:
             _end(process)
+            watcher.kill()
+            watcher.communicate()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and its children; those that finish by themselves have none left."""
-    if process.poll() is None:
+    """The process and all of its group, which may go on when the process itself has ended."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
+
+
+def _outlives_us(group: int) -> subprocess.Popen[bytes]:
+    """A process that ends the group once we are gone: its pipe from us then closes."""
+    command = ["/bin/sh", "-c", 'read -r line; kill -s KILL -- "-$0"', str(group)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _dies_with_us() -> Callable[[], None] | None:

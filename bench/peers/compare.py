@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from bench.command import BadInput, Row, told
 from bench.measuring.calls import state_bytes
 from bench.output.progress import progress
 from bench.peers.interleaved import Runner, take_turns
-from bench.peers.memory import peak_bytes
+from bench.peers.memory import CALLS, peak_bytes
 from bench.peers.optimizers import MAX_PRECOND_DIM, OURS, build, origin, peer
 from bench.roofline.costs import costs
 from bench.roofline.roofs import DEFAULT_SIZES, gemm_row
@@ -23,6 +25,7 @@ COLUMNS = (
     "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "p99_ms", "host_ms", "speedup",
     "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
+LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torch
 PLAN = PlanOptions(MAX_PRECOND_DIM, False, False, "channels_first")
 
 
@@ -34,8 +37,12 @@ def compare(
     frequency: int,
     periods: int,
     limit: float | None = None,
+    budget: float | None = None,
 ) -> list[Row]:
     """Measure ours and these peers on an inventory, a call of a peer within `limit` seconds.
+
+    Times come first and memory last: `budget` seconds after the start, peers stop and the memory
+    of those that have not been asked for it is not measured.
 
     Returns:
         Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
@@ -52,14 +59,15 @@ def compare(
     runners, missing = _runners(inventory, (OURS, *peers), device, frequency, backend)
     for runner in runners:
         runner.limit = limit
-    peaks = {
-        runner.name: peak_bytes(runner.name, wanted, device, backend, limit)
-        for runner in progress(runners, "peak memory", "optimizer")
-        if runner.failed is None
-    }
-    before = sgemm_gflops(device)
-    take_turns(runners, inventory, device, frequency, periods)
+    before, start = sgemm_gflops(device), time.monotonic()
+    take_turns(runners, inventory, device, frequency, periods, budget)
     gflops = max(before, sgemm_gflops(device))  # machines have faster and slower minutes
+    peaks = {}
+    for runner in progress(runners, "peak memory", "optimizer"):
+        left = math.inf if budget is None else budget - (time.monotonic() - start)
+        if runner.failed is None and (runner.name == OURS or left > 0):
+            within = limit if limit is None else min(limit, max(left, LEAST_FOR_A_PEAK) / CALLS)
+            peaks[runner.name] = peak_bytes(runner.name, wanted, device, backend, within)
 
     ours = runners[0].times.summary(frequency)
     rows = {name: {"name": name, "missing": command} for name, command in missing.items()}

@@ -53,4 +53,8 @@ def described(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> str:
 def distribution(cls: type) -> str:
     """The distribution a class is of, else its top-level package."""
     top = cls.__module__.partition(".")[0]
-    return importlib.metadata.packages_distributions().get(top, [top])[0]
+    try:
+        importlib.metadata.distribution(top)
+    except importlib.metadata.PackageNotFoundError:  # the slow way: reads every package there is
+        return importlib.metadata.packages_distributions().get(top, [top])[0]
+    return top

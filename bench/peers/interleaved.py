@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,16 +63,23 @@ def take_turns(
     device: str,
     frequency: int,
     periods: int,
+    budget: float | None = None,
 ) -> None:
     """The first call and whole refresh periods after it; every call by all, one after the other.
 
     The gradients of a call are drawn once, and each optimizer gets a copy just before its turn, so
     that all find them alike in the caches. Noise of the machine that lasts longer than a call hits
-    all of them.
+    all of them. Who begins goes round, so that nobody always follows the same other one. After
+    `budget` seconds the peers stop, and ours goes on alone.
     """
     source = inventory.parameters(device)
+    end = math.inf if budget is None else time.monotonic() + budget
     for call in progress(range(1 + frequency * periods), inventory.model):
         inventory.set_gradients(source, seed=1 + call)
-        for runner in runners:
+        first = call % len(runners)
+        for runner in (*runners[first:], *runners[:first]):
+            if runner.name != OURS and runner.failed is None and time.monotonic() >= end:
+                runner.failed = f"stopped at call {call}: the budget of {budget:g} s was over"
+                print(f"{runner.name} {runner.failed}", file=sys.stderr)
             if runner.failed is None:
                 runner.call(source, call, frequency)

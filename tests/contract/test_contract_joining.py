@@ -81,28 +81,6 @@ def test_elements_that_far_apart_are_left_to_others_by_triton(backend, tmp_path)
         optimizer.step()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
-def test_several_devices_in_one_group():
-    near, far = parameters(((3, 2),))[0], torch.nn.Parameter(parameters(((3, 2),))[0].data.cuda())
-    optimizer = SOAP([near, far], precondition_frequency=2)
-    alone, _ = started("eager", ((3, 2),), calls=4)
-    for call in range(4):
-        follow_both(optimizer, near, far, call)
-    torch.testing.assert_close(near.data, alone[0].data, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(far.data.cpu(), alone[0].data, rtol=1e-4, atol=1e-5)
-    assert optimizer.state[near]["exp_avg"].device.type == "cpu"
-    assert optimizer.state[far]["exp_avg"].device.type == "cuda"
-
-
-def follow_both(optimizer, near, far, call) -> None:
-    """Both have the gradient that a parameter alone would have."""
-    generator = torch.Generator().manual_seed(1000 + call)
-    near.grad = torch.randn(near.shape, generator=generator)
-    far.grad = near.grad.to(far.device)
-    optimizer.step()
-
-
 @on_every_backend
 def test_it_prints_its_options(backend):
     params = parameters(((2, 2), (3,)))
