@@ -165,6 +165,20 @@ def test_heavyballs_switch_is_set_for_its_calls_only(tiny, monkeypatch):
     assert fake.utils.compile_mode == "its default"
 
 
+def test_heavyballs_own_refreshes_are_told_apart(tiny):
+    """The real package: its calls step, and it says by itself which of them refreshed."""
+    pytest.importorskip("heavyball")
+    inventory = shapes.load(tiny)
+    params = inventory.parameters()
+    start = [param.detach().clone() for param in params]
+    runner = Runner("heavyball", params, optimizers.build("heavyball", params, 3, None))
+    take_turns([runner], inventory, "cpu", frequency=3, periods=2)
+    assert runner.failed is None
+    times = runner.times
+    assert (len(times.first), len(times.plain), len(times.refresh)) == (1, 4, 2)
+    assert all(not torch.equal(*pair) for pair in zip(params, start, strict=True))
+
+
 def test_the_process_that_measures_memory_has_a_limit(capsys):
     assert peak.in_a_process("bench.peers.memory", "adamw", ["adamw"], 0.01) is None
     assert "no peak memory of adamw: took longer than 0.01 s" in capsys.readouterr().err

@@ -56,7 +56,7 @@ class TestRows:
         rows = rows_of(tiny, tmp_path, peers)
         assert [row["name"] for row in rows] == ["soap_fast", *peers.split(",")]
         ours, public, absent, adamw, oracle = rows
-        assert absent == {"name": "heavyball", "missing": "pip install heavyball"}
+        assert absent == {"name": "heavyball", "missing": "pip install heavyball==3.2.1"}
         (line,) = (x for x in capsys.readouterr().err.splitlines() if "missing" in x)
         assert "heavyball" in line
         for row in (ours, public, adamw, oracle):

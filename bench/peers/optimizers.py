@@ -131,7 +131,7 @@ def _unknown(optimizer: torch.optim.Optimizer, call: int, frequency: int) -> Non
 _HEAVYBALL = Peer(
     _heavyball,
     refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
-    install="pip install heavyball",
+    install="pip install heavyball==3.2.1",
     package="heavyball",
 )
 _HEAVYBALL_SET = (
