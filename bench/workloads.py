@@ -21,7 +21,7 @@ DEMO = "demo"
 
 
 class Settings(NamedTuple):
-    """Of the built-in models; a function of the user's decides by itself.
+    """Of the built-in models; all None of a function of the user's, which decides by itself.
 
     Attributes:
         batch: crops.
@@ -29,14 +29,9 @@ class Settings(NamedTuple):
         width: the demo's channels; of the others a factor of all their widths.
     """
 
-    batch: int
-    crop: int
-    width: float
-
-
-def defaults(name: str) -> Settings:
-    """As the demo trains, and as the papers do."""
-    return Settings(8, 64, 48) if name == DEMO else Settings(8, 256, 1.0)
+    batch: int | None
+    crop: int | None
+    width: float | None
 
 
 class Workload(NamedTuple):
@@ -58,6 +53,21 @@ MODELS: dict[str, Callable[[float], Model]] = {
 }
 
 
+def chosen(name: str, batch: int | None, crop: int | None, width: float | None) -> Settings:
+    """What was asked for, and else as the demo trains, and as the papers do.
+
+    Raises:
+        BadInput: something was asked of a model that would not hear of it.
+    """
+    asked = Settings(batch, crop, width)
+    if name not in MODELS:
+        if given := [f"--{option}" for option, value in asked._asdict().items() if value]:
+            raise BadInput(f"{given[0]}: {name} makes its own batch and model; leave it out")
+        return asked
+    usual = Settings(8, 64, 48) if name == DEMO else Settings(8, 256, 1.0)
+    return Settings(batch or usual.batch, crop or usual.crop, width or usual.width)
+
+
 def build(name: str, device: str, settings: Settings) -> Workload:
     """The workload of a name that `checked` has let pass; the same values at every call.
 
@@ -68,12 +78,16 @@ def build(name: str, device: str, settings: Settings) -> Workload:
     torch.manual_seed(0)
     if name not in MODELS:
         return _users(name, device)
-    if name == DEMO and settings.width % 1:
-        raise BadInput(f"--width {settings.width:g}: of the {DEMO} it is a number of channels")
-    model = MODELS[name](settings.width).to(device)
-    if settings.crop % model.stride:
-        raise BadInput(f"--crop {settings.crop}: {name} takes multiples of {model.stride}")
-    images = torch.rand(settings.batch, 3, settings.crop, settings.crop, device=device)
+    batch, crop, width = settings
+    assert batch is not None
+    assert crop is not None
+    assert width is not None
+    if name == DEMO and width % 1:
+        raise BadInput(f"--width {width:g}: of the {DEMO} it is a number of channels")
+    model = MODELS[name](width).to(device)
+    if crop % model.stride:
+        raise BadInput(f"--crop {crop}: {name} takes multiples of {model.stride}")
+    images = torch.rand(batch, 3, crop, crop, device=device)
     return Workload(
         main_parameters(model), lambda: rate_distortion(model(images), images, LAMBDA).loss
     )

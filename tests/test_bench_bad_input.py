@@ -81,6 +81,12 @@ def test_a_model_of_the_users_that_raises(module, function, message, refused):
     assert message in refused("train", "--model", f"{module}:{function}")
 
 
+@pytest.mark.parametrize("option", ["--batch", "--crop", "--width"])
+def test_options_that_a_model_of_the_users_would_not_hear_of(module, option, refused):
+    error = refused("train", "--model", f"{module}:loss_raises", option, "2")
+    assert f"{option}: {module}:loss_raises makes its own batch" in error
+
+
 def test_a_width_of_the_demo_that_is_no_number_of_channels(refused):
     assert "--width 0.5: of the demo it is a number of channels" in refused(
         "train", "--width", "0.5"

@@ -78,7 +78,7 @@ class TestRoof:
 
     def test_tf32x3_is_a_third_of_tf32(self):
         row = {"roof": "gemm_tf32", "value": 300.0, "median": 270.0, "unit": "GFLOP/s"}
-        (derived,) = roofs._derived([row, *ROWS])
+        (derived,) = roofs.derived([row, *ROWS])
         assert (derived["roof"], derived["value"], derived["median"]) == ("gemm_tf32x3", 100, 90)
 
     def test_the_matmul_precision_is_put_back(self):

@@ -147,7 +147,25 @@ class TestRuns:
     def test_without_timing_no_roof_is_measured(self, monkeypatch):
         monkeypatch.setattr(roofs, "gemm_row", lambda *_: pytest.fail("a roof was measured"))
         roofs.roofs.cache_clear()
-        assert run_suite("-k", "SOAP.step-vectors-eager", "--benchmark-disable") == 0
+        chosen = "cpu and (vectors or square)"  # a third of all, with every op and backend
+        assert run_suite("-k", chosen, "--benchmark-disable") == 0
+
+    def test_products_of_triton_on_a_gpu_have_a_roof_of_their_own(self, monkeypatch):
+        rates = {"gemm_float32": 10.0, "gemm_tf32": 60.0}
+
+        def row(name, *_):
+            return {"roof": name, "value": rates[name], "median": 1.0, "unit": "GFLOP/s"}
+
+        monkeypatch.setattr(roofs, "gemm_row", row)
+        monkeypatch.setattr(
+            roofs, "copy_row", lambda *_: {"roof": "copy", "value": 1.0, "unit": "GB/s"}
+        )
+        roofs.roofs.cache_clear()
+        found = roofs.roofs("cuda")
+        roofs.roofs.cache_clear()
+        assert found.gemm[roofs.precision("triton", "cuda")] == 20e9
+        assert found.gemm[roofs.precision("native", "cuda")] == 10e9
+        assert roofs.precision("triton", "cpu") == "float32"  # interpreted
 
     def test_without_the_plugin_it_says_how_to_get_it(self, capsys):
         assert run_suite_without_the_plugin() == 4

@@ -14,7 +14,8 @@ from bench.commands import train
 from bench.peers import optimizers, train_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ("--periods", "1", "--precondition-frequency", "2", "--batch", "1", "--width", "4")
+PERIOD = ("--periods", "1", "--precondition-frequency", "2")
+SMALL = (*PERIOD, "--batch", "1", "--width", "4")
 MODEL = """
 import torch
 
@@ -73,7 +74,11 @@ def test_the_demo_beside_adam(tmp_path, peaks, capsys):
 
 
 def test_a_model_of_the_users(tmp_path, module, peaks):
-    adam, ours = rows_of(tmp_path, "--model", f"{module}:tiny")
+    target = tmp_path / "result.json"
+    command = ["train", *PERIOD, "--model", f"{module}:tiny", "--json", str(target)]
+    assert bench(command) == 0
+    adam, ours = json.loads(target.read_text())["results"]
+    assert [ours[field] for field in ("batch", "crop", "width")] == [None] * 3
     assert adam["parameters"] == ours["parameters"] == 15
     user = sys.modules[module]
     assert len(user.built) == 2  # one for each optimizer, from the same start, and both have moved
@@ -101,7 +106,7 @@ def test_a_model_that_is_none_is_one_line_and_exit_code_2(module, model, message
 
 
 def test_a_model_that_cannot_be_trained_is_one_line_and_exit_code_2(module, capsys):
-    assert bench(["train", "--model", f"{module}:no_parameters", *SMALL]) == 2
+    assert bench(["train", "--model", f"{module}:no_parameters", *PERIOD]) == 2
     error = capsys.readouterr().err
     assert "optimizer got an empty parameter list" in error
     assert error.count("\n") == 1

@@ -35,7 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats",
         type=positive(int),
-        help="plain and refreshing calls of each size (default: 7, with --quick 1)",
+        help="plain and refreshing calls of each size (default: 7, with --quick 1); the sweep of "
+        "frequencies takes one period of the longest instead",
     )
     parser.add_argument("--quick", action="store_true", help="few and small sizes, in seconds")
     parser.add_argument("--plot", metavar="FILE", help="draw cost against size, as PNG")

@@ -7,7 +7,7 @@ all steps but the first. `lower_ms` to `upper_ms` the quartiles of
 all steps but the first, `share` the optimizer's part of the mean; `ratio` and `peak_ratio` relate
 the mean, and the peak memory of a training process, to those of torch.optim.Adam. `--model`
 takes package.module:function, a function of a device that returns a model there and a function
-without arguments that returns its loss.
+without arguments that returns its loss; batch, crop and width are then its own affair.
 """
 
 from __future__ import annotations
@@ -116,10 +116,7 @@ class Trained:
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
-    usual = workloads.defaults(options.model)
-    settings = Settings(
-        options.batch or usual.batch, options.crop or usual.crop, options.width or usual.width
-    )
+    settings = workloads.chosen(options.model, options.batch, options.crop, options.width)
     frequency = options.precondition_frequency
     names = tuple(dict.fromkeys((BASELINE, OURS, *options.peers)))
     rows: dict[str, Row] = {}
@@ -141,7 +138,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"{name} cannot be made: {failed}", file=sys.stderr)
         runners.append(Trained(name, workload, optimizer, options.device, failed=failed))
     for call in progress(range(1 + frequency * options.periods), options.model, "step"):
-        for runner in runners:
+        first = call % len(runners)  # who begins goes round
+        for runner in (*runners[first:], *runners[:first]):
             if runner.failed is None:
                 runner.step(call, frequency, options.time_limit)
     for runner in progress(runners, "peak memory", "optimizer"):

@@ -7,6 +7,8 @@ before, so that libraries are loaded and threads running.
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.peers.optimizers import around, build
 from bench.peers.peak import arguments, in_a_process, peak, reset_peak
 from bench.workloads import Settings
@@ -24,10 +26,10 @@ def peak_bytes(
     return in_a_process("bench.peers.train_memory", name, wanted, STEPS * limit)
 
 
-def _measure(name: str, model: str, device: str, backend: str | None, settings: list[float]) -> int:
+def _measure(name: str, model: str, device: str, backend: str | None, settings: list[Any]) -> int:
     _steps(name, "demo", device, backend, WARM_UP)
     before = reset_peak(device)
-    _steps(name, model, device, backend, Settings(int(settings[0]), int(settings[1]), settings[2]))
+    _steps(name, model, device, backend, Settings(*settings))
     return peak(device) - before
 
 

@@ -69,7 +69,7 @@ def measure(device: str, sizes: Sizes | None = None, repeats: int = 7) -> list[R
         work["launch"] = partial(launch_row, device, repeats)
         work["graph_replay"] = partial(replay_row, repeats)
     rows = [work[name]() for name in progress(list(work), "roofs", "roof")]
-    return [*rows, *_derived(rows)]
+    return [*rows, *derived(rows)]
 
 
 def _row(roof: str, unit: str, best: float, median: float, what: str, **more: Any) -> Row:
@@ -126,7 +126,7 @@ def matmul_precision(precision: str | None) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _derived(rows: list[Row]) -> Iterator[Row]:
+def derived(rows: list[Row]) -> Iterator[Row]:
     """tf32x3 makes one float32 product of three tf32 ones; nothing else multiplies so here."""
     for row in rows:
         if row["roof"] == "gemm_tf32":

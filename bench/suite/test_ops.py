@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.suite.cases import CAPTURED, Case, cases, prepare
-from bench.suite.roofs import roofs
+from bench.suite.roofs import precision, roofs
 from bench.suite.timer import event_timer, replay
 from soap_fast.backends import survey
 
@@ -46,8 +46,10 @@ def test_op(case: Case, benchmark: Any) -> None:
     benchmark.extra_info.update(told)
     if benchmark.stats is not None:  # None under --benchmark-disable: called once, not timed
         found, median = roofs(case.device), benchmark.stats.stats.median
+        of = precision(case.backend, case.device)
         benchmark.extra_info.update(
-            roof_flops_per_second=found.gemm["float32"],
+            roof_flops_per_second=found.gemm[of],
+            roof_precision=of,
             roof_bytes_per_second=found.copy,
-            share_of_roof=found.least_seconds(work.flops, work.bytes, "float32") / median,
+            share_of_roof=found.least_seconds(work.flops, work.bytes, of) / median,
         )
