@@ -1,15 +1,37 @@
 #!/usr/bin/env bash
-# Every result of a CPU that is kept in bench/results/, then the pages made of them: `make measure`.
+# What is timed on a CPU and kept in bench/results/, then the pages made of it: `make measure`.
+#
+# Not taken here: demo/ (`python -m bench.lic demo`), launches/, state/ and kernels/aot* (exact, by
+# `launches`, `gate --record` and `kernels --aot`), refresh/elic_cpu_fast_loop (an experiment), and
+# GPUs (`device`).
 #
 # Sized for less than 20 minutes on two cores that nothing else uses. What is done is kept in a folder
 # of the commit that is measured, so that the same command goes on where it was stopped; results are
 # copied to their places once all are there. Peers that are not installed are named and left out.
+# Numbers belong to a commit: files that differ from it are refused, and results of two are as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-KEPT=${KEPT:-build/measured/$(git rev-parse --short HEAD)}
+commit=$(git rev-parse --short HEAD)
+KEPT=${KEPT:-build/measured/$commit}
 RESULTS=${RESULTS:-bench/results}
 failed=()
+
+publish() { # to their places, and the pages made of them
+  cp -R "$KEPT/results/." "$RESULTS"
+  "$PYTHON" -m bench report "$RESULTS" --out docs/measured
+  "$PYTHON" -m bench readme
+}
+
+if [ -e "$KEPT/whole" ]; then
+  echo "all results of $commit are in $KEPT and are copied from there; to take them anew: rm -r $KEPT" >&2
+  publish
+  exit
+fi
+if [ -n "$(git status --porcelain -uno)" ]; then
+  echo "files differ from commit $commit, to which the numbers would belong: commit them first" >&2
+  exit 2
+fi
 
 measure() { # FILE COMMAND [OPTION...]: the command's result as FILE.json
   local file="$KEPT/results/$1.json"
@@ -54,7 +76,7 @@ for model in tcm_64 lalic dcae; do
 done
 measure refresh/elic_cpu refresh --shapes elic "${on[@]}"
 measure refresh/elic_cpu_one_thread refresh --shapes elic "${on[@]}" --threads 1
-measure train/demo_cpu train "${on[@]}" --peers pytorch_optimizer,heavyball,adamw
+measure train/demo_cpu train "${on[@]}" --periods 5 --peers pytorch_optimizer,heavyball,adamw
 for model in elic tcm_64 lalic dcae; do
   measure "train/${model}_quarter_cpu" train --model "$model" --width 0.25 --batch 2 --crop 128 \
     --periods 1 "${on[@]}" --peers pytorch_optimizer
@@ -65,6 +87,10 @@ if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}; the same command tries them again, the others are kept in $KEPT" >&2
   exit 1
 fi
-cp -R "$KEPT/results/." "$RESULTS"
-"$PYTHON" -m bench report "$RESULTS" --out docs/measured
-"$PYTHON" -m bench readme
+commits=$(find "$KEPT/results" -name '*.json' -exec grep -h '^ "commit"' {} + | sort -u)
+if [ "$(wc -l <<<"$commits")" -gt 1 ]; then
+  echo "results of several commits are in $KEPT: rm -r $KEPT, and do not commit while measuring" >&2
+  exit 1
+fi
+touch "$KEPT/whole"
+publish

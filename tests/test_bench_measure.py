@@ -28,7 +28,14 @@ if os.environ.get("FAILING", "nothing") in sys.argv:
     sys.exit(1)
 if "--json" in sys.argv:
     with open(sys.argv[sys.argv.index("--json") + 1], "w") as file:
-        file.write('{{{{\\n "model": "whole",\\n "params": []\\n}}}}')
+        commit = os.environ.get("COMMIT", "c0ffee")
+        file.write('{{{{\\n "model": "whole",\\n "commit": "%s"\\n}}}}' % commit)
+"""
+GIT = """#!/bin/sh
+case "$1" in
+  rev-parse) echo c0ffee ;;
+  status) printf %s "$DIRTY" ;;
+esac
 """
 
 
@@ -40,6 +47,9 @@ class Script:
         self.stub = folder / "python"
         self.stub.write_text(STUB.format(log=str(self.log)))
         self.stub.chmod(0o755)
+        (folder / "bin").mkdir()
+        (folder / "bin" / "git").write_text(GIT)
+        (folder / "bin" / "git").chmod(0o755)
         (folder / "results").mkdir()
 
     def run(self, **environment: str) -> tuple[int, list[list[str]]]:
@@ -49,6 +59,7 @@ class Script:
             "PYTHON": str(self.stub),
             "KEPT": str(self.folder / "kept"),
             "RESULTS": str(self.folder / "results"),
+            "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         }
         done = subprocess.run(
             [ROOT / "bench" / "measure.sh"], env={**os.environ, **places, **environment},
@@ -78,6 +89,29 @@ def test_it_goes_on_where_it_failed_and_copies_what_is_whole(script):
     folders = {name.partition("/")[0] for name in script.results()}
     assert folders == {"roof", "kernels", "step", "refresh", "train", "scaling"}
     assert len(script.results()) == sum("--json" in call and call[1] == "bench" for call in calls)
+
+
+def test_a_second_time_says_that_all_is_kept(script):
+    assert script.run()[0] == 0
+    kept = script.results()
+    for path in (script.folder / "results").rglob("*.json"):
+        path.unlink()
+    code, calls = script.run(DIRTY=" M bench/results/roof/cpu.json")  # by the first time
+    assert code == 0
+    assert [call[2] for call in calls] == ["report", "readme"]
+    assert script.results() == kept
+    assert "all results of c0ffee are in" in script.error
+    assert f"to take them anew: rm -r {script.folder / 'kept'}" in script.error
+
+
+def test_numbers_belong_to_one_commit(script):
+    code, calls = script.run(DIRTY=" M soap_fast/soap.py")
+    assert (code, calls) == (2, [])
+    assert "files differ from commit c0ffee" in script.error
+    assert script.run(FAILING="refresh")[0] == 1
+    assert script.run(COMMIT="decade")[0] == 1
+    assert "results of several commits are in" in script.error
+    assert script.results() == set()
 
 
 def test_its_commands_can_be_parsed(script, monkeypatch, tmp_path):

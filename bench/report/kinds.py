@@ -61,7 +61,8 @@ KINDS = (
         "train",
         "Training steps",
         "forward_ms optimizer_ms",
-        "name mean_ms forward_ms backward_ms optimizer_ms share ratio peak_bytes peak_ratio",
+        "name model width batch crop mean_ms forward_ms backward_ms optimizer_ms share ratio "
+        "peak_bytes peak_ratio",
     ),
     _kind("trace", "Named parts of steps", "times host_ms", "name times host_ms device_ms share"),
     _kind(
