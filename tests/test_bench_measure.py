@@ -15,7 +15,7 @@ from bench.__main__ import COMMANDS
 from bench.__main__ import main as bench
 from bench.lic.models import MODELS
 from bench.output.files import ResultFile
-from bench.report import cost, page, phases, prices, roofline
+from bench.report import cost, gpus, page, phases, prices, roofline
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,6 +153,25 @@ class TestPages:
     def test_they_are_small_and_their_drawings_are_there(self):
         for path in (ROOT / "docs" / "measured").iterdir():
             assert path.stat().st_size < 200_000, path.name
+
+    def test_gpus_have_a_place_that_says_when_nothing_is_there(self, tmp_path):
+        assert gpus.markdown([], tmp_path) == "Not measured on a GPU yet.\n"
+        row = {"name": "soap_fast", "shapes": "elic", "parameters": 2_000_000, "tensors": 3}
+        row |= {"precondition_frequency": 10}
+        row |= {"mean_ms": 2.5, "plain_ms": 2.0, "refresh_ms": 7.0}
+        ledgers = []
+        for name, gpu in (("rehearsal", None), ("made_up_9000", "Made Up 9000")):
+            ledgers.append(tmp_path / "kept" / name / "parts.json")
+            ledgers[-1].parent.mkdir(parents=True)
+            machine = {"gpu": gpu, "driver": "1.2", "processor": "p"}
+            ledgers[-1].write_text(json.dumps({"machine": machine, "parts": {}}))
+            content = {"machine": machine, "results": [row]}
+            ledgers[-1].with_name("step_elic.json").write_text(json.dumps(content))
+        first, *text = gpus.markdown(ledgers, tmp_path).splitlines()
+        page = "kept/made_up_9000/report.md"
+        assert first == f"Made Up 9000, driver 1.2: [{page}]({page})"
+        assert text[3] == "| elic, 2.0 M in 3 tensors | soap_fast | 2.5 | - | - | 2 | 7 | - |"
+        assert "rehearsal" not in str(text)
 
     def test_what_a_step_costs(self):
         def row(name, mean, **more):

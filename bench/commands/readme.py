@@ -2,7 +2,8 @@
 
 A section to fill stands between `<!-- from PATH -->` and `<!-- end of PATH -->`. PATH is a Markdown
 file that a measurement has written, or a pattern of results of `step --peers`, of which a table of
-what a step costs is made.
+what a step costs is made; or a pattern of `parts.json`, of folders that `device` has left, which
+may be none.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import re
 from pathlib import Path
 
 from bench.command import BadInput
+from bench.device.ledger import FILE as PARTS
 from bench.output.files import read
-from bench.report import prices
+from bench.report import gpus, prices
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.compile(r"(<!-- from (?P<path>\S+) -->\n).*?(<!-- end of (?P=path) -->)", re.DOTALL)
@@ -38,6 +40,8 @@ def fill(text: str) -> str:
 
     def section(match: re.Match[str]) -> str:
         paths = sorted(ROOT.glob(match["path"]))
+        if match["path"].endswith(PARTS):
+            return f"{match[1]}{gpus.markdown(paths, ROOT)}{match[3]}"
         if not paths:
             raise BadInput(f"README.md wants {match['path']}, which is not there: measure it first")
         if match["path"].endswith(".json"):
