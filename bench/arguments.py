@@ -41,3 +41,33 @@ def device(text: str) -> str:
         reason = str(error).partition("\n")[0]
         raise argparse.ArgumentTypeError(f"{text} cannot be used here ({reason})") from None
     return text
+
+
+def add_shapes(parser: argparse.ArgumentParser, default: str = "elic") -> None:
+    parser.add_argument(
+        "--shapes", default=default, help="inventory name or file (default: %(default)s)"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
+
+
+def add_backend(parser: argparse.ArgumentParser, of: str = "of soap_fast") -> None:
+    parser.add_argument("--backend", help=f"{of} (default: the best that runs here)")
+
+
+def add_frequency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
+    )
+
+
+def add_time_limit(parser: argparse.ArgumentParser, unit: str) -> None:
+    parser.add_argument(
+        "--time-limit",
+        type=positive(float),
+        default=180,
+        metavar="SECONDS",
+        help=f"for a {unit} of a peer, which may compile (default: %(default)s)",
+    )

@@ -117,6 +117,12 @@ def test_an_entry_of_a_ledger_that_is_none(tmp_path, entry, refused):
     assert "is damaged: remove it" in refused("device", "--rehearse", "--out", str(tmp_path))
 
 
+def test_an_unknown_backend_is_found_before_roofs_are_measured(monkeypatch, refused):
+    monkeypatch.setattr("bench.commands.kernels.measure", lambda _: pytest.fail("measured"))
+    options = ("--of", "operators", "--backend", "magic", "--shapes", "hyperprior")
+    assert "backend='magic' is not one of" in refused("kernels", *options)
+
+
 def test_a_gate_without_the_record_of_peers(tmp_path, monkeypatch, refused):
     monkeypatch.setattr(ratios, "STEP", tmp_path)
     assert "hyperprior_cpu.json is not there" in refused("gate", "--only", "peers")

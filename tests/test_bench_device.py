@@ -279,6 +279,14 @@ class TestRefusals:
     def test_a_folder_that_cannot_be_made(self, capsys):
         assert "name another folder" in self.refused(capsys, "--rehearse", "--out", __file__)
 
+    def test_the_list_is_kept_as_json(self, capsys):
+        assert bench(["device", "--dry-run", "--json", "-"]) == 0
+        printed = capsys.readouterr()
+        rows = json.loads(printed.out)["results"]
+        assert [row["part"] for row in rows] == [*(part.name for part in parts.parts()), "all"]
+        assert rows[0]["status"] == "not run"
+        assert "step_elic" in printed.err
+
     def test_a_dry_run_needs_no_gpu_and_writes_nothing(self, capsys, tmp_path):
         assert bench(["device", "--dry-run", "--out", str(tmp_path)]) == 0
         assert "step_elic" in capsys.readouterr().out

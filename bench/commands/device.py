@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from bench.command import BadInput
+from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.device.ledger import CUT_OFF, DONE, FAILED, STALE, Ledger
 from bench.device.parts import LIMIT_OF_ALL, PYTHON, ROOT, Part, parts, rehearsal
 from bench.device.processes import run_limited
@@ -33,6 +33,7 @@ from bench.output.files import ResultFile, read
 from bench.report import page
 from soap_fast import extension
 
+COLUMNS = ("part", "limit_s", "status", "seconds", "message")
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 LEAST = 5  # seconds: with less left no part is begun
 TOY = {
@@ -46,10 +47,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", help="default: bench/results/ and the name of the GPU")
     add("--only", nargs="+", metavar="PART", help="these parts, also where they are done")
     add("--dry-run", action="store_true", help="list the parts, their limits and what is done")
+    add_json_option(parser)  # of the list
     add("--rehearse", action="store_true", help="small parts on the CPU, to see that all works")
 
 
 def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
     chosen = rehearsal() if options.rehearse else parts()
     names = [part.name for part in chosen]
     if unknown := [name for name in options.only or () if name not in names]:
@@ -57,12 +60,12 @@ def run(options: argparse.Namespace) -> int:
     if not (options.dry_run or options.rehearse):
         _check_machine()
     if options.dry_run and options.out is None:
-        print(_listing(chosen, None))
+        show(_states(chosen, None), COLUMNS, options.json)
         return 0
     folder = Path(options.out) if options.out else ROOT / "bench" / "results" / _slug()
     ledger = Ledger(folder.absolute())
     if options.dry_run:
-        print(_listing(chosen, ledger))
+        show(_states(chosen, ledger), COLUMNS, options.json)
         return 0
     if stale := [part.name for part in chosen if ledger.status(part) == STALE]:
         print(f"{STALE}, taken anew: {', '.join(stale)}", file=sys.stderr)
@@ -76,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
         write_report(folder, chosen, ledger)
-    print(_listing(chosen, ledger))
-    print(folder / page.PAGE)
+    show(_states(chosen, ledger), COLUMNS, options.json)
+    print(folder / page.PAGE, file=sys.stderr if options.json == "-" else sys.stdout)
     return int(any(ledger.status(part) != DONE for part in chosen))
 
 
@@ -146,15 +149,20 @@ def _last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _listing(chosen: list[Part], ledger: Ledger | None) -> str:
-    rows = []
+def _states(chosen: list[Part], ledger: Ledger | None) -> list[Row]:
+    """A row per part, and one for all."""
+    rows: list[Row] = []
     for part in chosen:
         status = None if ledger is None else ledger.status(part)
         entry = {} if ledger is None or status is None else ledger.entries[part.name]
-        found = (status or "not run", entry.get("seconds"), entry.get("message"))
-        rows.append((part.name, part.limit, *found))
-    rows.append(("all", sum(part.limit for part in chosen), None, None, None))
-    return table.text(("part", "limit_s", "status", "seconds", "message"), rows)
+        row: Row = {"part": part.name, "limit_s": part.limit, "status": status or "not run"}
+        rows.append(row | {name: entry.get(name) for name in ("seconds", "message")})
+    return [*rows, {"part": "all", "limit_s": sum(part.limit for part in chosen)}]
+
+
+def _listing(chosen: list[Part], ledger: Ledger) -> str:
+    rows = _states(chosen, ledger)
+    return table.text(COLUMNS, [[row.get(column) for column in COLUMNS] for row in rows])
 
 
 def write_report(folder: Path, chosen: list[Part], ledger: Ledger) -> None:

@@ -15,7 +15,7 @@ import argparse
 import torch
 
 from bench import shapes
-from bench.arguments import device, positive
+from bench.arguments import add_backend, add_device, add_shapes, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.measuring import aot
 from bench.output import envelope
@@ -30,14 +30,14 @@ COLUMNS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
-    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
+    add_shapes(parser)
+    add_device(parser)
     parser.add_argument(
         "--of",
         choices=("launches", "operators"),
         help="of the Triton backend, or of the one that runs (default: launches on cuda)",
     )
-    parser.add_argument("--backend", help="for --of operators (default: the best that runs here)")
+    add_backend(parser, "for --of operators")
     parser.add_argument(
         "--steps", type=positive(int), default=5, help="of each kind (default: %(default)s)"
     )
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if of == "launches" and not on_gpu and not interpreted():
         raise BadInput("--of launches: torch sees no NVIDIA GPU; take --of operators, or --aot")
     inventory = shapes.load(options.shapes)
-    roofs = read_roofs(options.roof) if options.roof else Roofs.of_rows(measure(options.device))
+    roofs = read_roofs(options.roof) if options.roof else None
     try:
         if of == "launches":
             rows = launched.measure(inventory, options.device, options.steps)
@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
             rows = operators.measure(inventory, options.device, options.backend, options.steps)
     except ValueError as error:
         raise BadInput(str(error)) from None
+    if roofs is None:
+        roofs = Roofs.of_rows(measure(options.device))
     for row in rows:
         row |= _rates(row, roofs)
         row |= {"shapes": inventory.model, "device": options.device}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from bench import shapes
-from bench.arguments import device, positive
+from bench.arguments import add_device, add_shapes, positive
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.measuring.clock import Stopwatch
 from bench.measuring.factors import Factors
@@ -40,8 +40,8 @@ COLUMNS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
-    parser.add_argument("--device", type=device, default="cpu", help="default: %(default)s")
+    add_shapes(parser)
+    add_device(parser)
     parser.add_argument(
         "--op", choices=("native", "eager"), default="native", help="default: %(default)s"
     )

@@ -12,7 +12,7 @@ import argparse
 
 import torch
 
-from bench.arguments import device, positive
+from bench.arguments import add_device, positive
 from bench.command import add_json_option, check_target, show
 from bench.roofline.roofs import DEFAULT_SIZES, Sizes, measure
 
@@ -20,7 +20,7 @@ COLUMNS = ("roof", "value", "unit", "median", "what")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
+    add_device(parser)
     parser.add_argument("--repeats", type=positive(int), default=7, help="default: %(default)s")
     parser.add_argument("--size", type=positive(int), help="n of products of [n, n]")
     parser.add_argument("--copy-mib", type=positive(int), help="size of the copy's source")

@@ -12,7 +12,7 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-from bench.arguments import device, positive
+from bench.arguments import add_backend, add_device, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.measuring.sweeps import measure, rows, sweeps
 from bench.output import envelope
@@ -30,8 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="default: all"
     )
-    parser.add_argument("--device", type=device, default="cpu", help="default: %(default)s")
-    parser.add_argument("--backend", help="of soap_fast (default: the best that runs here)")
+    add_device(parser)
+    add_backend(parser)
     parser.add_argument(
         "--repeats",
         type=positive(int),

@@ -16,7 +16,14 @@ import argparse
 import torch
 
 from bench import shapes
-from bench.arguments import device, positive
+from bench.arguments import (
+    add_backend,
+    add_device,
+    add_frequency,
+    add_shapes,
+    add_time_limit,
+    positive,
+)
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.measuring import graphed
 from bench.measuring.calls import Times, state_bytes, timed_step
@@ -43,30 +50,20 @@ COLUMNS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)"
-    )
-    parser.add_argument("--device", type=device, default="cpu", help="default: %(default)s")
-    parser.add_argument("--backend", help="of soap_fast (default: the best that runs here)")
+    add_shapes(parser, "hyperprior")
+    add_device(parser)
+    add_backend(parser)
     parser.add_argument(
         "--periods", type=positive(int), default=1, help="refresh periods (default: %(default)s)"
     )
-    parser.add_argument(
-        "--precondition-frequency", type=positive(int), default=10, help="default: %(default)s"
-    )
+    add_frequency(parser)
     parser.add_argument(
         "--peers",
         type=chosen,
         metavar="NAME,...",
         help=f"compare with {', '.join(PEERS)}, or any package.module:Class",
     )
-    parser.add_argument(
-        "--time-limit",
-        type=positive(float),
-        default=180,
-        metavar="SECONDS",
-        help="for a call of a peer, which may compile (default: %(default)s)",
-    )
+    add_time_limit(parser, "call")
     parser.add_argument(
         "--budget",
         type=positive(float),

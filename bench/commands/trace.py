@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from bench import shapes
-from bench.arguments import device, positive
+from bench.arguments import add_backend, add_device, add_shapes, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
 from bench.measuring.profiles import PREFIXES, Part, Stepper, parts, profiling
 from bench.output.progress import progress
@@ -23,9 +23,9 @@ COLUMNS = ("name", "times", "host_ms", "device_ms", "share")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shapes", default="elic", help="inventory or file (default: %(default)s)")
-    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
-    parser.add_argument("--backend", help="of soap_fast (default: the best that runs here)")
+    add_shapes(parser)
+    add_device(parser)
+    add_backend(parser)
     parser.add_argument(
         "--steps", type=positive(int), default=3, help="plain ones (default: %(default)s)"
     )

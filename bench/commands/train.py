@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bench import workloads
-from bench.arguments import device, positive
+from bench.arguments import add_backend, add_device, add_frequency, add_time_limit, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show, told
 from bench.measuring.calls import Times, timed_call
 from bench.measuring.clock import Stopwatch, quartiles
@@ -52,10 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"beside {BASELINE} and {OURS}: {', '.join(PEERS)}, or any package.module:Class",
     )
-    add("--device", type=device, default="auto", help="default: cuda, else cpu")
-    add("--backend", help="of soap_fast (default: the best that runs here)")
+    add_device(parser)
+    add_backend(parser)
     add("--periods", type=positive(int), default=3, help="of refreshes (default: %(default)s)")
-    add("--precondition-frequency", type=positive(int), default=10, help="default: %(default)s")
+    add_frequency(parser)
     add("--batch", type=positive(int), help="crops (default: 8)")
     add("--crop", type=positive(int), help="side in pixels (default: 64 for the demo, else 256)")
     add(
@@ -63,13 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=positive(float),
         help="channels of the demo (default: 48), of others a factor of all widths (default: 1)",
     )
-    add(
-        "--time-limit",
-        type=positive(float),
-        default=180,
-        metavar="SECONDS",
-        help="for a step of a peer, which may compile (default: %(default)s)",
-    )
+    add_time_limit(parser, "step")
     add_json_option(parser)
 
 

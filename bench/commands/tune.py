@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from bench import shapes
-from bench.arguments import positive
+from bench.arguments import add_shapes, positive
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.roofline.launched import UNTIMED_STEPS, TimingLauncher, multiprocessors
 from soap_fast import SOAP
@@ -60,9 +60,7 @@ GAIN = 0.02
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--shapes", default="elic", help="inventory name or file (default: %(default)s)"
-    )
+    add_shapes(parser)
     parser.add_argument(
         "--op", nargs="+", choices=VALUES, default=list(VALUES), help="default: all"
     )

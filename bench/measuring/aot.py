@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def run(
     show(results, COLUMNS, target)
     wrong = [complaint for result in results for complaint in complaints(result)]
     for complaint in wrong if check else ():
-        print(f"python -m bench kernels: {complaint}")
+        print(f"python -m bench kernels: {complaint}", file=sys.stderr)
     return int(check and bool(wrong))
 
 
