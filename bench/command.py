@@ -11,6 +11,7 @@ from typing import Any
 from bench.output import envelope, table
 
 Row = dict[str, Any]
+ROOT = Path(__file__).parent.parent  # of the clone
 
 
 class BadInput(Exception):

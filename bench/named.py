@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.command import told
+
 
 def named(text: str) -> Any:
     """What `package.module:object` names; modules in the current folder are found as well.
@@ -24,6 +26,5 @@ def named(text: str) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:  # whatever a user's module raises while it is imported
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise argparse.ArgumentTypeError(f"cannot take {text!r} ({reason})") from None
+        raise argparse.ArgumentTypeError(f"cannot take {text!r} ({told(error)})") from None
     return found

@@ -9,7 +9,7 @@ import pytest
 
 from bench.__main__ import main as bench
 from bench.gates import ratios
-from bench.peers import compare
+from bench.peers import beside
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODULE = """
@@ -139,8 +139,8 @@ def test_a_gate_without_the_record_of_peers(tmp_path, monkeypatch, refused):
 def test_a_peer_that_cannot_be_made_has_failed_and_the_others_go_on(
     module, tmp_path, monkeypatch, inventory_file, peer, message
 ):
-    monkeypatch.setattr(compare, "sgemm_gflops", lambda _: 50.0)
-    monkeypatch.setattr(compare, "peak_bytes", lambda *_: 1000)
+    monkeypatch.setattr(beside, "sgemm_gflops", lambda _: 50.0)
+    monkeypatch.setattr(beside, "peak_bytes", lambda *_: 1000)
     shapes = inventory_file({"model": "m", "params": [{"name": "w", "shape": [4, 2, 2]}]})
     target = tmp_path / "result.json"
     command = ["step", "--shapes", shapes, "--peers", f"{peer},adamw", "--json", str(target)]

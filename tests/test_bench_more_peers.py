@@ -12,7 +12,7 @@ import torch
 
 from bench import shapes
 from bench.__main__ import main as bench
-from bench.peers import compare, optimizers, peak
+from bench.peers import beside, optimizers, peak
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.limit import TookTooLong, time_limit
 
@@ -26,8 +26,8 @@ def tiny(inventory_file):
 
 @pytest.fixture
 def rows_of(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "peak_bytes", lambda *_: 1000)
-    monkeypatch.setattr(compare, "sgemm_gflops", lambda _: 50.0)
+    monkeypatch.setattr(beside, "peak_bytes", lambda *_: 1000)
+    monkeypatch.setattr(beside, "sgemm_gflops", lambda _: 50.0)
 
     def rows(*options):
         target = tmp_path / "result.json"
@@ -123,7 +123,7 @@ def test_peers_that_sleep_cost_their_own_numbers_and_not_ours(rows_of, monkeypat
         optimizers.PEERS, "heavyball", optimizers.Peer(lambda params, frequency: Sleeps(params))
     )
     asked = []
-    monkeypatch.setattr(compare, "peak_bytes", lambda name, *_: asked.append(name) or 1000)
+    monkeypatch.setattr(beside, "peak_bytes", lambda name, *_: asked.append(name) or 1000)
     ours, sleeps, adamw = rows_of("--peers", "heavyball,adamw", "--budget", "0.5")
     assert sleeps["failed"].startswith("stopped at call ")
     assert "the budget of 0.5 s was over" in adamw["failed"]

@@ -11,7 +11,7 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.measuring.calls import Times
-from bench.peers import compare, memory, optimizers
+from bench.peers import beside, memory, optimizers
 from bench.peers.interleaved import Runner, take_turns
 from bench.peers.peak import in_a_process
 from bench.roofline.costs import costs
@@ -38,8 +38,8 @@ def tiny(inventory_file):
 @pytest.fixture
 def quick(monkeypatch):
     """What is tested on its own below, and heavyball as if it were not installed."""
-    monkeypatch.setattr(compare, "peak_bytes", lambda *_: 1000)
-    monkeypatch.setattr(compare, "sgemm_gflops", lambda _: 50.0)
+    monkeypatch.setattr(beside, "peak_bytes", lambda *_: 1000)
+    monkeypatch.setattr(beside, "sgemm_gflops", lambda _: 50.0)
     monkeypatch.setitem(sys.modules, "heavyball", None)
 
 
@@ -185,13 +185,13 @@ def test_peak_memory_that_cannot_be_had_is_said(capsys):
 
 def test_rate_of_products_is_measured(monkeypatch):
     monkeypatch.setitem(
-        compare.DEFAULT_SIZES, "cpu", compare.DEFAULT_SIZES["cpu"]._replace(product=64)
+        beside.DEFAULT_SIZES, "cpu", beside.DEFAULT_SIZES["cpu"]._replace(product=64)
     )
-    assert compare.sgemm_gflops("cpu") > 0
+    assert beside.sgemm_gflops("cpu") > 0
 
 
 def test_flops_of_modes_without_a_factor_are_none():
-    assert costs([(7,), (1, 1), ()], compare.PLAN)["soap_fast::step_"].flops == 0
+    assert costs([(7,), (1, 1), ()], beside.PLAN)["soap_fast::step_"].flops == 0
 
 
 def test_times_of_calls_that_did_not_occur_are_none():

@@ -12,7 +12,7 @@ from bench import shapes
 from bench.__main__ import main as bench
 from bench.commands import kernels, trace
 from bench.measuring import clock, graphed
-from bench.peers.compare import PLAN
+from bench.peers.beside import PLAN
 from bench.roofline import costs, launched, roofs
 from bench.roofline.roofs import Roofs
 from soap_fast import SOAP, GraphedStep, extension

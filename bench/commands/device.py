@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.command import ROOT, BadInput, Row, add_json_option, check_target, show
 from bench.device.ledger import CUT_OFF, DONE, FAILED, STALE, Ledger
-from bench.device.parts import LIMIT_OF_ALL, PYTHON, ROOT, Part, parts, rehearsal
+from bench.device.parts import LIMIT_OF_ALL, PYTHON, Part, parts, rehearsal
 from bench.device.processes import run_limited
 from bench.output import table
 from bench.output.files import ResultFile, read

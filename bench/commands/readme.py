@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
-from bench.command import BadInput
+from bench.command import ROOT, BadInput
 from bench.device.ledger import FILE as PARTS
 from bench.output.files import read
 from bench.report import gpus, prices
 
-ROOT = Path(__file__).parents[2]
 SECTION = re.compile(r"(<!-- from (?P<path>\S+) -->\n).*?(<!-- end of (?P=path) -->)", re.DOTALL)
 
 

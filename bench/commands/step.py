@@ -28,7 +28,7 @@ from bench.command import BadInput, add_json_option, check_target, show
 from bench.measuring import graphed
 from bench.measuring.calls import Times, state_bytes, timed_step
 from bench.output.progress import progress
-from bench.peers import compare
+from bench.peers import beside
 from bench.peers.memory import peak_bytes
 from bench.peers.optimizers import OURS, PEERS, chosen
 from soap_fast import SOAP
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     if options.graphed and options.peers:
         raise BadInput("--graphed and --peers are two measurements: make one after the other")
     if options.peers:
-        rows = compare.compare(
+        rows = beside.beside(
             options.shapes,
             options.peers,
             options.device,
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
             options.time_limit,
             options.budget,
         )
-        show(rows, compare.COLUMNS, options.json)
+        show(rows, beside.COLUMNS, options.json)
         return 0
     inventory = shapes.load(options.shapes)
     if options.graphed:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from bench.command import ROOT
+
 PYTHON = "python"  # the one that runs us, without its path: commands go into reports
-ROOT = Path(__file__).parents[2]
 # Those that run on a GPU where there is one; the others interpret kernels or need none.
 GPU_TESTS = ("tests/test_gpu*.py", "tests/test_kernels.py")
 GPU_CASES = tuple(

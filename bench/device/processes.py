@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench.device.parts import ROOT
+from bench.command import ROOT
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.command import BadInput, Row
+from bench.command import ROOT, BadInput, Row
 
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = ROOT / "bench" / "results"
 
 
 def check(name: str, of: str, found: Any, rule: str, expected: Any, ok: bool) -> Row:

@@ -10,13 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.command import BadInput, Row
+from bench.command import ROOT, BadInput, Row
 from bench.gates.check import RESULTS, check
 from bench.output import envelope
 from bench.output.files import read
 
 FIELDS = ("stack_bytes", "spill_bytes", "load_bytes")
-ROOT = Path(__file__).parent.parent.parent
 HOW = "python -m bench kernels --aot --json FILE"
 
 

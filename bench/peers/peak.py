@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parent.parent.parent
+from bench.command import ROOT
+
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 

@@ -29,7 +29,7 @@ LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torc
 PLAN = PlanOptions(MAX_PRECOND_DIM, False, False, "channels_first")
 
 
-def compare(
+def beside(
     wanted: str,
     peers: Sequence[str],
     device: str,
