@@ -70,7 +70,9 @@ def beside(
             peaks[runner.name] = peak_bytes(runner.name, wanted, device, backend, within)
 
     ours = runners[0].times.summary(frequency)
-    rows = {name: {"name": name, "missing": command} for name, command in missing.items()}
+    rows: dict[str, Row] = {
+        name: {"name": name, "missing": command} for name, command in missing.items()
+    }
     for runner in runners:
         rows[runner.name] = {
             "name": runner.name,
