@@ -78,8 +78,11 @@ def take_turns(
         inventory.set_gradients(source, seed=1 + call)
         first = call % len(runners)
         for runner in (*runners[first:], *runners[:first]):
-            if runner.name != OURS and runner.failed is None and time.monotonic() >= end:
+            left = end - time.monotonic()
+            if runner.name != OURS and runner.failed is None and left <= 0:
                 runner.failed = f"stopped at call {call}: the budget of {budget:g} s was over"
                 print(f"{runner.name} {runner.failed}", file=sys.stderr)
+            if budget is not None:  # a last call must not take more than is left either
+                runner.limit = left if runner.limit is None else min(runner.limit, left)
             if runner.failed is None:
                 runner.call(source, call, frequency)
