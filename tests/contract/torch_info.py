@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 
 from soap_fast import SOAP
 from soap_fast.backends import survey
+from soap_fast.backends.triton import interpreted
 
 # torch's own tests forbid their process to set precisions for good. Users do set them, and
 # other tests of this process see that a step leaves them alone.
@@ -29,6 +30,14 @@ BACKENDS = [
         marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
     )
     for status in survey()
+]
+# For tests that keep all of their tensors on the CPU, whatever the machine has.
+needs_interpreter = pytest.mark.skipif(
+    not interpreted(), reason="interprets kernels on CPU tensors: set TRITON_INTERPRET=1"
+)
+ON_CPU = [
+    pytest.param(*b.values, marks=[*b.marks, *[needs_interpreter] * ("triton" in b.values)])
+    for b in BACKENDS
 ]
 
 

@@ -14,11 +14,19 @@ from streams import DEMANDED, parameters
 
 from soap_fast import SOAP
 from soap_fast.backends import survey
+from soap_fast.backends.triton import interpreted
 
+# All tensors of these tests are on the CPU: it is there that faults are injected and seen.
+needs_interpreter = pytest.mark.skipif(
+    not interpreted(), reason="interprets kernels on CPU tensors: set TRITON_INTERPRET=1"
+)
 BACKENDS = [
     pytest.param(
         status.name,
-        marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
+        marks=[
+            pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
+            *[needs_interpreter] * (status.name == "triton"),
+        ],
     )
     for status in survey()
 ]
