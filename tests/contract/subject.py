@@ -10,8 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from streams import parameters, train
-from torch_info import BACKENDS
+from streams import BACKENDS, parameters, train
 
 from soap_fast import SOAP
 from soap_fast.backends.triton import interpreted

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from streams import assert_same_bits
+from streams import ON_CPU, assert_same_bits
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch_info import ON_CPU
 
 from soap_fast import SOAP
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from streams import assert_same_bits
+from streams import ON_CPU, assert_same_bits
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn, update_bn
-from torch_info import ON_CPU
 
 from soap_fast import SOAP
 

@@ -7,8 +7,7 @@ import weakref
 
 import pytest
 import torch
-from streams import assert_same_bits, parameters, set_gradients, train
-from torch_info import ON_CPU
+from streams import ON_CPU, assert_same_bits, parameters, set_gradients, train
 
 from soap_fast import SOAP
 

@@ -7,9 +7,9 @@ import pickle
 
 import pytest
 import torch
-from streams import assert_same_bits, parameters, set_gradients, through_a_file, train
+from streams import ON_CPU, assert_same_bits, parameters, set_gradients, through_a_file, train
 from torch.optim import optimizer as torch_optimizer
-from torch_info import INFO, ON_CPU
+from torch_info import INFO
 
 from soap_fast import SOAP
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from streams import ON_CPU
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch_info import INFO, ON_CPU
+from torch_info import INFO
 
 STEPS = {"eager": 15, "native": 15, "triton": 5}  # interpreted kernels are slow
 CONFIGURATIONS = {each.desc: each for each in INFO.optim_inputs_func("cpu")}

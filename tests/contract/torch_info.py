@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from unittest import mock
 
-import pytest
 import torch
-from streams import DEMANDED
 from torch.optim import lr_scheduler
 
 from soap_fast import SOAP
-from soap_fast.backends import survey
-from soap_fast.backends.triton import interpreted
 
 # torch's own tests forbid their process to set precisions for good. Users do set them, and
 # other tests of this process see that a step leaves them alone.
@@ -23,22 +19,6 @@ with mock.patch.object(torch.backends, "disable_global_flags"):
         get_error_inputs_for_all_optims,
         optim_db,
     )
-
-BACKENDS = [
-    pytest.param(
-        status.name,
-        marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
-    )
-    for status in survey()
-]
-# For tests that keep all of their tensors on the CPU, whatever the machine has.
-needs_interpreter = pytest.mark.skipif(
-    not interpreted(), reason="interprets kernels on CPU tensors: set TRITON_INTERPRET=1"
-)
-ON_CPU = [
-    pytest.param(*b.values, marks=[*b.marks, *[needs_interpreter] * ("triton" in b.values)])
-    for b in BACKENDS
-]
 
 
 def inputs(device: str, dtype: torch.dtype | None = None) -> list[OptimizerInput]:
