@@ -64,6 +64,14 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
     ]
 
 
+def one_after_the_other(optimizer: SOAP) -> list[lr_scheduler.LRScheduler]:
+    """A warm-up and a decay."""
+    return [
+        lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2),
+        lr_scheduler.ExponentialLR(optimizer, gamma=0.9),
+    ]
+
+
 # The widest set that torch tries on one optimizer, SGD, and what the paper's training uses.
 SCHEDULERS = [
     *next(info for info in optim_db if info.optim_cls is torch.optim.SGD).scheduler_inputs,
@@ -74,6 +82,9 @@ SCHEDULERS = [
     [lambda opt: lr_scheduler.OneCycleLR(opt, max_lr=0.02, total_steps=30)],  # cycles betas too
     [lambda opt: lr_scheduler.CyclicLR(opt, 1e-3, 1e-2, step_size_up=4, cycle_momentum=False)],
     [lambda opt: lr_scheduler.LambdaLR(opt, lambda epoch: 0.9**epoch)],
+    [lambda opt: lr_scheduler.MultiplicativeLR(opt, lambda epoch: 0.9)],
+    [lambda opt: lr_scheduler.SequentialLR(opt, one_after_the_other(opt), milestones=[2])],
+    [lambda opt: lr_scheduler.ChainedScheduler(one_after_the_other(opt), optimizer=opt)],
 ]
 
 INFO = OptimizerInfo(

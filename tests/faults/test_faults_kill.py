@@ -31,6 +31,7 @@ def test_a_killed_demo_resumes_to_the_same_bits(tmp_path: Path) -> None:
     counts = json.loads(done.stdout)
     print(counts, "seed", seed)
     assert counts["kills"] == KILLS, seed
+    assert counts["without_a_checkpoint"] < KILLS, seed  # or nothing would have been resumed
     assert counts["equal"] == counts["runs"] > 0, (seed, counts)
 
 
