@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from streams import ON_CPU, assert_same_bits, parameters, set_gradients, train
+from streams import ON_CPU, assert_same_bits, parameters, set_gradients, snapshot, train
 
 from soap_fast import SOAP
 
@@ -82,6 +82,75 @@ def test_a_closure_runs_once_with_gradients(backend):
     assert seen == [True] * 3
     assert losses[2] < losses[0]
     assert optimizer.step() is None
+
+
+class Broken(RuntimeError):
+    """What a closure raises, and nothing else."""
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3], ids=["first", "second", "steady", "refresh"])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_closure_that_raises_leaves_everything_as_it_was(backend, calls):
+    """Whatever gradients it has left; the next step is as if there had been none."""
+    params = parameters(((3, 2), (3,)))
+    optimizer = SOAP(params, backend=backend, precondition_frequency=3)
+    train(optimizer, params, range(calls))
+    before = snapshot(optimizer, params)
+
+    def closure():
+        set_gradients(params, 99)
+        raise Broken
+
+    with pytest.raises(Broken):
+        optimizer.step(closure)
+    assert torch.is_grad_enabled()
+    assert_same_bits(snapshot(optimizer, params), before)
+    train(optimizer, params, [calls])
+    straight = parameters(((3, 2), (3,)))
+    train(SOAP(straight, backend=backend, precondition_frequency=3), straight, range(calls + 1))
+    assert_same_bits([p.detach() for p in params], [p.detach() for p in straight])
+
+
+class Masked(torch.nn.Conv2d):
+    """A causal convolution as compression models have it: each forward writes the weight anew."""
+
+    def __init__(self, *sizes: int, moves: bool) -> None:
+        super().__init__(*sizes)
+        self.moves = moves
+        mask = torch.ones_like(self.weight)
+        mask[:, :, 1, 1:] = mask[:, :, 2:] = 0
+        self.register_buffer("mask", mask)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.moves:
+            self.weight.data = self.weight.data * self.mask
+        else:
+            self.weight.data.mul_(self.mask)
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_module_that_replaces_its_weight_at_every_forward_trains(backend):
+    """To the bits of one that masks it in place."""
+    images = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    ends = []
+    for moves in (True, False):
+        torch.manual_seed(0)
+        layer = Masked(2, 2, 3, moves=moves)
+        optimizer = SOAP(layer.parameters(), lr=0.03, backend=backend, precondition_frequency=2)
+        losses, addresses = [], set()
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = (layer(images) - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            addresses.add(layer.weight.data_ptr())
+        assert losses[-1] < losses[1] <= losses[0]
+        assert (len(addresses) > 1) == moves
+        assert optimizer.state[layer.weight]["calls"] == 6
+        ends.append([p.detach().clone() for p in layer.parameters()])
+    assert_same_bits(*ends)
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
