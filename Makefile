@@ -30,7 +30,7 @@ $(READY): $(BUILD_INPUTS)
 	rm -f $(VENV)/ready-with-* && touch $@
 
 demo: setup
-	$(BIN)/python -m bench.lic train
+	$(BIN)/python -m bench.lic demo
 
 # Kernels that are interpreted keep one core busy each; the rest uses threads, or measures time.
 test: setup

@@ -33,6 +33,9 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
         state: the optimizer's entries by parameter.
         groups: its parameter groups.
         layout: "soap_fast" or "reference".
+
+    Raises:
+        ValueError: an unknown layout, or state of a parameter of no group.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout={layout!r} is not one of {get_args(Layout)}")
@@ -40,6 +43,13 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
     for group in groups:
         for param in group["params"]:
             indices.setdefault(param, len(indices))
+    for param, entry in state.items():
+        if entry and param not in indices:
+            shape = tuple(param.shape)
+            raise ValueError(
+                f"a parameter of shape {shape} has state and is in no group any more: "
+                "delete its entry of optimizer.state"
+            )
     written = {
         "state": {indices[p]: _snapshot(entry, HOST) for p, entry in state.items() if entry},
         "param_groups": [
@@ -143,7 +153,7 @@ def _checked(entry: Mapping[str, Any], plan: TensorPlan) -> Mapping[str, Any]:
 
     _require_clock("step", entry["step"], calls - 1)
     for key in ("exp_avg", "exp_avg_sq"):
-        _require_tensor(key, entry[key], plan.shape)
+        layouts.require_tensor(key, entry[key], plan.shape)
     _require(bool((entry["exp_avg_sq"] >= 0).all()), "exp_avg_sq has negative entries")
     _check_refreshes(entry, plan)
     for key in ("GG", "Q"):
@@ -153,7 +163,7 @@ def _checked(entry: Mapping[str, Any], plan: TensorPlan) -> Mapping[str, Any]:
         _require(len(matrices) == modes, f"{key} has {len(matrices)} modes, the parameter {modes}")
         for mode, (matrix, size) in enumerate(zip(matrices, plan.factors, strict=True)):
             if size is not None:
-                _require_tensor(f"{key}[{mode}]", matrix, (size, size))
+                layouts.require_tensor(f"{key}[{mode}]", matrix, (size, size))
             else:
                 _require(
                     matrix is None,
@@ -178,16 +188,6 @@ def _check_refreshes(entry: Mapping[str, Any], plan: TensorPlan) -> None:
             for phase, size in zip(phases, plan.factors, strict=True)
         )
         _require(usable, f"phases={phases!r} are not one integer >= 1 for each factor")
-
-
-def _require_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
-        found = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else repr(tensor)
-        raise ValueError(f"{name} is {found}, not of shape {shape}")
-    dense = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta
-    _require(dense, f"{name} is not a dense floating point tensor: {tensor.dtype}, {tensor.layout}")
-    finite = bool(tensor.isfinite().all())
-    _require(finite, f"{name} has NaN or inf: the run that saved it was lost, take an earlier one")
 
 
 def _require_clock(name: str, clock: Any, last: float) -> None:

@@ -52,8 +52,10 @@ class GraphedStep:
         """Take one step. Returns what `body` returned; of a replay, the same tensors as before.
 
         Raises:
-            RuntimeError: the step cannot be captured, and why.
+            RuntimeError: the step cannot be captured, and why; or one taken outside of a graph was
+                left between its launches.
         """
+        self.optimizer._backend.check_whole()
         if self._generation != self.optimizer._generation:  # the state has moved: graphs are void
             self._generation = self.optimizer._generation
             self._graphs.clear()

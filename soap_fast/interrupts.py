@@ -32,6 +32,7 @@ class _Held:
         if threading.current_thread() is not threading.main_thread():
             return
         if self._depth == 0:
+            self._noted, self._is_noted = None, False  # of one that came while the last was left
             handler = get_handler(signal.SIGINT)
             self._handler = handler if callable(handler) else None  # nothing would be raised
             if self._handler is not None:

@@ -80,6 +80,10 @@ def entry_to_ours(
     bases, factors = _matrices("Q", entry, plan), _matrices("GG", entry, plan)
     kept = [None if _is_unit(q) else q for q in bases]
     exp_avg = entry["exp_avg"]
+    require_tensor("exp_avg", exp_avg, plan.shape)  # which is computed with below
+    for mode, q in enumerate(bases):
+        if q is not None:
+            require_tensor(f"Q[{mode}]", q, tuple(q.shape))
     if from_reference:
         # The basis of a mode of size 1 is [[1]] for us and [[1]] or [[-1]] in the reference.
         for q in bases:
@@ -97,6 +101,21 @@ def entry_to_ours(
         "GG": [None if _is_unit(k) else k for k in factors],
         "Q": kept,
     }
+
+
+def require_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for anything but a finite, dense, floating point tensor of this shape."""
+    if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
+        found = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else repr(tensor)
+        raise ValueError(f"{name} is {found}, not of shape {shape}")
+    if tensor.layout != torch.strided or not tensor.is_floating_point() or tensor.is_meta:
+        raise ValueError(
+            f"{name} is not a dense floating point tensor: {tensor.dtype}, {tensor.layout}"
+        )
+    if not tensor.isfinite().all():
+        raise ValueError(
+            f"{name} has NaN or inf: the run that saved it was lost, take an earlier one"
+        )
 
 
 def to_reference(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:

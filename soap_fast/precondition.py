@@ -47,6 +47,7 @@ def precondition(
     Raises:
         ValueError: not one gradient for each parameter, one that does not fit its parameter, or a
             parameter that has no bases yet.
+        RuntimeError: a step was left between its launches, and the state lies between two.
 
     Source: arXiv 2409.11321, Algorithm 3.
     """
@@ -56,6 +57,7 @@ def precondition(
             f"{len(grads)} gradients for {len(params)} parameters: give one for each, in the order "
             "of param_groups, or None"
         )
+    optimizer._backend.check_whole()
     given = {id(param): grad for param, grad in zip(params, grads, strict=True)}
     calls = list(optimizer._calls(Scaling(), lambda param: given[id(param)]))
     for call in calls:

@@ -251,10 +251,7 @@ class SOAP(torch.optim.Optimizer):
     def _begin(self, calls: list[TensorCall]) -> None:
         """Start the state of tensors on their first call; an unusable gradient is only counted."""
         usable = self._backend.usable(calls)
-        for call, flag in zip(calls, usable, strict=True):
-            if not flag:
-                call.state["skipped"].add_(1)
-                self.state[call.param] = call.state
+        left_out = [call for call, flag in zip(calls, usable, strict=True) if not flag]
         calls = [call for call, flag in zip(calls, usable, strict=True) if flag]
 
         stacks = grown(self.state, self._backend.first_bases(calls))
@@ -266,6 +263,9 @@ class SOAP(torch.optim.Optimizer):
             self._generation += bool(entries)
             self.state.update(entries)
             bind(stacks, self.state)
+            for call in left_out:
+                call.state["skipped"].add_(1)
+                self.state[call.param] = call.state
 
     def _assign_phases(self, calls: list[TensorCall]) -> None:
         """Give tensors under a staggered schedule their phases, once."""
@@ -337,7 +337,7 @@ class SOAP(torch.optim.Optimizer):
             layout: "soap_fast", or "reference" for the layout of nikhilvyas/SOAP.
 
         Raises:
-            ValueError: an unknown layout.
+            ValueError: an unknown layout, or state of a parameter that is in no group any more.
             RuntimeError: a step was left between its launches, and there is no state to save.
         """
         self._backend.check_whole()
@@ -368,11 +368,13 @@ class SOAP(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
         groups, state = checkpoint.read(state_dict, self.param_groups)
-        self._backend.forget()
-        self._in_graphs = []
-        self._generation += 1
         bind(restack(state), state)
-        super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
+        # From here on nothing is allocated: all of it is loaded, or nothing.
+        with held:
+            self._backend.forget()
+            self._in_graphs = []
+            self._generation += 1
+            super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

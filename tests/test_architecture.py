@@ -28,6 +28,7 @@ ORDER = [
     "cpu_step",
     "fused.steady",
     "fused.engine",
+    "fused.metadata",
     "fused.refresher",
     "fused.staggered",
     "fused.grouped",

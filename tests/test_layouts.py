@@ -181,3 +181,36 @@ def test_a_checkpoint_of_pytorch_optimizer_goes_on_as_it_did(backend):
     for p, q, before in zip(ours, theirs, start, strict=True):
         error = (p - q).abs().max() / (q - before).abs().max()
         assert error <= golden.TOLERANCE
+
+
+DAMAGE = {
+    "cut": lambda entry: {**entry, "exp_avg": entry["exp_avg"][:-1]},
+    "none": lambda entry: {**entry, "exp_avg": None},
+    "integers": lambda entry: {**entry, "exp_avg": entry["exp_avg"].int()},
+    "no second moment": lambda entry: {**entry, "exp_avg_sq": None},
+    "a basis of integers": lambda entry: {**entry, "Q": [q.int() for q in entry["Q"]]},
+    "a basis of less": lambda entry: {**entry, "Q": [q[:-1] for q in entry["Q"]]},
+    "a factor of less": lambda entry: {**entry, "GG": [k[:, :-1] for k in entry["GG"]]},
+    "modes": lambda entry: {**entry, "GG": entry["GG"][:1]},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("whose", ["reference", "pytorch_optimizer"])
+def test_a_damaged_checkpoint_of_others_changes_nothing(whose, damage):
+    params = parameters(((4, 3), (3, 1)))
+    if whose == "reference":
+        saved_by = SOAP(params)
+        train(saved_by, params, range(3))
+        saved = saved_by.state_dict(layout="reference")
+    else:
+        public = pytorch_optimizer.SOAP(params)
+        train(public, params, range(3))
+        saved = public.state_dict()
+    saved["state"][0] = DAMAGE[damage](saved["state"][0])
+    optimizer = SOAP(params)
+    train(optimizer, params, range(2))
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match="the state_dict does not fit: parameter 0: "):
+        optimizer.load_state_dict(saved)
+    assert_same_bits(optimizer.state_dict(), before)

@@ -3,7 +3,8 @@
 No GPU is needed: the optimizer runs as always, only the last call of every launch is left out.
 `padding` is 1 - needed / executed flops of rotations and Gram matrices. `bytes_ratio` relates to
 one pass over p, g, exp_avg, exp_avg_sq, K and Q, read once and written once where a step updates
-them; `host_ratio` to one pass of `p.grad.data_ptr()` over the parameters.
+them; `host_ratio` to one pass of `p.grad.data_ptr()` over the parameters. `host_ms` is of a step
+whose gradients are the tensors of the one before, `host_new_gradients_ms` of one after `zero_grad`.
 """
 
 from __future__ import annotations
@@ -43,4 +44,10 @@ def run(options: argparse.Namespace) -> int:
 def measure(inventory: shapes.Inventory) -> dict[str, Any]:
     recorded = record(inventory)
     host, base = host_times(recorded)
-    return {**counted(recorded, inventory), "host_ms": host, "host_ratio": host / base}
+    new, _ = host_times(recorded, new_gradients=True)
+    return {
+        **counted(recorded, inventory),
+        "host_ms": host,
+        "host_new_gradients_ms": new,
+        "host_ratio": host / base,
+    }

@@ -1,1 +1,1 @@
-"""Learned image compression, trained with three optimizers: `python -m bench.lic train`."""
+"""Learned image compression: models, and their training by one optimizer or another."""

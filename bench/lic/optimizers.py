@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-SOAP_BETAS = (0.95, 0.95)
+from bench.command import BadInput
+from bench.peers.foreign import accepted, optimizer_class
+
+SOAP_OPTIONS: dict[str, Any] = {"betas": (0.95, 0.95), "weight_decay": 0.0}
 
 
 def main_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -21,28 +25,27 @@ def aux_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if name.endswith("quantiles")]
 
 
-def _adam(params: list[nn.Parameter], lr: float, frequency: int) -> torch.optim.Optimizer:
-    return torch.optim.Adam(params, lr=lr)
+def _adam(params: list[nn.Parameter], lr: float, **options: Any) -> torch.optim.Optimizer:
+    del options["precondition_frequency"]
+    return torch.optim.Adam(params, lr=lr, **options)
 
 
-def _soap_fast(params: list[nn.Parameter], lr: float, frequency: int) -> torch.optim.Optimizer:
+def _soap_fast(params: list[nn.Parameter], lr: float, **options: Any) -> torch.optim.Optimizer:
     from soap_fast import SOAP
 
-    options: dict[str, Any] = {"weight_decay": 0.0, "precondition_frequency": frequency}
-    return SOAP(params, lr=lr, betas=SOAP_BETAS, **options)
+    return SOAP(params, lr=lr, **{**SOAP_OPTIONS, **options})
 
 
 def _pytorch_optimizer(
-    params: list[nn.Parameter], lr: float, frequency: int
+    params: list[nn.Parameter], lr: float, **options: Any
 ) -> torch.optim.Optimizer:
     from pytorch_optimizer import SOAP
 
     # Its other defaults in 4.1.0 are those of the reference, and of soap_fast.
-    options: dict[str, Any] = {"weight_decay": 0.0, "precondition_frequency": frequency}
-    return SOAP(params, lr=lr, betas=SOAP_BETAS, **options)
+    return SOAP(params, lr=lr, **{**SOAP_OPTIONS, **options})
 
 
-BUILDERS: dict[str, Callable[[list[nn.Parameter], float, int], torch.optim.Optimizer]] = {
+BUILDERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": _adam,
     "soap_fast": _soap_fast,
     "pytorch_optimizer": _pytorch_optimizer,
@@ -58,6 +61,34 @@ TREATMENT = (
 )
 
 
-def build(name: str, model: nn.Module, lr: float, frequency: int) -> torch.optim.Optimizer:
-    """The optimizer `name` over everything but the quantiles; ImportError if it is missing."""
-    return BUILDERS[name](main_parameters(model), lr, frequency)
+def build(
+    name: str,
+    model: nn.Module,
+    lr: float,
+    frequency: int,
+    options: Mapping[str, Any] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer `name` over everything but the quantiles.
+
+    One of another package, `package.module:Class`, keeps its own defaults but for the rate and,
+    where it has such an option, the precondition frequency.
+
+    Args:
+        options: of the optimizer's own, in place of what is set here.
+
+    Raises:
+        ImportError: its package is missing.
+        BadInput: there is no such optimizer, or it does not take the options.
+    """
+    params, given = main_parameters(model), {"precondition_frequency": frequency, **(options or {})}
+    try:
+        if name in BUILDERS:
+            return BUILDERS[name](params, lr, **given)
+        cls = optimizer_class(name)
+        ours = accepted(cls, {"lr": lr, "precondition_frequency": frequency})
+        return cls(params, **{**ours, **(options or {})})
+    except argparse.ArgumentTypeError as error:
+        raise BadInput(f"--optimizer: {error}") from None
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise BadInput(f"--optimizer {name} refuses its options ({reason}); change them") from None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from itertools import accumulate
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,11 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from tabulate import tabulate
 
-from bench.lic.config import Config
+from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
+from bench.lic.training import WARMUP, Config
 from bench.output import envelope
-
-WARMUP = 5  # steps left out of the timings: first allocations, first bases
 
 LABELS = {
     "adam": "Adam (torch)",
@@ -29,41 +25,6 @@ LINES: dict[str, dict[str, Any]] = {
     "soap_fast": {"color": "#d1495b", "linewidth": 2.2},
     "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
 }
-
-
-def summarise(name: str, history: dict[str, Any], config: Config) -> dict[str, Any]:
-    """One result object: final quality, timings in milliseconds, and the curve."""
-    steps_ms = [1e3 * seconds for seconds in history["step_seconds"]]
-    optimizer_ms = [1e3 * seconds for seconds in history["optimizer_seconds"]]
-    elapsed = list(accumulate(history["step_seconds"]))
-    curve = [
-        {
-            "step": step,
-            "seconds": elapsed[step - 1],
-            "rd_loss": _number(loss),
-            "bpp": _number(bpp),
-            "psnr": _number(psnr),
-        }
-        for step, (loss, bpp, psnr) in zip(
-            history["evaluated_at"], history["evaluations"], strict=True
-        )
-    ]
-    kept = slice(WARMUP if len(steps_ms) > WARMUP else 0, None)
-    step, optimizer = fmean(steps_ms[kept]), fmean(optimizer_ms[kept])
-    return {
-        "optimizer": name,
-        "lr": config.rates[name],
-        "steps": len(steps_ms),
-        **{key: curve[-1][key] for key in ("rd_loss", "bpp", "psnr")},
-        "step_ms": step,
-        "step_ms_median": median(steps_ms[kept]),
-        "optimizer_ms": optimizer,
-        "optimizer_ms_median": median(optimizer_ms[kept]),
-        "optimizer_share": optimizer / step,
-        "seconds": elapsed[-1],
-        "curve": curve,
-        "config": config.as_dict(),
-    }
 
 
 def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
@@ -88,13 +49,14 @@ def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config
 def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> list[str]:
     notes = [
         f"{config.steps} steps of {config.batch} crops of {config.crop} x {config.crop}, "
-        f"lambda {config.lam:g}, width {config.width}, seed {config.seed}, on {config.device} "
-        f"with {config.threads} threads. R-D loss, bpp (the model's estimate; no bit stream is "
-        "written) and PSNR are of the held-out photos, with rounding.",
+        f"lambda {config.lam:g}, {config.model} at {config.factor:g} of its widths, seed "
+        f"{config.seed}, on {config.device} with {config.threads} threads. R-D loss, bpp (the "
+        "model's estimate; no bit stream is written) and PSNR are of the held-out photos, with "
+        "rounding.",
         "Times are means (medians in brackets) after the first "
         f"{WARMUP} steps, refreshes included, evaluations not.",
-        "The default learning rates come from `--search`: for each optimizer the best of the same "
-        "grid, by the loss on these same held-out photos.",
+        "The default learning rates come from `search`: for each optimizer the best of the same "
+        "number of runs, by the loss on these same held-out photos.",
         *TREATMENT,
         *_reached(results),
         *(f"{reason}; it was left out." for reason in missing.values()),
@@ -114,8 +76,7 @@ def _reached(results: list[dict[str, Any]]) -> list[str]:
         return []
     lines = []
     for result in results:
-        points = (p for p in result["curve"] if p["rd_loss"] is not None)
-        first = next((p for p in points if p["rd_loss"] <= goal), None)
+        first = first_at(result["curve"], goal)
         if result["optimizer"] != "adam" and first is not None:
             lines.append(
                 f"{LABELS[result['optimizer']]} had Adam's final R-D loss by step "
@@ -174,8 +135,3 @@ def _pair(result: dict[str, Any], key: str) -> str:
 
 def _text(value: float | None, form: str) -> str:
     return "diverged" if value is None else format(value, form)
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no infinity."""
-    return value if math.isfinite(value) else None

@@ -4,71 +4,100 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.command import BadInput
-from bench.lic.config import Config
-from bench.lic.photos import Photos
-from bench.lic.progress import Progress, say
-from bench.lic.training import Training
+from bench.lic.data import Images
+from bench.lic.training import Config, Training, run, say
 
 RESULT = Path(__file__).with_name("search.json")
 GRID = (3e-4, 6e-4, 1.2e-3, 2.4e-3, 4.8e-3, 9.6e-3)
 RATIO = 2.0
-EXTENSIONS = 3  # how far beyond the grid a best rate at its edge is followed
+FURTHER = 3  # rates that are tried after the grid
 
 
-def search(config: Config, photos: Photos) -> list[dict[str, Any]]:
-    """For each optimizer the rate of GRID with the lowest held-out R-D loss after config.steps.
+def search(
+    configs: Sequence[Config], images: Images, grid: Sequence[float] = GRID, seeds: int = 1
+) -> list[dict[str, Any]]:
+    """For each config, of an optimizer each, the rate with the lowest held-out R-D loss at its end.
 
-    The schedule is the demo's, shortened to config.steps. A best rate at the edge of the grid
-    extends the grid, and is said to be at the edge if that does not help. The photos held out are
-    those the demo is judged by: all optimizers have this advantage alike.
+    Every optimizer has the same budget: the rates of `grid` and FURTHER ones, with as many steps
+    and seeds. A rate's loss is the mean over the seeds, from the config's on. The schedule is
+    that of a run of so many steps. The images held out are those the runs are judged by: all
+    optimizers have this advantage alike.
     """
     found = []
-    for name in config.optimizers:
+    for config in configs:
         try:
-            found.append(_search_one(name, config, photos))
+            found.append(_search_one(config, images, grid, seeds))
         except ImportError as error:
-            say(f"{name} is missing ({error}); the others are searched without it")
+            say(f"{config.optimizer} is missing ({error}); the others are searched without it")
+    if not found:
+        raise BadInput("none of the optimizers is installed; name others by --optimizers")
     return found
 
 
-def _search_one(name: str, config: Config, photos: Photos) -> dict[str, Any]:
-    losses = {rate: _final_loss(name, rate, config, photos) for rate in GRID}
-    for _ in range(EXTENSIONS):
-        edge = _edge(losses)
-        if edge is None:
-            break
-        losses[edge] = _final_loss(name, edge, config, photos)
+def _search_one(
+    config: Config, images: Images, grid: Sequence[float], seeds: int
+) -> dict[str, Any]:
+    losses = best_rates(lambda rate: _final_loss(config, rate, images, seeds), grid, FURTHER)
     best = min(losses, key=losses.__getitem__)
-    if at_edge := _edge(losses) is not None:
-        say(f"{name}: the best rate {best:.3g} is still at the edge of what was tried")
+    if at_edge := best in (min(losses), max(losses)):
+        say(f"{config.optimizer}: the best rate {best:.3g} is still at the edge of what was tried")
     tried = [{"lr": rate, "rd_loss": _number(losses[rate])} for rate in sorted(losses)]
-    settings = {key: value for key, value in config.as_dict().items() if key != "rates"}
-    return {"optimizer": name, "lr": best, "at_edge": at_edge, "tried": tried, "config": settings}
+    settings = {key: value for key, value in config.as_dict().items() if key != "lr"}
+    return {
+        "optimizer": config.optimizer,
+        "lr": best,
+        "at_edge": at_edge,
+        "seeds": seeds,
+        "tried": tried,
+        "config": settings,
+    }
 
 
-def _edge(losses: dict[float, float]) -> float | None:
-    """The rate to try next when the best one is the smallest or largest tried, else None."""
+def best_rates(
+    loss: Callable[[float], float], grid: Sequence[float], further: int
+) -> dict[float, float]:
+    """The loss at every rate of the grid and at `further` others, where the best one leads.
+
+    The best rate so far at an edge is followed beyond it, by RATIO; between two others the wider
+    of the gaps beside it is halved, on the logarithmic scale.
+    """
+    losses = {rate: loss(rate) for rate in grid}
+    for _ in range(further):
+        rate = _next(losses)
+        losses[rate] = loss(rate)
+    return losses
+
+
+def _next(losses: dict[float, float]) -> float:
+    rates = sorted(losses)
     best = min(losses, key=losses.__getitem__)
-    if best == min(losses):
+    place = rates.index(best)
+    if place == 0:
         return best / RATIO
-    return best * RATIO if best == max(losses) else None
+    if place == len(rates) - 1:
+        return best * RATIO
+    below, above = rates[place - 1], rates[place + 1]
+    return math.sqrt(best * (below if best / below >= above / best else above))
 
 
-def _final_loss(name: str, rate: float, config: Config, photos: Photos) -> float:
-    """Held-out R-D loss after a whole run; infinite if it diverged."""
-    training = Training(name, replace(config, rates={name: rate}), photos)
-    progress = Progress(f"{name}, lr {rate:.3g}", 0, config.steps)
-    while not training.finished:
-        progress.stepped(training.step())
-    loss = training.evaluate().loss
-    progress.close()
-    say(f"{name}, lr {rate:.3g}: held-out R-D loss {loss:.4f}")
-    return loss if math.isfinite(loss) else math.inf
+def _final_loss(config: Config, rate: float, images: Images, seeds: int) -> float:
+    """Held-out R-D loss after whole runs, the mean over seeds; infinite if one diverged."""
+    losses = []
+    for seed in range(config.seed, config.seed + seeds):
+        tried = replace(config, lr=rate, seed=seed, evaluate_every=config.steps)
+        title = f"{config.optimizer}, lr {rate:.3g}" + (f", seed {seed}" if seeds > 1 else "")
+        training = Training(tried, images)
+        run(training, None, title=title)
+        losses.append(training.history.evaluations[-1][0])
+    mean = fmean(losses)
+    return mean if math.isfinite(mean) else math.inf
 
 
 def _number(loss: float) -> float | None:
@@ -80,8 +109,8 @@ def searched_rates(names: tuple[str, ...], path: Path = RESULT) -> dict[str, flo
     try:
         results = json.loads(path.read_text())["results"]
     except FileNotFoundError:
-        raise BadInput(f"no {path.name} here; give --lr, or run with --search first") from None
+        raise BadInput(f"no {path.name} here; give --lr, or run `search` first") from None
     rates = {result["optimizer"]: result["lr"] for result in results}
     if absent := [name for name in names if name not in rates]:
-        raise BadInput(f"{path.name} has no rate for {', '.join(absent)}; give --lr or --search")
+        raise BadInput(f"{path.name} has no rate for {', '.join(absent)}; give --lr, or search it")
     return {name: rates[name] for name in names}

@@ -6,6 +6,8 @@ import statistics
 import time
 from typing import Any
 
+import torch
+
 from bench import shapes
 from bench.measuring.calls import state_bytes
 from bench.measuring.recorded import Recorded, record
@@ -61,13 +63,22 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
     }
 
 
-def host_times(recorded: Recorded, rounds: int = 60) -> tuple[float, float]:
-    """Milliseconds of a plain step's host side, and of a pass over the gradients; medians."""
+def host_times(
+    recorded: Recorded, rounds: int = 60, *, new_gradients: bool = False
+) -> tuple[float, float]:
+    """Milliseconds of a plain step's host side, and of a pass over the gradients; medians.
+
+    Args:
+        new_gradients: tensors that the step has not seen, as after `zero_grad()`; else they stay.
+    """
     params, steps, passes = recorded.params, [], []
     for _ in range(rounds):
         for state in recorded.optimizer.state.values():
             state["calls"] = 2  # never due
         recorded.step()  # settles
+        if new_gradients:
+            for param in params:
+                param.grad = torch.empty_like(param)
         start = time.perf_counter()
         recorded.step()
         steps.append(time.perf_counter() - start)

@@ -129,6 +129,7 @@ class TritonBackend(NativeBackend):
             RuntimeError: memory or kernels are not ready.
         """
         self.steady = None
+        self.check_whole()
         by_device = self._served(calls)
         for device, chosen in by_device.items():
             engine = self.engines.get(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from operator import is_
 from typing import Any
 
 import torch
@@ -50,7 +49,6 @@ class Engine:
         self.params = [call.param for call in calls]
         self.states = [call.state for call in calls]
         self.layouts = [layout_of(call.plan) for call in calls]
-        self._shapes = [call.plan.shape for call in calls]
         self.device = self.params[0].device
         on_gpu = self.device.type == "cuda"
         # Triton launches on the current device, which need not be that of the tensors.
@@ -219,26 +217,18 @@ class Engine:
         if parameters != self._parameters:
             self._upload_parameters(parameters)
 
-    def accept(self, gradients: list[int], params: list[torch.Tensor]) -> bool:
-        """Addresses of gradients with the strides and dtypes of the last call, and of parameters.
+    def accept(self, gradients: list[int], params: list[torch.Tensor]) -> None:
+        """Take addresses alone: all else of these tensors is known to be as at the last call.
 
-        Parameters may have moved, as those of masked convolutions do at every forward. Others than
-        before, or with other strides or shapes, are not accepted: `upload` is the way then.
+        Parameters may have moved, as those of masked convolutions do at every forward.
         """
         parameters = list(map(torch.Tensor.data_ptr, params))
         if parameters != self._parameter_list:
-            now = [(p.data_ptr(), p.stride(), p.dtype) for p in params]
-            kept = [(stride, dtype) for _, stride, dtype in now] == self._parameter_strides
-            if not kept or not all(map(is_, params, self.params)):
-                return False
-            if [p.shape for p in params] != self._shapes:  # strides may be the same
-                return False
-            self._upload_parameters(now)
+            self._upload_parameters([(p.data_ptr(), p.stride(), p.dtype) for p in params])
         if gradients != self._gradient_list:
             upload_into(self.gradient_addresses, _addresses(gradients))
             self._gradient_list = gradients
             self._gradients = []  # no longer what `upload` compares with
-        return True
 
     def upload_options(self, options: Sequence[StepOptions]) -> None:
         distinct = list(dict.fromkeys(options))
@@ -329,6 +319,7 @@ class Engine:
     def _scale(self, scaling: Scaling) -> None:
         """What a gradient scaler handed over for this step, or its absence."""
         scale, found = scaling
+        self._scaled = True  # until what was written is known to say that there is none
         if scale is None:
             self.memory.inverse_scale.fill_(1)
         else:

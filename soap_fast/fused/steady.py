@@ -17,13 +17,13 @@ import torch
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
+from soap_fast.fused.metadata import Metadata
 from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
 from soap_fast.state import State
 
-GRAD, DTYPE, SHAPE = attrgetter("grad"), attrgetter("dtype"), attrgetter("shape")
-ADDRESS, STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
+GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
 FIXED = (*PLAN_OPTIONS, *REFRESH_OPTIONS, "precondition_frequency")
 FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
 Groups = Sequence[dict[str, Any]]
@@ -43,10 +43,9 @@ class Steady:
         self.engine = engine
         self.entries = list(state.values())
         self.states = [call.state for call in calls]
-        self.grads = [call.grad for call in calls]
-        self.strides = list(map(STRIDE, self.grads))
-        self.dtypes = list(map(DTYPE, self.grads))
-        self.shapes = list(map(SHAPE, self.grads))
+        self.params = [call.param for call in calls]
+        self.like_params = Metadata(self.params)
+        self.like_grads = Metadata([call.grad for call in calls])
         self.sizes = [len(group["params"]) for group in groups]
         self.fixed = [[group[name] for name in FIXED] for group in groups]
         self.free = [_values(group) for group in groups]
@@ -61,23 +60,20 @@ class Steady:
         params = (
             groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
         )
+        if not all(map(is_, params, self.params)):
+            return False
         grads = list(map(GRAD, params))
         try:
             addresses = list(map(ADDRESS, grads))
         except (TypeError, RuntimeError):  # no gradient, or one without an address
             return False
-        if not all(map(is_, grads, self.grads)):
-            if list(map(STRIDE, grads)) != self.strides or list(map(DTYPE, grads)) != self.dtypes:
-                return False
-            # A parameter resized along its slowest axis keeps its strides, and may its address.
-            if list(map(SHAPE, grads)) != self.shapes:
-                return False
-            if any(map(torch.Tensor.is_neg, grads)):
-                return False
-            self.grads = grads
+        # `.data` gives a tensor, the same object at the same address, another shape or strides.
+        if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
+            return False
         with held:  # what was uploaded is known to be, and what was launched is counted
-            if not self._options_are_known(groups) or not self.engine.accept(addresses, params):
+            if not self._options_are_known(groups):
                 return False
+            self.engine.accept(addresses, params)
             with named("update"):
                 self.engine.run(scaling)
             torch.autograd.graph.increment_version(params)
@@ -96,7 +92,10 @@ class Steady:
             options = [step_options(group) for group in groups]
             for option, group in zip(options, groups, strict=True):
                 for param in group["params"][:1]:
-                    check_lr(option.lr, param)
+                    try:
+                        check_lr(option.lr, param)
+                    except ValueError:  # the whole way names the parameter
+                        return False
             pairs = zip(options, self.sizes, strict=True)
             self.engine.upload_options([option for option, size in pairs for _ in range(size)])
             self.free = free

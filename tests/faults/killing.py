@@ -1,7 +1,7 @@
 """Run the demo, kill it by SIGKILL at random moments, resume it, and compare with a run left alone.
 
 `python tests/faults/killing.py FOLDER KILLS SEED` prints what happened as one line of JSON. Every
-run is `python -m bench.lic train` in a process of its own, forked once all is imported: of 100
+run is `python -m bench.lic demo` in a process of its own, forked once all is imported: of 100
 runs one would else spend 4 minutes on importing torch.
 """
 
@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from bench.lic.__main__ import main
-from bench.lic.demo import CHECKPOINT
 from bench.lic.optimizers import BUILDERS
+from bench.lic.training.runs import CHECKPOINT, MODEL
 
 STEPS = 24
 OPTIMIZER = "soap_fast"
@@ -42,9 +42,9 @@ def photos(folder: Path) -> Path:
 def arguments(data: Path, out: Path) -> list[str]:
     options = {
         "data": data, "out": out, "optimizers": OPTIMIZER, "steps": STEPS, "checkpoint-every": 2,
-        "batch": 1, "width": 4, "lr": 2e-3, "precondition-frequency": 3, "threads": 1,
+        "batch": 1, "factor": 1 / 48, "lr": 2e-3, "precondition-frequency": 3, "threads": 1,
     }  # fmt: skip
-    return ["train", *(f"--{name}={value}" for name, value in options.items())]
+    return ["demo", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def started(command: list[str]) -> int:
@@ -79,9 +79,9 @@ def ended_well(status: int) -> bool:
 
 def outcome(out: Path) -> dict:
     """All that a run leaves but times: weights, and each step's and evaluation's numbers."""
-    history = torch.load(out / CHECKPOINT, weights_only=True)["finished"][OPTIMIZER]
+    history = torch.load(out / OPTIMIZER / CHECKPOINT, weights_only=True)["training"]["history"]
     numbers = {name: history[name] for name in ("losses", "evaluated_at", "evaluations")}
-    return {"model": torch.load(out / f"{OPTIMIZER}.pt", weights_only=True), **numbers}
+    return {"model": torch.load(out / OPTIMIZER / MODEL, weights_only=True)["model"], **numbers}
 
 
 def same(one: dict, other: dict) -> bool:
@@ -95,7 +95,7 @@ def import_what_is_imported_late() -> None:
     """Else each run does it again: 2 seconds in which there is nothing to kill."""
     Image.init()
     for name in ("adam", OPTIMIZER):
-        BUILDERS[name]([torch.nn.Parameter(torch.zeros(2))], 1e-3, 1).step()
+        BUILDERS[name]([torch.nn.Parameter(torch.zeros(2))], 1e-3, precondition_frequency=1).step()
 
 
 def kill_and_resume(folder: Path, kills: int, seed: int) -> dict[str, int]:
@@ -112,7 +112,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> dict[str, int]:
     counts = {"kills": 0, "while_writing": 0, "without_a_checkpoint": 0, "runs": 0, "equal": 0}
     while left or halting.exists():
         command = arguments(data, halting)
-        if (halting / CHECKPOINT).exists():
+        if (halting / OPTIMIZER / CHECKPOINT).exists():
             command.append("--resume")
         if finished(started(command), moments.uniform(0, longest) if left else 600):
             counts["runs"] += 1
@@ -121,8 +121,8 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> dict[str, int]:
         else:
             left -= 1
             counts["kills"] += 1
-            counts["while_writing"] += bool([*halting.glob("*.partial")])
-            counts["without_a_checkpoint"] += not (halting / CHECKPOINT).exists()
+            counts["while_writing"] += bool([*halting.rglob("*.partial")])
+            counts["without_a_checkpoint"] += not (halting / OPTIMIZER / CHECKPOINT).exists()
             halting.mkdir(exist_ok=True)
     return counts
 

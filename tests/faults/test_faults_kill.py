@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.lic import checkpoint
+from bench.lic.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("SOAP_FAST_KILLS", "5"))

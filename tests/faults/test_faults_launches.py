@@ -16,6 +16,9 @@ from subjects import (
     without,
 )
 
+import soap_fast
+from soap_fast import soap
+from soap_fast.call import Scaling
 from soap_fast.fused.launcher import TritonLauncher
 
 ONLY_TRITON = [backend for backend in BACKENDS if backend.values[0] == "triton"]
@@ -134,3 +137,37 @@ def test_a_step_left_between_its_launches_is_neither_gone_on_with_nor_saved(
     assert refused == at - (
         2 if moment == "second" else 1
     )  # operands are derived, and gradients gathered
+
+
+@pytest.mark.parametrize("backend", ONLY_TRITON)
+def test_nothing_but_a_loaded_state_ends_that(backend, monkeypatch):
+    straight = Straight(backend, MOMENTS["steady"])
+    params, optimizer = straight.ready()
+    kept = copy.deepcopy(optimizer.state_dict())
+    failing = Failing(monkeypatch)
+    failing.left, failing.armed = 2, True
+    with pytest.raises(LaunchFailed):
+        optimizer.step()
+    failing.armed = False
+
+    def refused(use):
+        with pytest.raises(RuntimeError, match="load the last state_dict"):
+            use()
+
+    calls = list(optimizer._calls(Scaling()))
+    refused(lambda: optimizer._backend.captured(calls).__enter__())
+    refused(lambda: soap_fast.precondition(optimizer, [p.grad for p in params]))
+    refused(soap_fast.GraphedStep(optimizer))
+    with monkeypatch.context() as no_memory:
+        no_memory.setattr(soap, "restack", _no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            optimizer.load_state_dict(kept)
+    refused(optimizer.step)
+    del optimizer.state[params[0]]  # a step would make tables anew
+    refused(optimizer.step)
+    optimizer.load_state_dict(kept)
+    optimizer.step()
+
+
+def _no_memory(state):
+    raise torch.OutOfMemoryError("as on a full device")

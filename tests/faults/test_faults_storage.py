@@ -19,6 +19,8 @@ from subjects import (
     tensor_by_tensor,
 )
 
+from soap_fast import SOAP
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 CALLS = 9  # two refreshes, and steady steps before, between and after them
 
@@ -133,3 +135,51 @@ def test_a_resized_parameter_is_refused_before_anything_changed(backend, change,
     assert [optimizer.state[p]["calls"] for p in params] == [5, *[call + 5] * (len(params) - 1)]
     assert_orthogonal(optimizer)
     assert all(param.isfinite().all() for param in params)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_resized_parameter_is_refused_also_beside_gradients_that_stay(backend, change):
+    """As they do with zero_grad(set_to_none=False): nothing but the size is another one."""
+    params, optimizer = built(backend)
+    take(optimizer, params, range(2))
+    memory = params[0].data
+    change(params[0])
+    before, kept = tensor_by_tensor(optimizer, params), memory.clone()
+    with pytest.raises(ValueError, match="both must agree"):
+        optimizer.step()
+    assert_same_bits(tensor_by_tensor(optimizer, params), before)
+    assert_same_bits([memory], [kept])
+
+
+def test_a_gradient_that_is_resized_in_its_place_is_refused():
+    params, optimizer = built("triton")
+    take(optimizer, params, range(2))
+    before = tensor_by_tensor(optimizer, params)
+    params[0].grad.data = params[0].grad.data[:-1]
+    with pytest.raises(ValueError, match="both must agree"):
+        optimizer.step()
+    assert_same_bits(tensor_by_tensor(optimizer, params), before)
+
+
+@pytest.mark.parametrize("whose", ["parameter", "gradient", "both"])
+def test_other_strides_of_the_same_objects_are_followed(whose):
+    """A square one, transposed, keeps its shape and its address too."""
+    ends = []
+    for changed in (False, True):
+        torch.manual_seed(0)
+        param = torch.nn.Parameter(torch.randn(4, 4))
+        optimizer = SOAP([param], backend="triton", precondition_frequency=100)
+        for call in range(4):
+            grad = torch.randn(4, 4, generator=torch.Generator().manual_seed(call))
+            if param.grad is None:
+                param.grad = torch.zeros(4, 4)
+            if call == 2:
+                if whose != "gradient":
+                    param.data = param.data.T if changed else param.data.T.contiguous()
+                if whose != "parameter":
+                    param.grad.data = param.grad.data.T if changed else param.grad.data
+            param.grad.copy_(grad)
+            optimizer.step()
+        ends.append(param.detach().contiguous())
+    assert_same_bits(ends[:1], ends[1:])

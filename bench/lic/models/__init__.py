@@ -9,6 +9,6 @@ mode rounding is replaced as `bounds` describes; in evaluation mode everything i
 from bench.lic.models.compressed import Compressed
 from bench.lic.models.hyperprior import MeanScaleHyperprior
 from bench.lic.models.model import Model
-from bench.lic.models.registry import MODELS, build
+from bench.lic.models.registry import MODELS, build, stride
 
-__all__ = ["MODELS", "Compressed", "MeanScaleHyperprior", "Model", "build"]
+__all__ = ["MODELS", "Compressed", "MeanScaleHyperprior", "Model", "build", "stride"]

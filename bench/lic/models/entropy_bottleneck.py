@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.lic.models.bounds import add_noise, lower_bound, round_straight_through
+from bench.lic.models.full_precision import full_precision
 
 SIZES = (1, 3, 3, 3, 3, 1)  # of the layers of the network that gives a CDF's logit
 INIT_SCALE = 10.0  # half the width that the distributions cover at the start
@@ -41,6 +42,7 @@ class EntropyBottleneck(nn.Module):
         tails = torch.tensor([-INIT_SCALE, 0.0, INIT_SCALE])
         self.quantiles = nn.Parameter(tails.repeat(channels, 1, 1))  # [channels, 1, 3]
 
+    @full_precision
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise z  # [B, channels, H, W]; returns (what is decoded, its likelihood), as z."""
         median = self.quantiles[:, 0, 1].view(1, -1, 1, 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.lic.models.bounds import add_noise, lower_bound, round_straight_through
+from bench.lic.models.full_precision import full_precision
 
 SCALE_BOUND = 0.11  # below it an element is all but certain, and gradients would blow up
 LIKELIHOOD_BOUND = 1e-9
@@ -16,11 +17,13 @@ LIKELIHOOD_BOUND = 1e-9
 class GaussianConditional(nn.Module):
     """p(y) = Phi((y + 1/2 - mean) / scale) - Phi((y - 1/2 - mean) / scale), no parameters."""
 
+    @full_precision
     def forward(self, y: Tensor, scale: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise y; all three [B, C, H, W]. Returns (what is decoded, its likelihood), as y."""
         decoded = self.decode(y, mean)
         return decoded, gaussian_likelihood(add_noise(y) if self.training else decoded, scale, mean)
 
+    @full_precision
     def decode(self, y: Tensor, mean: Tensor) -> Tensor:
         """y rounded about its mean: what a decoder that knows the mean has of y."""
         return round_straight_through(y - mean) + mean

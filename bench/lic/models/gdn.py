@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.lic.models.bounds import lower_bound
+from bench.lic.models.full_precision import full_precision
 
 PEDESTAL = 2.0**-36  # keeps the stored square roots away from zero, where their gradient dies
 BETA_MIN = 1e-6  # keeps the root in the denominator away from zero
@@ -26,6 +27,7 @@ class GDN(nn.Module):
         self.beta = nn.Parameter((torch.ones(channels) + PEDESTAL).sqrt())
         self.gamma = nn.Parameter((GAMMA_INIT * torch.eye(channels) + PEDESTAL).sqrt())
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
         beta = lower_bound(self.beta, (BETA_MIN + PEDESTAL) ** 0.5).square() - PEDESTAL
         gamma = lower_bound(self.gamma, PEDESTAL**0.5).square() - PEDESTAL

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from bench.command import BadInput
 from bench.lic.models.dcae import DCAE
 from bench.lic.models.elic import ELIC
+from bench.lic.models.foreign import Foreign, build_foreign
 from bench.lic.models.hyperprior import MeanScaleHyperprior
 from bench.lic.models.lalic import LALIC
 from bench.lic.models.model import Model
@@ -24,12 +27,22 @@ MODELS: dict[str, Callable[[float], Model]] = {
 }
 
 
-def build(name: str, factor: float = 1.0) -> Model:
-    """The model `name` with all its widths multiplied by `factor`.
+def build(name: str, factor: float = 1.0) -> Model | Foreign:
+    """The model `name` with all its widths multiplied by `factor`; or another's, of any package.
 
     Raises:
         BadInput: there is no such model.
     """
+    if ":" in name:
+        if factor != 1:
+            raise BadInput(f"--factor shrinks the models here, not {name}; leave it out")
+        return build_foreign(name)
     if name not in MODELS:
-        raise BadInput(f"no model {name!r}: take {', '.join(MODELS)}")
+        raise BadInput(f"no model {name!r}: take {', '.join(MODELS)}, or package.module:Class")
     return MODELS[name](factor)
+
+
+def stride(name: str, factor: float = 1.0) -> int:
+    """Sides of images are multiples of it."""
+    with torch.device("meta"):
+        return build(name, factor).stride

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.lic.models.full_precision import full_precision
 
+
+@full_precision
 def bidirectional_wkv(decay: Tensor, boost: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every token's weighted mean of all values, weights falling with the distance of tokens.
 

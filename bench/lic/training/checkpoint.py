@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.command import BadInput
-from bench.lic.config import Config
+from bench.lic.training.config import Config
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -6,19 +6,23 @@ import sys
 
 from tqdm import tqdm
 
-from bench.lic.evaluation import Quality
+from bench.lic.training.held_out import Quality
+from bench.lic.training.processes import started
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """The line on standard error, once: of several processes the first says it."""
+    if started()[0] == 0:
+        print(line, file=sys.stderr, flush=True)
 
 
 class Progress:
     """Loss, bpp and PSNR of one run; starts at `done` of `steps`."""
 
-    def __init__(self, name: str, done: int, steps: int) -> None:
+    def __init__(self, name: str, done: int, steps: int, shown: bool = True) -> None:
         self.name, self.steps, self.held_out = name, steps, ""
-        self.bar = tqdm(total=steps, initial=done, desc=name, disable=not sys.stderr.isatty())
+        hidden = not (shown and sys.stderr.isatty())
+        self.bar = tqdm(total=steps, initial=done, desc=name, disable=hidden)
 
     def stepped(self, batch: Quality) -> None:
         self.bar.set_postfix_str(_describe(batch) + self.held_out, refresh=False)

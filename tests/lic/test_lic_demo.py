@@ -1,4 +1,4 @@
-"""`python -m bench.lic train` as a user meets it: Ctrl-C, --resume, --json, wrong input."""
+"""`python -m bench.lic demo` as a user meets it: Ctrl-C, --resume, --json, wrong input."""
 
 from __future__ import annotations
 
@@ -7,45 +7,24 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from bench.lic import checkpoint, search
 from bench.lic.__main__ import main
 from bench.lic.optimizers import BUILDERS
+from bench.lic.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images that are smooth, coloured and small."""
-    folder = tmp_path_factory.mktemp("photos")
-    y, x = np.mgrid[:80, :96] / 20
-    for index in range(3):
-        planes = [np.sin((c + 1) * x + index) * np.cos(y + c) for c in range(3)]
-        pixels = (127.5 * (1 + np.stack(planes, axis=2))).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
-
-
 def tiny(data: Path, out: Path, *more: str, steps: int = 4) -> list[str]:
-    options = {"data": data, "out": out, "steps": steps, "batch": 1, "width": 8, "lr": 2e-3}
+    options = {"data": data, "out": out, "steps": steps, "batch": 1, "factor": 1 / 24, "lr": 2e-3}
     flags = [f"--{name}={value}" for name, value in options.items()]
     # One thread: two that share a core with other tests wait for each other most of the time.
-    return ["train", *flags, "--precondition-frequency=3", "--threads=1", *more]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    return ["demo", *flags, "--precondition-frequency=3", "--threads=1", *more]
 
 
 def interrupt_at(line: str, arguments: list[str]) -> str:
@@ -79,7 +58,9 @@ def test_ctrl_c_and_resume_give_the_same_bits_for_every_optimizer(
         arguments = tiny(data, halting, "--resume", steps=96)
     assert main(arguments) == 0
     for name in BUILDERS:
-        expected, resumed = (torch.load(folder / f"{name}.pt") for folder in (straight, halting))
+        expected, resumed = (
+            torch.load(folder / name / "model.pt")["model"] for folder in (straight, halting)
+        )
         assert expected.keys() == resumed.keys()
         for key in expected:
             assert torch.equal(expected[key], resumed[key]), (name, key)
@@ -112,7 +93,7 @@ def test_a_finished_run_leaves_table_picture_json_and_models(
         assert result["steps"] == 4
         assert 0 < result["optimizer_share"] < 1
         assert [point["step"] for point in result["curve"]] == [1, 2, 3, 4]
-        assert (tmp_path / f"{name}.pt").exists()
+        assert (tmp_path / name / "model.pt").exists()
 
 
 def test_resuming_a_finished_run_reports_it_again(data: Path, tmp_path: Path) -> None:
@@ -157,7 +138,8 @@ def test_resume_without_a_whole_checkpoint_is_refused(
 ) -> None:
     assert main(tiny(data, tmp_path, "--resume")) == 2
     assert "no checkpoint at" in capsys.readouterr().err
-    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    (tmp_path / "adam").mkdir()
+    (tmp_path / "adam" / "checkpoint.pt").write_bytes(b"torn")
     assert main(tiny(data, tmp_path, "--resume")) == 2
     assert "is no checkpoint" in capsys.readouterr().err
 
@@ -195,7 +177,6 @@ def test_a_death_while_writing_leaves_the_previous_checkpoint(
         (["--seed=-1"], "outside [0, 2^63)"),
         (["--json=/"], "is a folder"),
         (["--out=/dev/null"], "name another folder"),
-        (["--search"], "leave out --resume and --lr"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -203,39 +184,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     rate = [] if any(argument.startswith("--lr") for argument in arguments) else ["--lr=1e-3"]
     try:
-        code = main(["train", f"--out={tmp_path}", *rate, *arguments])
+        code = main(["demo", f"--out={tmp_path}", *rate, *arguments])
     except SystemExit as stop:
         code = stop.code
     error = capsys.readouterr().err
     assert code == 2
     assert said in error
     assert len([line for line in error.splitlines() if "held out" not in line]) == 1
-
-
-def test_search_follows_a_best_rate_beyond_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
-
-    def parabola(name: str, rate: float, *rest: object) -> float:
-        tried.append(rate)
-        return float("inf") if rate > 0.1 else (rate - 0.0384) ** 2
-
-    monkeypatch.setattr(search, "_final_loss", parabola)
-    found = search._search_one("adam", FakeConfig(), None)
-    assert found["lr"] == 0.0384
-    assert not found["at_edge"]
-    assert sorted(tried) == pytest.approx([*search.GRID, 0.0192, 0.0384, 0.0768])
-
-
-class FakeConfig:
-    def as_dict(self) -> dict:
-        return {}
-
-
-def test_search_writes_the_rates_that_training_reads(data: Path, tmp_path: Path) -> None:
-    target = tmp_path / "search.json"
-    arguments = tiny(data, tmp_path, "--search", "--optimizers=adam", f"--json={target}", steps=1)
-    arguments.remove("--lr=0.002")
-    assert main(arguments) == 0
-    (found,) = results(target)
-    best = min(found["tried"], key=lambda run: run["rd_loss"])
-    assert search.searched_rates(("adam",), target) == {"adam": best["lr"]}

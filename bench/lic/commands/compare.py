@@ -1,0 +1,102 @@
+"""`compare`: optimizers on models, with searched rates and several seeds; one report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.arguments import Parser, device, positive
+from bench.command import BadInput, check_target
+from bench.lic.commands import options as shared
+from bench.lic.comparison import report
+from bench.lic.comparison.plan import describe
+from bench.lic.comparison.presets import PRESETS, Preset
+from bench.lic.comparison.runner import compare
+from bench.output import envelope
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "compare", help="train models with several optimizers and seeds; one report"
+    )
+    command.set_defaults(resume=True)  # another call always goes on
+    add = command.add_argument
+    add("--preset", choices=PRESETS, default="cpu", help="default: %(default)s")
+    add("--dry-run", action="store_true", help="print what would be run, and stop")
+    add("--data", metavar="DIR", help="folder of images (default: scikit-image's photos)")
+    add(
+        "--work",
+        metavar="DIR",
+        help="where finished runs are kept, and not repeated (default: runs/compare_PRESET)",
+    )
+    add("--out", metavar="DIR", help="for the report (default: the folder of --work)")
+    add("--json", metavar="FILE", help="write the result there too; - is standard output")
+    add("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
+    add(
+        "--threads",
+        type=positive(int),
+        help="of the CPU (default: the preset's, or torch's choice)",
+    )
+    add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
+    _add_changes(command)
+
+
+def _add_changes(command: Parser) -> None:
+    add = command.add_argument_group("in place of the preset's").add_argument
+    add("--models", help="those of the preset to take, by comma")
+    add("--optimizers", type=shared.optimizers, help="by comma; the first ones of a model's turn")
+    add("--factor", type=positive(float), help="of all widths, of every model")
+    add("--steps", type=positive(int), help="of every run")
+    add("--search-steps", type=positive(int), help="of every run that looks for a rate")
+    add("--batch", type=positive(int), help="of every model")
+    add("--seeds", type=positive(int))
+    add("--frequencies", type=int, nargs="*", help="of soap_fast, beside the compared one")
+
+
+def run(options: argparse.Namespace) -> int:
+    preset = changed(PRESETS[options.preset], options)
+    if options.dry_run:
+        print(describe(preset))
+        return 0
+    if preset.data and options.data is None:
+        raise BadInput(f"--preset {options.preset} needs --data DIR with {preset.data}")
+    if options.workers < 0:
+        raise BadInput("--workers is not negative; take 0 or more")
+    work = Path(options.work or f"runs/compare_{options.preset}")
+    out = Path(options.out or work)
+    check_target(options.json)
+    check_target(str(work / "run"), "--work")
+    check_target(str(out / "compare.json"), "--out")
+    if (threads := options.threads or preset.threads) is not None:
+        torch.set_num_threads(threads)
+    settings: dict[str, Any] = {"device": options.device, "threads": torch.get_num_threads()}
+    comparison = compare(preset, options.data, work, settings, options.workers)
+    rows = report.results(comparison)
+    text = report.text(comparison, rows)
+    print(text, file=sys.stderr if options.json == "-" else sys.stdout)
+    report.write(comparison, rows, text, out)
+    if options.json is not None:
+        envelope.write(options.json, rows)
+    return 0
+
+
+def changed(preset: Preset, options: argparse.Namespace) -> Preset:
+    """The preset with what the options say in place of its own."""
+    trials = {trial.model: trial for trial in preset.trials}
+    names = options.models.split(",") if options.models else list(trials)
+    if absent := [name for name in names if name not in trials]:
+        raise BadInput(f"--models {', '.join(absent)}: the preset has {', '.join(trials)}")
+    fields = {name: getattr(options, name) for name in ("factor", "steps", "search_steps", "batch")}
+    given = {name: value for name, value in fields.items() if value is not None}
+    whole = {name: getattr(options, name) for name in ("optimizers", "seeds", "frequencies")}
+    whole = {name: value for name, value in whole.items() if value is not None}
+    if any(frequency < 1 for frequency in whole.get("frequencies", ())):
+        raise BadInput("--frequencies are positive numbers of steps")
+    whole = {**whole, "frequencies": tuple(whole.get("frequencies", preset.frequencies))}
+    chosen = tuple(replace(trials[name], **given) for name in dict.fromkeys(names))
+    return replace(preset, trials=chosen, **whole)

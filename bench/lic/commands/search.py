@@ -1,0 +1,59 @@
+"""`search`: the learning rate of each optimizer, with the same budget for all."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench.arguments import Parser, positive
+from bench.command import BadInput, check_target
+from bench.lic import search
+from bench.lic.commands import options as shared
+from bench.lic.optimizers import BUILDERS
+from bench.lic.search import FURTHER, GRID, RESULT
+from bench.lic.training import Config, say
+from bench.output import envelope
+
+STEPS = 600  # half the demo's, 27 times: 9 rates of 3 optimizers
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    add = commands.add_parser(
+        "search", help="search each optimizer's learning rate, with the same budget for all"
+    ).add_argument
+    shared.add_model(add, shared.DEMO_MODEL, shared.DEMO_FACTOR)
+    shared.add_images(add, crop=64)
+    add("--optimizers", type=shared.optimizers, default=",".join(BUILDERS), help="(%(default)s)")
+    add(
+        "--grid",
+        type=shared.rate,
+        nargs="+",
+        default=list(GRID),
+        metavar="RATE",
+        help=f"tried before {FURTHER} others, where the best one leads (default: %(default)s)",
+    )
+    add("--steps", type=positive(int), default=STEPS, help="of each run (default: %(default)s)")
+    add("--seeds", type=positive(int), default=1, help="runs of a rate (default: %(default)s)")
+    add("--json", metavar="FILE", help=f"the result (default: the demo's rates, {RESULT.name})")
+    shared.add_run(add, batch=8)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    demos = (options.model, options.factor) == (shared.DEMO_MODEL, shared.DEMO_FACTOR)
+    if options.json is None and not (demos and set(options.optimizers) == set(BUILDERS)):
+        raise BadInput(
+            f"{RESULT.name} has the rates of the demo's model and optimizers; name another file "
+            "by --json"
+        )
+    images = shared.images(options)
+    settings = shared.settings(options, images)
+    configs = [
+        # The rate stands for those of the grid.
+        Config(optimizer=name, lr=options.grid[0], steps=options.steps, **settings)
+        for name in options.optimizers
+    ]
+    results = search.search(configs, images, options.grid, options.seeds)
+    for result in results:
+        say(f"{result['optimizer']}: best learning rate {result['lr']:.3g}")
+    envelope.write(options.json or str(RESULT), results)
+    return 0

@@ -1,0 +1,204 @@
+"""A comparison as Markdown, pictures and a result file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.lic.comparison import figures
+from bench.lic.comparison.plan import describe
+from bench.lic.comparison.runner import Comparison
+from bench.lic.comparison.statistics import Row, by_variant
+from bench.lic.optimizers import TREATMENT
+from bench.lic.training import WARMUP
+from bench.output import envelope
+
+NOTES = (
+    "Final R-D loss, bpp and PSNR are of the held-out images after the last step, with rounding: "
+    "means over seeds, with the standard deviation over seeds.",
+    "To Adam's loss: the first evaluation (there are 40 in a run) that was no worse than the last "
+    "of Adam's run of the same seed; means over the seeds that got there, and the part of Adam's "
+    "whole run. Adam's own row tells when it first was as good as at its end: before it, where its "
+    "loss still swings. All runs follow their whole schedule, whose rate is still high at that "
+    "point: a shorter schedule would get there in fewer steps.",
+    "Seconds are of training: forward, backward, clipping, both optimizers; no evaluations, no "
+    "files. Runs of all variants take turns seed by seed.",
+    f"Times of a step are means after the first {WARMUP}, refreshes included.",
+    *TREATMENT,
+)
+
+
+def results(comparison: Comparison) -> list[Row]:
+    """Rows of three kinds: `variant` (means over seeds), `search`, and `run` (each as it came)."""
+    return [
+        *({"kind": "variant", **row} for row in by_variant(comparison.preset, comparison.runs)),
+        *({"kind": "search", **row} for row in comparison.searches),
+        *({"kind": "run", "machine": run.machine, **run.summary} for run in comparison.runs),
+    ]
+
+
+def text(comparison: Comparison, rows: list[Row]) -> str:
+    """The report in Markdown, without the picture."""
+    found = [row for row in rows if row["kind"] == "variant"]
+    parts = [describe(comparison.preset), f"- {comparison.found}"]
+    if comparison.skipped:
+        first = Path(comparison.skipped[0]).name  # a report is read elsewhere
+        parts.append(f"- images skipped: {len(comparison.skipped)}, the first {first}")
+    parts += [f"- {reason}; it was left out" for reason in comparison.missing]
+    parts += _machines(comparison)
+    if any(row["optimizer"] == "adam" for row in found):
+        parts += ["", *_sentences(found, comparison.preset.frequency)]
+    for title, table in (
+        ("Quality and steps to Adam's final loss", _quality),
+        ("What a step costs", _cost),
+    ):
+        chosen = [row for row in found if row["frequency"] in (None, comparison.preset.frequency)]
+        parts += ["", f"## {title}", "", _table(table(chosen))]
+    if comparison.preset.frequencies:
+        chosen = sorted(
+            (row for row in found if row["optimizer"] == "soap_fast"),
+            key=lambda row: (row["group"], row["lam"], row["frequency"]),
+        )
+        parts += ["", "## soap_fast by the frequency of its refreshes", ""]
+        parts += [_table(_by_frequency(chosen))]
+    if comparison.searches:
+        parts += ["", "## Searched learning rates", "", _table(_searches(comparison.searches))]
+    parts += ["", "## How to read this", "", *(f"- {note}" for note in NOTES)]
+    if limits := comparison.preset.limits:
+        parts += ["", "## What this is too small to show", "", *(f"- {line}" for line in limits)]
+    return "\n".join(parts) + "\n"
+
+
+def _machines(comparison: Comparison) -> list[str]:
+    """One line for what the runs were made on, and a warning if it was more than one thing."""
+    clocks = {str(sorted(run.clock.items(), key=str)): run.clock for run in comparison.runs}
+    lines = []
+    for clock in clocks.values():
+        where = clock["gpu"] if str(clock["device"]).startswith("cuda") else clock["processor"]
+        lines.append(f"- {where}, {clock['threads']} threads, device {clock['device']}")
+    if len(lines) > 1:
+        lines.append("- not all runs were made on the same: times of a step are means over these")
+    return lines
+
+
+def _sentences(rows: list[Row], frequency: int) -> list[str]:
+    """What a reader wants to know first, one line for every model and SOAP."""
+    lines = []
+    for row in rows:
+        if row["frequency"] != frequency or not row["compared"]:
+            continue
+        what = f"- {row['group']}, lambda {row['lam']:g}: {row['optimizer']}"
+        if row["reached"]:
+            time = "" if row["seconds_ratio"] is None else f" and {row['seconds_ratio']:.0%} of"
+            time += " its seconds" if time else ""
+            lines.append(
+                f"{what} had Adam's final loss after {row['steps_ratio']:.0%} of Adam's steps"
+                f"{time} ({row['reached']} of {row['compared']} seeds)."
+            )
+        else:
+            lines.append(f"{what} had Adam's final loss in none of {row['compared']} seeds.")
+    return lines
+
+
+def _quality(rows: list[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            **_names(row),
+            "lr": f"{row['lr']:.3g}",
+            "final R-D loss": _loss(row),
+            "bpp": _number(row["bpp"], ".3f"),
+            "PSNR dB": _number(row["psnr"], ".2f"),
+            "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
+            "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
+            "seeds": f"{row['reached']} of {row['compared']}" if row["compared"] else "-",
+        }
+        for row in rows
+    ]
+
+
+def _cost(rows: list[Row]) -> list[dict[str, Any]]:
+    adams = {(row["group"], row["lam"]): row for row in rows if row["optimizer"] == "adam"}
+    return [
+        {
+            **_names(row),
+            "ms / step": _number(row["step_ms"], ".1f"),
+            "of Adam's": _ratio(row, adams.get((row["group"], row["lam"])), "step_ms"),
+            "optimizer ms": _number(row["optimizer_ms"], ".1f"),
+            "optimizer's share": _number(row["optimizer_share"], ".0%"),
+            "seconds in all": _number(row["seconds"], ".1f"),
+            row["peak_memory_of"] or "memory": f"{row['peak_memory'] / 2**20:.1f} MiB",
+        }
+        for row in rows
+    ]
+
+
+def _by_frequency(rows: list[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": row["group"],
+            "lambda": f"{row['lam']:g}",
+            "frequency": row["frequency"],
+            "final R-D loss": _loss(row),
+            "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
+            "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
+            "ms / step": _number(row["step_ms"], ".1f"),
+            "optimizer ms": _number(row["optimizer_ms"], ".1f"),
+            "optimizer's share": _number(row["optimizer_share"], ".0%"),
+        }
+        for row in rows
+    ]
+
+
+def _searches(searches: list[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": f"{found['config']['model']} x {found['config']['factor']:g}",
+            "optimizer": found["optimizer"],
+            "best": f"{found['lr']:.3g}" + (" (at the edge)" if found["at_edge"] else ""),
+            "R-D loss by rate": ", ".join(
+                f"{one['lr']:.3g}: {_number(one['rd_loss'], '.2f')}" for one in found["tried"]
+            ),
+        }
+        for found in searches
+    ]
+
+
+def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) -> None:
+    """report.md, compare.json and losses.png in `folder`."""
+    figures.losses(comparison, folder / "losses.png")
+    picture = "![held-out loss against steps and seconds](losses.png)"
+    (folder / "report.md").write_text(f"# Comparison of optimizers\n\n{report}\n{picture}\n")
+    envelope.write(str(folder / "compare.json"), rows)
+
+
+def _names(row: Row) -> dict[str, Any]:
+    return {"model": row["group"], "lambda": f"{row['lam']:g}", "optimizer": row["optimizer"]}
+
+
+def _loss(row: Row) -> str:
+    spread = "" if row["rd_loss_spread"] is None else f" +- {row['rd_loss_spread']:.3f}"
+    diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    return _number(row["rd_loss"], ".3f") + spread + diverged
+
+
+def _to_adam(row: Row, what: str, form: str) -> str:
+    if not row["compared"]:
+        return "-"
+    value, ratio = row[f"{what}_to_adam"], row[f"{what}_ratio"]
+    if value is None or ratio is None:
+        return "-" if row["reached"] else "never"
+    return f"{value:{form}} ({ratio:.0%})"
+
+
+def _ratio(row: Row, adam: Row | None, key: str) -> str:
+    return "-" if adam is None else f"{row[key] / adam[key]:.2f}x"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))

@@ -1,0 +1,120 @@
+"""Every run of a plan once: what is finished is kept, and not repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bench.command import BadInput
+from bench.lic.comparison.plan import runs, search_config
+from bench.lic.comparison.presets import Preset
+from bench.lic.data import Images, load
+from bench.lic.evaluation.runs import Run, read
+from bench.lic.models import stride
+from bench.lic.optimizers import build as build_optimizer
+from bench.lic.search import search
+from bench.lic.training import Config, Training, run, say
+from bench.lic.training.runs import CHECKPOINT, RESULT
+from bench.output import envelope
+
+
+@dataclass
+class Comparison:
+    """What has been run of a preset."""
+
+    preset: Preset
+    found: str  # images
+    searches: list[dict[str, Any]] = field(default_factory=list)  # see bench/lic/search.py
+    runs: list[Run] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # optimizers, and why
+    skipped: list[str] = field(default_factory=list)  # images, and why
+
+
+def compare(
+    preset: Preset, data: str | None, work: Path, settings: Mapping[str, Any], workers: int = 0
+) -> Comparison:
+    """Search the rates, then train all runs; `work` keeps each that is finished.
+
+    Args:
+        preset: what is compared.
+        data: folder of images; None takes scikit-image's photos.
+        work: one folder for each run, as `train --out` leaves it, and the searches.
+        settings: further fields of every run's Config, the same for all.
+        workers: processes that read images.
+
+    Raises:
+        BadInput: there are no such images, or `work` holds runs of another comparison.
+        Interrupted: on Ctrl-C; another call goes on from there.
+    """
+    usable, missing = _installed(preset.optimizers)
+    comparison = Comparison(preset, "", missing=missing)
+    for trial in preset.trials:
+        images = load(data, trial.crop, stride(trial.model, trial.factor))
+        comparison.found = images.found
+        folder = work / f"{trial.model}_{trial.factor:g}"
+        shared = {**settings, "images": images.fingerprint()}
+        rates = dict.fromkeys(usable, preset.rate)
+        if trial.search_steps:
+            for name in usable:
+                config = search_config(preset, trial, name, shared)
+                found = _searched(config, preset, images, folder / f"search_{name}.json")
+                comparison.searches.append(found)
+                rates[name] = found["lr"]
+        planned = list(runs(preset, trial, rates, shared))
+        for number, (name, config) in enumerate(planned, start=1):
+            say(f"{trial.model}, run {number} of {len(planned)}: {name}")
+            comparison.runs.append(_finished(config, images, folder / name, workers))
+        new = [reason for reason in images.skipped if reason not in comparison.skipped]
+        comparison.skipped += new  # of a large folder those that were drawn
+        for reason in new:
+            say(f"skipped {reason}")
+    return comparison
+
+
+def _installed(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The optimizers that can be made, and of the others why not."""
+    usable, missing = [], []
+    for name in names:
+        try:
+            build_optimizer(name, nn.Linear(2, 2), 1e-3, 10)
+            usable.append(name)
+        except ImportError as error:
+            missing.append(f"{name} is missing ({error})")
+            say(f"{missing[-1]}; the others run without it")
+    return usable, missing
+
+
+def _searched(config: Config, preset: Preset, images: Images, path: Path) -> dict[str, Any]:
+    """The result of the search of one optimizer's rate, from `path` if it is there."""
+    if path.exists():
+        saved: dict[str, Any] = json.loads(path.read_text())["results"][0]
+        _refuse_another(path, config, {**saved["config"], "lr": config.lr})
+        return saved
+    (found,) = search([config], images, preset.grid)
+    envelope.write(str(path), [found])
+    return found
+
+
+def _finished(config: Config, images: Images, folder: Path, workers: int) -> Run:
+    """The run in `folder`, which is trained, or trained to its end, if it has none."""
+    if (folder / RESULT).exists():
+        kept = read(str(folder))
+        _refuse_another(folder, config, kept.config)
+    else:
+        run(Training(config, images, workers=workers), folder, resume=True)
+        kept = read(str(folder))
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # most of the bytes, and of no use any more
+    return kept
+
+
+def _refuse_another(path: Path, config: Config, saved: dict[str, Any]) -> None:
+    if different := config.differences(saved):
+        raise BadInput(
+            f"{path} is of another comparison: {'; '.join(different)}; name another --work, or "
+            "remove it"
+        )

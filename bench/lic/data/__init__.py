@@ -1,0 +1,25 @@
+"""Images: which a folder holds, how they are read, and the crops and batches made of them.
+
+The order of the files is the order of the data: `layouts` (which paths) -> `decoding` (pixels of
+one path) -> `sources` (all to train on) -> `images` (training and held out) -> `crops` (crop
+number i) -> `batches` (batch number s, by workers); `evaluation` reads whole images.
+"""
+
+from __future__ import annotations
+
+from bench.lic.data.batches import batches
+from bench.lic.data.crops import Crops
+from bench.lic.data.evaluation import EvaluationSet, evaluation_set
+from bench.lic.data.images import Images, load
+from bench.lic.data.sources import Source, Sources
+
+__all__ = [
+    "Crops",
+    "EvaluationSet",
+    "Images",
+    "Source",
+    "Sources",
+    "batches",
+    "evaluation_set",
+    "load",
+]

@@ -1,0 +1,106 @@
+"""Batch number s of a run, or a rank's share of it, prepared by worker processes."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bench.command import BadInput
+from bench.lic.data.crops import Crops
+
+# Crops or why there are none, as one line, and the images newly found unusable. The line, since an
+# exception in a worker would arrive with that process's whole traceback as its message.
+Share = tuple[Tensor | str, list[str]]
+
+
+def batches(
+    crops: Crops,
+    batch: int,
+    start: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    *,
+    pin_memory: bool | None = None,
+) -> Iterator[Tensor]:
+    """Shares of global batches start, start + 1, ...  # [batch / world, 3, side, side] uint8.
+
+    Global batch s is crops s * batch ... (s + 1) * batch - 1, whatever the workers; rank r takes
+    the r-th part of them. Without end, and nothing is drawn from torch's random generators. Files
+    that a worker finds unusable arrive with the batch that was to hold them, and are named and
+    counted here, in the main process. Worker processes start with the first batch and end when
+    the iterator is closed or forgotten.
+
+    Args:
+        pin_memory: of the batches, which stay on the CPU (default: where there is a GPU).
+
+    Raises:
+        BadInput: batch is no multiple of world, or no usable image is found for a batch.
+    """
+    if batch % world:
+        raise BadInput(f"--batch {batch} cannot be shared by {world} processes; take a multiple")
+    return _delivered(
+        _loader(_Shares(crops, batch, rank, world), start, workers, pin_memory), crops
+    )
+
+
+def _delivered(loader: DataLoader[Share], crops: Crops) -> Iterator[Tensor]:
+    for share, reasons in loader:
+        crops.sources.found_unusable(reasons)
+        if isinstance(share, str):
+            raise BadInput(share)
+        yield share
+
+
+def _loader(
+    shares: _Shares, start: int, workers: int, pin_memory: bool | None
+) -> DataLoader[Share]:
+    return DataLoader(
+        shares,
+        batch_size=None,  # an item is a batch already
+        sampler=_Onwards(start),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        worker_init_fn=_leave_interrupts,
+        generator=torch.Generator(),  # else it takes a number from the one that the noise is of
+    )
+
+
+class _Shares(Dataset[Share]):
+    """Item s is one rank's share of global batch s."""
+
+    def __init__(self, crops: Crops, batch: int, rank: int, world: int) -> None:
+        self.crops, self.batch = crops, batch
+        self.share = range(rank * batch // world, (rank + 1) * batch // world)
+
+    def __getitem__(self, step: int) -> Share:
+        try:
+            drawn = [self.crops.draw(step * self.batch + place) for place in self.share]
+        except BadInput as error:
+            return str(error), []
+        reasons = [reason for _, found in drawn for reason in found]
+        return torch.stack([crop for crop, _ in drawn]), reasons
+
+
+class _Onwards(Sampler[int]):
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+def _as_it_is(share: Any) -> Any:
+    return share
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the main one decides, and still needs batches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

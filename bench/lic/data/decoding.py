@@ -1,0 +1,72 @@
+"""From an image file to uint8 RGB, whatever it holds: the pixels that a viewer would show."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+LARGEST_16_BIT = 65535
+# What says nothing about the file: a run must not go on with another image because of these.
+MACHINE_FAILED = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+
+
+class Unusable(Exception):
+    """An image that cannot be used; the message is `path (reason)`."""
+
+
+def size(path: str) -> tuple[int, int]:
+    """Height and width in pixels as they are stored, by the header alone.
+
+    Turning the image upright may exchange them. Where it is turned is not looked up: in a PNG
+    file that can stand behind the pixels.
+
+    Raises:
+        Unusable: the header cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception as error:  # broken files make Pillow raise nearly anything
+        raise _unusable(path, error) from None
+
+
+def decode(path: str) -> Tensor:
+    """The pixels of a file  # [3, height, width] uint8, a view of [height, width, 3].
+
+    Turned upright by EXIF; transparent parts on white; 16-bit grey divided by 257, so that white
+    stays white; palette, grey and CMYK as RGB without a colour profile. Of several frames the
+    first.
+
+    Raises:
+        Unusable: the file is missing, broken, no image, or of floats, whose white is unknown.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(_rgb(ImageOps.exif_transpose(image)))  # [height, width, 3]
+    except Exception as error:
+        raise _unusable(path, error) from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise Unusable("floating-point pixels")
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip all to white
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, LARGEST_16_BIT)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def _unusable(path: str, error: Exception) -> Unusable:
+    """The reason, unless it is the machine's: that is raised as it is."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_FAILED:
+        raise error
+    reason = str(error) if isinstance(error, Unusable) else type(error).__name__
+    return Unusable(f"{path} (unreadable: {reason})")

@@ -1,0 +1,54 @@
+"""Whole images to evaluate a model on, one in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from bench.lic.data import shipped
+from bench.lic.data.decoding import Unusable
+from bench.lic.data.layouts import below, recognise
+from bench.lic.data.sources import File, Kept, Source
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """`images` can be gone through any number of times; unreadable ones are left out and named."""
+
+    name: str  # Kodak, Tecnick (1200 x 1200 RGB), CLIC 2022, COCO 2017 (val2017), or the folder's
+    found: str  # one line: what was recognised, and how many
+    sources: list[Source]
+    root: str = ""
+    skipped: list[str] = field(default_factory=list)  # `path (reason)`, known after going through
+
+    def __len__(self) -> int:
+        """Images there are, with those that will turn out unreadable."""
+        return len(self.sources)
+
+    @property
+    def images(self) -> Iterator[tuple[str, Tensor]]:
+        """Path below the folder, and pixels  # uint8 [3, height, width], any size."""
+        for source in self.sources:
+            try:
+                pixels = source.pixels().contiguous()
+            except Unusable as reason:
+                if str(reason) not in self.skipped:
+                    self.skipped.append(str(reason))
+                continue
+            yield below(self.root, source.name), pixels
+
+
+def evaluation_set(folder: str | None) -> EvaluationSet:
+    """All images of a folder, of COCO those of val2017; without one, scikit-image's held-out photo.
+
+    Raises:
+        BadInput: there is no such folder, or no image in it.
+    """
+    if folder is None:
+        kept: list[Source] = [Kept(*item) for item in shipped.held_out()]
+        return EvaluationSet(shipped.NAME, f"{shipped.NAME}: {len(kept)} held out", kept)
+    layout = recognise(folder)
+    layout = layout.apart or layout
+    return EvaluationSet(layout.name, layout.describe(), [File(p) for p in layout.paths], folder)

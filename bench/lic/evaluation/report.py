@@ -1,0 +1,176 @@
+"""What an evaluation leaves behind: Markdown, pictures and a result file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.lic.evaluation import pictures
+from bench.lic.evaluation.curves import bd_rate
+from bench.lic.evaluation.evaluate import Evaluation
+from bench.lic.evaluation.quality import PADDING
+from bench.lic.evaluation.reach import to_adams_loss
+from bench.output import envelope
+
+Rows = list[dict[str, Any]]
+
+NOTES = (
+    "bpp is the model's estimate, which a range coder reaches within 1 % (tests/lic/"
+    f"test_lic_coding.py; --coded writes the bytes). {PADDING}",
+    "PSNR is of the decoded image clamped to [0, 1], not rounded to 8 bits; means over a set are "
+    "of the images' own bpp and PSNR, each counting alike.",
+    "BD-rate is relative to Adam's curve: per cent of bits at equal PSNR, negative where fewer are "
+    "needed. Several seeds of one lambda are averaged before.",
+    "Steps and seconds to Adam's final R-D loss are those of the first evaluation on the run's own "
+    "held-out images that was no worse than Adam's last; the shares are of Adam's whole run. "
+    "Adam's own row tells when it first was as good as at its end. "
+    "Seconds are of training, without evaluations.",
+)
+
+
+def results(evaluation: Evaluation) -> Rows:
+    """Rows of three kinds: `run` with its images, `bd_rate`, and `to_adams_loss`."""
+    rows: Rows = []
+    for group in evaluation.groups:
+        for variant, runs in group.variants().items():
+            rows += [
+                {
+                    "kind": "run",
+                    "run": run.name,
+                    "group": group.name,
+                    "variant": variant,
+                    "lam": run.lam,
+                    "seed": run.config["seed"],
+                    "lr": run.config["lr"],
+                    "set": data,
+                    "bpp": score.bpp,
+                    "psnr": score.psnr,
+                    "coded_bpp": score.coded_bpp,
+                    "images": [image._asdict() for image in score.images],
+                }
+                for run in runs
+                for data, score in evaluation.scores[run.name].items()
+            ]
+    rows += bd_rates(evaluation)
+    for group in evaluation.groups:
+        rows += [{"kind": "to_adams_loss", **row} for row in to_adams_loss(group)]
+    return rows
+
+
+def bd_rates(evaluation: Evaluation) -> Rows:
+    """A row for each curve but Adam's: its BD-rate, or why there is none."""
+    rows: Rows = []
+    for (group, data), curves in evaluation.curves().items():
+        anchor = next((curve for name, curve in curves.items() if name == "adam"), None)
+        for variant, curve in curves.items():
+            if variant == "adam":
+                continue
+            row = {"kind": "bd_rate", "group": group, "set": data, "variant": variant}
+            if anchor is None:
+                rows.append({**row, "percent": None, "reason": "no run of adam in this group"})
+            else:
+                percent, reason = bd_rate(anchor, curve)
+                rows.append({**row, "percent": percent, "reason": reason or None})
+    return rows
+
+
+def text(evaluation: Evaluation, rows: Rows) -> str:
+    """The whole report in Markdown, without the pictures."""
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+    parts = [f"- {data.found}" for data in evaluation.sets]
+    parts += _skipped(evaluation)
+    if len(evaluation.groups) > 1:
+        names = "; ".join(group.name for group in evaluation.groups)
+        parts.append(f"- {len(evaluation.groups)} groups, not compared with each other: {names}")
+    for kind, (title, table) in KINDS.items():
+        if by_kind[kind]:
+            parts += ["", f"## {title}", "", _table(table(by_kind[kind]))]
+    return "\n".join([*parts, "", *(f"- {note}" for note in NOTES)]) + "\n"
+
+
+def _skipped(evaluation: Evaluation) -> list[str]:
+    return [f"- skipped {reason}" for data in evaluation.sets for reason in data.skipped]
+
+
+def _of_runs(rows: Rows) -> Rows:
+    coded = any(row["coded_bpp"] is not None for row in rows)
+    return [
+        {
+            "model": row["group"],
+            "optimizer": row["variant"],
+            "lambda": f"{row['lam']:g}",
+            "seed": row["seed"],
+            "data set": row["set"],
+            "images": len(row["images"]),
+            "bpp": _bpp(row["bpp"]),
+            **({"bpp of the bytes": _bpp(row["coded_bpp"])} if coded else {}),
+            "PSNR dB": f"{row['psnr']:.2f}",
+        }
+        for row in rows
+    ]
+
+
+def _bpp(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _of_bd_rates(rows: Rows) -> Rows:
+    return [
+        {
+            "model": row["group"],
+            "data set": row["set"],
+            "optimizer": row["variant"],
+            "BD-rate against adam": row["reason"] or f"{row['percent']:+.2f} %",
+        }
+        for row in rows
+    ]
+
+
+def _of_reach(rows: Rows) -> Rows:
+    return [
+        {
+            "model": row["group"],
+            "optimizer": row["variant"],
+            "lambda": f"{row['lam']:g}",
+            "seed": row["seed"],
+            "Adam's loss": f"{row['adam_rd_loss']:.3f}",
+            "steps": _share(row["steps"], row["steps_ratio"], "d", "never"),
+            "seconds": "other clock"
+            if row["clock"]
+            else _share(row["seconds"], row["seconds_ratio"], ".0f", "never"),
+            "peak memory": "-" if row["memory_ratio"] is None else _memory(row),
+        }
+        for row in rows
+    ]
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return f"{row['memory_ratio']:.2f}x ({row['memory_of']})"
+
+
+KINDS = {
+    "run": ("Quality", _of_runs),
+    "bd_rate": ("BD-rate", _of_bd_rates),
+    "to_adams_loss": ("To Adam's final loss", _of_reach),
+}
+
+
+def write(evaluation: Evaluation, rows: Rows, report: str, folder: Path) -> None:
+    """report.md, eval.json, rate_distortion.png and reconstructions_*.png in `folder`."""
+    shown = ["", "![R-D curves](rate_distortion.png)"]
+    pictures.rate_distortion(evaluation.curves(), folder / "rate_distortion.png")
+    for name, images in evaluation.pictures().items():
+        pictures.reconstructions(images, folder / name)
+        shown.append(f"![original and reconstructions]({name})")
+    (folder / "report.md").write_text("\n".join(["# Evaluation", "", report, *shown]) + "\n")
+    envelope.write(str(folder / "eval.json"), rows)
+
+
+def _table(rows: Rows) -> str:
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+
+
+def _share(value: float | None, ratio: float | None, form: str, absent: str) -> str:
+    return absent if value is None or ratio is None else f"{value:{form}} ({ratio:.0%})"

@@ -1,0 +1,218 @@
+"""One model, one optimizer, and the steps they take together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.lic.data import Crops, Images, batches
+from bench.lic.loss import psnr, rate_distortion
+from bench.lic.models import Model, build
+from bench.lic.optimizers import aux_parameters, main_parameters
+from bench.lic.optimizers import build as build_optimizer
+from bench.lic.training.config import Config
+from bench.lic.training.held_out import Quality, evaluate
+from bench.lic.training.history import History
+from bench.lic.training.layout import apply_layout
+from bench.lic.training.precision import autocast, scaler
+from bench.lic.training.processes import ALONE, Processes
+from bench.lic.training.schedules import Schedule
+
+CLIP_NORM = 1.0  # of the gradient of all main parameters together
+AUX_RATE = 1e-3
+
+
+class Training:
+    """A run of one optimizer; `state_dict` holds all that later steps depend on.
+
+    Crops and noise are functions of the seed and of the number of the step (and noise of the
+    process), so that no generator's state has to be kept.
+
+    Args:
+        config: what is run.
+        images: what is trained on, and what is held out.
+        processes: those that share each batch; all of them construct this, and call it alike.
+        workers: processes that read images, of each training process; no result depends on it.
+
+    Raises:
+        BadInput: the config names a model or an optimizer that there is not, or that refuses it.
+        ImportError: the optimizer's package is missing.
+    """
+
+    def __init__(
+        self, config: Config, images: Images, processes: Processes = ALONE, workers: int = 0
+    ) -> None:
+        self.config, self.images, self.processes, self.workers = config, images, processes, workers
+        self.device = config.device if processes.world == 1 else processes.device
+        self.on_gpu = self.device.startswith("cuda")
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        torch.manual_seed(config.seed)  # of the initial weights
+        self.model = build(config.model, config.factor).to(self.device)
+        self.layout = apply_layout(self.model, config.channels_last, self.device)
+        self.network = self._network()
+        self.optimizer = build_optimizer(
+            config.optimizer,
+            self.model,
+            config.lr,
+            config.precondition_frequency,
+            config.optimizer_options,
+        )
+        self.aux_optimizer = torch.optim.Adam(aux_parameters(self.model), lr=AUX_RATE)
+        self.schedule = Schedule(config, self.optimizer)
+        self.scaler = scaler(config.amp, self.device)
+        self.history = History()
+        self._batches: Iterator[Tensor] | None = None
+
+    def _network(self) -> Any:
+        """The model as it is called in training: shared among processes, compiled."""
+        network: Any = self.model
+        if self.processes.world > 1:
+            network = _shared(self.model)
+        if self.config.compile is not None:
+            network = torch.compile(network, mode=self.config.compile)
+        return network
+
+    @property
+    def steps(self) -> int:
+        return len(self.history.losses)
+
+    @property
+    def diverged(self) -> bool:
+        return self.steps > 0 and not math.isfinite(self.history.losses[-1])
+
+    @property
+    def finished(self) -> bool:
+        return self.diverged or self.steps >= self.config.steps
+
+    def step(self) -> Quality:
+        """One training step; returns the cost of its batch, of all processes."""
+        start = self._now()
+        self.schedule.before_step(self.steps)
+        images = self._next_batch()  # [batch / world, 3, crop, crop]
+        torch.manual_seed(self._noise_seed())
+        self.optimizer.zero_grad()
+        with autocast(self.config.amp, self.device):
+            coded = self.network(images)
+        cost = rate_distortion(coded, images, self.config.lam)
+        self.scaler.scale(cost.loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(main_parameters(self.model), CLIP_NORM)
+        before = self._now()
+        self.scaler.step(self.optimizer)
+        after = self._now()
+        self.scaler.update()
+        # Every process has the same quantiles, and so the same gradient: nothing is exchanged.
+        self.aux_optimizer.zero_grad()
+        self.model.aux_loss().backward()
+        self.aux_optimizer.step()
+        self.history.optimizer_seconds.append(after - before)
+        self.history.step_seconds.append(self._now() - start)
+        mine = [cost.loss.item(), cost.bpp.item(), cost.mse.item()]
+        loss, bpp, mse = self.processes.mean(mine)
+        self.history.losses.append(loss)
+        return Quality(loss, bpp, psnr(mse))
+
+    def evaluation_due(self) -> bool:
+        return self.steps % self.config.evaluation_interval == 0 or self.finished
+
+    def evaluate(self) -> Quality:
+        """Of the held-out images, by the first process; every process learns it."""
+        quality = None
+        if self.processes.first:
+            held_out = self.images.held_out
+            quality = evaluate(self.model, held_out, self.config.lam, self.device)
+        quality = Quality(*self.processes.from_first(quality))
+        self.history.evaluated_at.append(self.steps)
+        self.history.evaluations.append(list(quality))
+        self.schedule.evaluated(quality.loss)
+        self._note_memory()
+        return quality
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "aux_optimizer": self.aux_optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": asdict(self.history),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = History(**state["history"])
+        self._batches = None
+
+    def _next_batch(self) -> Tensor:
+        """The next step's crops, of this process  # [batch / world, 3, crop, crop] float32."""
+        if self._batches is None:
+            crops = Crops(
+                self.images.training, self.config.crop, self.config.seed, flip=self.config.flip
+            )
+            self._batches = batches(
+                crops,
+                self.config.batch,
+                start=self.steps,
+                workers=self.workers,
+                rank=self.processes.rank,
+                world=self.processes.world,
+                pin_memory=self.on_gpu,
+            )
+        pixels = next(self._batches).to(self.device, non_blocking=True)
+        return (pixels.float() / 255).contiguous(memory_format=self.layout)
+
+    def _noise_seed(self) -> int:
+        numbers = np.random.SeedSequence([self.config.seed, self.processes.rank, self.steps])
+        return int(numbers.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _note_memory(self) -> None:
+        if self.on_gpu:
+            what, peak = "device memory", torch.cuda.max_memory_allocated(self.device)
+        else:
+            what, peak = "optimizer state", _tensor_bytes(self.optimizer.state)
+        self.history.peak_memory = max(self.history.peak_memory, peak)
+        self.history.peak_memory_of = what
+
+    def _now(self) -> float:
+        """Seconds, once the device has finished what it was given."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _shared(model: nn.Module) -> nn.Module:
+    """The model with gradients averaged over all processes, but for those of the quantiles.
+
+    DistributedDataParallel takes what needs a gradient when it is made. The quantiles' comes from
+    the auxiliary loss, in a backward pass of its own, and is the same in every process.
+    """
+    quantiles = aux_parameters(model)
+    for param in quantiles:
+        param.requires_grad_(False)
+    # Our models use all their parameters in every forward; of others that is not known.
+    network = DistributedDataParallel(model, find_unused_parameters=not isinstance(model, Model))
+    for param in quantiles:
+        param.requires_grad_(True)
+    return network
+
+
+def _tensor_bytes(value: Any) -> int:
+    """Of all tensors in nested dictionaries, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_tensor_bytes(part) for part in value.values())
+    return sum(map(_tensor_bytes, value)) if isinstance(value, list | tuple) else 0

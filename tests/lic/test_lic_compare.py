@@ -1,0 +1,142 @@
+"""`python -m bench.lic compare`: the plan, a tiny comparison, and going on with one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.lic.__main__ import main
+from bench.lic.comparison import runner
+from bench.lic.comparison.plan import SEARCH_SEED, runs, search_config, variants
+from bench.lic.comparison.presets import CPU, PAPER
+from bench.lic.training import Training
+
+RATES = {"adam": 1e-3, "soap_fast": 2e-3, "pytorch_optimizer": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for index in range(3):
+        pixels = generator.integers(256, size=(64, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def tiny(data: Path, work: Path, *more: str) -> list[str]:
+    sizes = ["--factor=0.05", "--steps=3", "--search-steps=1", "--batch=1", "--seeds=2"]
+    return ["compare", "--models=elic", *sizes, f"--data={data}", f"--work={work}", *more]
+
+
+def test_every_seed_has_every_variant_once_and_another_one_first() -> None:
+    trial = CPU.trials[0]
+    planned = [config for _, config in runs(CPU, trial, RATES, {})]
+    count = len(variants(CPU))
+    assert len(planned) == 3 * count == 15
+    blocks = [planned[start : start + count] for start in range(0, len(planned), count)]
+    for seed, block in enumerate(blocks):
+        assert {config.seed for config in block} == {seed}
+        assert len({(c.optimizer, c.precondition_frequency) for c in block}) == count
+        assert all(config.lr == RATES[config.optimizer] for config in block)
+    firsts = [(block[0].optimizer, block[0].precondition_frequency) for block in blocks]
+    assert len(set(firsts)) == 3
+    frequencies = {c.precondition_frequency for c in planned if c.optimizer == "soap_fast"}
+    assert frequencies == {5, 10, 20}
+
+
+def test_rates_are_searched_alike_on_a_seed_that_is_not_compared() -> None:
+    for trial in CPU.trials:
+        configs = [search_config(CPU, trial, name, {}).as_dict() for name in CPU.optimizers]
+        assert [config.pop("optimizer") for config in configs] == list(CPU.optimizers)
+        assert configs[0] == configs[1] == configs[2]
+        assert configs[0]["steps"] == trial.search_steps
+        assert configs[0]["seed"] == SEARCH_SEED >= CPU.seeds
+
+
+def test_the_papers_plan_is_printed_and_needs_its_images(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["compare", "--preset=paper", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("lalic x 1", "1,774,305", "0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483", "COCO"):
+        assert part in printed
+    assert len(PAPER.trials) == 4
+    assert main(["compare", "--preset=paper"]) == 2
+    assert "needs --data DIR with COCO 2017" in capsys.readouterr().err
+
+
+def test_a_tiny_comparison_is_reported_and_not_repeated(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    arguments = tiny(data, work, "--frequencies", "2")
+    assert main([*arguments, f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "images skipped: 1, the first broken.png" in printed
+    for title in ("What a step costs", "by the frequency of its refreshes", "too small to show"):
+        assert title in printed
+    assert printed.rstrip() in (out / "report.md").read_text()
+    assert (out / "losses.png").stat().st_size > 10_000
+    rows = json.loads((out / "compare.json").read_text())["results"]
+    names = ["adam", "soap_fast_10", "pytorch_optimizer_10", "soap_fast_2"]
+    found = {row["variant"]: row for row in rows if row["kind"] == "variant"}
+    assert list(found) == names
+    searched = {row["optimizer"]: row["lr"] for row in rows if row["kind"] == "search"}
+    for row in found.values():
+        assert row["seeds"] == 2
+        assert row["lr"] == searched[row["optimizer"]]
+        assert row["rd_loss"] == pytest.approx(sum(row["rd_losses"]) / 2)
+        assert row["compared"] == 2
+    assert found["adam"]["reached"] == 2
+    assert len([row for row in rows if row["kind"] == "run"]) == 8
+
+    trained = []
+
+    class Counted(Training):
+        def __init__(self, config, *rest, **more) -> None:
+            trained.append(config.optimizer)
+            super().__init__(config, *rest, **more)
+
+    monkeypatch.setattr(runner, "Training", Counted)
+    lost = work / "elic_0.05" / "adam_lambda_0.013_seed_1"
+    before = json.loads((lost / "result.json").read_text())["results"][0]["rd_loss"]
+    (lost / "result.json").unlink()
+    assert main(arguments) == 0
+    assert trained == ["adam"]
+    assert json.loads((lost / "result.json").read_text())["results"][0]["rd_loss"] == before
+
+    capsys.readouterr()
+    assert main([*tiny(data, work), "--steps=4"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "is of another comparison: steps is 4, was 3; name another --work" in said
+    assert not list(work.rglob("checkpoint.pt"))
+
+
+def test_wrong_changes_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for change, reason in (
+        ("--models=lalic", "the preset has elic, tcm_64"),
+        ("--frequencies=0", "--frequencies are positive"),
+        (f"--data={tmp_path / 'nowhere'}", "no such folder"),
+    ):
+        assert main(["compare", f"--work={tmp_path}", change]) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_a_missing_optimizer_is_named_and_the_others_compared(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pytorch_optimizer", None)
+    only = ("--optimizers=adam,pytorch_optimizer", "--seeds=1", "--frequencies")
+    assert main(tiny(data, tmp_path, *only)) == 0
+    assert "pytorch_optimizer is missing" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "compare.json").read_text())["results"]
+    assert {row["optimizer"] for row in rows if row["kind"] == "variant"} == {"adam"}

@@ -1,0 +1,274 @@
+"""`python -m bench.lic eval`: what is measured, what is compared, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.lic.__main__ import main
+from bench.lic.data import load
+from bench.lic.evaluation.curves import RDPoint, bd_rate, points
+from bench.lic.evaluation.quality import measure, padded
+from bench.lic.evaluation.reach import first_at, to_adams_loss
+from bench.lic.evaluation.runs import Run, group
+from bench.lic.models import build
+from bench.lic.training import Config, Training, evaluate, run
+
+FACTOR = 1 / 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three smooth images, of sides that are no multiples of 64, and a broken one."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(3):
+        y, x = np.mgrid[: 70 + 5 * index, :90] / 20
+        planes = [np.sin((c + 1) * x + index) * np.cos(y + c) for c in range(3)]
+        pixels = (127.5 * (1 + np.stack(planes, axis=2))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders adam_1, adam_2, soap_fast_1, soap_fast_2 of short runs, at two lambdas."""
+    folder = tmp_path_factory.mktemp("runs")
+    images = load(str(data), 64, 64)
+    for optimizer in ("adam", "soap_fast"):
+        for number, lam in enumerate((0.005, 0.02), start=1):
+            run(Training(config(optimizer, lam=lam), images), folder / f"{optimizer}_{number}")
+    return folder
+
+
+def config(optimizer: str, **other: Any) -> Config:
+    fields = {"lam": 0.01, "lr": 1e-3, "steps": 3, "batch": 1, "crop": 64, "images": "given"}
+    return Config(model="hyperprior", factor=FACTOR, optimizer=optimizer, **{**fields, **other})
+
+
+# What is measured
+
+
+def test_an_image_of_fitting_sides_is_measured_as_in_training() -> None:
+    torch.manual_seed(0)
+    model = build("hyperprior", FACTOR)
+    pixels = torch.randint(256, (3, 128, 64), dtype=torch.uint8)
+    expected = evaluate(model, [pixels], 0.01, "cpu")
+    score, decoded = measure(model.eval(), pixels)
+    assert score.bpp == pytest.approx(expected.bpp, rel=1e-5)
+    assert score.psnr == pytest.approx(expected.psnr, rel=1e-5)
+    assert decoded.shape == pixels.shape
+
+
+def test_padding_costs_bits_but_no_pixels_and_no_psnr() -> None:
+    torch.manual_seed(0)
+    model = build("hyperprior", FACTOR).eval()
+    pixels = torch.randint(256, (3, 70, 90), dtype=torch.uint8)
+    score, decoded = measure(model, pixels)
+    image = padded(pixels[None].float() / 255, 64)
+    assert image.shape == (1, 3, 128, 128)
+    with torch.no_grad():
+        coded = model(image)
+    bits = -sum(p.log2().sum().item() for p in coded.likelihoods)
+    assert score.bpp == pytest.approx(bits / (70 * 90), rel=1e-5)
+    inside = coded.images[0, :, :70, :90].clamp(0, 1)
+    torch.testing.assert_close(decoded, inside)
+    mse = (inside - pixels / 255).square().mean().item()
+    assert score.psnr == pytest.approx(-10 * math.log10(mse), rel=1e-5)
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([64, 128]))
+def test_padded_sides_fit_and_the_image_is_still_there(
+    height: int, width: int, stride: int
+) -> None:
+    image = torch.rand(1, 3, height, width)
+    larger = padded(image, stride)
+    assert torch.equal(larger[:, :, :height, :width], image)
+    for side, original in zip(larger.shape[2:], (height, width), strict=True):
+        assert side % stride == 0
+        assert side - original < stride
+
+
+# Curves
+
+
+CURVE = [RDPoint(lam, 0.1 * 2**k, 28 + 2.5 * k, 1) for k, lam in enumerate((1, 2, 3, 4, 5))]
+
+
+def test_ten_per_cent_fewer_bits_are_a_bd_rate_of_minus_ten() -> None:
+    fewer = [point._replace(bpp=0.9 * point.bpp) for point in CURVE]
+    assert bd_rate(CURVE, fewer).percent == pytest.approx(-10, abs=1e-6)
+    assert bd_rate(fewer, CURVE).percent == pytest.approx(100 / 9, abs=1e-6)
+    assert bd_rate(CURVE, fewer[1:]).percent == pytest.approx(-10, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"),
+    [
+        (CURVE[:3], "values of lambda in common: 3; BD-rate needs at least 4"),
+        ([p._replace(psnr=30.0) for p in CURVE], "does not rise with lambda"),
+        ([p._replace(psnr=p.psnr + 50) for p in CURVE], "no PSNR in common"),
+    ],
+)
+def test_where_there_is_no_bd_rate_it_is_said_why(test: list[RDPoint], reason: str) -> None:
+    percent, said = bd_rate(CURVE, test)
+    assert percent is None
+    assert reason in said
+
+
+def test_seeds_of_one_lambda_make_one_point() -> None:
+    found = points([(0.02, 1.0, 30.0), (0.01, 0.5, 27.0), (0.02, 2.0, 32.0)])
+    assert found == [RDPoint(0.01, 0.5, 27.0, 1), RDPoint(0.02, 1.5, 31.0, 2)]
+
+
+# Which runs are compared, and to Adam's loss
+
+
+def finished(optimizer: str, losses: list[float], threads: int = 1, **other: Any) -> Run:
+    """A run with an evaluation after each 10 steps of 0.5 seconds."""
+    curve = [
+        {"step": 10 * n, "seconds": 5.0 * n, "rd_loss": loss}
+        for n, loss in enumerate(losses, start=1)
+    ]
+    summary = {
+        "curve": curve,
+        "steps": 10 * len(losses),
+        "seconds": 5.0 * len(losses),
+        "rd_loss": losses[-1],
+        "peak_memory": 100 if optimizer == "adam" else 250,
+        "peak_memory_of": "optimizer state",
+        "config": config(optimizer, threads=threads, **other).as_dict(),
+    }
+    name = f"{optimizer} {losses} {threads} {other}"
+    return Run(Path(name), summary, {"processor": "one", "gpu": None})
+
+
+def test_the_first_evaluation_no_worse_than_adams_last_counts() -> None:
+    adam, soap = finished("adam", [9, 7, 5, 4]), finished("soap_fast", [8, 4, 5, 3])
+    (together,) = group([soap, adam])
+    own, row = to_adams_loss(together)
+    assert (own["variant"], own["steps"], own["memory_ratio"]) == ("adam", 40, 1.0)
+    assert (row["steps"], row["steps_ratio"]) == (20, 0.5)
+    assert (row["seconds"], row["seconds_ratio"]) == (10.0, 0.5)
+    assert row["memory_ratio"] == 2.5
+    assert first_at(adam.summary["curve"], 3.9) is None
+
+
+def test_times_of_different_machines_are_not_compared() -> None:
+    adam, soap = finished("adam", [9, 4]), finished("soap_fast", [4, 3], threads=2)
+    (together,) = group([adam, soap])
+    _, row = to_adams_loss(together)
+    assert row["steps"] == 10
+    assert row["seconds"] is None
+    assert row["clock"] == "threads 2 and 1"
+
+
+def test_runs_are_compared_with_adam_of_their_own_seed_and_lambda() -> None:
+    runs = [finished("adam", [9, 4]), finished("adam", [9, 2], seed=1)]
+    runs += [finished("soap_fast", [4, 3]), finished("soap_fast", [4, 3], seed=1)]
+    runs += [finished("soap_fast", [1, 1], lam=0.5)]
+    (together,) = group(runs)
+    rows = [row for row in to_adams_loss(together) if row["variant"] != "adam"]
+    assert [(row["seed"], row["steps"]) for row in rows] == [(0, 10), (1, None)]
+
+
+def test_other_images_or_steps_make_another_group() -> None:
+    runs = [finished("adam", [9, 4]), finished("soap_fast", [9, 4], images="other")]
+    first, second = group([*runs, finished("soap_fast", [8, 3])])
+    assert first.name.endswith("images given")
+    assert second.name.endswith("images other")
+    assert [len(first.runs), len(second.runs)] == [2, 1]
+    assert to_adams_loss(second) == []
+
+
+def test_frequencies_of_one_optimizer_are_curves_of_their_own() -> None:
+    runs = [finished("soap_fast", [1], precondition_frequency=f) for f in (5, 10)]
+    (together,) = group([*runs, finished("adam", [1]), finished("adam", [2], lam=0.5)])
+    assert list(together.variants()) == [
+        "adam",
+        "soap_fast (frequency 5)",
+        "soap_fast (frequency 10)",
+    ]
+
+
+# The command
+
+
+def test_an_evaluation_leaves_a_report_pictures_and_json(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = sorted(str(folder) for folder in trained.iterdir())
+    assert main(["eval", *runs, "--data", str(data), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "values of lambda in common: 2; BD-rate needs at least 4" in printed.out
+    assert "broken.png" in printed.err
+    assert printed.out in (tmp_path / "report.md").read_text() + "\n"
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {
+        "rate_distortion.png",
+        "reconstructions_1_lambda_0.005.png",
+        "reconstructions_1_lambda_0.02.png",
+    }
+    rows = json.loads((tmp_path / "eval.json").read_text())["results"]
+    of_runs = [row for row in rows if row["kind"] == "run"]
+    assert [row["run"] for row in of_runs] == runs
+    for row in of_runs:
+        assert [image["image"] for image in row["images"]] == ["0.png", "1.png", "2.png"]
+        assert row["bpp"] == pytest.approx(sum(i["bpp"] for i in row["images"]) / 3)
+    assert len([row for row in rows if row["kind"] == "to_adams_loss"]) == 4
+
+
+def test_coded_images_are_reported_with_the_bits_of_their_bytes(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("constriction")
+    given = ["--data", str(data), "--out", str(tmp_path), "--coded"]
+    assert main(["eval", str(trained / "adam_1"), *given]) == 0
+    assert "bpp of the bytes" in capsys.readouterr().out
+    row = json.loads((tmp_path / "eval.json").read_text())["results"][0]
+    for image in row["images"]:  # so small that 64 bits of header and last word are 1 % and more
+        bits = (image["coded_bpp"] - image["bpp"]) * image["height"] * image["width"]
+        assert abs(bits) < 100 + 0.01 * image["bpp"] * image["height"] * image["width"]
+
+
+def test_a_diverged_run_is_left_out_and_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((trained / "adam_1" / "result.json").read_text())
+    content["results"][0]["rd_loss"] = None
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert main(["eval", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "diverged at step 3; it is left out" in said
+    assert "every run named has diverged" in said
+
+
+def test_what_is_no_run_is_refused_in_one_line(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    good = str(trained / "adam_1")
+    (tmp_path / "mixed").mkdir()
+    for file, source in (("result.json", "adam_1"), ("model.pt", "adam_2")):
+        (tmp_path / "mixed" / file).write_bytes((trained / source / file).read_bytes())
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "result.json").write_text('{"machine": {}, "results": []}')
+    for arguments, reason in [
+        ([str(tmp_path / "none")], "No such file or directory; name the --out of a finished"),
+        ([str(tmp_path / "demo")], "is not of one run"),
+        ([str(tmp_path / "mixed")], "model.pt and result.json are of two runs"),
+        ([good, "--data", str(data), "--data", str(data)], "more than once; leave one out"),
+        ([good, "--data", str(tmp_path / "nowhere")], "no such folder"),
+    ]:
+        assert main(["eval", *arguments, *out]) == 2
+        said = capsys.readouterr().err
+        assert reason in said.splitlines()[-1], said
