@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def test_every_seed_has_every_variant_once_and_another_one_first() -> None:
     assert len(set(firsts)) == 3
     frequencies = {c.precondition_frequency for c in planned if c.optimizer == "soap_fast"}
     assert frequencies == {5, 10, 20}
+
+
+def test_a_frequency_named_twice_or_compared_anyway_is_one_variant() -> None:
+    assert variants(replace(CPU, frequencies=(5, 10, 20, 5))) == variants(CPU)
 
 
 def test_rates_are_searched_alike_on_a_seed_that_is_not_compared() -> None:

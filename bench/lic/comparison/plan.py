@@ -26,12 +26,10 @@ class Variant:
 
 
 def variants(preset: Preset) -> list[Variant]:
-    """All optimizers at one frequency, then soap_fast at the others."""
+    """All optimizers at one frequency, then soap_fast at the others; each once."""
     further = [Variant("soap_fast", frequency) for frequency in preset.frequencies]
-    return [
-        *(Variant(name, preset.frequency) for name in preset.optimizers),
-        *(further if "soap_fast" in preset.optimizers else []),
-    ]
+    compared = [Variant(name, preset.frequency) for name in preset.optimizers]
+    return list(dict.fromkeys(compared + (further if "soap_fast" in preset.optimizers else [])))
 
 
 def search_config(

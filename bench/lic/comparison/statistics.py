@@ -54,7 +54,7 @@ def _names(members: Group, lam: float, variant: Variant) -> Row:
 
 
 def _row(runs: list[Run], reach: list[Row]) -> Row:
-    ends = [run.summary for run in runs if run.summary["rd_loss"] is not None]
+    ends = [run.summary for run in runs if not run.diverged]
     reached = [row for row in reach if row["steps"] is not None]
     return {
         "lr": runs[0].config["lr"],

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.lic.evaluation import pictures
-from bench.lic.evaluation.curves import bd_rate
+from bench.lic.evaluation.curves import against
 from bench.lic.evaluation.evaluate import Evaluation
 from bench.lic.evaluation.quality import PADDING
 from bench.lic.evaluation.reach import to_adams_loss
@@ -22,9 +22,11 @@ NOTES = (
     "PSNR is of the decoded image clamped to [0, 1], not rounded to 8 bits; means over a set are "
     "of the images' own bpp and PSNR, each counting alike.",
     "BD-rate is relative to Adam's curve: per cent of bits at equal PSNR, negative where fewer are "
-    "needed. Several seeds of one lambda are averaged before.",
+    "needed. Several seeds of one lambda are averaged before. Of Adam's curves, where other rates, "
+    "options or steps make several, each is an anchor.",
     "Steps and seconds to Adam's final R-D loss are those of the first evaluation on the run's own "
-    "held-out images that was no worse than Adam's last; the shares are of Adam's whole run. "
+    "held-out images that was no worse than Adam's last (of several Adams the one with the lowest "
+    "loss); the shares are of that Adam's whole run. "
     "Adam's own row tells when it first was as good as at its end. "
     "Seconds are of training, without evaluations.",
 )
@@ -60,19 +62,12 @@ def results(evaluation: Evaluation) -> Rows:
 
 
 def bd_rates(evaluation: Evaluation) -> Rows:
-    """A row for each curve but Adam's: its BD-rate, or why there is none."""
+    """The BD-rate, or why there is none, of each curve against each of Adam's."""
     rows: Rows = []
+    anchors = {group.name: group.anchors() for group in evaluation.groups}
     for (group, data), curves in evaluation.curves().items():
-        anchor = next((curve for name, curve in curves.items() if name == "adam"), None)
-        for variant, curve in curves.items():
-            if variant == "adam":
-                continue
-            row = {"kind": "bd_rate", "group": group, "set": data, "variant": variant}
-            if anchor is None:
-                rows.append({**row, "percent": None, "reason": "no run of adam in this group"})
-            else:
-                percent, reason = bd_rate(anchor, curve)
-                rows.append({**row, "percent": percent, "reason": reason or None})
+        where = {"group": group, "set": data}
+        rows += [{"kind": "bd_rate", **where, **row} for row in against(anchors[group], curves)]
     return rows
 
 
@@ -122,7 +117,8 @@ def _of_bd_rates(rows: Rows) -> Rows:
             "model": row["group"],
             "data set": row["set"],
             "optimizer": row["variant"],
-            "BD-rate against adam": row["reason"] or f"{row['percent']:+.2f} %",
+            "against": row["anchor"] or "-",
+            "BD-rate": row["reason"] or f"{row['percent']:+.2f} %",
         }
         for row in rows
     ]
