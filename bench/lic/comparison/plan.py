@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
-
 from bench.lic.comparison.presets import Preset, Trial
 from bench.lic.search import FURTHER
+from bench.lic.style import table
 from bench.lic.training import Config
 
 SEARCH_SEED = 1000  # no run that is compared has it
@@ -107,8 +106,7 @@ def describe(preset: Preset) -> str:
         f"images: {preset.data or 'scikit-image photos, or --data DIR'}",
         *preset.sources,
     ]
-    table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return "\n".join([table, "", *(f"- {line}" for line in lines)])
+    return "\n".join([table(rows), "", *(f"- {line}" for line in lines)])
 
 
 def _searches(preset: Preset, trial: Trial) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from bench.lic.comparison import figures
 from bench.lic.comparison.plan import describe
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import Row, by_variant
 from bench.lic.optimizers import TREATMENT
+from bench.lic.style import number, share, table
 from bench.lic.training import WARMUP
 from bench.output import envelope
 
@@ -50,21 +49,21 @@ def text(comparison: Comparison, rows: list[Row]) -> str:
     parts += _machines(comparison)
     if any(row["optimizer"] == "adam" for row in found):
         parts += ["", *_sentences(found, comparison.preset.frequency)]
-    for title, table in (
+    for title, made in (
         ("Quality and steps to Adam's final loss", _quality),
         ("What a step costs", _cost),
     ):
         chosen = [row for row in found if row["frequency"] in (None, comparison.preset.frequency)]
-        parts += ["", f"## {title}", "", _table(table(chosen))]
+        parts += ["", f"## {title}", "", table(made(chosen))]
     if comparison.preset.frequencies:
         chosen = sorted(
             (row for row in found if row["optimizer"] == "soap_fast"),
             key=lambda row: (row["group"], row["lam"], row["frequency"]),
         )
         parts += ["", "## soap_fast by the frequency of its refreshes", ""]
-        parts += [_table(_by_frequency(chosen))]
+        parts += [table(_by_frequency(chosen))]
     if comparison.searches:
-        parts += ["", "## Searched learning rates", "", _table(_searches(comparison.searches))]
+        parts += ["", "## Searched learning rates", "", table(_searches(comparison.searches))]
     parts += ["", "## How to read this", "", *(f"- {note}" for note in NOTES)]
     if limits := comparison.preset.limits:
         parts += ["", "## What this is too small to show", "", *(f"- {line}" for line in limits)]
@@ -108,8 +107,8 @@ def _quality(rows: list[Row]) -> list[dict[str, Any]]:
             **_names(row),
             "lr": f"{row['lr']:.3g}",
             "final R-D loss": _loss(row),
-            "bpp": _number(row["bpp"], ".3f"),
-            "PSNR dB": _number(row["psnr"], ".2f"),
+            "bpp": number(row["bpp"], ".3f"),
+            "PSNR dB": number(row["psnr"], ".2f"),
             "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
             "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
             "seeds": f"{row['reached']} of {row['compared']}" if row["compared"] else "-",
@@ -123,11 +122,11 @@ def _cost(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
             **_names(row),
-            "ms / step": _number(row["step_ms"], ".1f"),
+            "ms / step": number(row["step_ms"], ".1f"),
             "of Adam's": _ratio(row, adams.get((row["group"], row["lam"])), "step_ms"),
-            "optimizer ms": _number(row["optimizer_ms"], ".1f"),
-            "optimizer's share": _number(row["optimizer_share"], ".0%"),
-            "seconds in all": _number(row["seconds"], ".1f"),
+            "optimizer ms": number(row["optimizer_ms"], ".1f"),
+            "optimizer's share": number(row["optimizer_share"], ".0%"),
+            "seconds in all": number(row["seconds"], ".1f"),
             row["peak_memory_of"] or "memory": f"{row['peak_memory'] / 2**20:.1f} MiB",
         }
         for row in rows
@@ -143,9 +142,9 @@ def _by_frequency(rows: list[Row]) -> list[dict[str, Any]]:
             "final R-D loss": _loss(row),
             "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
             "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
-            "ms / step": _number(row["step_ms"], ".1f"),
-            "optimizer ms": _number(row["optimizer_ms"], ".1f"),
-            "optimizer's share": _number(row["optimizer_share"], ".0%"),
+            "ms / step": number(row["step_ms"], ".1f"),
+            "optimizer ms": number(row["optimizer_ms"], ".1f"),
+            "optimizer's share": number(row["optimizer_share"], ".0%"),
         }
         for row in rows
     ]
@@ -158,7 +157,7 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
             "optimizer": found["optimizer"],
             "best": f"{found['lr']:.3g}" + (" (at the edge)" if found["at_edge"] else ""),
             "R-D loss by rate": ", ".join(
-                f"{one['lr']:.3g}: {_number(one['rd_loss'], '.2f')}" for one in found["tried"]
+                f"{one['lr']:.3g}: {number(one['rd_loss'], '.2f')}" for one in found["tried"]
             ),
         }
         for found in searches
@@ -180,25 +179,15 @@ def _names(row: Row) -> dict[str, Any]:
 def _loss(row: Row) -> str:
     spread = "" if row["rd_loss_spread"] is None else f" +- {row['rd_loss_spread']:.3f}"
     diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-    return _number(row["rd_loss"], ".3f") + spread + diverged
+    return number(row["rd_loss"], ".3f") + spread + diverged
 
 
 def _to_adam(row: Row, what: str, form: str) -> str:
     if not row["compared"]:
         return "-"
-    value, ratio = row[f"{what}_to_adam"], row[f"{what}_ratio"]
-    if value is None or ratio is None:
-        return "-" if row["reached"] else "never"
-    return f"{value:{form}} ({ratio:.0%})"
+    absent = "-" if row["reached"] else "never"
+    return share(row[f"{what}_to_adam"], row[f"{what}_ratio"], form, absent)
 
 
 def _ratio(row: Row, adam: Row | None, key: str) -> str:
     return "-" if adam is None else f"{row[key] / adam[key]:.2f}x"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
+from bench.lic import style
 from bench.lic.evaluation import pictures
 from bench.lic.evaluation.curves import against
 from bench.lic.evaluation.evaluate import Evaluation
@@ -81,7 +80,7 @@ def text(evaluation: Evaluation, rows: Rows) -> str:
         parts.append(f"- {len(evaluation.groups)} groups, not compared with each other: {names}")
     for kind, (title, table) in KINDS.items():
         if by_kind[kind]:
-            parts += ["", f"## {title}", "", _table(table(by_kind[kind]))]
+            parts += ["", f"## {title}", "", style.table(table(by_kind[kind]))]
     return "\n".join([*parts, "", *(f"- {note}" for note in NOTES)]) + "\n"
 
 
@@ -99,16 +98,12 @@ def _of_runs(rows: Rows) -> Rows:
             "seed": row["seed"],
             "data set": row["set"],
             "images": len(row["images"]),
-            "bpp": _bpp(row["bpp"]),
-            **({"bpp of the bytes": _bpp(row["coded_bpp"])} if coded else {}),
+            "bpp": style.number(row["bpp"], ".4f"),
+            **({"bpp of the bytes": style.number(row["coded_bpp"], ".4f")} if coded else {}),
             "PSNR dB": f"{row['psnr']:.2f}",
         }
         for row in rows
     ]
-
-
-def _bpp(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _of_bd_rates(rows: Rows) -> Rows:
@@ -132,10 +127,10 @@ def _of_reach(rows: Rows) -> Rows:
             "lambda": f"{row['lam']:g}",
             "seed": row["seed"],
             "Adam's loss": f"{row['adam_rd_loss']:.3f}",
-            "steps": _share(row["steps"], row["steps_ratio"], "d", "never"),
+            "steps": style.share(row["steps"], row["steps_ratio"], "d", "never"),
             "seconds": "other clock"
             if row["clock"]
-            else _share(row["seconds"], row["seconds_ratio"], ".0f", "never"),
+            else style.share(row["seconds"], row["seconds_ratio"], ".0f", "never"),
             "peak memory": "-" if row["memory_ratio"] is None else _memory(row),
         }
         for row in rows
@@ -162,11 +157,3 @@ def write(evaluation: Evaluation, rows: Rows, report: str, folder: Path) -> None
         shown.append(f"![original and reconstructions]({name})")
     (folder / "report.md").write_text("\n".join(["# Evaluation", "", report, *shown]) + "\n")
     envelope.write(str(folder / "eval.json"), rows)
-
-
-def _table(rows: Rows) -> str:
-    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-
-
-def _share(value: float | None, ratio: float | None, form: str, absent: str) -> str:
-    return absent if value is None or ratio is None else f"{value:{form}} ({ratio:.0%})"
