@@ -102,7 +102,12 @@ def test_a_tiny_comparison_is_reported_and_not_repeated(
         assert row["rd_loss"] == pytest.approx(sum(row["rd_losses"]) / 2)
         assert row["compared"] == 2
     assert found["adam"]["reached"] == 2
-    assert len([row for row in rows if row["kind"] == "run"]) == 8
+    of_runs = [row for row in rows if row["kind"] == "run"]
+    assert len(of_runs) == 8
+    assert all({"machine", "versions", "commit"} <= row.keys() for row in of_runs)
+    (total,) = (row for row in rows if row["kind"] == "total")
+    assert (total["runs"], total["searching_runs"], total["untimed"]) == (8, 18, 0)
+    assert total["wall_seconds"] > sum(row["seconds"] for row in of_runs)
 
     trained = []
 

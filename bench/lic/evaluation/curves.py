@@ -83,11 +83,11 @@ def against(anchors: Sequence[str], curves: Mapping[str, list[RDPoint]]) -> list
         else:
             chosen = anchors
             if not anchors:
-                found = {"percent": None, "reason": "no run of adam in this group"}
-                rows.append({"variant": variant, "anchor": None, **found})
+                absent = {"percent": None, "reason": "no run of adam in this group"}
+                rows.append({"variant": variant, "anchor": None, **absent})
         for anchor in chosen:
             percent, reason = bd_rate(curves[anchor], curve)
-            found = {"percent": percent, "reason": reason or None}
+            found: dict[str, Any] = {"percent": percent, "reason": reason or None}
             rows.append({"variant": variant, "anchor": anchor, **found})
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,15 +26,23 @@ class Shown(NamedTuple):
     image: Tensor  # float32 [3, H, W] in [0, 1]
 
 
-def rate_distortion(curves: Curves, path: Path) -> None:
-    """A panel for every group on every data set."""
+def rate_distortion(
+    curves: Curves, path: Path, optimizers: Mapping[str, str] | None = None
+) -> None:
+    """A panel for every group on every data set.
+
+    Args:
+        optimizers: of each variant; None where its label begins with it.
+    """
     groups, sets = (list(dict.fromkeys(key[place] for key in curves)) for place in (0, 1))
     figure = Figure(figsize=(1 + 4 * len(sets), 0.6 + PANEL * len(groups)), layout="constrained")
     panels = figure.subplots(len(groups), len(sets), squeeze=False)
     for row, group in zip(panels, groups, strict=True):
         for axes, data in zip(row, sets, strict=True):
             found = curves.get((group, data), {})
-            drawn = lines({label: label.partition(" (")[0] for label in found})
+            drawn = lines(
+                {label: (optimizers or {}).get(label, label.partition(" (")[0]) for label in found}
+            )
             for variant, curve in found.items():
                 axes.plot(
                     [point.bpp for point in curve],

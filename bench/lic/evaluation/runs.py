@@ -66,7 +66,19 @@ class Run:
             **self.machine,
             **{key: self.config.get(key) for key in TIMED},
             **{f"version of {name}": self.versions.get(name) for name in PACKAGES},
+            "resumed elsewhere": self.name if self._moved else None,  # then equal to no other's
         }
+
+    @property
+    def commits(self) -> list[str | None]:
+        """Of the code that it was trained by: several, if it was resumed by another one."""
+        parts = [part["commit"] for part in self.summary.get("ran_on") or ()]
+        return list(dict.fromkeys(parts or [self.commit]))
+
+    @property
+    def _moved(self) -> bool:
+        parts: list[dict[str, Any]] = self.summary.get("ran_on") or []
+        return any(part[key] != parts[0][key] for part in parts for key in ("machine", "versions"))
 
     @property
     def setting(self) -> dict[str, Any]:
