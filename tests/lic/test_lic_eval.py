@@ -180,6 +180,21 @@ def test_an_evaluation_leaves_a_report_pictures_and_json(
     assert len([row for row in rows if row["kind"] == "to_adams_loss"]) == 4
 
 
+def test_a_shorter_run_is_compared_where_that_is_asked_for(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short"
+    made = config("soap_fast", lam=0.005, steps=2)
+    run(Training(made, load(str(data), 64, 64)), short)
+    runs = [str(trained / "adam_1"), str(short), "--data", str(data), "--out", str(tmp_path)]
+    assert main(["eval", *runs]) == 0
+    assert "2 groups, not compared with each other" in capsys.readouterr().out
+    assert main(["eval", *runs, "--across", "steps"]) == 0
+    printed = capsys.readouterr().out
+    assert "groups" not in printed
+    assert "soap_fast (steps 2)" in printed
+
+
 def test_coded_images_are_reported_with_the_bits_of_their_bytes(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

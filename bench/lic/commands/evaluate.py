@@ -37,8 +37,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add(
         "--across",
         choices=ACROSS,
-        nargs="+",
-        default=(),
+        action="append",
+        default=[],
         help="compare runs that differ in this, too: a shorter run with Adam's whole one",
     )
     add("--out", metavar="DIR", default="runs/eval", help="for the report (default: %(default)s)")

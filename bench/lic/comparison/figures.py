@@ -37,7 +37,7 @@ def losses(comparison: Comparison, path: Path) -> None:
         _dress(by_seconds, members, lam, "seconds of training")
         by_steps.set_ylabel("R-D loss, held out")
         if by_steps.lines:
-            by_steps.legend(frameon=False, fontsize=8, loc="best")
+            by_steps.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
     figure.savefig(path, dpi=110)
 
 

@@ -34,9 +34,9 @@ def variants(preset: Preset) -> list[Variant]:
 def search_config(
     preset: Preset, trial: Trial, optimizer: str, settings: Mapping[str, Any]
 ) -> Config:
-    """A short run of its own seed, at the middle one of the lambdas."""
-    lam = trial.lambdas[len(trial.lambdas) // 2]
-    run = _config(preset, trial, Variant(optimizer, preset.frequency), lam, settings)
+    """A short run of its own seed."""
+    variant = Variant(optimizer, preset.frequency)
+    run = _config(preset, trial, variant, _searched_lambda(trial), settings)
     return Config(
         **{**run, "steps": trial.search_steps, "seed": SEARCH_SEED, "lr": preset.rate}
         | _schedule(preset, trial.search_steps)
@@ -116,8 +116,17 @@ def _searches(preset: Preset, trial: Trial) -> str:
     return f"{count} runs of {trial.search_steps:,} steps"
 
 
+def _searched_lambda(trial: Trial) -> float:
+    """The middle one, whose rate the others take too."""
+    return trial.lambdas[len(trial.lambdas) // 2]
+
+
 def _rates(preset: Preset) -> str:
     if any(trial.search_steps for trial in preset.trials):
         grid = ", ".join(f"{rate:g}" for rate in preset.grid)
-        return f"for every optimizer the best of {grid} and {FURTHER} others that these lead to"
+        lambdas = {f"{_searched_lambda(trial):g}" for trial in preset.trials if trial.search_steps}
+        return (
+            f"for every optimizer the best of {grid} and {FURTHER} others that these lead to, at "
+            f"lambda {', '.join(sorted(lambdas))}"
+        )
     return f"{preset.rate:g} for every optimizer"

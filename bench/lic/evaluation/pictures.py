@@ -56,7 +56,7 @@ def rate_distortion(
             axes.title.set_fontsize(9)
             frame(axes)
             if axes.lines:
-                axes.legend(frameon=False, fontsize=8, loc="best")
+                axes.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
     figure.savefig(path, dpi=120)
 
 
