@@ -78,10 +78,11 @@ def test_runs_minutes_and_threads_are_said() -> None:
 
 def test_runs_of_several_commits_are_named_and_keep_their_origin() -> None:
     assert "commits" not in said(compared(preset(0.013)))
-    found = compared(preset(0.013), commit="second")
-    assert "the runs are of 2 commits: first (1 runs), second (2 runs)" in said(found)
+    found = compared(preset(0.013), commit="first456789+changes")
+    said_of_both = "2 commits: first (1 runs), first45678+changes (2 runs)"
+    assert said_of_both in said(found)
     rows = [row for row in report.results(found) if row["kind"] == "run"]
-    assert [row["commit"] for row in rows] == ["first", "second", "second"]
+    assert [row["commit"] for row in rows] == ["first", *2 * ["first456789+changes"]]
 
 
 @pytest.mark.parametrize(

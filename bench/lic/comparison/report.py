@@ -136,7 +136,10 @@ def _commits(comparison: Comparison) -> list[str]:
     counts = Counter(commit or "unknown" for run in comparison.runs for commit in run.commits)
     if len(counts) < 2:
         return []
-    named = ", ".join(f"{commit[:10]} ({count} runs)" for commit, count in counts.items())
+    named = ", ".join(
+        f"{commit[:10]}{'+changes' * commit.endswith('+changes')} ({count} runs)"
+        for commit, count in counts.items()
+    )
     return [f"- the runs are of {len(counts)} commits: {named}"]
 
 
