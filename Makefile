@@ -57,5 +57,6 @@ soak: setup
 		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_twins.py \
 		tests/contract/test_compiled.py tests/faults
 
+# runs/ stays: it holds what was trained.
 clean:
-	rm -rf $(VENV) build dist *.egg-info soap_fast/*.so runs
+	rm -rf $(VENV) build dist *.egg-info soap_fast/*.so

@@ -43,7 +43,7 @@ def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Confi
         "model's estimate; no bit stream is written) and PSNR are of the held-out photos, with "
         "rounding.",
         "Times are means (medians in brackets) after the first "
-        f"{WARMUP} steps, refreshes included, evaluations not.",
+        f"{WARMUP} steps, refreshes included, evaluations and waiting for images not.",
         "The default learning rates come from `search`: for each optimizer the best of the same "
         "number of runs, by the loss on these same held-out photos.",
         *TREATMENT,

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.arguments import Parser, device, positive
 from bench.command import BadInput, check_target
 from bench.lic.commands import options as shared
@@ -85,11 +83,9 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     check_target(str(work / "run"), "--work")
     check_target(str(out / "compare.json"), "--out")
-    if (threads := options.threads or preset.threads) is not None:
-        torch.set_num_threads(threads)
     settings: dict[str, Any] = {
         "device": options.device,
-        "threads": torch.get_num_threads(),
+        "threads": shared.use_threads(options.threads or preset.threads),
         "amp": options.amp,
         "compile": options.compile,
     }
