@@ -11,6 +11,7 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends import survey
+from soap_fast.backends.triton import interpreted
 
 SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), ())
 
@@ -22,19 +23,27 @@ needs_native = pytest.mark.skipif(
 )
 
 
-def backends() -> list:
-    """Every backend as a test parameter; one that cannot run here is skipped with its reason.
+# Every backend as a test parameter; one that cannot run here is skipped with its reason.
+BACKENDS = [
+    pytest.param(
+        status.name,
+        marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
+    )
+    for status in survey()
+]
+needs_interpreter = pytest.mark.skipif(
+    not interpreted(), reason="interprets kernels on CPU tensors: set TRITON_INTERPRET=1"
+)
+# The same for tests that keep all of their tensors on the CPU, whatever the machine has.
+ON_CPU = [
+    pytest.param(*b.values, marks=[*b.marks, needs_interpreter]) if "triton" in b.values else b
+    for b in BACKENDS
+]
 
-    Interpreted kernels take a second a step: test_fused.py has tests of its own for them.
-    """
-    return [
-        pytest.param(
-            status.name,
-            marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
-        )
-        for status in survey()
-        if status.name != "triton" or torch.cuda.is_available()
-    ]
+
+def backends() -> list:
+    """Backends whose kernels are not interpreted, which takes a tenth of a second a step."""
+    return [b for b in BACKENDS if "triton" not in b.values]
 
 
 def parameters(shapes=SHAPES, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:

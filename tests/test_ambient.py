@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
-from streams import SHAPES, parameters, set_gradients, train
+from streams import SHAPES, backends, parameters, set_gradients, train
 
 from soap_fast import SOAP, ambient
 
+on_backends = pytest.mark.parametrize("backend", backends())
 
-def reference() -> list[torch.Tensor]:
+
+def reference(backend: str | None = None) -> list[torch.Tensor]:
     params = parameters(((96, 96),))
-    train(SOAP(params, precondition_frequency=2), params, range(5))
+    train(SOAP(params, backend=backend, precondition_frequency=2), params, range(5))
     return params
 
 
-def under(calls=range(5)) -> list[torch.Tensor]:
+def under(backend: str | None = None, calls=range(5)) -> list[torch.Tensor]:
     params = parameters(((96, 96),))
-    optimizer = SOAP(params, precondition_frequency=2)
+    optimizer = SOAP(params, backend=backend, precondition_frequency=2)
     for call in calls:
         set_gradients(params, call)
         optimizer.step()
     return params
 
 
-def test_autocast():
-    expected = reference()
+@on_backends
+def test_autocast(backend):
+    expected = reference(backend)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = under()
+        found = under(backend)
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(found[0], expected[0])
 
 
+@on_backends
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_float32_matmul_precision(precision):
-    expected = reference()
+def test_float32_matmul_precision(precision, backend):
+    expected = reference(backend)
     torch.set_float32_matmul_precision(precision)
     try:
         settings = fp32_settings()
-        found = under()
+        found = under(backend)
         assert torch.get_float32_matmul_precision() == precision
         assert fp32_settings() == settings
     finally:
@@ -48,23 +53,38 @@ def test_float32_matmul_precision(precision):
     assert torch.equal(found[0], expected[0])
 
 
-def test_float32_precision_per_backend():
-    expected = reference()
+@on_backends
+def test_float32_precision_per_backend(backend):
+    expected = reference(backend)
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
         settings = fp32_settings()
-        found = under()
+        found = under(backend)
         assert fp32_settings() == settings
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(found[0], expected[0])
 
 
+def test_without_the_override_the_products_of_these_tensors_would_be_others(monkeypatch):
+    """Else the tests above would find nothing."""
+    factor = torch.randn(96, 96, generator=torch.Generator().manual_seed(0))
+    expected, exact = reference("eager"), factor @ factor
+    monkeypatch.setattr(ambient, "_precision", nullcontext())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        if torch.equal(factor @ factor, exact):
+            pytest.skip("this processor has no products of bfloat16")
+        assert not torch.equal(under("eager")[0], expected[0])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_an_inherited_precision_goes_on_being_inherited():
     torch.backends.fp32_precision = "tf32"
     try:
-        under(range(2))
+        under(calls=range(2))
         torch.backends.fp32_precision = "ieee"
         assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
     finally:
@@ -99,10 +119,11 @@ def test_two_threads_do_not_restore_each_others_override():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_default_dtype():
-    expected = reference()
+@on_backends
+def test_default_dtype(backend):
+    expected = reference(backend)
     params = parameters(((96, 96),))
-    optimizer = SOAP(params, precondition_frequency=2)
+    optimizer = SOAP(params, backend=backend, precondition_frequency=2)
     torch.set_default_dtype(torch.float64)
     try:
         for call in range(5):

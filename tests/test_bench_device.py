@@ -52,6 +52,8 @@ def test_parts_of_a_gpu_machine_fit_their_limits():
     assert [part.name for part in found[:3]] == ["install", "tests", "roof"]
     words = {word for part in found for word in part.command}
     assert {"elic", "tcm_128", "lalic", "dcae", "train", "--graphed", "kernels", "refresh"} <= words
+    trained = {part.command[5] for part in found if part.command[3] == "train"}
+    assert trained == {"elic", "tcm_64", "lalic", "dcae"}
     assert not any(str(ROOT) in word or word == sys.executable for word in words)
 
 

@@ -16,8 +16,9 @@ from streams import (
 )
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from soap_fast import SOAP
+from soap_fast import SOAP, checkpoint
 from soap_fast.checkpoint import write
+from soap_fast.state import restack
 
 
 def stepped(calls=5, **options):
@@ -109,6 +110,39 @@ def test_a_state_on_a_device_is_saved_into_the_hosts_memory():
         assert found["exp_avg"].device.type == found["Q"][0].device.type == "cpu"
         assert found["exp_avg"].is_contiguous()
         assert saved["param_groups"][0]["lr"].device.type == "cuda"  # a graph may read it there
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_state_is_read_onto_the_device_of_its_parameter(dtype, monkeypatch):
+    """As float32, contiguous, whatever it was saved as. Tensors without data stand for a GPU's."""
+    params, optimizer = stepped(refresh_schedule="staggered")
+    saved = optimizer.state_dict()
+    for entry in saved["state"].values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            entry[name] = entry[name].double()
+        for name in ("GG", "Q"):
+            entry[name] = [None if m is None else m.half().T for m in entry[name]]
+    monkeypatch.setattr(checkpoint, "_checked", lambda entry, plan: entry)  # it reads values
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        far = [torch.nn.Parameter(torch.empty(p.shape, dtype=dtype, device="cuda")) for p in params]
+        groups, state = checkpoint.read(saved, [{**optimizer.param_groups[0], "params": far}])
+        assert groups[0]["params"] == far
+        assert list(state) == far
+        for entry in state.values():
+            assert isinstance(entry["calls"], int)
+            tensors = {name: t for name, t in entry.items() if isinstance(t, torch.Tensor)}
+            assert len(tensors) == 6
+            assert all(t.device.type == "cuda" and t.is_contiguous() for t in tensors.values())
+            kinds = {name: t.dtype for name, t in tensors.items()}
+            assert kinds.pop("skipped") == kinds.pop("refreshes") == torch.int64
+            assert set(kinds.values()) == {torch.float32}
+        stacks = restack(state)  # what factors end up in
+        assert sum(len(stack.owners) for stack in stacks.values()) == 8
+        for stack in stacks.values():
+            for factors in (stack.K, stack.Q):
+                assert factors.device.type == "cuda"
+                assert factors.dtype == torch.float32
+                assert factors.is_contiguous()
 
 
 def test_state_stays_float32_for_bfloat16_parameters():

@@ -6,7 +6,7 @@ import golden
 import pytest
 import pytorch_optimizer
 import torch
-from streams import assert_same_bits, parameters, through_a_file, train
+from streams import ON_CPU, assert_same_bits, parameters, through_a_file, train
 
 from soap_fast import SOAP
 
@@ -77,6 +77,26 @@ def test_a_reference_checkpoint_goes_on_as_the_reference_did(case, flip):
             assert error <= golden.TOLERANCE, f"call {call}, parameter {i}: {error:.1e}"
 
 
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_reference_checkpoint_goes_on_on_every_backend(backend):
+    """Of one case the tensors that are quick to interpret; the second call refreshes."""
+    trace = golden.load("freq3_lic")
+    few = [i for i, p in enumerate(trace.init) if p.numel() <= 64]
+    saved = reference_state_dict(trace, 11)
+    saved["state"] = {place: saved["state"][i] for place, i in enumerate(few)}
+    saved["param_groups"][0]["params"] = list(range(len(few)))
+    params = [torch.nn.Parameter(trace.params[10][i].clone()) for i in few]
+    optimizer = SOAP(params, backend=backend)
+    optimizer.load_state_dict(through_a_file(saved))
+    for call in range(12, 15):
+        for param, i in zip(params, few, strict=True):
+            param.grad = trace.grads[call - 1][i]
+        optimizer.step()
+    for param, i in zip(params, few, strict=True):
+        expected, start = trace.params[13][i], trace.params[10][i]
+        assert (param - expected).abs().max() <= golden.TOLERANCE * (expected - start).abs().max()
+
+
 # Sizes of the reference's factors per mode, those of size 1 included, 0 for none.
 EXPORTED = {
     "": [[8, 8], [4, 4, 4], [6, 6, 3, 3], [0], [4, 1, 4], [1, 1], []],
@@ -120,20 +140,44 @@ def test_export_to_the_reference_and_back(options):
     assert_same_bits(other.state_dict(), expected)
 
 
-def test_a_checkpoint_of_pytorch_optimizer_goes_on_as_it_did():
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_state_of_every_backend_is_exported_and_comes_back(backend):
+    """A tensor whose moments Triton keeps in another order, and a mode of size 1."""
+    params = parameters(((2, 3, 3, 3), (3, 1)))
+    optimizer = SOAP(params, backend=backend, precondition_frequency=2)
+    train(optimizer, params, range(3))
+    exported = through_a_file(optimizer.state_dict(layout="reference"))
+    assert [entry["step"] for entry in exported["state"].values()] == [2, 2]
+    values = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    other = SOAP(values, backend=backend)
+    other.load_state_dict(exported)
+    expected = optimizer.state_dict()
+    for entry in expected["state"].values():
+        entry["refreshes"].zero_()
+        entry["off_diagonal"].fill_(torch.nan)
+    assert_same_bits(other.state_dict(), expected)
+    train(optimizer, params, range(3, 5))
+    train(other, values, range(3, 5))
+    assert_same_bits([p.detach() for p in values], [p.detach() for p in params])
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_checkpoint_of_pytorch_optimizer_goes_on_as_it_did(backend):
     """Its exp_avg is not rotated and its clock counts per group."""
-    shapes = (*FULL_RANK, (5,), (4, 1, 4))
+    interpreted = backend == "triton"
+    shapes = ((4, 4), (5,), (4, 1, 4)) if interpreted else (*FULL_RANK, (5,), (4, 1, 4))
+    end = 11 if interpreted else 20  # the tenth call refreshes
     theirs = parameters(shapes)
     public = pytorch_optimizer.SOAP(theirs, precondition_frequency=3, weight_decay=0.1)
     train(public, theirs, range(8))
     ours = [torch.nn.Parameter(p.detach().clone()) for p in theirs]
-    optimizer = SOAP(ours)
+    optimizer = SOAP(ours, backend=backend)
     optimizer.load_state_dict(through_a_file(public.state_dict()))
     assert optimizer.param_groups[0]["precondition_frequency"] == 3
     assert "step" not in optimizer.param_groups[0]
     start = [p.detach().clone() for p in ours]
-    train(public, theirs, range(8, 20))
-    train(optimizer, ours, range(8, 20))
+    train(public, theirs, range(8, end))
+    train(optimizer, ours, range(8, end))
     for p, q, before in zip(ours, theirs, start, strict=True):
         error = (p - q).abs().max() / (q - before).abs().max()
         assert error <= golden.TOLERANCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from streams import parameters, set_gradients, train
+from streams import backends, parameters, set_gradients, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from soap_fast import SOAP
@@ -29,9 +29,11 @@ class NoReads(TorchDispatchMode):
     ],
     ids=lambda options: ",".join(options) or "default",
 )
-def test_later_calls_read_nothing_back(options):
+@pytest.mark.parametrize("backend", backends())
+def test_later_calls_read_nothing_back(backend, options):
+    """By eager as well, which tensors on a GPU are stepped by where there is no Triton."""
     params = parameters()
-    optimizer = SOAP(params, precondition_frequency=2, **options)
+    optimizer = SOAP(params, backend=backend, precondition_frequency=2, **options)
     train(optimizer, params, range(2))
     for call in range(2, 6):
         set_gradients(params, call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 import types
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from streams import assert_same_bits
 
 import soap_fast
 
@@ -105,4 +107,10 @@ def test_a_recipe_runs(title, tmp_path, monkeypatch):
     optimizer = around.get("optimizer")
     if optimizer is not None:
         assert isinstance(getattr(optimizer, "optimizer", optimizer), soap_fast.SOAP)
+    assert ("resumed" in around) == (title in ("Saving and going on", "safetensors"))
+    if "resumed" in around:
+        found, expected = around["resumed"].state_dict(), optimizer.state_dict()
+        assert_same_bits(found["state"], expected["state"])
+        # Of a file of safetensors pairs come back as lists.
+        assert json.dumps(found["param_groups"]) == json.dumps(expected["param_groups"])
     torch.compiler.reset()

@@ -33,13 +33,14 @@ def main(arguments: list[str]) -> int:
     try:
         return COMMANDS[options.command].run(options)
     except BadInput as error:
-        print(f"python -m bench.lic: {error}", file=sys.stderr)
+        say(f"python -m bench.lic: {error}")  # all processes of a run have found the same
         return 2
     except Interrupted as stopped:
         say(f"{stopped}{_how_to_go_on(options, arguments)}")
         return INTERRUPTED
     except KeyboardInterrupt:
-        say("stopped at once; --resume goes on from the last checkpoint, if there is one")
+        kept = "; --resume goes on from the last checkpoint, if there is one"
+        say(f"stopped at once{kept if hasattr(options, 'resume') else ''}")
         return INTERRUPTED
 
 

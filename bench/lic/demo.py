@@ -25,7 +25,7 @@ def run_all(
     """
     names = tuple(config.optimizer for config in configs)
     if not resume:
-        start_anew(folder, names)
+        start_anew(folder, ("", *names))
     elif not any((folder / name / CHECKPOINT).exists() for name in names):
         raise BadInput(f"no checkpoint at {folder}; leave out --resume to start one")
     results: list[dict[str, Any]] = []
@@ -40,6 +40,7 @@ def run_all(
         results.append(
             run(training, folder / name, resume=resume, checkpoint_every=checkpoint_every)
         )
+        del training  # before the next one is built: both at once would be the peak of memory
     if not results:
         raise BadInput(f"no optimizer to run: {'; '.join(missing.values())}")
     return results, missing

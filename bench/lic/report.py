@@ -8,23 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from tabulate import tabulate
 
 from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
+from bench.lic.style import LABELS, lines, loss_frame, number
+from bench.lic.style import table as markdown
 from bench.lic.training import WARMUP, Config
 from bench.output import envelope
-
-LABELS = {
-    "adam": "Adam (torch)",
-    "soap_fast": "SOAP (soap_fast)",
-    "pytorch_optimizer": "SOAP (pytorch_optimizer)",
-}
-LINES: dict[str, dict[str, Any]] = {
-    "adam": {"color": "#7f7f7f"},
-    "soap_fast": {"color": "#d1495b", "linewidth": 2.2},
-    "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
-}
 
 
 def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
@@ -33,17 +23,16 @@ def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config
         {
             "optimizer": LABELS[result["optimizer"]],
             "lr": f"{result['lr']:.3g}",
-            "R-D loss": _text(result["rd_loss"], ".3f"),
-            "bpp": _text(result["bpp"], ".3f"),
-            "PSNR dB": _text(result["psnr"], ".2f"),
+            "R-D loss": number(result["rd_loss"], ".3f", "diverged"),
+            "bpp": number(result["bpp"], ".3f", "diverged"),
+            "PSNR dB": number(result["psnr"], ".2f", "diverged"),
             "ms / step": _pair(result, "step_ms"),
             "optimizer ms": _pair(result, "optimizer_ms"),
             "share": f"{result['optimizer_share']:.0%}",
         }
         for result in results
     ]
-    text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return "\n".join([text, "", *_notes(results, missing, config)]) + "\n"
+    return "\n".join([markdown(rows), "", *_notes(results, missing, config)]) + "\n"
 
 
 def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> list[str]:
@@ -54,7 +43,7 @@ def _notes(results: list[dict[str, Any]], missing: dict[str, str], config: Confi
         "model's estimate; no bit stream is written) and PSNR are of the held-out photos, with "
         "rounding.",
         "Times are means (medians in brackets) after the first "
-        f"{WARMUP} steps, refreshes included, evaluations not.",
+        f"{WARMUP} steps, refreshes included, evaluations and waiting for images not.",
         "The default learning rates come from `search`: for each optimizer the best of the same "
         "number of runs, by the loss on these same held-out photos.",
         *TREATMENT,
@@ -89,11 +78,12 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Held-out R-D loss against steps and against seconds."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
+    drawn = lines({result["optimizer"]: result["optimizer"] for result in results})
     for result in results:
         points = [point for point in result["curve"] if point["rd_loss"] is not None]
         if not points:
             continue
-        label, style = LABELS[result["optimizer"]], LINES[result["optimizer"]]
+        label, style = LABELS[result["optimizer"]], drawn[result["optimizer"]]
         losses = [point["rd_loss"] for point in points]
         for axes, key, end in (
             (by_steps, "step", f"{losses[-1]:.2f}"),
@@ -109,13 +99,9 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def _dress(axes: Axes, xlabel: str, legend: str) -> None:
-    axes.set(xlabel=xlabel, yscale="log")
-    axes.set_xlim(left=0)
+    loss_frame(axes, xlabel)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:  # none if every run diverged
         axes.legend(title=legend, frameon=False, loc="upper right", alignment="left")
 
@@ -131,7 +117,3 @@ def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: s
 
 def _pair(result: dict[str, Any], key: str) -> str:
     return f"{result[key]:.1f} ({result[key + '_median']:.1f})"
-
-
-def _text(value: float | None, form: str) -> str:
-    return "diverged" if value is None else format(value, form)

@@ -21,7 +21,11 @@ FURTHER = 3  # rates that are tried after the grid
 
 
 def search(
-    configs: Sequence[Config], images: Images, grid: Sequence[float] = GRID, seeds: int = 1
+    configs: Sequence[Config],
+    images: Images,
+    grid: Sequence[float] = GRID,
+    seeds: int = 1,
+    workers: int = 0,
 ) -> list[dict[str, Any]]:
     """For each config, of an optimizer each, the rate with the lowest held-out R-D loss at its end.
 
@@ -33,7 +37,7 @@ def search(
     found = []
     for config in configs:
         try:
-            found.append(_search_one(config, images, grid, seeds))
+            found.append(_search_one(config, images, grid, seeds, workers))
         except ImportError as error:
             say(f"{config.optimizer} is missing ({error}); the others are searched without it")
     if not found:
@@ -42,9 +46,11 @@ def search(
 
 
 def _search_one(
-    config: Config, images: Images, grid: Sequence[float], seeds: int
+    config: Config, images: Images, grid: Sequence[float], seeds: int, workers: int = 0
 ) -> dict[str, Any]:
-    losses = best_rates(lambda rate: _final_loss(config, rate, images, seeds), grid, FURTHER)
+    losses = best_rates(
+        lambda rate: _final_loss(config, rate, images, seeds, workers), grid, FURTHER
+    )
     best = min(losses, key=losses.__getitem__)
     if at_edge := best in (min(losses), max(losses)):
         say(f"{config.optimizer}: the best rate {best:.3g} is still at the edge of what was tried")
@@ -87,17 +93,17 @@ def _next(losses: dict[float, float]) -> float:
     return math.sqrt(best * (below if best / below >= above / best else above))
 
 
-def _final_loss(config: Config, rate: float, images: Images, seeds: int) -> float:
+def _final_loss(config: Config, rate: float, images: Images, seeds: int, workers: int = 0) -> float:
     """Held-out R-D loss after whole runs, the mean over seeds; infinite if one diverged."""
     losses = []
     for seed in range(config.seed, config.seed + seeds):
-        tried = replace(config, lr=rate, seed=seed, evaluate_every=config.steps)
+        # Plateau acts on evaluations; without it one at the end is enough.
+        every = config.evaluate_every if config.schedule == "plateau" else config.steps
+        tried = replace(config, lr=rate, seed=seed, evaluate_every=every)
         title = f"{config.optimizer}, lr {rate:.3g}" + (f", seed {seed}" if seeds > 1 else "")
-        training = Training(tried, images)
-        run(training, None, title=title)
-        losses.append(training.history.evaluations[-1][0])
-    mean = fmean(losses)
-    return mean if math.isfinite(mean) else math.inf
+        summary = run(Training(tried, images, workers=workers), None, title=title)
+        losses.append(math.inf if summary["diverged"] else summary["rd_loss"])
+    return fmean(losses)
 
 
 def _number(loss: float) -> float | None:

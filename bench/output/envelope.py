@@ -58,14 +58,22 @@ def envelope(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write(target: str, results: list[dict[str, Any]]) -> None:
-    """Write the results to the file `target`, or to standard output when it is `-`."""
+    """Write the results to the file `target`, or to standard output when it is `-`.
+
+    The file is whole, or as it was before, whenever the process dies.
+    """
     text = json.dumps(envelope(results), indent=1, allow_nan=False)
     if target == "-":
         sys.stdout.write(text + "\n")
         return
-    path = Path(target)
+    path = Path(target).resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
+        path.write_text(text + "\n")
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n")
+    os.replace(partial, path)
 
 
 def _processor() -> str:

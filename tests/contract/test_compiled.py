@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 
 import pytest
@@ -92,3 +93,38 @@ def test_a_closure_may_be_compiled():
 
     losses = [optimizer.step(closure).item() for _ in range(5)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(
+    "SOAP_FAST_EXAMPLES" not in os.environ, reason="takes 11 s of C++: make soak runs it"
+)
+def test_the_default_compiler_trains_to_rounding():
+    """Inductor's own code computes the gradients, whose last bits may be others."""
+    for found, wanted in zip(train("eager", compiler="inductor"), uncompiled("eager"), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_with_fullgraph_the_model_compiles_and_a_step_says_why_it_does_not():
+    """Nor does a training step with Adam: torch does not trace `backward` and `zero_grad`."""
+    layer = torch.nn.Linear(3, 2)
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def loss_of(images: torch.Tensor) -> torch.Tensor:
+        return layer(images).square().mean()
+
+    def train_step(images: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss_of(images).backward()
+        optimizer.step()
+
+    for make in (torch.optim.Adam, SOAP):
+        optimizer = make(layer.parameters())
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="zero_grad"):
+            torch.compile(train_step, fullgraph=True, backend="eager")(torch.ones(4, 3))
+        for _ in range(3):
+            train_step(torch.ones(4, 3))
+    assert {entry["calls"] for entry in optimizer.state.values()} == {3}
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="kernels and operators of its own"):
+        torch.compile(optimizer.step, fullgraph=True, backend="eager")()
+    assert {entry["calls"] for entry in optimizer.state.values()} == {3}

@@ -6,9 +6,8 @@ import warnings
 
 import pytest
 import torch
-from streams import parameters
+from streams import BACKENDS, parameters
 from subject import assert_equal, copies, device_of, follow, on_every_backend, started
-from torch_info import BACKENDS
 
 from soap_fast import SOAP
 

@@ -150,3 +150,43 @@ def test_two_optimizers_share_a_model(backend):
         follow(other, others, [call])
     assert_equal(params, started(backend, ((3, 2), (3,)), calls=3)[0])
     assert_equal(others, started(backend, ((3, 2), (2, 2)), calls=3)[0])
+
+
+CHANGES = [
+    {"betas": (0.5, 0.7)},
+    {"eps": 0.1},
+    {"weight_decay": 0.5},
+    {"shampoo_beta": 0.3},
+    {"normalize_grads": True},
+    {"correct_bias": False},
+]
+
+
+@on_every_backend
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_every_option_changed_between_steady_steps_does_what_it_does_to_eager(backend, change):
+    """Values, moments and factors of the step after it; without it they would differ."""
+    options = {"precondition_frequency": 20, "lr": 0.1}
+    params, optimizer = started("eager", ((3, 2), (3,)), calls=1, **options)
+    others = [torch.nn.Parameter(p.detach().to(device_of(backend), copy=True)) for p in params]
+    other = SOAP(others, backend=backend)
+    other.load_state_dict(optimizer.state_dict())
+    unchanged, without = started("eager", ((3, 2), (3,)), calls=4, **options)
+    for one, own in ((optimizer, params), (other, others)):
+        follow(one, own, range(1, 3))
+        one.param_groups[0].update(change)
+        follow(one, own, [3])
+    for place, (param, twin, third) in enumerate(zip(params, others, unchanged, strict=True)):
+        found = everything(twin, other)
+        for name, expected in everything(param, optimizer).items():
+            torch.testing.assert_close(found[name], expected, rtol=2e-4, atol=1e-6, msg=name)
+        plain = everything(third, without)
+        assert place or any(not torch.allclose(found[name], plain[name]) for name in found)
+
+
+def everything(param, optimizer) -> dict[str, torch.Tensor]:
+    entry = optimizer.state[param]
+    factors = [] if entry["GG"][0] is None else entry["GG"]
+    found = {"value": param.detach(), "m": entry["exp_avg"], "v": entry["exp_avg_sq"]}
+    found |= {f"K{mode}": k for mode, k in enumerate(factors)}
+    return {name: tensor.cpu() for name, tensor in found.items()}

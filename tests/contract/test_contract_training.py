@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from streams import ON_CPU
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch_info import BACKENDS, INFO
+from torch_info import INFO
 
 STEPS = {"eager": 15, "native": 15, "triton": 5}  # interpreted kernels are slow
 CONFIGURATIONS = {each.desc: each for each in INFO.optim_inputs_func("cpu")}
@@ -42,7 +43,7 @@ def fit(params, optimizer, point, schedulers=(), steps=12) -> tuple[float, float
 
 @pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("desc", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_every_configuration(backend, desc, contiguous):
     params, point = problem(contiguous)
     strides = [param.stride() for param in params]
@@ -54,7 +55,7 @@ def test_every_configuration(backend, desc, contiguous):
 
 
 @pytest.mark.parametrize("number", range(len(INFO.scheduler_inputs)))
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_every_scheduler(backend, number):
     params, point = problem(True)
     optimizer = INFO.optim_cls(params, lr=0.01, backend=backend)
@@ -63,7 +64,7 @@ def test_every_scheduler(backend, number):
     assert last < first
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_a_scheduler_follows_a_tensor_lr_in_place(backend):
     params, point = problem(True)
     rate = torch.tensor(0.01)
@@ -74,7 +75,7 @@ def test_a_scheduler_follows_a_tensor_lr_in_place(backend):
     assert rate.item() == pytest.approx(0.01 * 0.5**4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_a_tensor_lr_steps_as_a_number_does(backend):
     ends = []
     for rate in (0.01, torch.tensor(0.01), torch.tensor([0.01], dtype=torch.float64)):
@@ -86,7 +87,7 @@ def test_a_tensor_lr_steps_as_a_number_does(backend):
 
 
 @pytest.mark.parametrize("option", ["lr", "weight_decay"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_groups_have_options_of_their_own(backend, option):
     """A bias whose rate is zero stays; one that only decays, by the share that it should."""
     params, point = problem(True)
@@ -108,7 +109,7 @@ def test_groups_have_options_of_their_own(backend, option):
     torch.testing.assert_close(bias.detach(), before * 0.95**2)  # the first call starts only
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_what_torch_refuses_and_what_we_do(backend):
     for case in INFO.optim_error_inputs_func("cpu", torch.float32):
         given = case.optimizer_error_input

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from streams import snapshot
+from streams import assert_same_bits, snapshot
 from subject import assert_equal, device_of, follow, on_every_backend, started
 
 SHAPES = ((3, 2, 3, 3), (3,), (2, 2))
@@ -16,7 +17,7 @@ def scaler_for(backend: str, **options) -> torch.amp.GradScaler:
 def backward(optimizer, params, scaler, call, poison=None) -> None:
     """A backward pass whose gradients are those of call `call`, times the scale."""
     generator = torch.Generator().manual_seed(1000 + call)
-    gradients = [torch.randn(p.shape, generator=generator).to(p.device) for p in params]
+    gradients = [torch.randn(p.shape, generator=generator).to(p) for p in params]
     optimizer.zero_grad()
     loss = sum((p * g).sum() for p, g in zip(params, gradients, strict=True))
     scaler.scale(loss).backward()
@@ -56,12 +57,53 @@ def test_an_infinite_gradient_leaves_out_the_step_of_every_tensor_and_halves_the
     assert all(int(optimizer.state[p]["step"]) == 3 for p in params)
 
 
-def assert_left_out(optimizer, params, values, state) -> None:
+def assert_left_out(optimizer, params, values, state, skipped: int = 1) -> None:
+    """All of every entry is as it was, but for the clock of calls and the count."""
     assert_equal(params, values)
-    for index, param in enumerate(params):
-        entry = optimizer.state[param]
-        assert torch.equal(entry["exp_avg"].cpu(), state["state"][index]["exp_avg"])
-        assert int(entry["skipped"]) == 1
+    entries = optimizer.state_dict()["state"]
+    for index in range(len(params)):
+        old, new = dict(state["state"].get(index, {"calls": 0})), dict(entries[index])
+        assert new.pop("calls") == old.pop("calls") + ("step" in new)
+        assert int(new.pop("skipped")) == int(old.pop("skipped", 0)) + 1 == skipped
+        assert_same_bits(new, old)
+
+
+MOMENTS = {"first": 0, "second": 1, "steady": 2, "refresh": 3}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@on_every_backend
+def test_an_infinite_gradient_at_every_kind_of_call(backend, moment):
+    """Nothing has happened to any tensor; after a first call the next one is the first."""
+    params, optimizer = started(backend, ((3, 2), (3,)), precondition_frequency=3)
+    scaler = scaler_for(backend)
+    for call in range(MOMENTS[moment]):
+        scaled_step(optimizer, params, scaler, call)
+    values, state = snapshot(optimizer, params)
+    scaled_step(optimizer, params, scaler, 7, poison=float("inf"))
+    assert_left_out(optimizer, params, values, state)
+    if moment == "first":
+        for call in range(2):
+            scaled_step(optimizer, params, scaler, call)
+        assert_equal(params, started(backend, ((3, 2), (3,)), calls=2)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@on_every_backend
+def test_parameters_of_small_dtypes_are_scaled_as_others(backend, dtype):
+    """Their gradients are unscaled in float32, by a power of two that costs no bit."""
+    plain, one = started(backend, ((3, 2), (3,)), dtype=dtype)
+    scaled, other = started(backend, ((3, 2), (3,)), dtype=dtype)
+    scaler = torch.amp.GradScaler(device_of(backend), init_scale=2.0**6, growth_interval=100)
+    for call in range(3):
+        follow(one, plain, [call])
+        scaled_step(other, scaled, scaler, call)
+    assert_equal(plain, scaled)
+    values, state = snapshot(other, scaled)
+    scaled_step(other, scaled, scaler, 3, poison=float("inf"))
+    assert_left_out(other, scaled, values, state)
+    assert scaler.get_scale() == 2.0**5
+    assert {entry["exp_avg"].dtype for entry in other.state.values()} == {torch.float32}
 
 
 @on_every_backend

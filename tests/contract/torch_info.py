@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from unittest import mock
 
-import pytest
 import torch
-from streams import DEMANDED
 from torch.optim import lr_scheduler
 
 from soap_fast import SOAP
-from soap_fast.backends import survey
 
 # torch's own tests forbid their process to set precisions for good. Users do set them, and
 # other tests of this process see that a step leaves them alone.
@@ -22,14 +19,6 @@ with mock.patch.object(torch.backends, "disable_global_flags"):
         get_error_inputs_for_all_optims,
         optim_db,
     )
-
-BACKENDS = [
-    pytest.param(
-        status.name,
-        marks=pytest.mark.skipif(not status.usable and not DEMANDED, reason=status.reason),
-    )
-    for status in survey()
-]
 
 
 def inputs(device: str, dtype: torch.dtype | None = None) -> list[OptimizerInput]:
@@ -75,6 +64,14 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
     ]
 
 
+def one_after_the_other(optimizer: SOAP) -> list[lr_scheduler.LRScheduler]:
+    """A warm-up and a decay."""
+    return [
+        lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2),
+        lr_scheduler.ExponentialLR(optimizer, gamma=0.9),
+    ]
+
+
 # The widest set that torch tries on one optimizer, SGD, and what the paper's training uses.
 SCHEDULERS = [
     *next(info for info in optim_db if info.optim_cls is torch.optim.SGD).scheduler_inputs,
@@ -85,6 +82,9 @@ SCHEDULERS = [
     [lambda opt: lr_scheduler.OneCycleLR(opt, max_lr=0.02, total_steps=30)],  # cycles betas too
     [lambda opt: lr_scheduler.CyclicLR(opt, 1e-3, 1e-2, step_size_up=4, cycle_momentum=False)],
     [lambda opt: lr_scheduler.LambdaLR(opt, lambda epoch: 0.9**epoch)],
+    [lambda opt: lr_scheduler.MultiplicativeLR(opt, lambda epoch: 0.9)],
+    [lambda opt: lr_scheduler.SequentialLR(opt, one_after_the_other(opt), milestones=[2])],
+    [lambda opt: lr_scheduler.ChainedScheduler(one_after_the_other(opt), optimizer=opt)],
 ]
 
 INFO = OptimizerInfo(

@@ -80,7 +80,8 @@ def ended_well(status: int) -> bool:
 def outcome(out: Path) -> dict:
     """All that a run leaves but times: weights, and each step's and evaluation's numbers."""
     history = torch.load(out / OPTIMIZER / CHECKPOINT, weights_only=True)["training"]["history"]
-    numbers = {name: history[name] for name in ("losses", "evaluated_at", "evaluations")}
+    numbers = {name: history[name] for name in ("evaluated_at", "evaluations")}
+    numbers["losses"] = history["losses"].tolist()
     return {"model": torch.load(out / OPTIMIZER / MODEL, weights_only=True)["model"], **numbers}
 
 

@@ -111,3 +111,29 @@ def test_any_history(backend, data):
 @given(data=st.data())
 def test_any_history_of_interpreted_kernels(backend, data):
     live(data, backend)
+
+
+def transpose_gradients(optimizer, *_) -> None:
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = param.grad.T
+
+
+def identity_factors(optimizer, *_) -> None:
+    for entry in optimizer.state.values():
+        for k in entry["GG"]:
+            k.copy_(torch.eye(len(k)))
+
+
+@pytest.mark.parametrize("fault", [transpose_gradients, identity_factors])
+@pytest.mark.parametrize("calls", [0, 1], ids=["first call", "later call"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_history_of_other_gradients_or_factors_is_noticed(backend, calls, fault):
+    trial = Trial(SOAP([torch.nn.Parameter(torch.ones(3, 3))], backend=backend), seed=0)
+    for _ in range(calls):
+        trial.step(["fine"], ["contiguous"])
+    if fault is transpose_gradients:
+        trial.optimizer.register_step_pre_hook(fault)
+    else:
+        trial.optimizer.register_step_post_hook(fault)
+    with pytest.raises(AssertionError, match=r"GG\[0\]"):
+        trial.step(["fine"], ["contiguous"])

@@ -31,6 +31,7 @@ def test_a_killed_demo_resumes_to_the_same_bits(tmp_path: Path) -> None:
     counts = json.loads(done.stdout)
     print(counts, "seed", seed)
     assert counts["kills"] == KILLS, seed
+    assert counts["without_a_checkpoint"] < KILLS, seed  # or nothing would have been resumed
     assert counts["equal"] == counts["runs"] > 0, (seed, counts)
 
 
@@ -54,7 +55,7 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_is_and_its_name_before_save
     sizes: list[int] = []
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    checkpoint.save(tmp_path / "checkpoint.pt", {"step": torch.tensor(1)})
+    checkpoint.write(tmp_path / "checkpoint.pt", {"step": torch.tensor(1)})
     assert happened == [f"{sizes[0]} bytes", "replace", "folder"]
     assert sizes[0] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

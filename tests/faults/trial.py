@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from averages import check_averages
 from streams import assert_same_bits, through_a_file
 from subjects import assert_orthogonal, tensor_by_tensor
 
@@ -62,11 +63,12 @@ class Trial:
         for place, param in enumerate(params):
             kind, layout = kinds[place % len(kinds)], layouts[(place + self.calls) % len(layouts)]
             param.grad = None if kind == "missing" else self._gradient(place, kind, layout)
+        given = [None if param.grad is None else param.grad.clone() for param in params]
         before = tensor_by_tensor(self.optimizer, params)
         self.optimizer.step()
         after = tensor_by_tensor(self.optimizer, params)
         for place, (old, new) in enumerate(zip(before, after, strict=True)):
-            self._check(place, kinds[place % len(kinds)], old, new)
+            self._check(place, kinds[place % len(kinds)], given[place], old, new)
         assert_orthogonal(self.optimizer)
 
     def _gradient(self, place: int, kind: str, layout: str) -> torch.Tensor:
@@ -82,7 +84,9 @@ class Trial:
             grad.view(-1)[self.calls % grad.numel()] = (math.nan, math.inf)[place % 2]
         return laid_out(grad, layout)
 
-    def _check(self, place: int, kind: str, old: dict, new: dict) -> None:
+    def _check(
+        self, place: int, kind: str, grad: torch.Tensor | None, old: dict, new: dict
+    ) -> None:
         param, clock = self.params[place], self.clocks[place]
         if kind == "missing":
             assert_same_bits(new, old)
@@ -100,9 +104,11 @@ class Trial:
             return
         assert int(new["step"]) == clock.steps
         self._check_whole(param, new)
+        refreshed = not first and not torch.equal(new["refreshes"], old["refreshes"])
+        check_averages(grad, old, new, self._group(param), refreshed=refreshed)
         if first:
             assert_same_bits(new["value"], old["value"])
-        elif torch.equal(new["refreshes"], old["refreshes"]):
+        elif not refreshed:
             self._check_value(param, old, new)
 
     def _check_whole(self, param: torch.Tensor, entry: dict) -> None:
@@ -126,7 +132,7 @@ class Trial:
 
         So nothing is compared that rounding may amplify, and bases may be any.
         """
-        group = next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
+        group = self._group(param)
         options, plan = step_options(group), plan_tensor(tuple(param.shape), plan_options(group))
         m, v = new["exp_avg"].double(), new["exp_avg_sq"].double()
         n = torch.where(v.sqrt() + options.eps == 0, 0, m / (v.sqrt() + options.eps))
@@ -148,6 +154,9 @@ class Trial:
         rounding = torch.finfo(param.dtype).eps * expected.abs() + torch.finfo(param.dtype).tiny
         error = (new["value"].double() - expected).abs()
         assert (error <= TERMS * unit * largest + rounding).all(), (param.shape, error.max())
+
+    def _group(self, param: torch.Tensor) -> dict:
+        return next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
 
     def _place(self, param: torch.Tensor) -> int:
         return next(place for place, one in enumerate(self.params) if one is param)

@@ -23,6 +23,13 @@ class EntropyModel(nn.Module):
         return z, (0.5 * torch.exp(-z.abs())).clamp(min=1e-9)
 
 
+class Gaussian(EntropyModel):
+    def forward(self, z: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append(means.dtype)
+        y, likelihood = super().forward(z - means)
+        return y + means, likelihood
+
+
 class Bottleneck(EntropyModel):
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,10 +48,14 @@ class Autoencoder(nn.Module):
         self.g_s = nn.ConvTranspose2d(4, 3, 16, stride=16)
         self.never_used = nn.Parameter(torch.zeros(3))
         self.entropy_bottleneck = Bottleneck(4)
+        self.mean = nn.Conv2d(4, 4, 1)
+        self.gaussian = Gaussian()
 
     def forward(self, x: Tensor) -> dict[str, object]:
-        y, likelihood = self.entropy_bottleneck(self.g_a(x))
-        return {"x_hat": self.g_s(y), "likelihoods": {"y": likelihood}}
+        y = self.g_a(x)
+        z, z_likelihood = self.entropy_bottleneck(z=y)
+        y, y_likelihood = self.gaussian(y, means=self.mean(z))
+        return {"x_hat": self.g_s(y), "likelihoods": {"y": y_likelihood, "z": z_likelihood}}
 
     def aux_loss(self) -> Tensor:
         return self.entropy_bottleneck.loss()

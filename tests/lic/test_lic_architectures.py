@@ -53,13 +53,15 @@ def test_parameters_are_those_of_the_public_model(name: str) -> None:
         assert ours[total] == public[total]
 
 
-# Of the public code at its random start, over two seeds: rms and largest of y and z, bits.
+# Of the public code at its random start, over two seeds: rms and largest of y and z, bits, MSE.
 RANGES = {
-    "elic": ((0.13, 0.14), (0.68, 0.68), (0.014, 0.016), (0.05, 0.06), (0.71, 0.75)),
-    "tcm_64": ((0.30, 0.30), (1.1, 1.1), (0.18, 0.20), (0.62, 0.77), (2.1, 2.2)),
-    "lalic": ((0.50, 0.62), (1.8, 2.4), (0.36, 0.42), (1.5, 1.8), (5.4, 7.7)),
-    "dcae": ((0.39, 0.42), (1.4, 1.9), (0.18, 0.18), (0.67, 0.74), (3.5, 4.0)),
+    "elic": ((0.13, 0.14), (0.68, 0.68), (0.014, 0.016), (0.05, 0.06), (0.71, 0.75), (0.31, 0.51)),
+    "tcm_64": ((0.30, 0.30), (1.1, 1.1), (0.18, 0.20), (0.62, 0.77), (2.1, 2.2), (0.40, 0.41)),
+    "lalic": ((0.50, 0.62), (1.8, 2.4), (0.36, 0.42), (1.5, 1.8), (5.4, 7.7), (0.85, 1.5)),
+    "dcae": ((0.39, 0.42), (1.4, 1.9), (0.18, 0.18), (0.67, 0.74), (3.5, 4.0), (0.51, 0.55)),
 }
+# The error depends on the image as well, which was another one.
+SLACK = (1.2, 1.2, 1.2, 1.2, 1.2, 1.5)
 # LALIC's few mixture weights are N(0, 1): one seed in four leaves the range, a median does not.
 SEEDS = {"lalic": (1, 2, 3)}
 
@@ -74,13 +76,15 @@ def test_values_at_the_start_are_those_of_the_public_model(name: str) -> None:
             y = model.analysis(images)
             z = model.hyper_analysis(y)
             decoded, z_likelihood = model.entropy_bottleneck(z)
-            _, y_likelihood = model.code(y, decoded)
+            quantised, y_likelihood = model.code(y, decoded)
+            # A quarter of the image: at full width the whole would take as long as all the rest.
+            error = model.synthesis(quantised[..., :8, :8]) - images[..., :128, :128]
         bits = -sum(p.log2().sum().item() for p in (y_likelihood, z_likelihood))
         sizes = [size(x).item() for x in (y, z) for size in (_rms, _largest)]
-        samples.append([*sizes, bits / 256**2])
+        samples.append([*sizes, bits / 256**2, error.square().mean().item()])
     middle = torch.tensor(samples).median(0).values.tolist()
-    for value, (low, high) in zip(middle, RANGES[name], strict=True):
-        assert low / 1.2 < value < 1.2 * high, (middle, RANGES[name])
+    for value, (low, high), slack in zip(middle, RANGES[name], SLACK, strict=True):
+        assert low / slack < value < slack * high, (middle, RANGES[name])
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def test_every_seed_has_every_variant_once_and_another_one_first() -> None:
     assert len(set(firsts)) == 3
     frequencies = {c.precondition_frequency for c in planned if c.optimizer == "soap_fast"}
     assert frequencies == {5, 10, 20}
+
+
+def test_a_frequency_named_twice_or_compared_anyway_is_one_variant() -> None:
+    assert variants(replace(CPU, frequencies=(5, 10, 20, 5))) == variants(CPU)
 
 
 def test_rates_are_searched_alike_on_a_seed_that_is_not_compared() -> None:
@@ -97,7 +102,12 @@ def test_a_tiny_comparison_is_reported_and_not_repeated(
         assert row["rd_loss"] == pytest.approx(sum(row["rd_losses"]) / 2)
         assert row["compared"] == 2
     assert found["adam"]["reached"] == 2
-    assert len([row for row in rows if row["kind"] == "run"]) == 8
+    of_runs = [row for row in rows if row["kind"] == "run"]
+    assert len(of_runs) == 8
+    assert all({"machine", "versions", "commit"} <= row.keys() for row in of_runs)
+    (total,) = (row for row in rows if row["kind"] == "total")
+    assert (total["runs"], total["searching_runs"], total["untimed"]) == (8, 18, 0)
+    assert total["wall_seconds"] > sum(row["seconds"] for row in of_runs)
 
     trained = []
 

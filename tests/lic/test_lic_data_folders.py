@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from bench.command import BadInput
-from bench.lic.data import Crops, evaluation_set, images, load, shipped
+from bench.lic.data import Crops, batches, evaluation_set, images, load, shipped
 from bench.lic.data.sources import File, Kept
 
 
@@ -153,6 +155,19 @@ def test_fingerprint_of_a_large_folder_is_of_names_and_sizes_not_of_its_place(
     assert longer != before
     changed.rename(changed.with_name("4.png"))
     assert load("there", 64, 64).fingerprint() not in (before, longer)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_link_to_nothing_in_a_large_folder_is_skipped_when_drawn(tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / f"{index}.png", 64, 64)
+    without = load(str(tmp_path), 64, 64).fingerprint()
+    (tmp_path / "3.png").symlink_to("nowhere")
+    photos = load(str(tmp_path), 64, 64)
+    assert photos.fingerprint() not in (without, "00000000")
+    list(itertools.islice(batches(Crops(photos.training, 64, seed=0), 4), 3))
+    assert photos.skipped == [f"{tmp_path / '3.png'} (unreadable: FileNotFoundError)"]
 
 
 @pytest.mark.parametrize("root", ["", "images"])

@@ -148,7 +148,7 @@ def test_a_death_while_writing_leaves_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, {"step": 1})
+    checkpoint.write(path, {"step": 1})
 
     def die_halfway(state: object, target: Path) -> None:
         target.write_bytes(b"half")
@@ -156,7 +156,7 @@ def test_a_death_while_writing_leaves_the_previous_checkpoint(
 
     monkeypatch.setattr(torch, "save", die_halfway)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(path, {"step": 2})
+        checkpoint.write(path, {"step": 2})
     assert torch.load(path) == {"step": 1}
 
 

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.lic.__main__ import main
+from bench.lic.commands.evaluate import _sets
 from bench.lic.data import load
-from bench.lic.evaluation.curves import RDPoint, bd_rate, points
+from bench.lic.evaluation.curves import RDPoint, against, bd_rate, points
 from bench.lic.evaluation.quality import measure, padded
-from bench.lic.evaluation.reach import first_at, to_adams_loss
-from bench.lic.evaluation.runs import Run, group
 from bench.lic.models import build
 from bench.lic.training import Config, Training, evaluate, run
 
@@ -46,7 +45,8 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = load(str(data), 64, 64)
     for optimizer in ("adam", "soap_fast"):
         for number, lam in enumerate((0.005, 0.02), start=1):
-            run(Training(config(optimizer, lam=lam), images), folder / f"{optimizer}_{number}")
+            made = config(optimizer, lam=lam, optimizer_options={"betas": (0.9, 0.99)})
+            run(Training(made, images), folder / f"{optimizer}_{number}")
     return folder
 
 
@@ -116,7 +116,8 @@ def test_ten_per_cent_fewer_bits_are_a_bd_rate_of_minus_ten() -> None:
     [
         (CURVE[:3], "values of lambda in common: 3; BD-rate needs at least 4"),
         ([p._replace(psnr=30.0) for p in CURVE], "does not rise with lambda"),
-        ([p._replace(psnr=p.psnr + 50) for p in CURVE], "no PSNR in common"),
+        ([p._replace(psnr=p.psnr + 50) for p in CURVE], "share 0.00 dB of the 10.00 dB"),
+        ([p._replace(psnr=p.psnr + 5.1) for p in CURVE], "share 4.90 dB of the 10.00 dB"),
     ],
 )
 def test_where_there_is_no_bd_rate_it_is_said_why(test: list[RDPoint], reason: str) -> None:
@@ -125,79 +126,31 @@ def test_where_there_is_no_bd_rate_it_is_said_why(test: list[RDPoint], reason: s
     assert reason in said
 
 
+def test_half_of_the_smaller_range_is_enough_to_compare() -> None:
+    higher = [point._replace(psnr=point.psnr + 4.9) for point in CURVE]
+    assert bd_rate(CURVE, higher).percent == pytest.approx(100 * (2 ** (-4.9 / 2.5) - 1), abs=0.1)
+
+
+def test_a_rate_that_cannot_be_interpolated_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bjontegaard.bd_rate", lambda *given, **other: math.nan)
+    assert bd_rate(CURVE, CURVE) == (None, "the curves cannot be interpolated: see their points")
+
+
+def test_each_of_adams_curves_is_an_anchor() -> None:
+    curves = {"adam (plain)": CURVE, "adam (amsgrad True)": CURVE, "soap_fast": CURVE}
+    pairs = [(row["variant"], row["anchor"]) for row in against(list(curves)[:2], curves)]
+    assert pairs == [
+        ("adam (amsgrad True)", "adam (plain)"),
+        ("soap_fast", "adam (plain)"),
+        ("soap_fast", "adam (amsgrad True)"),
+    ]
+    (row,) = against([], {"soap_fast": CURVE})
+    assert row["reason"] == "no run of adam in this group"
+
+
 def test_seeds_of_one_lambda_make_one_point() -> None:
     found = points([(0.02, 1.0, 30.0), (0.01, 0.5, 27.0), (0.02, 2.0, 32.0)])
     assert found == [RDPoint(0.01, 0.5, 27.0, 1), RDPoint(0.02, 1.5, 31.0, 2)]
-
-
-# Which runs are compared, and to Adam's loss
-
-
-def finished(optimizer: str, losses: list[float], threads: int = 1, **other: Any) -> Run:
-    """A run with an evaluation after each 10 steps of 0.5 seconds."""
-    curve = [
-        {"step": 10 * n, "seconds": 5.0 * n, "rd_loss": loss}
-        for n, loss in enumerate(losses, start=1)
-    ]
-    summary = {
-        "curve": curve,
-        "steps": 10 * len(losses),
-        "seconds": 5.0 * len(losses),
-        "rd_loss": losses[-1],
-        "peak_memory": 100 if optimizer == "adam" else 250,
-        "peak_memory_of": "optimizer state",
-        "config": config(optimizer, threads=threads, **other).as_dict(),
-    }
-    name = f"{optimizer} {losses} {threads} {other}"
-    return Run(Path(name), summary, {"processor": "one", "gpu": None})
-
-
-def test_the_first_evaluation_no_worse_than_adams_last_counts() -> None:
-    adam, soap = finished("adam", [9, 7, 5, 4]), finished("soap_fast", [8, 4, 5, 3])
-    (together,) = group([soap, adam])
-    own, row = to_adams_loss(together)
-    assert (own["variant"], own["steps"], own["memory_ratio"]) == ("adam", 40, 1.0)
-    assert (row["steps"], row["steps_ratio"]) == (20, 0.5)
-    assert (row["seconds"], row["seconds_ratio"]) == (10.0, 0.5)
-    assert row["memory_ratio"] == 2.5
-    assert first_at(adam.summary["curve"], 3.9) is None
-
-
-def test_times_of_different_machines_are_not_compared() -> None:
-    adam, soap = finished("adam", [9, 4]), finished("soap_fast", [4, 3], threads=2)
-    (together,) = group([adam, soap])
-    _, row = to_adams_loss(together)
-    assert row["steps"] == 10
-    assert row["seconds"] is None
-    assert row["clock"] == "threads 2 and 1"
-
-
-def test_runs_are_compared_with_adam_of_their_own_seed_and_lambda() -> None:
-    runs = [finished("adam", [9, 4]), finished("adam", [9, 2], seed=1)]
-    runs += [finished("soap_fast", [4, 3]), finished("soap_fast", [4, 3], seed=1)]
-    runs += [finished("soap_fast", [1, 1], lam=0.5)]
-    (together,) = group(runs)
-    rows = [row for row in to_adams_loss(together) if row["variant"] != "adam"]
-    assert [(row["seed"], row["steps"]) for row in rows] == [(0, 10), (1, None)]
-
-
-def test_other_images_or_steps_make_another_group() -> None:
-    runs = [finished("adam", [9, 4]), finished("soap_fast", [9, 4], images="other")]
-    first, second = group([*runs, finished("soap_fast", [8, 3])])
-    assert first.name.endswith("images given")
-    assert second.name.endswith("images other")
-    assert [len(first.runs), len(second.runs)] == [2, 1]
-    assert to_adams_loss(second) == []
-
-
-def test_frequencies_of_one_optimizer_are_curves_of_their_own() -> None:
-    runs = [finished("soap_fast", [1], precondition_frequency=f) for f in (5, 10)]
-    (together,) = group([*runs, finished("adam", [1]), finished("adam", [2], lam=0.5)])
-    assert list(together.variants()) == [
-        "adam",
-        "soap_fast (frequency 5)",
-        "soap_fast (frequency 10)",
-    ]
 
 
 # The command
@@ -227,6 +180,21 @@ def test_an_evaluation_leaves_a_report_pictures_and_json(
     assert len([row for row in rows if row["kind"] == "to_adams_loss"]) == 4
 
 
+def test_a_shorter_run_is_compared_where_that_is_asked_for(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short"
+    made = config("soap_fast", lam=0.005, steps=2)
+    run(Training(made, load(str(data), 64, 64)), short)
+    runs = [str(trained / "adam_1"), str(short), "--data", str(data), "--out", str(tmp_path)]
+    assert main(["eval", *runs]) == 0
+    assert "2 groups, not compared with each other" in capsys.readouterr().out
+    assert main(["eval", *runs, "--across", "steps"]) == 0
+    printed = capsys.readouterr().out
+    assert "groups" not in printed
+    assert "soap_fast (steps 2)" in printed
+
+
 def test_coded_images_are_reported_with_the_bits_of_their_bytes(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +218,19 @@ def test_a_diverged_run_is_left_out_and_named(
     said = capsys.readouterr().err
     assert "diverged at step 3; it is left out" in said
     assert "every run named has diverged" in said
+
+
+def test_data_sets_of_one_name_are_told_apart_by_their_folders(data: Path, tmp_path: Path) -> None:
+    for part in ("valid", "test"):
+        folder = tmp_path / part / "same"
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes((data / "0.png").read_bytes())
+    other = tmp_path / "test" / "other"
+    other.mkdir()
+    (other / "0.png").write_bytes((data / "0.png").read_bytes())
+    folders = [str(tmp_path / "valid" / "same"), str(tmp_path / "test" / "same"), str(other)]
+    names = [found.name for found in _sets(folders)]
+    assert names == ["folder same (valid/same)", "folder same (test/same)", "folder other"]
 
 
 def test_what_is_no_run_is_refused_in_one_line(

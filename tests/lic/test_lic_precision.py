@@ -11,6 +11,7 @@ from bench.command import BadInput
 from bench.lic.data import Images, load
 from bench.lic.models import build
 from bench.lic.models.entropy_bottleneck import EntropyBottleneck
+from bench.lic.models.full_precision import full_precision
 from bench.lic.models.gaussian import GaussianConditional
 from bench.lic.models.gdn import GDN
 from bench.lic.models.wkv import bidirectional_wkv
@@ -82,6 +83,23 @@ def test_squares_and_long_sums_leave_autocast(dtype: torch.dtype) -> None:
     for found, expected in zip(inside, outside, strict=True):
         assert torch.equal(found, expected)
         assert found.isfinite().all()
+
+
+@full_precision
+def added(x: torch.Tensor | None = None, *, means: torch.Tensor | None = None) -> object:
+    """What it is given, and whether autocast is on."""
+    kinds = [None if value is None else value.dtype for value in (x, means)]
+    return (*kinds, torch.is_autocast_enabled("cpu"))
+
+
+def test_arguments_by_keyword_leave_autocast_as_others_do() -> None:
+    half, full = torch.ones(2, dtype=torch.bfloat16), torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert added(half, means=half) == (full, full, False)
+        assert added(means=half) == (None, full, False)
+        assert added(x=half.double(), means=None) == (torch.float64, None, False)
+        assert added() == (None, None, True)
+    assert added(means=half) == (None, torch.bfloat16, False)
 
 
 @pytest.mark.parametrize(("name", "side"), [("tcm_64", 128), ("lalic", 64), ("dcae", 128)])

@@ -14,6 +14,7 @@ from bench.lic import search
 from bench.lic.__main__ import main
 from bench.lic.data import load
 from bench.lic.training import Config
+from bench.lic.training.schedules import Schedule
 
 CONFIG = Config(
     model="hyperprior",
@@ -100,6 +101,39 @@ def test_search_writes_the_rates_that_the_demo_reads(data: Path, tmp_path: Path)
         assert search.searched_rates((one["optimizer"],), target) == {one["optimizer"]: best["lr"]}
 
 
+def test_search_runs_by_the_recipe_of_training(data: Path, tmp_path: Path) -> None:
+    target = tmp_path / "search.json"
+    recipe = ["--schedule=multistep", "--milestones", "1", "--gamma=0.5", "--amp=bf16"]
+    more = ["--optimizers=adam", "--grid", "1e-3", "--workers=1", f"--json={target}"]
+    assert main(tiny(data, *more, *recipe)) == 0
+    (found,) = results(target)
+    config = found["config"]
+    assert (config["schedule"], config["milestones"]) == ("multistep", [1])
+    assert (config["gamma"], config["amp"]) == (0.5, "bf16")
+
+
+@pytest.mark.parametrize(("schedule", "evaluations"), [("cosine", 1), ("plateau", 4)])
+def test_plateau_acts_while_rates_are_searched(
+    schedule: str, evaluations: int, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(Schedule, "evaluated", lambda schedule, loss: seen.append(loss))
+    config = search.replace(CONFIG, schedule=schedule, steps=4)
+    search._final_loss(config, 1e-3, load(str(data), 64, 64), 1)
+    assert len(seen) == evaluations
+
+
+def test_what_cannot_be_resumed_is_not_said_to_be(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "search", stop)
+    assert main(tiny(data, "--json=-")) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped at once"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -108,6 +142,8 @@ def test_search_writes_the_rates_that_the_demo_reads(data: Path, tmp_path: Path)
         (["--grid", "0", "--json=-"], "0 is not a positive number"),
         (["--crop=65", "--json=-"], "not a positive multiple of 64"),
         (["--json=/"], "is a folder"),
+        (["--workers=-1", "--json=-"], "take 0 or more"),
+        (["--milestones", "3", "--json=-"], "give both, or none"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

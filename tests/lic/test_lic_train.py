@@ -182,7 +182,8 @@ def test_a_foreign_entropy_model_leaves_autocast_too(
 
     monkeypatch.setattr(Training, "__init__", noted)
     assert main(foreign(data, tmp_path, "--amp=bf16", "--steps=2")) == 0
-    assert set(made[0].model.net.entropy_bottleneck.seen) == {torch.float32}
+    net = made[0].model.net
+    assert set(net.entropy_bottleneck.seen + net.gaussian.seen) == {torch.float32}
 
 
 class FakeWriter:
@@ -217,6 +218,16 @@ def test_tensorboard_is_told_of_every_step(
     expected = [(point["step"], point["rd_loss"]) for point in result(tmp_path)["curve"]]
     assert writer.scalars["held_out/loss"] == expected
     assert writer.closed
+
+
+def test_tensorboards_own_writer_takes_it(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    assert main(tiny(data, tmp_path, f"--tensorboard={tmp_path / 'board'}", "--steps=2")) == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert [event.step for event in seen.Scalars("train/loss")] == [1, 2]
+    assert [event.step for event in seen.Scalars("held_out/psnr")] == [1, 2]
 
 
 def test_tensorboard_that_is_missing_is_said_before_training(

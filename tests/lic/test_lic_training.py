@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -79,6 +80,20 @@ def test_main_and_auxiliary_optimizer_share_all_parameters_without_overlap(
     assert [tuple(p.shape) for p in aux] == [(12, 1, 3)]
 
 
+@pytest.mark.parametrize("lam", [1e3, 1e-6])
+def test_gradients_of_the_main_parameters_are_clipped_together(
+    lam: float, config: Config, images: Images
+) -> None:
+    training = Training(replace(config, lam=lam), images)
+    training.step()
+    grads = [p.grad for p in main_parameters(training.model)]
+    norm = torch.cat([grad.flatten() for grad in grads]).norm().item()
+    if lam == 1e3:
+        assert norm == pytest.approx(1, rel=1e-3)
+    else:
+        assert 0 < norm < 0.999  # not stretched
+
+
 def test_quantiles_follow_the_auxiliary_loss(config: Config, images: Images) -> None:
     training = Training(config, images)
     before = training.model.entropy_bottleneck.quantiles.detach().clone()
@@ -146,3 +161,26 @@ def test_a_loss_that_is_not_finite_ends_the_run(config: Config, images: Images) 
     training.step()
     assert training.diverged
     assert training.finished
+
+
+# Of TCM tables of places are not contiguous; LALIC has parameters that never get a gradient.
+@pytest.mark.parametrize(("model", "crop"), [("tcm_64", 128), ("lalic", 64)])
+def test_models_of_other_layouts_go_on_to_the_same_bits(
+    model: str, crop: int, config: Config, images: Images
+) -> None:
+    config = replace(
+        config, model=model, crop=crop, factor=0.03, batch=1, optimizer="soap_fast",
+        precondition_frequency=1,
+    )  # fmt: skip
+    straight = Training(config, images)
+    straight.step()
+    kept = io.BytesIO()
+    torch.save(straight.state_dict(), kept)
+    straight.step()
+    kept.seek(0)
+    resumed = Training(config, images)
+    resumed.load_state_dict(torch.load(kept, weights_only=True))
+    resumed.step()
+    assert resumed.history.losses == straight.history.losses
+    for p, q in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(p, q)

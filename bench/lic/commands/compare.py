@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.arguments import Parser, device, positive
 from bench.command import BadInput, check_target
 from bench.lic.commands import options as shared
+from bench.lic.commands.train import MODES
 from bench.lic.comparison import report
 from bench.lic.comparison.plan import describe
 from bench.lic.comparison.presets import PRESETS, Preset
 from bench.lic.comparison.runner import compare
+from bench.lic.training.config import PRECISIONS
 from bench.output import envelope
 
 
@@ -54,7 +54,18 @@ def _add_changes(command: Parser) -> None:
     add("--steps", type=positive(int), help="of every run")
     add("--search-steps", type=positive(int), help="of every run that looks for a rate")
     add("--batch", type=positive(int), help="of every model")
+    add(
+        "--lambdas",
+        type=positive(float),
+        nargs="+",
+        help="of every model; 4 and more give BD-rates",
+    )
     add("--seeds", type=positive(int))
+    add("--amp", choices=PRECISIONS, help="half precision, but for likelihoods (default: none)")
+    add("--compile", choices=MODES, nargs="?", const="default", help="by torch.compile, this mode")
+    add(
+        "--checkpoint-every", type=positive(int), metavar="STEPS", help="of a run that is under way"
+    )
     add("--frequencies", type=int, nargs="*", help="of soap_fast, beside the compared one")
 
 
@@ -72,9 +83,12 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     check_target(str(work / "run"), "--work")
     check_target(str(out / "compare.json"), "--out")
-    if (threads := options.threads or preset.threads) is not None:
-        torch.set_num_threads(threads)
-    settings: dict[str, Any] = {"device": options.device, "threads": torch.get_num_threads()}
+    settings: dict[str, Any] = {
+        "device": options.device,
+        "threads": shared.use_threads(options.threads or preset.threads),
+        "amp": options.amp,
+        "compile": options.compile,
+    }
     comparison = compare(preset, options.data, work, settings, options.workers)
     rows = report.results(comparison)
     text = report.text(comparison, rows)
@@ -93,7 +107,10 @@ def changed(preset: Preset, options: argparse.Namespace) -> Preset:
         raise BadInput(f"--models {', '.join(absent)}: the preset has {', '.join(trials)}")
     fields = {name: getattr(options, name) for name in ("factor", "steps", "search_steps", "batch")}
     given = {name: value for name, value in fields.items() if value is not None}
-    whole = {name: getattr(options, name) for name in ("optimizers", "seeds", "frequencies")}
+    if options.lambdas:
+        given["lambdas"] = tuple(sorted(set(options.lambdas)))
+    names_of_preset = ("optimizers", "seeds", "frequencies", "checkpoint_every")
+    whole = {name: getattr(options, name) for name in names_of_preset}
     whole = {name: value for name, value in whole.items() if value is not None}
     if any(frequency < 1 for frequency in whole.get("frequencies", ())):
         raise BadInput("--frequencies are positive numbers of steps")

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "demo", help="train the same small model with each optimizer, and compare"
     ).add_argument
     shared.add_images(add, crop=64)
-    shared.add_files(add, "runs/lic", CHECKPOINT_EVERY)
+    shared.add_files(add, "runs/lic", str(CHECKPOINT_EVERY))
     add("--optimizers", type=_known, default=",".join(BUILDERS), help="default: %(default)s")
     add(
         "--lr",
@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     options.model = shared.DEMO_MODEL
     rates = _chosen_rates(options)
+    shared.use_threads(options.threads)
     images = shared.images(options)
     settings = shared.settings(options, images)
     configs = [
@@ -52,8 +53,9 @@ def run(options: argparse.Namespace) -> int:
         for name in options.optimizers
     ]
     folder = Path(options.out)
+    every = options.checkpoint_every or CHECKPOINT_EVERY
     results, missing = demo.run_all(
-        configs, images, folder, resume=options.resume, checkpoint_every=options.checkpoint_every
+        configs, images, folder, resume=options.resume, checkpoint_every=every
     )
     text = report.table(results, missing, configs[0])
     print(text, file=sys.stderr if options.json == "-" else sys.stdout)

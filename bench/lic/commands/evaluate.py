@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench.arguments import Parser, device
@@ -11,7 +12,7 @@ from bench.command import BadInput, check_target
 from bench.lic.data import EvaluationSet, evaluation_set
 from bench.lic.evaluation import report
 from bench.lic.evaluation.evaluate import evaluate
-from bench.lic.evaluation.runs import Run, group, read
+from bench.lic.evaluation.runs import ACROSS, Run, group, read
 from bench.lic.training import say
 from bench.output import envelope
 
@@ -33,6 +34,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         action="store_true",
         help="write every image by a range coder too, and report the bits of its bytes",
     )
+    add(
+        "--across",
+        choices=ACROSS,
+        action="append",
+        default=[],
+        help="compare runs that differ in this, too: a shorter run with Adam's whole one",
+    )
     add("--out", metavar="DIR", default="runs/eval", help="for the report (default: %(default)s)")
     add("--json", metavar="FILE", help="write the result there too; - is standard output")
     add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
@@ -44,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     check_target(str(folder / "eval.json"), "--out")
     runs = _finished(options.runs)
     sets = _sets(options.data)
-    evaluation = evaluate(group(runs), sets, options.device, options.coded)
+    evaluation = evaluate(group(runs, options.across), sets, options.device, options.coded)
     rows = report.results(evaluation)
     text = report.text(evaluation, rows)
     print(text, file=sys.stderr if options.json == "-" else sys.stdout)
@@ -58,17 +66,31 @@ def _finished(folders: list[str]) -> list[Run]:
     """The runs that have a model to evaluate: not those that diverged, which are named."""
     runs = [read(name) for name in dict.fromkeys(folders)]
     for one in runs:
-        if one.summary["rd_loss"] is None:
+        if one.diverged:
             say(f"{one.name} diverged at step {one.summary['steps']}; it is left out")
-    if not (left := [one for one in runs if one.summary["rd_loss"] is not None]):
+    if not (left := [one for one in runs if not one.diverged]):
         raise BadInput("every run named has diverged; train with a smaller --lr")
     return left
 
 
 def _sets(folders: list[str] | None) -> list[EvaluationSet]:
-    """One for each folder, told apart by their names."""
-    sets = [evaluation_set(folder) for folder in folders] if folders else [evaluation_set(None)]
-    names = [data.name for data in sets]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"--data names {', '.join(twice)} more than once; leave one out")
-    return sets
+    """One for each folder; those of one name, as CLIC's parts, with their folder's behind it."""
+    if not folders:
+        return [evaluation_set(None)]
+    paths = [Path(folder).resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise BadInput("--data names a folder more than once; leave one out")
+    sets = [evaluation_set(folder) for folder in folders]
+    alike = [[p for p, b in zip(paths, sets, strict=True) if b.name == a.name] for a in sets]
+    return [
+        replace(data, name=f"{data.name} ({_end(path, others)})") if len(others) > 1 else data
+        for data, path, others in zip(sets, paths, alike, strict=True)
+    ]
+
+
+def _end(path: Path, others: list[Path]) -> str:
+    """As few of a path's last parts as tell all `others` apart."""
+    count = 1
+    while len({other.parts[-count:] for other in others}) < len(others):
+        count += 1
+    return "/".join(path.parts[-count:])

@@ -15,6 +15,7 @@ from bench.lic.data import Images, load
 from bench.lic.models import MODELS, stride
 from bench.lic.optimizers import BUILDERS
 from bench.lic.training import say
+from bench.lic.training.config import PRECISIONS, SCHEDULES
 
 Add = Callable[..., argparse.Action]
 
@@ -60,7 +61,53 @@ def add_run(add: Add, batch: int) -> None:
     add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
 
 
-def add_files(add: Add, folder: str, checkpoint_every: int) -> None:
+def add_recipe(add: Add) -> None:
+    """How the rate falls, in what precision, and who reads the images; see `recipe`."""
+    add("--schedule", choices=SCHEDULES, default="cosine", help="default: %(default)s")
+    add("--milestones", type=int, nargs="+", default=[], metavar="STEP", help="of multistep")
+    add("--gamma", type=positive(float), default=0.1, help="of multistep and plateau (0.1)")
+    add("--patience", type=int, default=10, help="of plateau, in evaluations (default: 10)")
+    add("--amp", choices=PRECISIONS, help="half precision, but for likelihoods (default: none)")
+    add("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
+
+
+def check_recipe(options: argparse.Namespace) -> None:
+    """Of `add_recipe`, what would else be found out late.
+
+    Raises:
+        BadInput: in one line.
+    """
+    if options.workers < 0 or options.patience < 0:
+        raise BadInput("--workers and --patience are not negative; take 0 or more")
+    falling = sorted(set(options.milestones))
+    if (options.schedule == "multistep") != bool(options.milestones):
+        raise BadInput("--milestones and --schedule multistep belong together; give both, or none")
+    if options.milestones != falling or (falling and falling[0] < 1):
+        raise BadInput("--milestones are steps, each later than the one before, from 1 on")
+
+
+def recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of a Config that `add_recipe` is about; the workers are none of it."""
+    names = ("schedule", "gamma", "patience", "amp")
+    return {
+        **{name: getattr(options, name) for name in names},
+        "milestones": tuple(options.milestones),
+    }
+
+
+def use_threads(number: int | None) -> int:
+    """Let torch use so many threads of the CPU, or leave its choice; how many they are."""
+    if number is not None:
+        torch.set_num_threads(number)
+    return torch.get_num_threads()
+
+
+def add_files(add: Add, folder: str, checkpoints: str) -> None:
+    """Where files go, and whether those there are taken up.
+
+    Args:
+        checkpoints: how often they are written unless that is told.
+    """
     add("--out", metavar="DIR", default=folder, help="for results (default: %(default)s)")
     add("--json", metavar="FILE", help="write the result there too; - is standard output")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -68,8 +115,7 @@ def add_files(add: Add, folder: str, checkpoint_every: int) -> None:
         "--checkpoint-every",
         type=positive(int),
         metavar="STEPS",
-        default=checkpoint_every,
-        help="steps between checkpoints in --out (default: %(default)s)",
+        help=f"steps between checkpoints in --out (default: {checkpoints})",
     )
 
 
@@ -95,9 +141,10 @@ def images(options: argparse.Namespace) -> Images:
 
 
 def settings(options: argparse.Namespace, found: Images) -> dict[str, Any]:
-    """Fields of a Config that `add_model`, `add_run` and `add_images` are about."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    """Fields of a Config that `add_model`, `add_run` and `add_images` are about.
+
+    As many threads as torch has now: see `use_threads`.
+    """
     names = ("model", "factor", "batch", "crop", "flip", "lam", "seed", "precondition_frequency")
     return {
         **{name: getattr(options, name) for name in names},

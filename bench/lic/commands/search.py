@@ -35,6 +35,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--seeds", type=positive(int), default=1, help="runs of a rate (default: %(default)s)")
     add("--json", metavar="FILE", help=f"the result (default: the demo's rates, {RESULT.name})")
     shared.add_run(add, batch=8)
+    shared.add_recipe(add)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,14 +46,16 @@ def run(options: argparse.Namespace) -> int:
             f"{RESULT.name} has the rates of the demo's model and optimizers; name another file "
             "by --json"
         )
+    shared.check_recipe(options)
+    shared.use_threads(options.threads)
     images = shared.images(options)
-    settings = shared.settings(options, images)
+    settings = {**shared.settings(options, images), **shared.recipe(options)}
     configs = [
         # The rate stands for those of the grid.
         Config(optimizer=name, lr=options.grid[0], steps=options.steps, **settings)
         for name in options.optimizers
     ]
-    results = search.search(configs, images, options.grid, options.seeds)
+    results = search.search(configs, images, options.grid, options.seeds, options.workers)
     for result in results:
         say(f"{result['optimizer']}: best learning rate {result['lr']:.3g}")
     envelope.write(options.json or str(RESULT), results)

@@ -12,14 +12,15 @@ from bench.lic.commands import options as shared
 from bench.lic.data import Images
 from bench.lic.training import Training, say
 from bench.lic.training.board import check_board
-from bench.lic.training.config import PRECISIONS, SCHEDULES, Config
+from bench.lic.training.config import Config
 from bench.lic.training.processes import Processes, joined, started
 from bench.lic.training.runs import CHECKPOINT, start_anew
 from bench.lic.training.runs import run as run_training
 from bench.output import envelope
 
 STEPS = 1000
-CHECKPOINT_EVERY = 500  # a minute or so; of a large model it is a gigabyte, with SOAP's factors
+# Unless --checkpoint-every says otherwise; of a large model one is a gigabyte, with SOAP's factors.
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 500, 60.0
 RATE = 1e-4  # with which the authors of all four models train, by Adam
 MODES = ("default", "reduce-overhead", "max-autotune")
 
@@ -28,15 +29,15 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add = commands.add_parser("train", help="train one model with one optimizer").add_argument
     shared.add_model(add, "elic", 1.0)
     shared.add_images(add, crop=256)
-    shared.add_files(add, "runs/train", CHECKPOINT_EVERY)
+    often = f"{CHECKPOINT_EVERY}, and {CHECKPOINT_SECONDS:g} seconds at least"
+    shared.add_files(add, "runs/train", often)
     _add_optimizer(add)
     add("--steps", type=positive(int), help=f"default: {STEPS}")
     add("--epochs", type=positive(float), help="in place of --steps: times every image is drawn")
     shared.add_run(add, batch=8)
-    add("--amp", choices=PRECISIONS, help="half precision, but for likelihoods (default: none)")
+    shared.add_recipe(add)
     add("--channels_last", "--channels-last", action="store_true", help="layout of the maps")
     add("--compile", choices=MODES, nargs="?", const="default", help="by torch.compile, this mode")
-    add("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
     add("--evaluate-every", type=positive(int), metavar="STEPS", help="default: 40 times in all")
     add("--tensorboard", metavar="DIR", help="record for TensorBoard there")
 
@@ -62,10 +63,6 @@ def _add_optimizer(add: shared.Add) -> None:
         default=RATE,
         help="learning rate (default: %(default)g, the models' authors' for Adam; see `search`)",
     )
-    add("--schedule", choices=SCHEDULES, default="cosine", help="default: %(default)s")
-    add("--milestones", type=int, nargs="+", default=[], metavar="STEP", help="of multistep")
-    add("--gamma", type=positive(float), default=0.1, help="of multistep and plateau (0.1)")
-    add("--patience", type=int, default=10, help="of plateau, in evaluations (default: 10)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, processes: Processes) -> int:
+    shared.use_threads(options.threads)
     images = shared.images(options)
     known = len(images.skipped)
     config = _config(options, images, processes.world)
@@ -94,18 +92,21 @@ def _train(options: argparse.Namespace, processes: Processes) -> int:
         folder,
         title=f"{config.model}, {config.optimizer}",
         resume=options.resume,
-        checkpoint_every=options.checkpoint_every,
+        checkpoint_every=options.checkpoint_every or CHECKPOINT_EVERY,
+        checkpoint_seconds=0.0 if options.checkpoint_every else CHECKPOINT_SECONDS,
         board=options.tensorboard and Path(options.tensorboard),
     )
-    if len(images.skipped) > known:  # those of a large folder are found when they are drawn
-        say(f"{len(images.skipped)} files skipped in all")
+    # Those of a large folder are found when they are drawn, some by one process, some by another.
+    skipped = set().union(*processes.from_all(images.skipped))
+    if len(skipped) > known:
+        say(f"{len(skipped)} files skipped in all")
     if processes.first:
         _show(summary, folder, options.json)
     return 0
 
 
 def _show(summary: dict[str, Any], folder: Path, target: str | None) -> None:
-    if summary["rd_loss"] is None:
+    if summary["diverged"]:
         say(f"diverged at step {summary['steps']}; take a smaller --lr")
     else:
         say(
@@ -128,13 +129,7 @@ def _check(options: argparse.Namespace) -> None:
         raise BadInput(f"--batch {options.batch} cannot be shared by {world} processes alike")
     if options.steps is not None and options.epochs is not None:
         raise BadInput("--steps and --epochs both say how long; leave one out")
-    if options.workers < 0 or options.patience < 0:
-        raise BadInput("--workers and --patience are not negative; take 0 or more")
-    falling = sorted(set(options.milestones))
-    if (options.schedule == "multistep") != bool(options.milestones):
-        raise BadInput("--milestones and --schedule multistep belong together; give both, or none")
-    if options.milestones != falling or (falling and falling[0] < 1):
-        raise BadInput("--milestones are steps, each later than the one before, from 1 on")
+    shared.check_recipe(options)
 
 
 def _config(options: argparse.Namespace, images: Images, world: int) -> Config:
@@ -143,16 +138,12 @@ def _config(options: argparse.Namespace, images: Images, world: int) -> Config:
         steps = max(1, round(options.epochs * len(images.training) / options.batch))
     return Config(
         **shared.settings(options, images),
+        **shared.recipe(options),
         optimizer=options.optimizer,
         optimizer_options=dict(options.optimizer_option),
         lr=options.lr,
         steps=steps,
-        schedule=options.schedule,
-        milestones=tuple(options.milestones),
-        gamma=options.gamma,
-        patience=options.patience,
         evaluate_every=options.evaluate_every or 0,
-        amp=options.amp,
         channels_last=options.channels_last,
         compile=options.compile,
         world=world,

@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import band, of_variant
-from bench.lic.evaluation.pictures import style
 from bench.lic.evaluation.runs import Group, Run, group
-
-DASHES = ("-", ":", "--", "-.")  # of soap_fast: first the compared frequency, then the others
+from bench.lic.style import lines, loss_frame
 
 
 def losses(comparison: Comparison, path: Path) -> None:
@@ -29,11 +27,9 @@ def losses(comparison: Comparison, path: Path) -> None:
     panels = figure.subplots(len(parts), 2, squeeze=False, sharey="row")
     for (by_steps, by_seconds), (members, lam) in zip(panels, parts, strict=True):
         chosen = variants(comparison.preset)
-        of_soap_fast = [variant for variant in chosen if variant.optimizer == "soap_fast"]
-        for place, variant in enumerate(chosen):
-            look = style(variant.optimizer, place)
-            if variant in of_soap_fast:
-                look["linestyle"] = DASHES[of_soap_fast.index(variant) % len(DASHES)]
+        drawn = lines({variant.name: variant.optimizer for variant in chosen})
+        for variant in chosen:
+            look = drawn[variant.name]
             runs = of_variant(members, lam, variant)
             _draw(by_steps, runs, "step", variant.name, look)
             _draw(by_seconds, runs, "seconds", variant.name, look)
@@ -41,7 +37,7 @@ def losses(comparison: Comparison, path: Path) -> None:
         _dress(by_seconds, members, lam, "seconds of training")
         by_steps.set_ylabel("R-D loss, held out")
         if by_steps.lines:
-            by_steps.legend(frameon=False, fontsize=8, loc="best")
+            by_steps.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
     figure.savefig(path, dpi=110)
 
 
@@ -57,10 +53,7 @@ def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any
 
 
 def _dress(axes: Axes, members: Group, lam: float, xlabel: str) -> None:
-    axes.set(title=f"{members.name}, lambda {lam:g}", xlabel=xlabel, yscale="log")
-    axes.set_xlim(left=0)
-    axes.yaxis.set_major_formatter("{x:g}")
+    loss_frame(axes, xlabel)
+    axes.set_title(f"{members.name}, lambda {lam:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
-
 from bench.lic.comparison.presets import Preset, Trial
 from bench.lic.search import FURTHER
+from bench.lic.style import table
 from bench.lic.training import Config
 
 SEARCH_SEED = 1000  # no run that is compared has it
@@ -26,20 +25,18 @@ class Variant:
 
 
 def variants(preset: Preset) -> list[Variant]:
-    """All optimizers at one frequency, then soap_fast at the others."""
+    """All optimizers at one frequency, then soap_fast at the others; each once."""
     further = [Variant("soap_fast", frequency) for frequency in preset.frequencies]
-    return [
-        *(Variant(name, preset.frequency) for name in preset.optimizers),
-        *(further if "soap_fast" in preset.optimizers else []),
-    ]
+    compared = [Variant(name, preset.frequency) for name in preset.optimizers]
+    return list(dict.fromkeys(compared + (further if "soap_fast" in preset.optimizers else [])))
 
 
 def search_config(
     preset: Preset, trial: Trial, optimizer: str, settings: Mapping[str, Any]
 ) -> Config:
-    """A short run of its own seed, at the middle one of the lambdas."""
-    lam = trial.lambdas[len(trial.lambdas) // 2]
-    run = _config(preset, trial, Variant(optimizer, preset.frequency), lam, settings)
+    """A short run of its own seed."""
+    variant = Variant(optimizer, preset.frequency)
+    run = _config(preset, trial, variant, _searched_lambda(trial), settings)
     return Config(
         **{**run, "steps": trial.search_steps, "seed": SEARCH_SEED, "lr": preset.rate}
         | _schedule(preset, trial.search_steps)
@@ -109,8 +106,7 @@ def describe(preset: Preset) -> str:
         f"images: {preset.data or 'scikit-image photos, or --data DIR'}",
         *preset.sources,
     ]
-    table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return "\n".join([table, "", *(f"- {line}" for line in lines)])
+    return "\n".join([table(rows), "", *(f"- {line}" for line in lines)])
 
 
 def _searches(preset: Preset, trial: Trial) -> str:
@@ -120,8 +116,17 @@ def _searches(preset: Preset, trial: Trial) -> str:
     return f"{count} runs of {trial.search_steps:,} steps"
 
 
+def _searched_lambda(trial: Trial) -> float:
+    """The middle one, whose rate the others take too."""
+    return trial.lambdas[len(trial.lambdas) // 2]
+
+
 def _rates(preset: Preset) -> str:
     if any(trial.search_steps for trial in preset.trials):
         grid = ", ".join(f"{rate:g}" for rate in preset.grid)
-        return f"for every optimizer the best of {grid} and {FURTHER} others that these lead to"
+        lambdas = {f"{_searched_lambda(trial):g}" for trial in preset.trials if trial.search_steps}
+        return (
+            f"for every optimizer the best of {grid} and {FURTHER} others that these lead to, at "
+            f"lambda {', '.join(sorted(lambdas))}"
+        )
     return f"{preset.rate:g} for every optimizer"

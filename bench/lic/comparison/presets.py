@@ -35,6 +35,7 @@ class Preset:
         schedule, milestones: of the rate; milestones in parts of the run.
         data: what --data must name; empty where scikit-image's photos will do.
         threads: of the CPU; None takes torch's choice.
+        checkpoint_every: steps; of a large model a checkpoint is a gigabyte, with SOAP's factors.
         limits: what the result cannot show.
         sources: where the setting comes from.
     """
@@ -52,6 +53,7 @@ class Preset:
     sources: tuple[str, ...]
     frequency: int = 10
     threads: int | None = None
+    checkpoint_every: int = 50
 
 
 # One step of these two costs Adam 79 and 170 ms on one core, soap_fast 91 and 204,
@@ -79,8 +81,7 @@ CPU = Preset(
         "million steps they do not show.",
         "One photo is held out. Differences in R-D loss are of that photo; it also chose the "
         "learning rates (all optimizers have this advantage alike).",
-        "There is one lambda, so there is no R-D curve and no BD-rate.",
-        "Three seeds give a spread, no significance: differences smaller than it are none.",
+        "A few seeds give a spread, no significance: differences smaller than it are none.",
         "Rates are searched by shorter runs than those compared, which favours larger rates.",
         "Small layers make the optimizer's share of a step larger, and a CPU makes it another one "
         "than a GPU: what a step costs at full width is measured by `python -m bench step`.",
@@ -101,6 +102,7 @@ PAPER = Preset(
     schedule="multistep",
     milestones=(0.75, 0.9),
     data="COCO 2017",
+    checkpoint_every=5000,
     limits=(),
     sources=(
         "arXiv 2601.20769: SOAP in place of Adam in these four models; 70 % fewer steps, 57.7 % "

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from bench.lic.comparison import figures
-from bench.lic.comparison.plan import describe
+from bench.lic.comparison.plan import describe, variants
 from bench.lic.comparison.runner import Comparison
-from bench.lic.comparison.statistics import Row, by_variant
+from bench.lic.comparison.statistics import Row, bd_rates, by_variant, curves
+from bench.lic.evaluation.curves import FEWEST
+from bench.lic.evaluation.pictures import rate_distortion
+from bench.lic.evaluation.runs import PACKAGES, Run
 from bench.lic.optimizers import TREATMENT
+from bench.lic.style import number, share, table
 from bench.lic.training import WARMUP
 from bench.output import envelope
 
@@ -25,18 +28,40 @@ NOTES = (
     "point: a shorter schedule would get there in fewer steps.",
     "Seconds are of training: forward, backward, clipping, both optimizers; no evaluations, no "
     "files. Runs of all variants take turns seed by seed.",
+    "soap_fast at its other frequencies takes the rate that was searched at the compared one.",
     f"Times of a step are means after the first {WARMUP}, refreshes included.",
     *TREATMENT,
 )
 
 
 def results(comparison: Comparison) -> list[Row]:
-    """Rows of three kinds: `variant` (means over seeds), `search`, and `run` (each as it came)."""
+    """Rows of kinds: `total`, `variant` (means over seeds), `bd_rate` (where there are enough
+    lambdas), `search`, and `run` (each as it came, with the machine, versions and commit it is of).
+    """
     return [
+        {"kind": "total", **_total(comparison)},
         *({"kind": "variant", **row} for row in by_variant(comparison.preset, comparison.runs)),
+        *(
+            {"kind": "bd_rate", **row}
+            for row in bd_rates(curves(comparison.preset, comparison.runs))
+        ),
         *({"kind": "search", **row} for row in comparison.searches),
-        *({"kind": "run", "machine": run.machine, **run.summary} for run in comparison.runs),
+        *({"kind": "run", **_origin(run), **run.summary} for run in comparison.runs),
     ]
+
+
+def _total(comparison: Comparison) -> Row:
+    return {
+        "runs": len(comparison.runs),
+        "searching_runs": sum(len(found["tried"]) for found in comparison.searches),
+        "wall_seconds": comparison.wall_seconds,
+        "untimed": comparison.untimed,
+        "threads": sorted({run.config["threads"] for run in comparison.runs}),
+    }
+
+
+def _origin(run: Run) -> Row:
+    return {"machine": run.machine, "versions": run.versions, "commit": run.commit}
 
 
 def text(comparison: Comparison, rows: list[Row]) -> str:
@@ -47,26 +72,28 @@ def text(comparison: Comparison, rows: list[Row]) -> str:
         first = Path(comparison.skipped[0]).name  # a report is read elsewhere
         parts.append(f"- images skipped: {len(comparison.skipped)}, the first {first}")
     parts += [f"- {reason}; it was left out" for reason in comparison.missing]
-    parts += _machines(comparison)
+    parts += [_time(comparison), *_machines(comparison), *_commits(comparison)]
     if any(row["optimizer"] == "adam" for row in found):
         parts += ["", *_sentences(found, comparison.preset.frequency)]
-    for title, table in (
+    for title, made in (
         ("Quality and steps to Adam's final loss", _quality),
         ("What a step costs", _cost),
     ):
         chosen = [row for row in found if row["frequency"] in (None, comparison.preset.frequency)]
-        parts += ["", f"## {title}", "", _table(table(chosen))]
-    if comparison.preset.frequencies:
+        parts += ["", f"## {title}", "", table(made(chosen))]
+    if compared := [row for row in rows if row["kind"] == "bd_rate"]:
+        parts += ["", "## BD-rate of the held-out images", "", table(_of_bd_rates(compared))]
+    if any(row["frequency"] not in (None, comparison.preset.frequency) for row in found):
         chosen = sorted(
             (row for row in found if row["optimizer"] == "soap_fast"),
             key=lambda row: (row["group"], row["lam"], row["frequency"]),
         )
         parts += ["", "## soap_fast by the frequency of its refreshes", ""]
-        parts += [_table(_by_frequency(chosen))]
+        parts += [table(_by_frequency(chosen))]
     if comparison.searches:
-        parts += ["", "## Searched learning rates", "", _table(_searches(comparison.searches))]
+        parts += ["", "## Searched learning rates", "", table(_searches(comparison.searches))]
     parts += ["", "## How to read this", "", *(f"- {note}" for note in NOTES)]
-    if limits := comparison.preset.limits:
+    if limits := _limits(comparison):
         parts += ["", "## What this is too small to show", "", *(f"- {line}" for line in limits)]
     return "\n".join(parts) + "\n"
 
@@ -77,10 +104,49 @@ def _machines(comparison: Comparison) -> list[str]:
     lines = []
     for clock in clocks.values():
         where = clock["gpu"] if str(clock["device"]).startswith("cuda") else clock["processor"]
-        lines.append(f"- {where}, {clock['threads']} threads, device {clock['device']}")
+        versions = ", ".join(f"{name} {clock[f'version of {name}']}" for name in PACKAGES)
+        compiled = f", compiled ({clock['compile']})" if clock["compile"] else ""
+        lines.append(
+            f"- {where}, {_threads(clock['threads'])}, device {clock['device']}, "
+            f"{clock['amp'] or 'float32'}{compiled}, {versions}"
+        )
     if len(lines) > 1:
-        lines.append("- not all runs were made on the same: times of a step are means over these")
+        lines.append("- not all runs were made on the same: times of different ones are left out")
     return lines
+
+
+def _time(comparison: Comparison) -> str:
+    total = _total(comparison)
+    searching = total["searching_runs"]
+    shorter = f" and {searching} shorter ones that search rates" if searching else ""
+    least = "at least " if total["untimed"] else ""
+    threads = _threads(*total["threads"])
+    return (
+        f"- {total['runs']} runs{shorter}, {least}{total['wall_seconds'] / 60:.1f} minutes of "
+        f"training and evaluations, {threads}"
+    )
+
+
+def _threads(*counts: int) -> str:
+    return " or ".join(map(str, counts)) + (" thread" if counts == (1,) else " threads")
+
+
+def _commits(comparison: Comparison) -> list[str]:
+    """A warning where the code was not the same for all."""
+    counts = Counter(commit or "unknown" for run in comparison.runs for commit in run.commits)
+    if len(counts) < 2:
+        return []
+    named = ", ".join(
+        f"{commit[:10]}{'+changes' * commit.endswith('+changes')} ({count} runs)"
+        for commit, count in counts.items()
+    )
+    return [f"- the runs are of {len(counts)} commits: {named}"]
+
+
+def _limits(comparison: Comparison) -> list[str]:
+    lambdas = max(len(trial.lambdas) for trial in comparison.preset.trials)
+    few = f"Values of lambda: {lambdas}; R-D curves and BD-rates need at least {FEWEST}."
+    return [*comparison.preset.limits, *([few] if lambdas < FEWEST else [])]
 
 
 def _sentences(rows: list[Row], frequency: int) -> list[str]:
@@ -108,8 +174,8 @@ def _quality(rows: list[Row]) -> list[dict[str, Any]]:
             **_names(row),
             "lr": f"{row['lr']:.3g}",
             "final R-D loss": _loss(row),
-            "bpp": _number(row["bpp"], ".3f"),
-            "PSNR dB": _number(row["psnr"], ".2f"),
+            "bpp": number(row["bpp"], ".3f"),
+            "PSNR dB": number(row["psnr"], ".2f"),
             "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
             "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
             "seeds": f"{row['reached']} of {row['compared']}" if row["compared"] else "-",
@@ -123,11 +189,11 @@ def _cost(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
             **_names(row),
-            "ms / step": _number(row["step_ms"], ".1f"),
+            "ms / step": number(row["step_ms"], ".1f"),
             "of Adam's": _ratio(row, adams.get((row["group"], row["lam"])), "step_ms"),
-            "optimizer ms": _number(row["optimizer_ms"], ".1f"),
-            "optimizer's share": _number(row["optimizer_share"], ".0%"),
-            "seconds in all": _number(row["seconds"], ".1f"),
+            "optimizer ms": number(row["optimizer_ms"], ".1f"),
+            "optimizer's share": number(row["optimizer_share"], ".0%"),
+            "seconds in all": number(row["seconds"], ".1f"),
             row["peak_memory_of"] or "memory": f"{row['peak_memory'] / 2**20:.1f} MiB",
         }
         for row in rows
@@ -143,9 +209,20 @@ def _by_frequency(rows: list[Row]) -> list[dict[str, Any]]:
             "final R-D loss": _loss(row),
             "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
             "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
-            "ms / step": _number(row["step_ms"], ".1f"),
-            "optimizer ms": _number(row["optimizer_ms"], ".1f"),
-            "optimizer's share": _number(row["optimizer_share"], ".0%"),
+            "ms / step": number(row["step_ms"], ".1f"),
+            "optimizer ms": number(row["optimizer_ms"], ".1f"),
+            "optimizer's share": number(row["optimizer_share"], ".0%"),
+        }
+        for row in rows
+    ]
+
+
+def _of_bd_rates(rows: list[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": row["group"],
+            "optimizer": row["variant"],
+            "against adam": row["reason"] or f"{row['percent']:+.2f} %",
         }
         for row in rows
     ]
@@ -158,7 +235,7 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
             "optimizer": found["optimizer"],
             "best": f"{found['lr']:.3g}" + (" (at the edge)" if found["at_edge"] else ""),
             "R-D loss by rate": ", ".join(
-                f"{one['lr']:.3g}: {_number(one['rd_loss'], '.2f')}" for one in found["tried"]
+                f"{one['lr']:.3g}: {number(one['rd_loss'], '.2f')}" for one in found["tried"]
             ),
         }
         for found in searches
@@ -166,9 +243,13 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
 
 
 def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) -> None:
-    """report.md, compare.json and losses.png in `folder`."""
+    """report.md, compare.json, losses.png, and rate_distortion.png if there are curves."""
     figures.losses(comparison, folder / "losses.png")
     picture = "![held-out loss against steps and seconds](losses.png)"
+    if found := curves(comparison.preset, comparison.runs):
+        optimizers = {one.name: one.optimizer for one in variants(comparison.preset)}
+        rate_distortion(found, folder / "rate_distortion.png", optimizers)
+        picture += "\n\n![R-D curves of the held-out images](rate_distortion.png)"
     (folder / "report.md").write_text(f"# Comparison of optimizers\n\n{report}\n{picture}\n")
     envelope.write(str(folder / "compare.json"), rows)
 
@@ -180,25 +261,17 @@ def _names(row: Row) -> dict[str, Any]:
 def _loss(row: Row) -> str:
     spread = "" if row["rd_loss_spread"] is None else f" +- {row['rd_loss_spread']:.3f}"
     diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-    return _number(row["rd_loss"], ".3f") + spread + diverged
+    return number(row["rd_loss"], ".3f") + spread + diverged
 
 
 def _to_adam(row: Row, what: str, form: str) -> str:
     if not row["compared"]:
         return "-"
-    value, ratio = row[f"{what}_to_adam"], row[f"{what}_ratio"]
-    if value is None or ratio is None:
-        return "-" if row["reached"] else "never"
-    return f"{value:{form}} ({ratio:.0%})"
+    absent = "-" if row["reached"] else "never"
+    return share(row[f"{what}_to_adam"], row[f"{what}_ratio"], form, absent)
 
 
 def _ratio(row: Row, adam: Row | None, key: str) -> str:
-    return "-" if adam is None else f"{row[key] / adam[key]:.2f}x"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    if adam is None or row["clock"] is None or row["clock"] != adam["clock"]:
+        return "-"
+    return f"{row[key] / adam[key]:.2f}x"

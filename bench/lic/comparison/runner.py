@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from bench.command import BadInput
+from bench.lic.comparison.kept import alone, timed, wall_seconds
 from bench.lic.comparison.plan import runs, search_config
 from bench.lic.comparison.presets import Preset
 from bench.lic.data import Images, load
@@ -25,7 +27,11 @@ from bench.output import envelope
 
 @dataclass
 class Comparison:
-    """What has been run of a preset."""
+    """What has been run of a preset.
+
+    `wall_seconds` are of searches and runs with their evaluations, of all calls that made them;
+    `untimed` of these are not in it, as it was not kept how long they took.
+    """
 
     preset: Preset
     found: str  # images
@@ -33,6 +39,12 @@ class Comparison:
     runs: list[Run] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # optimizers, and why
     skipped: list[str] = field(default_factory=list)  # images, and why
+    wall_seconds: float = 0.0
+    untimed: int = 0
+
+    def add_time(self, seconds: float | None) -> None:
+        self.wall_seconds += seconds or 0.0
+        self.untimed += seconds is None
 
 
 def compare(
@@ -48,7 +60,8 @@ def compare(
         workers: processes that read images.
 
     Raises:
-        BadInput: there are no such images, or `work` holds runs of another comparison.
+        BadInput: there are no such images, or `work` holds runs of another comparison, or one
+            that another call is at.
         Interrupted: on Ctrl-C; another call goes on from there.
     """
     usable, missing = _installed(preset.optimizers)
@@ -62,13 +75,19 @@ def compare(
         if trial.search_steps:
             for name in usable:
                 config = search_config(preset, trial, name, shared)
-                found = _searched(config, preset, images, folder / f"search_{name}.json")
+                path = folder / f"search_{name}.json"
+                with alone(path):
+                    found = _searched(config, preset, images, path)
                 comparison.searches.append(found)
+                comparison.add_time(found.get("wall_seconds"))
                 rates[name] = found["lr"]
         planned = list(runs(preset, trial, rates, shared))
         for number, (name, config) in enumerate(planned, start=1):
             say(f"{trial.model}, run {number} of {len(planned)}: {name}")
-            comparison.runs.append(_finished(config, images, folder / name, workers))
+            with alone(folder / name):
+                every = preset.checkpoint_every
+                comparison.runs.append(_finished(config, images, folder / name, workers, every))
+            comparison.add_time(wall_seconds(folder / name))
         new = [reason for reason in images.skipped if reason not in comparison.skipped]
         comparison.skipped += new  # of a large folder those that were drawn
         for reason in new:
@@ -91,22 +110,26 @@ def _installed(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def _searched(config: Config, preset: Preset, images: Images, path: Path) -> dict[str, Any]:
     """The result of the search of one optimizer's rate, from `path` if it is there."""
-    if path.exists():
-        saved: dict[str, Any] = json.loads(path.read_text())["results"][0]
-        _refuse_another(path, config, {**saved["config"], "lr": config.lr})
-        return saved
-    (found,) = search([config], images, preset.grid)
-    envelope.write(str(path), [found])
-    return found
+    if not path.exists():
+        start = time.perf_counter()
+        (found,) = search([config], images, preset.grid)
+        found["wall_seconds"] = time.perf_counter() - start
+        envelope.write(str(path), [found])
+    content = json.loads(path.read_text())
+    saved: dict[str, Any] = content["results"][0]
+    _refuse_another(path, config, {**saved["config"], "lr": config.lr})
+    return {**saved, **{key: content[key] for key in ("machine", "versions", "commit")}}
 
 
-def _finished(config: Config, images: Images, folder: Path, workers: int) -> Run:
+def _finished(config: Config, images: Images, folder: Path, workers: int, every: int) -> Run:
     """The run in `folder`, which is trained, or trained to its end, if it has none."""
     if (folder / RESULT).exists():
         kept = read(str(folder))
         _refuse_another(folder, config, kept.config)
     else:
-        run(Training(config, images, workers=workers), folder, resume=True)
+        training = Training(config, images, workers=workers)
+        with timed(folder):
+            run(training, folder, resume=True, checkpoint_every=every)
         kept = read(str(folder))
     (folder / CHECKPOINT).unlink(missing_ok=True)  # most of the bytes, and of no use any more
     return kept

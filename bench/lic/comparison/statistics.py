@@ -8,6 +8,8 @@ from typing import Any
 
 from bench.lic.comparison.plan import Variant, variants
 from bench.lic.comparison.presets import Preset
+from bench.lic.evaluation.curves import FEWEST, against, points
+from bench.lic.evaluation.pictures import Curves
 from bench.lic.evaluation.reach import to_adams_loss
 from bench.lic.evaluation.runs import Group, Run, group
 
@@ -20,6 +22,7 @@ def by_variant(preset: Preset, runs: Sequence[Run]) -> list[Row]:
     Losses are those of the held-out images after the last step; a run that diverged has none, and
     is counted in `diverged`. Steps and seconds to Adam's final loss are means over the seeds that
     reached it, of which there are `reached`; the ratios are to Adam's whole run of the same seed.
+    Times are None where the runs have no common `clock`.
     """
     rows = []
     for members in group(runs):
@@ -43,6 +46,32 @@ def of_variant(members: Group, lam: float, variant: Variant) -> list[Run]:
     ]
 
 
+def curves(preset: Preset, runs: Sequence[Run]) -> Curves:
+    """Held-out R-D curves of the models with enough lambdas for a BD-rate."""
+    return {
+        (members.name, "held-out images"): {
+            variant.name: points(
+                [
+                    (run.lam, run.summary["bpp"], run.summary["psnr"])
+                    for run in members.runs
+                    if run in of_variant(members, run.lam, variant) and not run.diverged
+                ]
+            )
+            for variant in variants(preset)
+        }
+        for members in group(runs)
+        if len({run.lam for run in members.runs}) >= FEWEST
+    }
+
+
+def bd_rates(found: Curves) -> list[Row]:
+    return [
+        {"group": name, "set": data, **row}
+        for (name, data), of_variants in found.items()
+        for row in against(["adam"] if "adam" in of_variants else [], of_variants)
+    ]
+
+
 def _names(members: Group, lam: float, variant: Variant) -> Row:
     return {
         "group": members.name,
@@ -54,8 +83,10 @@ def _names(members: Group, lam: float, variant: Variant) -> Row:
 
 
 def _row(runs: list[Run], reach: list[Row]) -> Row:
-    ends = [run.summary for run in runs if run.summary["rd_loss"] is not None]
+    ends = [run.summary for run in runs if not run.diverged]
     reached = [row for row in reach if row["steps"] is not None]
+    clock = runs[0].clock if all(run.clock == runs[0].clock for run in runs) else None
+    timed = [run.summary for run in runs] if clock else []
     return {
         "lr": runs[0].config["lr"],
         "seeds": len(runs),
@@ -65,17 +96,18 @@ def _row(runs: list[Run], reach: list[Row]) -> Row:
         "rd_losses": [end["rd_loss"] for end in ends],
         "bpp": _mean(ends, "bpp"),
         "psnr": _mean(ends, "psnr"),
-        "step_ms": _mean([run.summary for run in runs], "step_ms"),
-        "optimizer_ms": _mean([run.summary for run in runs], "optimizer_ms"),
-        "optimizer_share": _mean([run.summary for run in runs], "optimizer_share"),
-        "seconds": _mean(ends, "seconds"),
+        "step_ms": _mean(timed, "step_ms"),
+        "optimizer_ms": _mean(timed, "optimizer_ms"),
+        "optimizer_share": _mean(timed, "optimizer_share"),
+        "seconds": _mean(ends, "seconds") if clock else None,
+        "clock": clock,
         "peak_memory": max(run.summary["peak_memory"] for run in runs),
         "peak_memory_of": runs[0].summary["peak_memory_of"],
         "compared": len(reach),
         "reached": len(reached),
         "steps_to_adam": _mean(reached, "steps"),
         "steps_ratio": _mean(reached, "steps_ratio"),
-        "seconds_to_adam": _mean(reached, "seconds"),
+        "seconds_to_adam": _mean(reached, "seconds") if clock else None,
         "seconds_ratio": _mean(reached, "seconds_ratio"),
     }
 
@@ -97,8 +129,8 @@ def band(runs: Sequence[Run], key: str) -> list[list[float]]:
     Ends where a run ends, or has no number.
     """
     values: list[list[float]] = []
-    for points in zip(*(run.summary["curve"] for run in runs), strict=False):
-        column = [point[key] for point in points]
+    for evaluation in zip(*(run.summary["curve"] for run in runs), strict=False):
+        column = [point[key] for point in evaluation]
         if None in column:
             break
         values.append(column)

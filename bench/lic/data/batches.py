@@ -102,5 +102,7 @@ def _as_it_is(share: Any) -> Any:
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one decides, and still needs batches."""
+    """Ctrl-C reaches all processes of a terminal, and a machine that is taken away sends SIGTERM to
+    all that run on it; the main one decides, and still needs batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

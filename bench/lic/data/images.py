@@ -46,11 +46,19 @@ class Images:
             if isinstance(source, Kept):
                 crc = zlib.crc32(source.tensor.numpy().tobytes(), crc)
             else:
-                line = f"{below(self.root, source.name)} {os.path.getsize(source.name)}\n"
+                line = f"{below(self.root, source.name)} {_bytes(source.name)}\n"
                 crc = zlib.crc32(line.encode(), crc)
         for image in self.held_out:
             crc = zlib.crc32(image.numpy().tobytes(), crc)
         return f"{crc:08x}"
+
+
+def _bytes(path: str) -> int | None:
+    """Of a file; None of one that is gone, or a link to nothing: it is skipped when drawn."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
 
 
 def load(folder: str | None, crop: int, stride: int) -> Images:

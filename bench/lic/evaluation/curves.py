@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Bjøntegaard's own examples have four points, and so has every published table since. The curve
 # through fewer is mostly the interpolation's.
 FEWEST = 4
+SHARED = 0.5  # part of the smaller PSNR range; the mean over less is of a corner of the curves
 
 
 class RDPoint(NamedTuple):
@@ -59,19 +61,44 @@ def bd_rate(anchor: list[RDPoint], test: list[RDPoint]) -> Difference:
                 None, f"{name} curve does not rise with lambda: train longer, or more seeds"
             )
     overlap = min(c[-1].psnr for c in both) - max(c[0].psnr for c in both)
-    if overlap <= 0:
-        return Difference(None, "the curves have no PSNR in common")
-    return Difference(_interpolated(*both))
+    smaller = min(c[-1].psnr - c[0].psnr for c in both)
+    if overlap < SHARED * smaller:
+        return Difference(
+            None,
+            f"the curves share {max(overlap, 0):.2f} dB of the {smaller:.2f} dB of the shorter "
+            f"one; BD-rate needs {SHARED:.0%}",
+        )
+    percent = _interpolated(*both)
+    if not math.isfinite(percent):
+        return Difference(None, "the curves cannot be interpolated: see their points")
+    return Difference(percent)
+
+
+def against(anchors: Sequence[str], curves: Mapping[str, list[RDPoint]]) -> list[dict[str, Any]]:
+    """A row for each curve and each anchor, of which there may be several, or none."""
+    rows: list[dict[str, Any]] = []
+    for variant, curve in curves.items():
+        if variant in anchors:  # of two anchors the later one against the earlier
+            chosen = anchors[: anchors.index(variant)]
+        else:
+            chosen = anchors
+            if not anchors:
+                absent = {"percent": None, "reason": "no run of adam in this group"}
+                rows.append({"variant": variant, "anchor": None, **absent})
+        for anchor in chosen:
+            percent, reason = bd_rate(curves[anchor], curve)
+            found: dict[str, Any] = {"percent": percent, "reason": reason or None}
+            rows.append({"variant": variant, "anchor": anchor, **found})
+    return rows
 
 
 def _interpolated(anchor: list[RDPoint], test: list[RDPoint]) -> float:
     import bjontegaard
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a small overlap: the report shows the curves
+        warnings.simplefilter("ignore")  # of an overlap that is not the whole
         columns = [[p[key] for p in curve] for curve in (anchor, test) for key in (1, 2)]
         percent = float(
             bjontegaard.bd_rate(*columns, method="pchip", require_matching_points=False)
         )
-    assert math.isfinite(percent)
     return percent

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from bench.lic.evaluation.curves import RDPoint
+from bench.lic.style import frame, lines
 
 # (group, data set) -> variant -> its curve
 Curves = dict[tuple[str, str], dict[str, list[RDPoint]]]
 
-COLOURS = {"adam": "#7f7f7f", "soap_fast": "#d1495b", "pytorch_optimizer": "#30638e"}
-OTHERS = ("#66a182", "#edae49", "#8d6a9f", "#00798c", "#a26769")
 DETAIL = 128  # pixels, side of the part from the middle that is shown enlarged
 PANEL = 3.6  # inches
 
@@ -26,34 +26,37 @@ class Shown(NamedTuple):
     image: Tensor  # float32 [3, H, W] in [0, 1]
 
 
-def style(variant: str, place: int) -> dict[str, Any]:
-    """One colour for an optimizer in all figures; `place` is that of the variant among others."""
-    dashes = {"linestyle": (0, (4, 2))} if variant.startswith("pytorch_optimizer") else {}
-    return {"color": COLOURS.get(variant, OTHERS[place % len(OTHERS)]), **dashes}
+def rate_distortion(
+    curves: Curves, path: Path, optimizers: Mapping[str, str] | None = None
+) -> None:
+    """A panel for every group on every data set.
 
-
-def rate_distortion(curves: Curves, path: Path) -> None:
-    """A panel for every group on every data set."""
+    Args:
+        optimizers: of each variant; None where its label begins with it.
+    """
     groups, sets = (list(dict.fromkeys(key[place] for key in curves)) for place in (0, 1))
     figure = Figure(figsize=(1 + 4 * len(sets), 0.6 + PANEL * len(groups)), layout="constrained")
     panels = figure.subplots(len(groups), len(sets), squeeze=False)
     for row, group in zip(panels, groups, strict=True):
         for axes, data in zip(row, sets, strict=True):
-            for place, (variant, curve) in enumerate(curves.get((group, data), {}).items()):
+            found = curves.get((group, data), {})
+            drawn = lines(
+                {label: (optimizers or {}).get(label, label.partition(" (")[0]) for label in found}
+            )
+            for variant, curve in found.items():
                 axes.plot(
                     [point.bpp for point in curve],
                     [point.psnr for point in curve],
                     marker="o",
                     markersize=4,
                     label=variant,
-                    **style(variant, place),
+                    **drawn[variant],
                 )
             axes.set(title=f"{group}\n{data}", xlabel="bits per pixel", ylabel="PSNR (dB)")
             axes.title.set_fontsize(9)
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
+            frame(axes)
             if axes.lines:
-                axes.legend(frameon=False, fontsize=8, loc="best")
+                axes.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
     figure.savefig(path, dpi=120)
 
 

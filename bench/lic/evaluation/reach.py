@@ -18,6 +18,8 @@ def first_at(curve: list[Point], goal: float) -> Point | None:
 def to_adams_loss(group: Group) -> list[dict[str, Any]]:
     """A row for each run that has an Adam to be compared with: of the same lambda and seed.
 
+    Of several Adams of these (other rates, options, steps) it is the one with the lowest loss.
+
     Adam's own row tells when it first was as good as at its end; of a loss that swings, earlier.
 
     steps and seconds are those of the first evaluation that was no worse than Adam's last one,
@@ -35,22 +37,20 @@ def to_adams_loss(group: Group) -> list[dict[str, Any]]:
 
 
 def _adam_of(run: Run, group: Group) -> Run | None:
-    return next(
-        (
-            other
-            for other in group.runs
-            if other.optimizer == "adam"
-            and other.lam == run.lam
-            and other.config["seed"] == run.config["seed"]
-            and other.summary["rd_loss"] is not None
-        ),
-        None,
-    )
+    adams = [
+        other
+        for other in group.runs
+        if other.optimizer == "adam"
+        and other.lam == run.lam
+        and other.config["seed"] == run.config["seed"]
+        and not other.diverged
+    ]
+    return min(adams, key=lambda other: float(other.summary["rd_loss"]), default=None)
 
 
 def _row(run: Run, adam: Run) -> dict[str, Any]:
     mine, theirs = run.summary, adam.summary
-    point = first_at(mine["curve"], theirs["rd_loss"])
+    point = None if run.diverged else first_at(mine["curve"], theirs["rd_loss"])
     apart = [
         f"{key} {run.clock[key]} and {adam.clock.get(key)}"
         for key in run.clock

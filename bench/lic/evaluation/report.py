@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
+from bench.lic import style
 from bench.lic.evaluation import pictures
-from bench.lic.evaluation.curves import bd_rate
+from bench.lic.evaluation.curves import against
 from bench.lic.evaluation.evaluate import Evaluation
 from bench.lic.evaluation.quality import PADDING
 from bench.lic.evaluation.reach import to_adams_loss
@@ -22,9 +21,11 @@ NOTES = (
     "PSNR is of the decoded image clamped to [0, 1], not rounded to 8 bits; means over a set are "
     "of the images' own bpp and PSNR, each counting alike.",
     "BD-rate is relative to Adam's curve: per cent of bits at equal PSNR, negative where fewer are "
-    "needed. Several seeds of one lambda are averaged before.",
+    "needed. Several seeds of one lambda are averaged before. Of Adam's curves, where other rates, "
+    "options or steps make several, each is an anchor.",
     "Steps and seconds to Adam's final R-D loss are those of the first evaluation on the run's own "
-    "held-out images that was no worse than Adam's last; the shares are of Adam's whole run. "
+    "held-out images that was no worse than Adam's last (of several Adams the one with the lowest "
+    "loss); the shares are of that Adam's whole run. "
     "Adam's own row tells when it first was as good as at its end. "
     "Seconds are of training, without evaluations.",
 )
@@ -60,19 +61,12 @@ def results(evaluation: Evaluation) -> Rows:
 
 
 def bd_rates(evaluation: Evaluation) -> Rows:
-    """A row for each curve but Adam's: its BD-rate, or why there is none."""
+    """The BD-rate, or why there is none, of each curve against each of Adam's."""
     rows: Rows = []
+    anchors = {group.name: group.anchors() for group in evaluation.groups}
     for (group, data), curves in evaluation.curves().items():
-        anchor = next((curve for name, curve in curves.items() if name == "adam"), None)
-        for variant, curve in curves.items():
-            if variant == "adam":
-                continue
-            row = {"kind": "bd_rate", "group": group, "set": data, "variant": variant}
-            if anchor is None:
-                rows.append({**row, "percent": None, "reason": "no run of adam in this group"})
-            else:
-                percent, reason = bd_rate(anchor, curve)
-                rows.append({**row, "percent": percent, "reason": reason or None})
+        where = {"group": group, "set": data}
+        rows += [{"kind": "bd_rate", **where, **row} for row in against(anchors[group], curves)]
     return rows
 
 
@@ -86,7 +80,7 @@ def text(evaluation: Evaluation, rows: Rows) -> str:
         parts.append(f"- {len(evaluation.groups)} groups, not compared with each other: {names}")
     for kind, (title, table) in KINDS.items():
         if by_kind[kind]:
-            parts += ["", f"## {title}", "", _table(table(by_kind[kind]))]
+            parts += ["", f"## {title}", "", style.table(table(by_kind[kind]))]
     return "\n".join([*parts, "", *(f"- {note}" for note in NOTES)]) + "\n"
 
 
@@ -104,16 +98,12 @@ def _of_runs(rows: Rows) -> Rows:
             "seed": row["seed"],
             "data set": row["set"],
             "images": len(row["images"]),
-            "bpp": _bpp(row["bpp"]),
-            **({"bpp of the bytes": _bpp(row["coded_bpp"])} if coded else {}),
+            "bpp": style.number(row["bpp"], ".4f"),
+            **({"bpp of the bytes": style.number(row["coded_bpp"], ".4f")} if coded else {}),
             "PSNR dB": f"{row['psnr']:.2f}",
         }
         for row in rows
     ]
-
-
-def _bpp(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _of_bd_rates(rows: Rows) -> Rows:
@@ -122,7 +112,8 @@ def _of_bd_rates(rows: Rows) -> Rows:
             "model": row["group"],
             "data set": row["set"],
             "optimizer": row["variant"],
-            "BD-rate against adam": row["reason"] or f"{row['percent']:+.2f} %",
+            "against": row["anchor"] or "-",
+            "BD-rate": row["reason"] or f"{row['percent']:+.2f} %",
         }
         for row in rows
     ]
@@ -136,10 +127,10 @@ def _of_reach(rows: Rows) -> Rows:
             "lambda": f"{row['lam']:g}",
             "seed": row["seed"],
             "Adam's loss": f"{row['adam_rd_loss']:.3f}",
-            "steps": _share(row["steps"], row["steps_ratio"], "d", "never"),
+            "steps": style.share(row["steps"], row["steps_ratio"], "d", "never"),
             "seconds": "other clock"
             if row["clock"]
-            else _share(row["seconds"], row["seconds_ratio"], ".0f", "never"),
+            else style.share(row["seconds"], row["seconds_ratio"], ".0f", "never"),
             "peak memory": "-" if row["memory_ratio"] is None else _memory(row),
         }
         for row in rows
@@ -166,11 +157,3 @@ def write(evaluation: Evaluation, rows: Rows, report: str, folder: Path) -> None
         shown.append(f"![original and reconstructions]({name})")
     (folder / "report.md").write_text("\n".join(["# Evaluation", "", report, *shown]) + "\n")
     envelope.write(str(folder / "eval.json"), rows)
-
-
-def _table(rows: Rows) -> str:
-    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-
-
-def _share(value: float | None, ratio: float | None, form: str, absent: str) -> str:
-    return absent if value is None or ratio is None else f"{value:{form}} ({ratio:.0%})"

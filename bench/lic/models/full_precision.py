@@ -23,14 +23,17 @@ def full_precision(computed: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(computed)
     def outside(*values: Any, **options: Any) -> Any:
-        kind = next(value.device.type for value in values if isinstance(value, Tensor))
+        given = (*values, *options.values())
+        kind = next((value.device.type for value in given if isinstance(value, Tensor)), "meta")
         if kind == "meta" or not torch.is_autocast_enabled(kind):
             return computed(*values, **options)
-        raised = (
-            value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
-            for value in values
-        )
         with torch.autocast(kind, enabled=False):
-            return computed(*raised, **options)
+            return computed(
+                *map(_raised, values), **{name: _raised(value) for name, value in options.items()}
+            )
 
     return outside
+
+
+def _raised(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value

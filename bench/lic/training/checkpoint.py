@@ -11,8 +11,15 @@ import torch
 from bench.command import BadInput
 from bench.lic.training.config import Config
 
+FORMAT = 2  # of what `Training.state_dict` holds
 
-def save(path: Path, state: dict[str, Any]) -> None:
+
+def save(path: Path, config: Config, training: dict[str, Any]) -> None:
+    """Write a checkpoint of a run with this config, which `load` reads."""
+    write(path, {"format": FORMAT, "config": config.as_dict(), "training": training})
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
     """Write `state` beside `path`, then put it in its place in one step.
 
     The bytes are on the disk before the name leads to them, and the name is before anything later
@@ -49,6 +56,11 @@ def load(path: Path, config: Config) -> dict[str, Any]:
         ) from None
     if not isinstance(state, dict) or "config" not in state:
         raise BadInput(f"{path} is no checkpoint of this command; leave out --resume")
+    if state.get("format") != FORMAT:
+        raise BadInput(
+            f"{path} was written by another version of this command; resume with that one, or "
+            "leave out --resume"
+        )
     if different := config.differences(state["config"]):
         raise BadInput(
             f"{path} was written with another configuration: {'; '.join(different)}; "

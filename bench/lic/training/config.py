@@ -44,7 +44,8 @@ class Config:
         return self.evaluate_every or max(1, self.steps // EVALUATIONS)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"milestones": list(self.milestones)}
+        """As JSON will give it back: tuples, of options too, are lists."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """`name is this, was that` for every field in which a saved config differs from this."""
@@ -54,3 +55,9 @@ class Config:
             for field in fields(self)
             if mine[field.name] != saved.get(field.name)
         ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

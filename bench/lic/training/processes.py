@@ -34,6 +34,14 @@ class Processes:
     def any(self, mine: bool) -> bool:
         return self.mean([float(mine)])[0] > 0
 
+    def from_all(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
     def from_first(self, value: Any) -> Any:
         """The first process's value."""
         if self.world == 1:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from bench.lic.training import checkpoint
 from bench.lic.training.board import Board
 from bench.lic.training.history import summarise
 from bench.lic.training.progress import Progress, say
+from bench.lic.training.provenance import note_where
 from bench.lic.training.training import Training
 from bench.output import envelope
 
@@ -22,30 +26,57 @@ CHECKPOINT_EVERY = 50  # steps: a few seconds are lost at most, and writing take
 
 
 class Interrupted(Exception):
-    """Stopped by Ctrl-C; the message says where."""
+    """Stopped by Ctrl-C or SIGTERM; the message says where."""
 
 
 class StopRequest:
-    """Turns the first Ctrl-C into a request that is met between two steps.
+    """Turns the first Ctrl-C or SIGTERM into a request that is met between two steps.
 
     The second one stops at once; but not among several processes, which torchrun tells as well as
     the terminal does, so that each of them gets two.
     """
 
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
     def __init__(self, alone: bool = True) -> None:
         self.made, self.alone = False, alone
 
     def __enter__(self) -> StopRequest:
-        self.previous = signal.signal(signal.SIGINT, self._note)
+        self.previous = [signal.signal(number, self._note) for number in self.SIGNALS]
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self.previous)
+        for number, previous in zip(self.SIGNALS, self.previous, strict=True):
+            signal.signal(number, previous)
 
     def _note(self, *received: object) -> None:
         self.made = True
         if self.alone:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Pace:
+    """When a checkpoint is due: after so many steps, and not before so many seconds."""
+
+    def __init__(self, steps: int, seconds: float, done: int) -> None:
+        self.every, self.seconds = steps, seconds
+        self._saved(done)
+
+    def due(self, done: int, last: bool) -> bool:
+        """Asked after each step; where it says yes, one is written.
+
+        Args:
+            last: whether no step follows in this process.
+        """
+        waited = time.monotonic() - self.time >= self.seconds
+        if last or (done - self.steps >= self.every and waited):
+            self._saved(done)
+            return True
+        return False
+
+    def _saved(self, done: int) -> None:
+        self.steps, self.time = done, time.monotonic()
 
 
 def run(
@@ -55,6 +86,7 @@ def run(
     title: str | None = None,
     resume: bool = False,
     checkpoint_every: int = CHECKPOINT_EVERY,
+    checkpoint_seconds: float = 0.0,
     board: Path | None = None,
 ) -> dict[str, Any]:
     """Train to the end with a progress bar, evaluations and checkpoints; return the summary.
@@ -69,10 +101,11 @@ def run(
         resume: take up the checkpoint in `folder`, if there is one. One that is of a finished run
             is only reported again.
         checkpoint_every: steps; no result depends on it.
+        checkpoint_seconds: at least so many between two checkpoints, but for the last one.
         board: folder of TensorBoard's records.
 
     Raises:
-        Interrupted: on Ctrl-C, after the checkpoint was written.
+        Interrupted: on Ctrl-C or SIGTERM, after the checkpoint was written.
         BadInput: the folder cannot be made, or its checkpoint is of another config.
     """
     title = title or training.config.optimizer
@@ -82,17 +115,35 @@ def run(
             saved = checkpoint.load(folder / CHECKPOINT, training.config)
             training.load_state_dict(saved["training"])
     if not training.finished:
-        _train(training, folder, title, checkpoint_every, board)
+        if training.processes.first:
+            note_where(training.history)
+        pace = Pace(checkpoint_every, checkpoint_seconds, training.steps)
+        _train(training, folder, title, pace, board)
+    elif folder is not None and (folder / MODEL).exists() and (folder / RESULT).exists():
+        return _reported(folder)
     summary = summarise(training.history, training.config)
     if folder is not None and training.processes.first:
         model = {"config": training.config.as_dict(), "model": training.model.state_dict()}
-        checkpoint.save(folder / MODEL, model)
+        checkpoint.write(folder / MODEL, model)
         envelope.write(str(folder / RESULT), [summary])
     return summary
 
 
+def _reported(folder: Path) -> dict[str, Any]:
+    """The summary that a finished run has left, with the machine and the commit it was taken on."""
+    try:
+        (summary,) = json.loads((folder / RESULT).read_text())["results"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{folder / RESULT} is damaged ({type(error).__name__}); remove it, and --resume "
+            "writes it again"
+        ) from None
+    found: dict[str, Any] = summary
+    return found
+
+
 def _train(
-    training: Training, folder: Path | None, title: str, checkpoint_every: int, board: Path | None
+    training: Training, folder: Path | None, title: str, pace: Pace, board: Path | None
 ) -> None:
     processes = training.processes
     shown = processes.first
@@ -110,9 +161,8 @@ def _train(
                     progress.evaluated(training.steps, quality)
                     records.evaluated(training.steps, quality)
                 stopped = processes.any(stop.made)
-                if folder is not None and (
-                    stopped or training.finished or training.steps % checkpoint_every == 0
-                ):
+                last = stopped or training.finished
+                if folder is not None and pace.due(training.steps, last):
                     _save(training, folder)
                 if stopped and not training.finished:
                     raise Interrupted(f"stopped after step {training.steps} of {title}")
@@ -123,8 +173,7 @@ def _train(
 
 def _save(training: Training, folder: Path) -> None:
     if training.processes.first:
-        state = {"config": training.config.as_dict(), "training": training.state_dict()}
-        checkpoint.save(folder / CHECKPOINT, state)
+        checkpoint.save(folder / CHECKPOINT, training.config, training.state_dict())
 
 
 def _make(folder: Path) -> None:
@@ -135,12 +184,23 @@ def _make(folder: Path) -> None:
 
 
 def start_anew(folder: Path, names: tuple[str, ...] = ("",)) -> None:
-    """Remove the checkpoints of earlier runs in these folders below `folder`, and say so."""
-    old = [path for name in names if (path := folder / name / CHECKPOINT).exists()]
-    for path in old:
-        path.unlink()
-    if old:
-        say(f"starting anew: the checkpoint in {folder} is replaced (see --resume)")
+    """Put the files of earlier runs in these folders below `folder` aside, and say so.
+
+    They are renamed to NAME.old: whoever has only forgotten --resume has not lost a run by it.
+    """
+    found = [
+        path
+        for name in names
+        for file in (RESULT, MODEL, CHECKPOINT)
+        if (path := folder / name / file).exists()
+    ]
+    for path in found:
+        try:
+            os.replace(path, path.with_name(path.name + ".old"))
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror}; name another folder") from None
+    if found:
+        say(f"starting anew: the earlier run's files in {folder} are now *.old (see --resume)")
 
 
 def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -160,5 +220,11 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise BadInput(f"{path} is no model of `python -m bench.lic train`; name another run")
     config = saved["config"]
     model = build(config["model"], config["factor"])
-    model.load_state_dict(saved["model"])
+    try:
+        model.load_state_dict(saved["model"])
+    except (RuntimeError, TypeError, AttributeError):  # names or shapes, or no tensors at all
+        raise BadInput(
+            f"{path} does not fit {config['model']} at {config['factor']:g} of its widths, as this "
+            "version makes it; train anew, or take the version that trained it"
+        ) from None
     return model.eval(), config

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -87,6 +86,7 @@ class Training:
 
     @property
     def diverged(self) -> bool:
+        """A loss that is not finite ends a run, whether the optimizer took its gradient or not."""
         return self.steps > 0 and not math.isfinite(self.history.losses[-1])
 
     @property
@@ -95,9 +95,10 @@ class Training:
 
     def step(self) -> Quality:
         """One training step; returns the cost of its batch, of all processes."""
+        waiting = self._now()
+        images = self._next_batch()  # [batch / world, 3, crop, crop]
         start = self._now()
         self.schedule.before_step(self.steps)
-        images = self._next_batch()  # [batch / world, 3, crop, crop]
         torch.manual_seed(self._noise_seed())
         self.optimizer.zero_grad()
         with autocast(self.config.amp, self.device):
@@ -114,6 +115,7 @@ class Training:
         self.aux_optimizer.zero_grad()
         self.model.aux_loss().backward()
         self.aux_optimizer.step()
+        self.history.data_seconds.append(start - waiting)
         self.history.optimizer_seconds.append(after - before)
         self.history.step_seconds.append(self._now() - start)
         mine = [cost.loss.item(), cost.bpp.item(), cost.mse.item()]
@@ -144,7 +146,7 @@ class Training:
             "aux_optimizer": self.aux_optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "history": asdict(self.history),
+            "history": self.history.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,7 +155,8 @@ class Training:
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.history = History(**state["history"])
+        self.history = History.from_state(state["history"])
+        self.history.starts.append(self.steps)
         self._batches = None
 
     def _next_batch(self) -> Tensor:

@@ -1,0 +1,66 @@
+"""The look of tables and figures: one colour for an optimizer everywhere, one form of a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from tabulate import tabulate
+
+LABELS = {
+    "adam": "Adam (torch)",
+    "soap_fast": "SOAP (soap_fast)",
+    "pytorch_optimizer": "SOAP (pytorch_optimizer)",
+}
+LINES: dict[str, dict[str, Any]] = {
+    "adam": {"color": "#7f7f7f"},
+    "soap_fast": {"color": "#d1495b", "linewidth": 2.2},
+    "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
+}
+OTHERS = ("#66a182", "#edae49", "#8d6a9f", "#00798c", "#a26769")  # of other optimizers
+DASHES = (":", "-.", (0, (1, 3)), (0, (8, 2)))  # of an optimizer's second variant, and so on
+
+
+def lines(variants: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """How to draw each variant, given its optimizer: the optimizer's colour, dashes of its own."""
+    others = [name for name in dict.fromkeys(variants.values()) if name not in LINES]
+    seen: dict[str, int] = {}
+    drawn = {}
+    for variant, optimizer in variants.items():
+        look = LINES.get(optimizer) or {
+            "color": OTHERS[others.index(optimizer) % len(OTHERS)],
+        }
+        before = seen.get(optimizer, 0)
+        again = {"linestyle": DASHES[(before - 1) % len(DASHES)]} if before else {}
+        drawn[variant] = {**look, **again}
+        seen[optimizer] = before + 1
+    return drawn
+
+
+def frame(axes: Axes) -> None:
+    """A faint grid, and no lines above and to the right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def loss_frame(axes: Axes, xlabel: str) -> None:
+    """For a loss, on a logarithmic scale, against what grows from zero."""
+    axes.set(xlabel=xlabel, yscale="log")
+    axes.set_xlim(left=0)
+    axes.yaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1
+    frame(axes)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """In Markdown, with the keys of the rows as headers; values are shown as they are."""
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+
+
+def number(value: float | None, form: str, absent: str = "-") -> str:
+    return absent if value is None else format(value, form)
+
+
+def share(value: float | None, ratio: float | None, form: str, absent: str) -> str:
+    """`value (ratio %)`, where there are both."""
+    return absent if value is None or ratio is None else f"{value:{form}} ({ratio:.0%})"
