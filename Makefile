@@ -34,8 +34,8 @@ demo: setup
 
 # Kernels that are interpreted keep one core busy each; the rest uses threads, or measures time.
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/contract --ignore=tests/faults
-	$(BIN)/python -m pytest -n 2 tests/contract tests/faults
+	$(BIN)/python -m pytest --ignore=tests/contract --ignore=tests/faults --ignore=tests/lic
+	$(BIN)/python -m pytest -n 2 tests/contract tests/faults tests/lic
 
 lint: setup
 	$(BIN)/ruff check .
