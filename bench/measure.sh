@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # What is timed on a CPU and kept in bench/results/, then the pages made of it: `make measure`.
 #
-# Not taken here: demo/ (`python -m bench.lic demo`), launches/, state/ and kernels/aot* (exact, by
-# `launches`, `gate --record` and `kernels --aot`), refresh/elic_cpu_fast_loop (an experiment), and
-# GPUs (`device`).
+# Not taken here: demo/ (`python -m bench.lic demo`), compare/ (`python -m bench.lic compare`), launches/,
+# state/ and kernels/aot* (exact, by `launches`, `gate --record` and `kernels --aot`), what an experiment
+# of docs/decisions.md left in refresh/ (elic_cpu_slow_loop, _fast_loop, _one_thread_amd), and GPUs
+# (`device`).
 #
 # Sized for less than 20 minutes on two cores that nothing else uses. What is done is kept in a folder
 # of the commit that is measured, so that the same command goes on where it was stopped; results are
