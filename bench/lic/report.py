@@ -7,7 +7,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
@@ -100,8 +99,6 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def _dress(axes: Axes, xlabel: str, legend: str) -> None:
     loss_frame(axes, xlabel)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
     if axes.lines:  # none if every run diverged
         axes.legend(title=legend, frameon=False, loc="upper right", alignment="left")
 

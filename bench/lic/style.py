@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 from tabulate import tabulate
 
 LABELS = {
@@ -48,7 +49,9 @@ def loss_frame(axes: Axes, xlabel: str) -> None:
     """For a loss, on a logarithmic scale, against what grows from zero."""
     axes.set(xlabel=xlabel, yscale="log")
     axes.set_xlim(left=0)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1
+    axes.yaxis.set_minor_locator(NullLocator())
     frame(axes)
 
 

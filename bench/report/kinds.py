@@ -74,6 +74,12 @@ KINDS = (
     ),
     _kind("step", "Steps by phase", "name first_ms plain_ms refresh_ms"),
     _kind(
+        "comparison",
+        "Optimizers compared on models",
+        "variant rd_loss_spread",
+        "group variant lr rd_loss rd_loss_spread steps_ratio seconds_ratio step_ms optimizer_share",
+    ),
+    _kind(
         "demo",
         "The demo",
         "optimizer rd_loss curve",

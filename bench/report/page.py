@@ -120,4 +120,5 @@ def tables(kind: Kind, file: ResultFile) -> str:
         return cost.markdown(*cost.parts(file.rows))
     if kind.name == "step":
         return phases.markdown(file.rows)
-    return table(kind.columns, [[row.get(column) for column in kind.columns] for row in file.rows])
+    rows = [row for row in file.rows if kind.needs <= set(row)]  # beside what they are made of
+    return table(kind.columns, [[row.get(column) for column in kind.columns] for row in rows])

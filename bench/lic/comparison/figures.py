@@ -55,5 +55,3 @@ def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any
 def _dress(axes: Axes, members: Group, lam: float, xlabel: str) -> None:
     loss_frame(axes, xlabel)
     axes.set_title(f"{members.name}, lambda {lam:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
