@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What is timed on a CPU and kept in bench/results/, then the pages made of it: `make measure`.
 #
-# Not taken here: demo/ (`python -m bench.lic demo`), compare/ (`python -m bench.lic compare`), launches/,
+# Not taken here: demo/ (`python -m bench.lic demo`), comparison/ (`python -m bench.lic compare`), launches/,
 # state/ and kernels/aot* (exact, by `launches`, `gate --record` and `kernels --aot`), what an experiment
 # of docs/decisions.md left in refresh/ (elic_cpu_slow_loop, _fast_loop, _one_thread_amd), and GPUs
 # (`device`).
