@@ -9,7 +9,7 @@ import torch
 
 try:
     # What torch.compile holds its inputs to: 64 ns a tensor in one C++ call, where a shape and a
-    # stride asked for in Python take 160 (AMD EPYC, torch 2.13).
+    # stride asked for in Python take 160 (Intel Xeon, torch 2.13).
     from torch._C._dynamo.guards import TensorGuards as _Guards
 except ImportError:  # it is not public: a torch without it takes the slower way
     _Guards = None  # type: ignore[misc, assignment]
