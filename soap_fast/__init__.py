@@ -8,7 +8,6 @@ from soap_fast.explain import explain
 from soap_fast.graphs import GraphedStep
 from soap_fast.precondition import precondition
 from soap_fast.soap import SOAP
+from soap_fast.versions import __version__
 
 __all__ = ["SOAP", "GraphedStep", "__version__", "explain", "precondition"]
-
-__version__ = "0.1.0"

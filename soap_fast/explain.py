@@ -67,6 +67,7 @@ class Explanation:
 
     backend: str
     why: str
+    refreshes: Sequence[str]  # of each device: how its bases are refreshed
     tensors: Sequence[Tensors]
     launches: Sequence[Launched]
     without_tiles: Sequence[str]  # launches over tensors: the clock, norm
@@ -87,7 +88,6 @@ def explain(optimizer: SOAP) -> Explanation:
     Args:
         optimizer: before or after its first step; nothing of it changes.
     """
-    backend = optimizer.backend
     counted: dict[tuple[Any, ...], int] = {}
     served: list[tuple[torch.Tensor, TensorPlan]] = []
     normalizes = False
@@ -97,12 +97,12 @@ def explain(optimizer: SOAP) -> Explanation:
         normalizes = normalizes or group["normalize_grads"]
         for param in group["params"]:
             plan = plan_tensor(tuple(param.shape), options)
-            reason = unserved(param, param if param.grad is None else param.grad, plan)
-            if reason is None:
+            grad = param if param.grad is None else param.grad
+            if unserved(param, grad, plan) is None:
                 served.append((param, plan))
-            by, why = backend, ""
-            if backend == "triton" and reason is not None:
-                by, why = "nobody: refused" if optimizer._requested_backend else "native", reason
+            by, why = optimizer._backend.stepped_by(param, grad, plan)
+            if why and optimizer._requested_backend == "triton":
+                by = "nobody: refused"
             names = str(param.dtype).removeprefix("torch."), str(param.device)
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
@@ -114,8 +114,9 @@ def explain(optimizer: SOAP) -> Explanation:
         )
     works = [(station.name, station.work) for station in stations]
     return Explanation(
-        backend,
+        optimizer.backend,
         _why(optimizer),
+        _refreshes(optimizer),
         [Tensors(count, *key) for key, count in counted.items()],
         [
             Launched(name, w.count, w.needed, w.executed, w.bytes, floor_seconds(w.needed, w.bytes))
@@ -144,8 +145,15 @@ def _why(optimizer: SOAP) -> str:
     return "; ".join(["the best that runs here", *reasons])
 
 
+def _refreshes(optimizer: SOAP) -> list[str]:
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    devices = dict.fromkeys(param.device for param in params)
+    return [f"{device} {optimizer._backend.refreshes_on(device)}" for device in devices]
+
+
 def _lines(found: Explanation) -> Iterator[str]:
     yield f"Backend {found.backend}: {found.why}."
+    yield from (f"Refreshes on {line}." for line in found.refreshes)
     yield ""
     yield f"Tensors, {found.factors} factors of {found.factor_sizes} sizes"
     yield "(in a group, modes joined by x rotate as one; those in brackets have no factor)"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["available", "build_info", "reason"]
+__all__ = ["available", "build_info", "missing_cuda", "reason"]
 
 LIBRARY = Path(__file__).with_name("_operators.so")
 
@@ -39,6 +39,20 @@ def reason() -> str | None:
 def available() -> bool:
     """Whether `torch.ops.soap_fast` has its operators."""
     return reason() is None
+
+
+def missing_cuda() -> str | None:
+    """Why the extension computes nothing on CUDA and how to change that; None if it does."""
+    if reason() is not None:
+        return reason()
+    info = build_info() or {}
+    if info.get("cuda"):
+        return None
+    because = info.get("cuda_missing_because") or "nothing is known of its build"
+    return (
+        f"the extension was built without CUDA, for {because}; install the CUDA toolkit and "
+        "reinstall with SOAP_FAST_CUDA=ON"
+    )
 
 
 @functools.cache

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
-import sys
 from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 import soap_fast
 from soap_fast import extension
-from soap_fast.backends import best, survey
+from soap_fast.backends import NAMES, survey, unfit
 from soap_fast.eigh import eigh_eager, eigh_native
-
-# What float32 may differ by from float64, as a share of the displacement: the recorded
-# trajectories of the reference, perturbed by 1e-7, part by up to 7e-5.
-TOLERANCE = 5e-4
+from soap_fast.self_check import Choice, Verdict, check, check_here
+from soap_fast.versions import triton_version, versions
 
 
 def describe() -> dict[str, Any]:
@@ -33,20 +28,16 @@ def describe() -> dict[str, Any]:
         },
         "devices": devices(),
         "backends": [status._asdict() for status in survey()],
-        "backend": best(survey()),
+        "backend": _default(),
         "self_check": self_check(),
         "missing": missing(),
     }
 
 
-def versions() -> dict[str, str | None]:
-    return {
-        "soap_fast": soap_fast.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch CUDA": torch.version.cuda,
-        "triton": _triton_version(),
-    }
+def _default() -> str:
+    """The backend that steps the best device by default."""
+    choice = Choice(soap_fast.SOAP, "tf32x3")
+    return min(map(choice, _torch_devices()), key=NAMES.index)
 
 
 def devices() -> list[dict[str, Any]]:
@@ -74,16 +65,10 @@ def missing() -> list[dict[str, str]]:
     reason = extension.reason()
     if reason is not None:
         absent.append({"part": "extension", "would": "batch the eigenbases", "how": reason})
-    elif not (extension.build_info() or {}).get("cuda"):
-        because = (extension.build_info() or {}).get("cuda_missing_because")
-        absent.append(
-            {
-                "part": "CUDA in the extension",
-                "would": "batch the eigenbases on NVIDIA GPUs",
-                "how": f"{because}; install the CUDA toolkit and reinstall with SOAP_FAST_CUDA=ON",
-            }
-        )
-    if _triton_version() is None:
+    elif (how := extension.missing_cuda()) is not None:
+        would = "batch the eigenbases on NVIDIA GPUs"
+        absent.append({"part": "CUDA in the extension", "would": would, "how": how})
+    if triton_version() is None:
         absent.append(
             {
                 "part": "triton",
@@ -98,38 +83,42 @@ def missing() -> list[dict[str, str]]:
 
 
 def self_check() -> list[dict[str, Any]]:
-    """Twelve float32 calls per type of device against float64; the extension against its twin."""
-    kinds = dict.fromkeys(str(device["type"]) for device in devices())
-    checks = [_check(f"step on {kind}", partial(_step_error, kind), TOLERANCE) for kind in kinds]
+    """Every backend on every device that it computes on, and the extension's operator.
+
+    `default` tells whether a check is of what would run by default, and so must pass.
+    """
+    checks = []
+    for device in _torch_devices():
+        default = Choice(soap_fast.SOAP, "tf32x3")(device)
+        for name in NAMES:
+            if unfit(name, device) is None:
+                verdict = _verdict(name, device)
+                row = {"what": f"backend {name} on {device}", "ok": verdict.ok}
+                checks.append({**row, "default": name == default, **asdict(verdict)})
     if extension.available():
         checks.append(_check("soap_fast::eigh on cpu", _eigh_error, 1e-4))
     return checks
 
 
+def _verdict(name: str, device: torch.device) -> Verdict:
+    """On a GPU in a process of its own, and kept; on the CPU here."""
+    if device.type == "cuda":
+        return check(name, device, soap_fast.SOAP, "tf32x3")
+    return check_here(name, str(device), soap_fast.SOAP)
+
+
+def _torch_devices() -> list[torch.device]:
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return [torch.device("cpu"), *(torch.device("cuda", index) for index in gpus)]
+
+
 def _check(what: str, measure: Callable[[], float], tolerance: float) -> dict[str, Any]:
+    row = {"what": what, "default": True, "tolerance": tolerance, "error": None, "problem": None}
     try:
         error = measure()
     except Exception as problem:  # whatever it is belongs into the report
-        said = f"{type(problem).__name__}: {problem}"
-        return {"what": what, "ok": False, "tolerance": tolerance, "problem": said}
-    return {"what": what, "ok": error <= tolerance, "tolerance": tolerance, "error": error}
-
-
-def _step_error(device: str) -> float:
-    start = _seeded((12, 12), 0)
-    reached = _train(start.to(device, torch.float32)).to("cpu", torch.float64)
-    expected = _train(start)
-    return float((reached - expected).abs().max() / (expected - start).abs().max())
-
-
-def _train(start: torch.Tensor) -> torch.Tensor:
-    """Where a parameter is after twelve calls, one of them with a refresh."""
-    param = torch.nn.Parameter(start.clone())
-    optimizer = soap_fast.SOAP([param], precondition_frequency=10)
-    for call in range(12):
-        param.grad = _seeded((12, 12), 1 + call).to(param)
-        optimizer.step()
-    return param.detach()
+        return {**row, "ok": False, "problem": f"{type(problem).__name__}: {problem}"}
+    return {**row, "ok": error <= tolerance, "error": error}
 
 
 def _eigh_error() -> float:
@@ -143,12 +132,3 @@ def _eigh_error() -> float:
 def _seeded(shape: tuple[int, ...], seed: int) -> torch.Tensor:  # float64, on the CPU
     generator = torch.Generator(device="cpu").manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator)
-
-
-def _triton_version() -> str | None:
-    if sys.platform != "linux" or importlib.util.find_spec("triton") is None:
-        return None
-    try:
-        return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return "of another distribution"

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from soap_fast.call import TensorCall
+from soap_fast.state import State
 
 Phases = list[int | None]  # per mode, None without a factor
 
@@ -23,6 +24,26 @@ class Unit(NamedTuple):
     cost: int
     call: int  # index of its tensor's call
     modes: tuple[int, ...]
+
+
+def assign_missing_phases(
+    calls: Iterable[TensorCall], groups: Iterable[dict[str, Any]], state: State
+) -> None:
+    """Give tensors under the staggered schedule their phases, once.
+
+    Args:
+        calls: tensors about to have a call after their first.
+        groups: of the optimizer.
+        state: of the optimizer.
+    """
+    newcomers: dict[int, list[TensorCall]] = {}
+    for call in calls:
+        if call.options.refresh_schedule == "staggered" and "phases" not in call.state:
+            newcomers.setdefault(call.options.precondition_frequency, []).append(call)
+    for frequency, members in newcomers.items():
+        alike = [group for group in groups if group["precondition_frequency"] == frequency]
+        entries = (state.get(param, {}) for group in alike for param in group["params"])
+        assign_phases(members, (entry for entry in entries if "phases" in entry))
 
 
 def assign_phases(calls: Sequence[TensorCall], peers: Iterable[dict[str, Any]]) -> None:

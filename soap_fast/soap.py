@@ -12,14 +12,15 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from soap_fast import ambient, capture, checkpoint, ranges
-from soap_fast.backends import Precision, choose
+from soap_fast.backends import NAMES, Precision, choose
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
 from soap_fast.interrupts import held
 from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
 from soap_fast.plan import plan_tensor
-from soap_fast.schedule import assign_phases
+from soap_fast.schedule import assign_missing_phases
+from soap_fast.self_check import Choice
 from soap_fast.state import bind, fresh, grown, not_begun, restack
 from soap_fast.stats import read_counters
 
@@ -63,8 +64,9 @@ class SOAP(torch.optim.Optimizer):
             Frobenius norm, is not above this; 0 refreshes all.
         refresh_schedule: "staggered" spreads the refreshes over the steps by cost, each tensor at a
             phase of its own, in place of all at once every precondition_frequency steps.
-        backend: who computes; None takes the best that runs here; `python -m soap_fast` says which,
-            `soap_fast.explain(optimizer)` for these parameters.
+        backend: who computes. None takes the best one of each device, of "triton", "native" and
+            "eager"; on a GPU of a kind not seen before its kernels are first checked there, see
+            soap_fast/self_check. `soap_fast.explain(optimizer)` says who steps which parameters.
         input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
             cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
 
@@ -96,9 +98,7 @@ class SOAP(torch.optim.Optimizer):
         backend: str | None = None,
         input_precision: Precision = "tf32x3",
     ) -> None:
-        self._backend = choose(backend, input_precision)
-        self._requested_backend = backend
-        self._input_precision = input_precision
+        self._choose_backend(backend, input_precision)
         self._in_graphs: list[torch.Tensor] = []
         self._generation = 0  # of the memory that the state lies in, which graphs hold on to
         defaults = {
@@ -119,10 +119,17 @@ class SOAP(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
+    def _choose_backend(self, name: str | None, input_precision: Precision) -> None:
+        self._requested_backend, self._input_precision = name, input_precision
+        self._best_on = Choice(SOAP, input_precision)
+        self._backend = choose(name, input_precision, self._best_on)
+
     @property
     def backend(self) -> str:
-        """Name of the backend that carries out the steps."""
-        return self._backend.name
+        """Name of the backend that carries out the steps; where there are several, of the best."""
+        devices = {param.device for group in self.param_groups for param in group["params"]}
+        names = [self._backend.name_on(device) for device in devices]
+        return min(names, key=NAMES.index, default=self._backend.name)
 
     @staticmethod
     def profile_hook_step(func: Callable[P, R]) -> Callable[P, R]:
@@ -168,7 +175,7 @@ class SOAP(torch.optim.Optimizer):
             later = [call for call in calls if not call.is_first]
             with ranges.named("begin"):
                 self._begin([call for call in calls if call.is_first])
-            self._assign_phases(later)
+            assign_missing_phases(later, self.param_groups, self.state)
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
             with ranges.named("update"):
@@ -267,23 +274,6 @@ class SOAP(torch.optim.Optimizer):
                 call.state["skipped"].add_(1)
                 self.state[call.param] = call.state
 
-    def _assign_phases(self, calls: list[TensorCall]) -> None:
-        """Give tensors under a staggered schedule their phases, once."""
-        newcomers: dict[int, list[TensorCall]] = {}
-        for call in calls:
-            if call.options.refresh_schedule == "staggered" and "phases" not in call.state:
-                newcomers.setdefault(call.options.precondition_frequency, []).append(call)
-        for frequency, group in newcomers.items():
-            assign_phases(group, self._peers(frequency))
-
-    def _peers(self, frequency: int) -> Iterator[dict[str, Any]]:
-        """Entries that have phases under this frequency."""
-        for group in self.param_groups:
-            if group["precondition_frequency"] == frequency:
-                for param in group["params"]:
-                    if "phases" in self.state.get(param, {}):
-                        yield self.state[param]
-
     def stats(self) -> dict[str, dict[str, Any]]:
         """Counters by kind and parameter; reading them waits for the device, keeping them does not.
 
@@ -323,6 +313,8 @@ class SOAP(torch.optim.Optimizer):
                     self._check_backend(param)
                 except ValueError as error:
                     raise ValueError(f"{label(added, place, index)} {error}") from None
+            devices = {param.device for param in added["params"]}
+            self._best_on.prepare(devices, self._requested_backend)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -390,8 +382,7 @@ class SOAP(torch.optim.Optimizer):
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)
         self._in_graphs, self._generation = [], 0
-        self._requested_backend = state.pop("requested_backend", None)
-        self._input_precision = state.pop("input_precision", "tf32x3")
-        self._backend = choose(self._requested_backend, self._input_precision)
+        asked = state.pop("requested_backend", None), state.pop("input_precision", "tf32x3")
+        self._choose_backend(*asked)
         super().__setstate__(state)
         bind(restack(self.state), self.state)

@@ -19,10 +19,17 @@ ORDER = [
     "graphs",
     "precondition",
     "soap",
+    "self_check",
+    "self_check.choice",
+    "self_check.checking",
+    "self_check.isolated",
+    "self_check.verdict",
+    "self_check.problem",
     "checkpoint",
     "layouts",
     "backends",
     "backends.triton",
+    "backends.requirements",
     "backends.native",
     "backends.eager",
     "cpu_step",
@@ -68,6 +75,7 @@ ORDER = [
     "ambient",
     "interrupts",
     "ranges",
+    "versions",
 ]
 
 

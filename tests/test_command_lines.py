@@ -14,9 +14,10 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.command import BadInput
-from soap_fast import extension
+from soap_fast import SOAP, extension
 from soap_fast.__main__ import main as describe
-from soap_fast.install import _triton_version
+from soap_fast.self_check import Choice, Verdict
+from soap_fast.versions import triton_version
 
 SMALL = {
     "model": "small",
@@ -48,6 +49,8 @@ class TestDescription:
         assert facts["backend"] in [b["name"] for b in facts["backends"] if b["usable"]]
         assert facts["devices"][0]["type"] == "cpu"
         assert all(check["ok"] for check in facts["self_check"])
+        checked = [check["what"] for check in facts["self_check"] if check["default"]]
+        assert f"backend {facts['backend']} on cpu" in checked
         assert facts["extension"]["available"] == (facts["extension"]["reason"] is None)
         for part in facts["missing"]:
             assert part["how"]
@@ -59,12 +62,22 @@ class TestDescription:
             assert word in text
 
     def test_a_failing_check_is_reported_and_ends_with_1(self, capsys, monkeypatch):
-        def broken(*_):
-            raise RuntimeError("no such luck")
+        def broken(name, device, make):
+            return Verdict(None, 5e-4, f"RuntimeError: no such luck with {name}")
 
-        monkeypatch.setattr("soap_fast.install._step_error", broken)
+        monkeypatch.setattr("soap_fast.install.check_here", broken)
         assert describe([]) == 1
-        assert "FAILED: RuntimeError: no such luck" in capsys.readouterr().out
+        assert "FAILED: RuntimeError: no such luck with eager" in capsys.readouterr().out
+
+    def test_a_failing_check_of_what_does_not_run_by_default_ends_with_0(self, capsys, monkeypatch):
+        def broken(name, device, make):
+            error = 1e-5 if name == Choice(SOAP, "tf32x3")(torch.device(device)) else 0.1
+            return Verdict(error, 5e-4)
+
+        monkeypatch.setattr("soap_fast.install.check_here", broken)
+        assert describe([]) == 0
+        if extension.available():
+            assert "FAILED: 0.1; it does not run by default" in capsys.readouterr().out
 
     def test_a_triton_of_another_distribution(self, monkeypatch):
         def unknown(name):
@@ -72,12 +85,12 @@ class TestDescription:
 
         monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
         monkeypatch.setattr("importlib.metadata.version", unknown)
-        assert _triton_version() == "of another distribution"
+        assert triton_version() == "of another distribution"
 
     def test_without_extension_and_triton_it_says_how_to_get_them(self, capsys, monkeypatch):
         monkeypatch.setattr("soap_fast.extension.available", lambda: False)
         monkeypatch.setattr("soap_fast.extension.reason", lambda: "no compiler; install one")
-        monkeypatch.setattr("soap_fast.install._triton_version", lambda: None)
+        monkeypatch.setattr("soap_fast.install.triton_version", lambda: None)
         assert describe([]) == 0
         text = capsys.readouterr().out
         assert "no compiler; install one" in text

@@ -10,18 +10,40 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
-from soap_fast.backends.native import NativeBackend
-from soap_fast.backends.triton import PRECISIONS, Precision, TritonBackend, missing_for_triton
+from soap_fast.backends.native import BestOn, NativeBackend
+from soap_fast.backends.requirements import missing_for_triton, unfit_for_triton
+from soap_fast.backends.triton import PRECISIONS, Precision, TritonBackend
 from soap_fast.call import Scaling, TensorCall
+from soap_fast.plan import TensorPlan
 from soap_fast.state import Stacks, State
 
-__all__ = ["Backend", "BackendStatus", "Precision", "choose", "survey"]
+__all__ = [
+    "NAMES",
+    "PRECISIONS",
+    "Backend",
+    "BackendStatus",
+    "BestOn",
+    "Precision",
+    "choose",
+    "survey",
+    "unfit",
+]
+
+NAMES = ("triton", "native", "eager")  # the best first
 
 
 class Backend(Protocol):
     """The stations of a step that backends carry out, in the order of a step."""
 
     name: str
+
+    def name_on(self, device: torch.device) -> str: ...
+
+    def stepped_by(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+    ) -> tuple[str, str]: ...
+
+    def refreshes_on(self, device: torch.device) -> str: ...
 
     def refuses(self, param: torch.Tensor) -> str | None: ...
 
@@ -62,53 +84,43 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
-BACKENDS: dict[str, type[Backend]] = {
-    "triton": TritonBackend,
-    "native": NativeBackend,
-    "eager": EagerBackend,
-}
-
-
-def _asked_for(name: str, input_precision: Precision) -> Backend:
-    # The extension's CUDA kernels have never run on a GPU: nobody gets them without asking.
-    if name == "native":
-        return NativeBackend(("cpu", "cuda"))
-    return _of(name, input_precision)
-
-
-def _of(name: str, input_precision: Precision) -> Backend:
-    return TritonBackend(input_precision) if name == "triton" else BACKENDS[name]()
-
-
 def survey() -> list[BackendStatus]:
-    """Every backend of this version."""
+    """Every backend of this version, the best first."""
     native = (
-        "the extension computes float32 steps, first bases and refreshes on the CPU, the last two "
-        "on CUDA where backend='native' asks for it; the rest as eager"
+        "the extension computes float32 steps on the CPU, first bases and refreshes there and, "
+        "where it was built with CUDA, on NVIDIA GPUs; the rest as eager"
     )
-    unfit = missing_for_triton()
-    triton = (
-        "the step in a handful of launches on CUDA where backend='triton' asks for it; no GPU has "
-        "run it yet"
-    )
+    triton = "the step in a handful of launches on NVIDIA GPUs"
+    unusable = missing_for_triton()
     return [
-        BackendStatus("triton", unfit is None, unfit or triton),
+        BackendStatus("triton", unusable is None, unusable or triton),
         BackendStatus("native", extension.available(), extension.reason() or native),
         BackendStatus("eager", True, "plain torch, runs on every device"),
     ]
 
 
-def best(statuses: Sequence[BackendStatus]) -> str:
-    """Name of the backend that None takes; kernels that no GPU has run are not among them."""
-    return next(s.name for s in statuses if s.usable and s.name != TritonBackend.name)
+def unfit(name: str, device: torch.device) -> str | None:
+    """Why a backend computes nothing on a device by default, whatever it does by name; or None."""
+    if name == "eager":
+        return None
+    if name == "triton":
+        return missing_for_triton() or unfit_for_triton(device)
+    if device.type == "cpu":
+        return extension.reason()
+    if device.type != "cuda":
+        return f"the extension has no kernels for {device.type}"
+    return extension.missing_cuda()
 
 
-def choose(name: str | None, input_precision: Precision = "tf32x3") -> Backend:
-    """The backend of this name, or the best usable one for None.
+def choose(
+    name: str | None, input_precision: Precision = "tf32x3", best_on: BestOn | None = None
+) -> Backend:
+    """The backend of this name, or for None one that leaves each device to the best there.
 
     Args:
         name: of a backend, or None.
         input_precision: of Triton's products; other backends have none to choose.
+        best_on: names the best backend of a device, for None; without it the one that is fit.
 
     Raises:
         ValueError: no backend has this name, or it cannot run here; no precision has this one.
@@ -116,13 +128,28 @@ def choose(name: str | None, input_precision: Precision = "tf32x3") -> Backend:
     if input_precision not in PRECISIONS:
         rule = f"one of {PRECISIONS}: 'tf32x3' has float32's accuracy on tensor cores"
         raise ValueError(f"input_precision={input_precision!r} is not {rule}")
-    statuses = survey()
     if name is None:
-        return _of(best(statuses), input_precision)
-    for status in statuses:
-        if status.name == name:
-            if not status.usable:
-                raise ValueError(f"backend={name!r} cannot run here: {status.reason}")
-            return _asked_for(name, input_precision)
-    names = [status.name for status in statuses]
-    raise ValueError(f"backend={name!r} is not one of {names}: None takes the best that runs here")
+        return _automatic(input_precision, best_on or best_fit)
+    statuses = {status.name: status for status in survey()}
+    if name not in statuses:
+        rule = "None takes the best that runs here"
+        raise ValueError(f"backend={name!r} is not one of {[*statuses]}: {rule}")
+    if not statuses[name].usable:
+        raise ValueError(f"backend={name!r} cannot run here: {statuses[name].reason}")
+    if name == "triton":
+        return TritonBackend(input_precision)
+    return NativeBackend(("cpu", "cuda")) if name == "native" else EagerBackend()
+
+
+def best_fit(device: torch.device) -> str:
+    """The best backend that is fit for a device, checked or not."""
+    return next(name for name in NAMES if unfit(name, device) is None)
+
+
+def _automatic(input_precision: Precision, best_on: BestOn) -> Backend:
+    # Without a GPU nothing of Triton is looked at: interpreted kernels are for tests that ask.
+    if torch.cuda.is_available() and missing_for_triton() is None:
+        return TritonBackend(input_precision, best_on=best_on)
+    if extension.available():
+        return NativeBackend(("cpu", "cuda"), best_on)
+    return EagerBackend()

@@ -16,6 +16,7 @@ from soap_fast.capture import is_staggered
 from soap_fast.carry import Changes, carry_each, refresh_tensors
 from soap_fast.eigh import Pairs, eigh_eager
 from soap_fast.modes import grams
+from soap_fast.plan import TensorPlan
 from soap_fast.refresh import Refreshed, refresh_eager
 from soap_fast.state import Owner, Stacks, State, allocate
 from soap_fast.update import update
@@ -23,6 +24,20 @@ from soap_fast.update import update
 
 class EagerBackend:
     name = "eager"
+
+    def name_on(self, device: torch.device) -> str:
+        """Name of the backend that steps a device's tensors, but for those that it cannot."""
+        return self.name
+
+    def stepped_by(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+    ) -> tuple[str, str]:
+        """Name of the backend that steps a tensor, and where it is not `name_on`'s why."""
+        return self.name, ""
+
+    def refreshes_on(self, device: torch.device) -> str:
+        """How bases are refreshed on a device, in words."""
+        return "in plain torch, stack by stack"
 
     def refuses(self, param: torch.Tensor) -> str | None:
         """Why this backend, asked for by name, cannot step a parameter; None if it can."""

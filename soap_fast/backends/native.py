@@ -1,7 +1,7 @@
 """Backend `native`: steps, first bases and refreshes by the extension on the CPU.
 
-First bases and refreshes on CUDA as well, where this backend was asked for by name. Other tensors,
-and steps of other dtypes than float32, are computed as `eager` does.
+First bases and refreshes on CUDA as well. Other tensors, and steps of other dtypes than float32,
+are computed as `eager` does.
 """
 
 from __future__ import annotations
@@ -13,22 +13,60 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
-from soap_fast.call import TensorCall
+from soap_fast.call import TensorCall, state_dtype
 from soap_fast.carry import Changes, carry_each
 from soap_fast.cpu_step import CpuStep, serves
 from soap_fast.eigh import Pairs, eigh_eager, eigh_native
+from soap_fast.plan import TensorPlan
 from soap_fast.refresh import Refreshed, refresh_eager, refresh_native
 
 Stacks = list[torch.Tensor]
+BestOn = Callable[[torch.device], str]  # the name of the best backend of a device
 
 
 class NativeBackend(EagerBackend):
     name = "native"
 
-    def __init__(self, device_types: Iterable[str] = ("cpu",)) -> None:
-        """The extension computes on devices of these types."""
+    def __init__(
+        self, device_types: Iterable[str] = ("cpu",), best_on: BestOn | None = None
+    ) -> None:
+        """The extension computes on devices of these types.
+
+        Args:
+            best_on: where nobody was asked for by name, who is best on a device.
+        """
         self.device_types = tuple(device_types)
+        self.best_on = best_on
         self.step = CpuStep()
+
+    def name_on(self, device: torch.device) -> str:
+        return self.name if self.best_on is None else self.best_on(device)
+
+    def stepped_by(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+    ) -> tuple[str, str]:
+        name = self.name_on(param.device)
+        if name != "eager" and not self.computes(param.device, state_dtype(param)):
+            return "eager", f"dtype {param.dtype}"
+        return name, ""
+
+    def refreshes_on(self, device: torch.device) -> str:
+        if self.computes(device, torch.float32):
+            return f"by the extension's {'CUDA' if device.type == 'cuda' else 'CPU'} kernels"
+        why = extension.missing_cuda() if device.type == "cuda" else extension.reason()
+        plain = super().refreshes_on(device)
+        return f"{plain}: {why}" if why else plain
+
+    def computes(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the extension has first bases and refreshes of a dtype on a device.
+
+        Asked for by name it has all; by default those of float64 on a GPU are left to plain torch.
+        """
+        if device.type not in self.device_types:
+            return False
+        if self.best_on is None or device.type == "cpu":
+            return True
+        return dtype == torch.float32 and self.best_on(device) != "eager"
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
         """One step for each tensor after its first call. Returns which were taken, [] bool each."""
@@ -54,10 +92,10 @@ class NativeBackend(EagerBackend):
         kind = param.device.type
         if kind not in self.device_types:
             return f"is on {param.device}, where 'native' does not compute: use backend=None"
-        if kind == "cuda" and not (extension.build_info() or {}).get("cuda"):
+        if kind == "cuda" and extension.missing_cuda() is not None:
             return (
-                f"is on {param.device}, but the extension was built without CUDA: "
-                "`python -m soap_fast` says why; backend=None takes plain torch there"
+                f"is on {param.device}, but {extension.missing_cuda()}, or take backend=None, "
+                "which uses what there is"
             )
         return None
 
@@ -86,13 +124,14 @@ class NativeBackend(EagerBackend):
         eager: Callable[..., Sequence[Stacks]],
         *arguments: Stacks,
     ) -> list[Stacks]:
-        """One call per device; `width` lists of results, each in the order of the stacks."""
-        places: dict[torch.device, list[int]] = {}
+        """One call per device and op; `width` lists of results, in the order of the stacks."""
+        places: dict[tuple[torch.device, bool], list[int]] = {}
         for index, stack in enumerate(arguments[0]):
-            places.setdefault(stack.device, []).append(index)
+            key = (stack.device, self.computes(stack.device, stack.dtype))
+            places.setdefault(key, []).append(index)
         columns: list[dict[int, torch.Tensor]] = [{} for _ in range(width)]
-        for device, indices in places.items():
-            op = native if device.type in self.device_types else eager
+        for (_, ours), indices in places.items():
+            op = native if ours else eager
             found = op(*([values[i] for i in indices] for values in arguments))
             for column, results in zip(columns, found, strict=True):
                 column.update(zip(indices, results, strict=True))

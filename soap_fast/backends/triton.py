@@ -6,8 +6,6 @@ stepped as `native` does where it was not; `unserved` says why.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from soap_fast import extension
-from soap_fast.backends.native import NativeBackend
+from soap_fast.backends.native import BestOn, NativeBackend
+from soap_fast.backends.requirements import interpreted
 from soap_fast.call import Scaling, TensorCall, state_dtype
 from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
+from soap_fast.fused.option_rows import reads_lr
 from soap_fast.fused.tables import walkable
 from soap_fast.interrupts import held
 from soap_fast.plan import TensorPlan
@@ -31,43 +31,65 @@ if TYPE_CHECKING:
     from soap_fast.fused.steady import Steady
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LR_DTYPES = (torch.float32, torch.float64)
 Precision = Literal["tf32x3", "ieee", "tf32"]
 PRECISIONS = ("tf32x3", "ieee", "tf32")
-
-
-def interpreted() -> bool:
-    """Whether Triton was told to interpret kernels, which then run on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
-
-
-def missing_for_triton() -> str | None:
-    """Why the kernels cannot run here and how to change that; None if they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed: pip install triton; CUDA builds of torch bring it along"
-    if torch.cuda.is_available() or interpreted():
-        return None
-    return "torch sees no GPU; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests"
 
 
 class TritonBackend(NativeBackend):
     name = "triton"
 
     def __init__(
-        self, input_precision: Precision = "tf32x3", *, launcher: Launcher | None = None
+        self,
+        input_precision: Precision = "tf32x3",
+        *,
+        launcher: Launcher | None = None,
+        best_on: BestOn | None = None,
     ) -> None:
         """A launcher other than Triton's own records, on tensors of any device.
 
         Args:
             input_precision: of products. Those whose small eigenvalues matter, Gram matrices and
                 refreshes, are in tf32x3 where this is tf32.
+            best_on: where nobody was asked for by name, who is best on a device.
         """
-        super().__init__(("cpu", "cuda") if extension.available() else ())
+        has_cuda = extension.missing_cuda() is None
+        types = ("cpu", "cuda") if has_cuda else ("cpu",) if extension.available() else ()
+        super().__init__(types, best_on)
         self.input_precision = input_precision
         self.launcher = launcher
         self.engines: dict[torch.device, Engine] = {}
         self.steady: Steady | None = None
         self.by_device_clock = False  # while a graph of staggered refreshes is captured
+
+    def stepped_by(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+    ) -> tuple[str, str]:
+        reason = self.unserved(param, grad, plan)
+        if reason is None:
+            return self.name, ""
+        if self.best_on is None:
+            return "native" if param.device.type in self.device_types else "eager", reason
+        name, why = super().stepped_by(param, grad, plan)
+        if name != self.name:
+            return name, why
+        return "native" if self.computes(param.device, torch.float32) else "eager", reason
+
+    def unserved(self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
+        """What of a tensor, or of its device, the kernels do not serve; None if they serve it."""
+        if self.best_on is not None and self.best_on(param.device) != self.name:
+            return f"on {param.device}"
+        return unserved(param, grad, plan)
+
+    def serves(self, call: TensorCall) -> bool:
+        """Whether the kernels take this call of a tensor; others are stepped as `native` does."""
+        readable = reads_lr(call.options.lr)
+        return readable and self.unserved(call.param, call.grad, call.plan) is None
+
+    def refreshes_on(self, device: torch.device) -> str:
+        found = super().refreshes_on(device)
+        if device.type == "cuda" and self.computes(device, torch.float32):
+            return f"{found}, products by a Triton kernel"
+        return found
 
     def refuses(self, param: torch.Tensor) -> str | None:
         if param.device.type != "cuda" and self.launcher is None and not interpreted():
@@ -78,7 +100,7 @@ class TritonBackend(NativeBackend):
 
     def refuses_call(self, call: TensorCall) -> str | None:
         lr = call.options.lr
-        if isinstance(lr, torch.Tensor) and lr.device.type != "cpu" and lr.dtype not in LR_DTYPES:
+        if isinstance(lr, torch.Tensor) and not reads_lr(lr):
             return f"has an lr of dtype {lr.dtype} on {lr.device}: make it float32"
         reason = unserved(call.param, call.grad, call.plan)
         if reason is None or call.param.numel() == 0:  # nothing to step
@@ -98,7 +120,7 @@ class TritonBackend(NativeBackend):
     ) -> None:
         """After a whole step of these calls: whether the next one can be a steady one."""
         everything = sum(len(group["params"]) for group in groups) == len(calls)
-        if everything and len(self.engines) == 1:
+        if everything and len(self.engines) == 1 and all(map(self.serves, calls)):
             (engine,) = self.engines.values()
             same = len(engine.params) == len(calls) and all(
                 call.param is param and call.state["calls"] > 1
@@ -131,6 +153,12 @@ class TritonBackend(NativeBackend):
         self.steady = None
         self.check_whole()
         by_device = self._served(calls)
+        if is_staggered(calls[0]) and sum(map(len, by_device.values())) < len(calls):
+            raise RuntimeError(
+                "a graph of staggered refreshes holds what Triton kernels step, and some of these "
+                "tensors they do not (soap_fast.explain says why): capture "
+                "refresh_schedule='periodic'"
+            )
         for device, chosen in by_device.items():
             engine = self.engines.get(device)
             if engine is None or not engine.holds(chosen):
@@ -168,7 +196,7 @@ class TritonBackend(NativeBackend):
     def _served(self, calls: Sequence[TensorCall]) -> dict[torch.device, list[TensorCall]]:
         by_device: dict[torch.device, list[TensorCall]] = {}
         for call in calls:
-            if unserved(call.param, call.grad, call.plan) is None:
+            if self.serves(call):
                 by_device.setdefault(call.param.device, []).append(call)
         return by_device
 
@@ -184,7 +212,7 @@ class TritonBackend(NativeBackend):
         by_device: dict[torch.device, list[int]] = {}
         others = []
         for index, call in enumerate(calls):
-            if unserved(call.param, call.grad, call.plan) is None:
+            if self.serves(call):
                 by_device.setdefault(call.param.device, []).append(index)
             else:
                 others.append(index)
@@ -240,11 +268,15 @@ class TritonBackend(NativeBackend):
     ) -> Refreshed:
         """As `native`, the products on CUDA by our kernel."""
         arguments = factors, bases, selections, allowed
-        if not factors or factors[0].device.type != "cuda" or not extension.available():
+        on_gpu = [k.device for k in factors if k.device.type == "cuda"]
+        if not any(
+            self.name_on(device) == self.name and self.computes(device, torch.float32)
+            for device in on_gpu
+        ):
             return super().refresh_op(*arguments, tolerance)
         from soap_fast.fused.grouped import products_by
 
-        with products_by(self._launcher(factors[0].device), self.input_precision):
+        with products_by(self._launcher(on_gpu[0]), self.input_precision):
             return super().refresh_op(*arguments, tolerance)
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
@@ -255,8 +287,7 @@ class TritonBackend(NativeBackend):
         by_engine: dict[torch.device, list[TensorCall]] = {}
         others = []
         for index, call in enumerate(calls):
-            engine = self.engines.get(call.param.device)
-            if engine is not None and id(call.param) in engine.places:
+            if self.serves(call):
                 by_engine.setdefault(call.param.device, []).append(call)
             else:
                 others.append(index)
@@ -267,6 +298,11 @@ class TritonBackend(NativeBackend):
                 del self.engines[device]  # its operands may be the carrying matrices
                 raise
         super().refresh([calls[i] for i in others], [taken[i] for i in others])
+        for index in others:  # an engine that has stepped it at other times derives from its bases
+            param = calls[index].param
+            engine = self.engines.get(param.device)
+            if engine is not None and id(param) in engine.places:
+                del self.engines[param.device]
 
 
 def unserved(param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:

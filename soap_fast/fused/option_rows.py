@@ -9,6 +9,13 @@ import torch
 from soap_fast.fused.columns import OPTIONS
 from soap_fast.options import StepOptions
 
+LR_DTYPES = (torch.float32, torch.float64)
+
+
+def reads_lr(lr: float | torch.Tensor) -> bool:
+    """Whether the kernel `clock` can read it: a number, a tensor on the CPU, or of these dtypes."""
+    return not isinstance(lr, torch.Tensor) or lr.device.type == "cpu" or lr.dtype in LR_DTYPES
+
 
 def fingerprint(options: StepOptions) -> tuple[Any, ...]:
     """What tells whether options have changed: an lr on the device may, its address may not."""

@@ -18,6 +18,7 @@ from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.fused.metadata import Metadata
+from soap_fast.fused.option_rows import reads_lr
 from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
@@ -91,6 +92,8 @@ class Steady:
         if free != self.free:
             options = [step_options(group) for group in groups]
             for option, group in zip(options, groups, strict=True):
+                if not reads_lr(option.lr):
+                    return False
                 for param in group["params"][:1]:
                     try:
                         check_lr(option.lr, param)

@@ -1,0 +1,63 @@
+"""What Triton kernels need of a machine and of a device."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+
+LEAST_CAPABILITY = (8, 0)  # of what the kernels are compiled and checked for
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to interpret kernels, which then run on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
+
+
+def missing_for_triton() -> str | None:
+    """Why the kernels cannot run here and how to change that; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton; CUDA builds of torch bring it along"
+    if interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "torch sees no GPU; TRITON_INTERPRET=1 runs kernels on the CPU, slowly, for tests"
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    reasons = [unfit_for_triton(device) for device in devices]
+    if all(reasons):
+        return reasons[0]
+    return missing_to_build_with()
+
+
+def unfit_for_triton(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device; None if they can."""
+    if device.type != "cuda":
+        return f"the kernels are for NVIDIA GPUs, not for {device.type}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < LEAST_CAPABILITY:
+        return (
+            f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and the "
+            "kernels need 8.0 (Ampere) or higher"
+        )
+    return None
+
+
+def missing_to_build_with() -> str | None:
+    """What Triton lacks to compile its own C stubs at run time; None if nothing.
+
+    It takes the compiler in CC, else gcc, else clang, and this Python's headers.
+    """
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if found is None or shutil.which(shlex.split(found)[0]) is None:
+        return (
+            f"Triton finds no C compiler ({found or 'gcc, clang'}), which it needs at run time: "
+            "install gcc or set CC"
+        )
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Triton finds no Python.h, which it needs at run time: install python3-dev"
+    return None
