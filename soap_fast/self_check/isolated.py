@@ -46,7 +46,7 @@ def check_isolated(arguments: Sequence[str], limit: float = LIMIT) -> Verdict | 
         None where there can be no second process: the device admits none, has no memory left for
         it, or Python cannot be started.
     """
-    if not sys.executable:
+    if not sys.executable or getattr(sys, "frozen", False):  # it would start the program again
         return None
     environment = {**os.environ, "SOAP_FAST_SELF_CHECK": "off"}
     try:
