@@ -14,7 +14,7 @@ from streams import backends, needs_interpreter
 
 from soap_fast import SOAP, self_check, versions
 from soap_fast.__main__ import main
-from soap_fast.backends import requirements
+from soap_fast.backends import requirements, unfit
 from soap_fast.self_check import checking, choice, isolated, problem
 from soap_fast.self_check.verdict import Kept, Verdict, cache_folder
 
@@ -297,6 +297,12 @@ class TestWhatTritonNeeds:
     def test_a_capability(self, compiled, monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert "compute capability 7.5" in requirements.missing_for_triton()
+
+    def test_a_gpu_of_nvidia(self, compiled, monkeypatch):
+        assert "not for mps" in requirements.unfit_for_triton(torch.device("mps"))
+        monkeypatch.setattr(torch.version, "hip", "7.0")
+        assert "not for HIP" in requirements.missing_for_triton()
+        assert "alone" in unfit("native", GPU)
 
     def test_a_compiler(self, monkeypatch):
         monkeypatch.delenv("CC", raising=False)

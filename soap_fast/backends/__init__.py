@@ -107,8 +107,8 @@ def unfit(name: str, device: torch.device) -> str | None:
         return missing_for_triton() or unfit_for_triton(device)
     if device.type == "cpu":
         return extension.reason()
-    if device.type != "cuda":
-        return f"the extension has no kernels for {device.type}"
+    if device.type != "cuda" or torch.version.hip:
+        return "the extension has kernels for CPUs and NVIDIA GPUs alone"
     return extension.missing_cuda()
 
 

@@ -36,8 +36,9 @@ def missing_for_triton() -> str | None:
 
 def unfit_for_triton(device: torch.device) -> str | None:
     """Why the kernels cannot run on a device; None if they can."""
-    if device.type != "cuda":
-        return f"the kernels are for NVIDIA GPUs, not for {device.type}"
+    if device.type != "cuda" or torch.version.hip:  # AMD's GPUs are "cuda" too
+        other = "HIP" if torch.version.hip else device.type
+        return f"the kernels are for NVIDIA GPUs, not for {other}"
     major, minor = torch.cuda.get_device_capability(device)
     if (major, minor) < LEAST_CAPABILITY:
         return (
