@@ -6,9 +6,9 @@ has them; of a peer named package.module:Class, whose refreshes nobody knows, th
 all timed steps. `lower_ms` to `upper_ms` the quartiles of all timed steps but the first, `share`
 the optimizer's part of the mean; `ratio` and `peak_ratio` relate the mean, and the peak memory of
 training, to those of torch.optim.Adam. As in `python -m bench step`, compiling is in `loading_ms`
-alone, and a refresh period before the timed ones is not timed. `--model`
-takes package.module:function, a function of a device that returns a model there and a function
-without arguments that returns its loss; batch, crop and width are then its own affair.
+alone, and a refresh period before the timed ones is not timed. `--model` takes
+package.module:function, a function of a device that returns a model there and a function without
+arguments that returns its loss; batch, crop and width are then its own affair.
 """
 
 from __future__ import annotations
