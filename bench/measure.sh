@@ -6,7 +6,8 @@
 # of docs/decisions.md left in refresh/ (elic_cpu_slow_loop, _fast_loop, _one_thread_amd), and GPUs
 # (`device`).
 #
-# Sized for less than 20 minutes on two cores that nothing else uses. What is done is kept in a folder
+# Sized for 20 to 30 minutes on two cores that nothing else uses; how long it takes since a refresh
+# period goes before the timed ones is not measured. What is done is kept in a folder
 # of the commit that is measured, so that the same command goes on where it was stopped; results are
 # copied to their places once all are there. Peers that are not installed are named and left out.
 # Numbers belong to a commit: files that differ from it are refused, and results of two are as well.

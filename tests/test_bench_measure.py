@@ -167,10 +167,15 @@ class TestPages:
             ledgers[-1].write_text(json.dumps({"machine": machine, "parts": {}}))
             content = {"machine": machine, "results": [row]}
             ledgers[-1].with_name("step_elic.json").write_text(json.dumps(content))
+            beside = {"machine": machine, "results": [{**row, "shapes": "elic beside peers"}]}
+            ledgers[-1].with_name("peers_elic.json").write_text(json.dumps(beside))
         first, *text = gpus.markdown(ledgers, tmp_path).splitlines()
         page = "kept/made_up_9000/report.md"
         assert first == f"Made Up 9000, driver 1.2: [{page}]({page})"
-        assert text[3] == "| elic, 2.0 M in 3 tensors | soap_fast | 2.5 | - | - | 2 | 7 | - |"
+        assert text[3:5] == [
+            f"| {model}, 2.0 M in 3 tensors | soap_fast | 2.5 | - | - | 2 | 7 | - |"
+            for model in ("elic beside peers", "elic")
+        ]
         assert "rehearsal" not in str(text)
 
     def test_what_a_step_costs(self):

@@ -58,7 +58,8 @@ class TestSweeps:
         assert (len(each.times.plain), len(each.times.refresh)) == (0, 6)
         assert (len(third.times.plain), len(third.times.refresh)) == (4, 2)
         (first,) = third.optimizer.state.values()
-        assert int(first["refreshes"].sum()) == 2 * 2  # two factors, as the clock says
+        # Two factors, as the clock says; the first of three periods is not timed.
+        assert int(first["refreshes"].sum()) == 2 * 3
 
     def test_threads_are_those_of_the_setting(self, monkeypatch):
         seen, timed_step = [], sweeps.timed_step
@@ -70,7 +71,8 @@ class TestSweeps:
         monkeypatch.setattr(sweeps, "timed_step", step)
         settings = tuple(sweeps.Setting(n, (2, 2), threads=n) for n in (1, 2))
         sweeps.measure(sweeps.Sweep("threads", "threads", settings, 1), "cpu", None)
-        assert seen == [1, 2, 1, 2]
+        untimed = [n for n in (1, 2) for _ in range(1 + sweeps.FREQUENCY)]
+        assert seen == [*untimed, 1, 2]
 
     def test_json_on_standard_output_and_nothing_else(self, capsys):
         assert bench(["scaling", "--quick", "--sweep", "kernel", "--json", "-"]) == 0

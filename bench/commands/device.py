@@ -1,10 +1,12 @@
-"""`device`: everything that a GPU machine is asked, in one command that can be interrupted.
+"""`device`: everything that a GPU machine is asked, in two calls of the same command.
 
-Checks the install, runs the tests of GPUs, then measures roofs, kernels, refreshes, steps beside
-peers, training and CUDA graphs, the most important first. Each part is a command of its own with
-a time limit below 8 minutes; all end within 25. What is done is marked in the folder: the same
-command goes on from there, what has failed comes last. Needs torch, triton, the built extension
-and pytest; peers that are not installed are named and left out.
+Checks the install, runs the tests of GPUs, then measures roofs, steps, kernels, training,
+refreshes, steps beside peers and CUDA graphs, the most important first. Each part is a command of
+its own with a time limit, and ends with all that it has started. A call ends within 390 seconds: a
+part that does not fit into what is left of it is not begun. What is done is marked in the folder:
+the same command goes on from there, what has failed comes last. Needs torch, triton, the built
+extension and pytest, of which pytest-xdist runs several tests at a time; peers that are not
+installed are named and left out.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,16 @@ import torch
 
 from bench.command import ROOT, BadInput, Row, add_json_option, check_target, show
 from bench.device.ledger import CUT_OFF, DONE, FAILED, STALE, Ledger
-from bench.device.parts import LIMIT_OF_ALL, PYTHON, Part, parts, rehearsal
+from bench.device.parts import ONE_THREAD, PYTHON, TIME_FOR_PARTS, Part, calls, parts, rehearsal
 from bench.device.processes import run_limited
 from bench.output import table
 from bench.output.files import ResultFile, read
 from bench.report import page
 from soap_fast import extension
 
-COLUMNS = ("part", "limit_s", "status", "seconds", "message")
+COLUMNS = ("part", "call", "limit_s", "status", "seconds", "message")
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
-LEAST = 5  # seconds: with less left no part is begun
+PRINTED = 60  # lines of what a part has printed, at most, in the report
 TOY = {
     "model": "toy",
     "params": [{"name": "weight", "shape": [6, 4, 3, 3]}, {"name": "bias", "shape": [6]}],
@@ -72,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = [part for part in chosen if part.name in options.only] if options.only else None
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the part as well
     try:
-        _take(wanted or ledger.left(chosen), folder.absolute(), ledger)
+        threads = ONE_THREAD if options.rehearse else {}
+        _take(wanted or ledger.left(chosen), folder.absolute(), ledger, threads)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -105,23 +108,24 @@ def _slug() -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _take(left: list[Part], folder: Path, ledger: Ledger) -> None:
-    """Part after part until the time for all is over."""
+def _take(left: list[Part], folder: Path, ledger: Ledger, environment: Mapping[str, str]) -> None:
+    """Part after part; what does not fit into what is left of this call waits for the next."""
     toy = folder / "toy.json"
     if any("{toy}" in part.command for part in left):
         toy.write_text(json.dumps(TOY))
-    end = time.monotonic() + LIMIT_OF_ALL
+    end, waiting = time.monotonic() + TIME_FOR_PARTS, []
     for number, part in enumerate(left, 1):
-        remaining = end - time.monotonic()
-        if remaining < LEAST:
-            print("the time for all is over: the same command goes on", file=sys.stderr)
-            return
-        limit = min(part.limit, remaining)
-        print(f"{number}/{len(left)} {part.name}, at most {limit:.0f} s", file=sys.stderr)
-        ledger.record(part, **_outcome(part, limit, folder, toy))
+        if number > 1 and part.limit > end - time.monotonic():
+            waiting.append(part.name)
+            continue
+        print(f"{number}/{len(left)} {part.name}, at most {part.limit:g} s", file=sys.stderr)
+        ledger.record(part, **_outcome(part, folder, toy, environment))
+    if waiting:
+        names = ", ".join(waiting)
+        print(f"for the next call, the same command goes on: {names}", file=sys.stderr)
 
 
-def _outcome(part: Part, limit: float, folder: Path, toy: Path) -> dict[str, Any]:
+def _outcome(part: Part, folder: Path, toy: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run a part; its result gets its name only once it is whole."""
     new, result = folder / f"{part.name}.json.new", folder / f"{part.name}.json"
     out, err = folder / f"{part.name}.txt", folder / f"{part.name}.err"
@@ -130,18 +134,29 @@ def _outcome(part: Part, limit: float, folder: Path, toy: Path) -> dict[str, Any
     command = [paths.get(word, word) for word in part.command]
     start = time.monotonic()
     try:
-        code = run_limited(command, limit, out, err)
+        code = run_limited(command, part.limit, out, err, environment)
     except OSError as error:  # the command cannot be started
         return {"status": FAILED, "seconds": 0.0, "message": str(error)}
     seconds = round(time.monotonic() - start, 1)
     if code is None:
-        return {"status": CUT_OFF, "seconds": seconds, "message": f"took longer than {limit:.0f} s"}
+        message = f"took longer than {part.limit:g} s"
+        return {"status": CUT_OFF, "seconds": seconds, "message": message}
     if code != 0 or ("{out}" in part.command and not new.exists()):
         message = f"exit code {code}: {_last_line(err) or _last_line(out)}"
         return {"status": FAILED, "seconds": seconds, "message": message}
+    done = {"status": DONE, "seconds": seconds, "message": None}
     if new.exists():
         os.replace(new, result)
-    return {"status": DONE, "seconds": seconds, "message": None}
+        return done
+    return {**done, "result": _result(out)}
+
+
+def _result(printed: Path) -> Any:
+    """Of a part that writes no file: the JSON that it printed, else its last line."""
+    try:
+        return json.loads(printed.read_text(errors="replace"))
+    except ValueError:
+        return _last_line(printed)
 
 
 def _last_line(path: Path) -> str:
@@ -150,12 +165,15 @@ def _last_line(path: Path) -> str:
 
 
 def _states(chosen: list[Part], ledger: Ledger | None) -> list[Row]:
-    """A row per part, and one for all."""
+    """A row per part, with the call from now on that begins it at the latest; and one for all."""
+    left = chosen if ledger is None else ledger.left(chosen)
+    planned = {part.name: n for n, of in enumerate(calls(left), 1) for part in of}
     rows: list[Row] = []
     for part in chosen:
         status = None if ledger is None else ledger.status(part)
         entry = {} if ledger is None or status is None else ledger.entries[part.name]
-        row: Row = {"part": part.name, "limit_s": part.limit, "status": status or "not run"}
+        row: Row = {"part": part.name, "call": planned.get(part.name), "limit_s": part.limit}
+        row["status"] = status or "not run"
         rows.append(row | {name: entry.get(name) for name in ("seconds", "message")})
     return [*rows, {"part": "all", "limit_s": sum(part.limit for part in chosen)}]
 
@@ -192,6 +210,8 @@ def _printed(folder: Path, chosen: list[Part], ledger: Ledger, told: Container[s
         path = folder / f"{part.name}.txt"
         if f"{part.name}.json" in told or ledger.status(part) is None or not path.exists():
             continue
-        text = path.read_text(errors="replace").rstrip()
+        lines = path.read_text(errors="replace").rstrip().splitlines()
+        left_out = [f"[{len(lines) - PRINTED} lines more in {path.name}]"]
+        text = "\n".join(lines if len(lines) <= PRINTED else left_out + lines[-PRINTED:])
         sections.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{text}\n```\n")
     return "\n".join(sections)

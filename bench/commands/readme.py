@@ -3,7 +3,7 @@
 A section to fill stands between `<!-- from PATH -->` and `<!-- end of PATH -->`. PATH is a Markdown
 file that a measurement has written, or a pattern of results of `step --peers`, of which a table of
 what a step costs is made; or a pattern of `parts.json`, of folders that `device` has left, which
-may be none.
+may be none; or the module that holds the parts of `device`, which are listed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import argparse
 import re
 
 from bench.command import ROOT, BadInput
+from bench.device import parts
 from bench.device.ledger import FILE as PARTS
 from bench.output.files import read
 from bench.report import gpus, prices
 
+PLAN = "bench/device/parts.py"
 SECTION = re.compile(r"(<!-- from (?P<path>\S+) -->\n).*?(<!-- end of (?P=path) -->)", re.DOTALL)
 
 
@@ -37,6 +39,8 @@ def fill(text: str) -> str:
     """The text with every section replaced by what it names."""
 
     def section(match: re.Match[str]) -> str:
+        if match["path"] == PLAN:
+            return f"{match[1]}{parts.markdown()}{match[3]}"
         paths = sorted(ROOT.glob(match["path"]))
         if match["path"].endswith(PARTS):
             return f"{match[1]}{gpus.markdown(paths, ROOT)}{match[3]}"

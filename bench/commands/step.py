@@ -2,11 +2,13 @@
 
 Gradients are normal random numbers, the same for every run. The first call (first bases), calls
 with a refresh and plain calls are told apart, by medians; `mean_ms` weighs the two as a refresh
-period has them. Of a peer named package.module:Class nobody knows which calls refresh: `plain_ms`
-is the median and `mean_ms` the arithmetic mean of all calls but the first. `p99_ms` is of all calls
-but the first, `host_ms` the median until such a call returns, which on CUDA is before its work is
-done; `peak_bytes` is what a step needs beside parameters and gradients. With `--peers` other
-optimizers take turns with ours on the same gradients; a row each.
+period has them. Compiling is in none of them: `loading_ms` is the first call of an optimizer that
+compiles and loads and is dropped, `first_ms` that of the next one, after which a refresh period is
+not timed. Of a peer named package.module:Class nobody knows which calls refresh: `plain_ms` is the
+median and `mean_ms` the arithmetic mean. `p99_ms` is of all calls of the timed periods, `host_ms`
+the median until such a call returns, which on CUDA is before its work is done; `peak_bytes` is what
+a step needs beside parameters and gradients. With `--peers` other optimizers take turns with ours
+on the same gradients; a row each.
 """
 
 from __future__ import annotations
@@ -26,18 +28,18 @@ from bench.arguments import (
 )
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.measuring import graphed
-from bench.measuring.calls import Times, state_bytes, timed_step
-from bench.output.progress import progress
+from bench.measuring.calls import state_bytes
 from bench.peers import beside
+from bench.peers.interleaved import take_turns
 from bench.peers.memory import peak_bytes
 from bench.peers.optimizers import OURS, PEERS, chosen
-from soap_fast import SOAP
 
 COLUMNS = (
     "name",
     "shapes",
     "device",
     "threads",
+    "loading_ms",
     "first_ms",
     "plain_ms",
     "refresh_ms",
@@ -94,27 +96,28 @@ def run(options: argparse.Namespace) -> int:
     inventory = shapes.load(options.shapes)
     if options.graphed:
         return _graphed(inventory, options)
-    params = inventory.parameters(options.device)
     frequency = options.precondition_frequency
-    try:
-        optimizer = SOAP(params, precondition_frequency=frequency, backend=options.backend)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    times = measure(optimizer, params, inventory, frequency, options.periods)
+    (runner,), _ = beside.runners_of(inventory, (OURS,), options.device, frequency, options.backend)
+    take_turns([runner], inventory, options.device, frequency, options.periods)
+    optimizer, peak = runner.optimizer, runner.memory.peak
+    assert optimizer is not None
+    if peak is None:
+        peak = peak_bytes(OURS, options.shapes, options.device, options.backend)
     result = {
-        "name": "soap_fast",
-        "backend": optimizer.backend,
+        "name": OURS,
+        "backend": getattr(optimizer, "backend", None),
         "shapes": inventory.model,
         "device": options.device,
         "threads": torch.get_num_threads(),
         "precondition_frequency": frequency,
-        "tensors": len(params),
+        "tensors": len(runner.params),
         "parameters": inventory.numel,
-        **times.summary(frequency),
-        **times.tail(),
-        "samples": times.samples(),
-        "peak_bytes": peak_bytes(OURS, options.shapes, options.device, options.backend),
-        "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
+        **runner.times.summary(frequency),
+        **runner.times.tail(),
+        "loading_ms": runner.loading_ms,
+        "samples": runner.times.samples(),
+        "peak_bytes": peak,
+        "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in runner.params),
     }
     show([result], COLUMNS, options.json)
     return 0
@@ -130,20 +133,3 @@ def _graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> int:
         raise BadInput(str(error)) from None
     show([row], COLUMNS, options.json)
     return 0
-
-
-def measure(
-    optimizer: torch.optim.Optimizer,
-    params: list[torch.nn.Parameter],
-    inventory: shapes.Inventory,
-    frequency: int,
-    periods: int,
-) -> Times:
-    """Time the first call and whole refresh periods after it; gradients are made in between."""
-    times = Times()
-    calls = 1 + frequency * periods
-    for call in progress(range(calls), inventory.model):
-        inventory.set_gradients(params, seed=1 + call)
-        elapsed = timed_step(optimizer, params[0].device)
-        times.add(elapsed, first=call == 0, refresh=call % frequency == 0)
-    return times

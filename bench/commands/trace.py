@@ -1,7 +1,8 @@
 """`trace`: a profiler's trace of steps, in which every phase and what computes in it has a name.
 
 The first call, plain steps and one with a refresh go to a file that https://ui.perfetto.dev and
-chrome://tracing show; the table sums up the named parts. With `--nvtx` nothing is written: the
+chrome://tracing show; the table sums up the named parts. Steps of another optimizer come before, so
+that nothing compiles in these. With `--nvtx` nothing is written: the
 ranges are NVTX's, for Nsight Systems around this command, as in
 `nsys profile python -m bench trace --nvtx`.
 """
@@ -16,7 +17,7 @@ import torch
 from bench import shapes
 from bench.arguments import add_backend, add_device, add_shapes, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
-from bench.measuring.profiles import PREFIXES, Part, Stepper, parts, profiling
+from bench.measuring.profiles import PREFIXES, Part, Stepper, parts, profiling, warmed_up
 from bench.output.progress import progress
 
 COLUMNS = ("name", "times", "host_ms", "device_ms", "share")
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.nvtx:
         check_target(options.out, "--out")
     try:
-        stepper = Stepper(inventory, options.device, options.backend)
+        stepper = warmed_up(inventory, options.device, options.backend)
     except ValueError as error:
         raise BadInput(str(error)) from None
     phases = ["first", *["plain"] * options.steps, "refresh"]

@@ -3,11 +3,12 @@
 Optimizers take turns, step by step, each on a model of its own with the same start and batch.
 `mean_ms` is a whole step: the medians of plain and of refreshing steps, weighed as a refresh period
 has them; of a peer named package.module:Class, whose refreshes nobody knows, the arithmetic mean of
-all steps but the first. `lower_ms` to `upper_ms` the quartiles of
-all steps but the first, `share` the optimizer's part of the mean; `ratio` and `peak_ratio` relate
-the mean, and the peak memory of a training process, to those of torch.optim.Adam. `--model`
-takes package.module:function, a function of a device that returns a model there and a function
-without arguments that returns its loss; batch, crop and width are then its own affair.
+all timed steps. `lower_ms` to `upper_ms` the quartiles of all timed steps but the first, `share`
+the optimizer's part of the mean; `ratio` and `peak_ratio` relate the mean, and the peak memory of
+training, to those of torch.optim.Adam. As in `python -m bench step`, compiling is in `loading_ms`
+alone, and a refresh period before the timed ones is not timed. `--model` takes
+package.module:function, a function of a device that returns a model there and a function without
+arguments that returns its loss; batch, crop and width are then its own affair.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from bench import workloads
 from bench.arguments import add_backend, add_device, add_frequency, add_time_limit, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show, told
-from bench.measuring.calls import Times, timed_call
+from bench.measuring.calls import Call, Elapsed, Times, sequence, timed_call
 from bench.measuring.clock import Stopwatch, quartiles
+from bench.measuring.memory import settle
 from bench.output.progress import progress
 from bench.peers import train_memory
-from bench.peers.limit import TookTooLong, time_limit
-from bench.peers.optimizers import OURS, PEERS, around, build, chosen, origin, refreshed
+from bench.peers.optimizers import OURS, PEERS, Params, build, chosen, origin, refreshed
+from bench.peers.participant import Participant
 from bench.workloads import MODELS, Settings, Workload
 
 COLUMNS = (
@@ -67,40 +70,58 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_json_option(parser)
 
 
-@dataclass
-class Trained:
-    """An optimizer at work on a model of its own, and what its steps took."""
+class Trained(Participant):
+    """An optimizer at work on a model of its own, and what its steps took.
 
-    name: str
-    workload: Workload
-    optimizer: torch.optim.Optimizer | None  # None of a peer that could not be built
-    device: str
-    whole: Times = field(default_factory=Times)
-    own: Times = field(default_factory=Times)  # of the optimizer
-    failed: str | None = None
+    Its memory is that of training: parameters, gradients, activations, state and workspaces.
+    """
 
-    def __post_init__(self) -> None:
-        self.forward, self.backward, self.last = (Stopwatch(self.device) for _ in range(3))
+    def __init__(self, name: str, device: str, workload: Callable[[], Workload]) -> None:
+        super().__init__(name, None, device, needed=name in (OURS, BASELINE))
+        self.device = device
+        with self.memory.turn():
+            self.workload = workload()
+        self.whole, self.own = Times(), Times()  # steps, and the optimizer's part of them
+        self.forward, self.backward, self.last = (Stopwatch(device) for _ in range(3))
+        self.passes: dict[str, list[float]] = {"forward_ms": [], "backward_ms": []}
 
-    def step(self, call: int, frequency: int, limit: float) -> None:
-        try:
-            with time_limit(None if self.name == OURS else limit), around(self.name):
-                elapsed = timed_call(self._step, self.device)
-        except (Exception, TookTooLong) as error:
-            if self.name in (OURS, BASELINE):
-                raise
-            self.failed = told(error)
-            print(f"{self.name} failed at step {call}: {self.failed}", file=sys.stderr)
+    def built(self, build: Callable[[Params], torch.optim.Optimizer]) -> None:
+        """Get an optimizer; what it raises is the caller's."""
+        self.build = partial(build, self.workload.params)
+        self.optimizer = self.build()
+
+    def step(self, call: Call, frequency: int) -> None:
+        elapsed = self.take(self._step, f"step {call.number}")
+        if elapsed is None:
             return
-        (seconds,) = self.last.seconds()
-        kind = {
-            "first": call == 0,
-            "refresh": refreshed(self.name, self.optimizer, call, frequency),
-        }
-        self.whole.add(elapsed, **kind)
-        self.own.add(elapsed._replace(total=1e3 * seconds), **kind)
+        spans = [1e3 * seconds for watch in self._watches() for seconds in watch.seconds()]
+        if not call.timed:
+            return
+        assert self.optimizer is not None
+        first = call.number == 0
+        again = refreshed(self.name, self.optimizer, call.number, frequency)
+        self.whole.add(elapsed, first=first, refresh=again)
+        self.own.add(elapsed._replace(total=spans[-1]), first=first, refresh=again)
+        if not first:
+            for name, span in zip(self.passes, spans, strict=False):
+                self.passes[name].append(span)
 
-    def _step(self) -> None:
+    def load_by_a_step(self) -> None:
+        self.load(self._step)
+        for watch in self._watches():
+            watch.seconds()
+
+    def forget(self) -> None:
+        for param in self.workload.params:
+            param.grad = None
+
+    def _watches(self) -> tuple[Stopwatch, ...]:
+        return self.forward, self.backward, self.last
+
+    def _step(self) -> Elapsed:
+        return timed_call(self._passes_and_step, self.device)
+
+    def _passes_and_step(self) -> None:
         assert self.optimizer is not None
         self.optimizer.zero_grad()
         loss = self.forward(self.workload.loss)
@@ -115,28 +136,33 @@ def run(options: argparse.Namespace) -> int:
     names = tuple(dict.fromkeys((BASELINE, OURS, *options.peers)))
     rows: dict[str, Row] = {}
     runners = []
+    settle(options.device)
     for name in names:
-        workload = workloads.build(options.model, options.device, settings)
-        optimizer, failed = None, None
+        runner = Trained(
+            name, options.device, partial(workloads.build, options.model, options.device, settings)
+        )
+        runner.limit = options.time_limit
         try:
-            optimizer = build(name, workload.params, frequency, options.backend)
+            runner.built(partial(build, name, frequency=frequency, backend=options.backend))
         except ImportError as error:
             command = PEERS[name].install if name in PEERS else None
             rows[name] = {"name": name, "missing": command}
             print(f"{name} is missing ({error}): {command}; left out", file=sys.stderr)
             continue
         except Exception as error:
-            failed = told(error)
-            if name in (OURS, BASELINE):
-                raise BadInput(f"{options.model}, {name}: {failed}") from None
-            print(f"{name} cannot be made: {failed}", file=sys.stderr)
-        runners.append(Trained(name, workload, optimizer, options.device, failed=failed))
-    for call in progress(range(1 + frequency * options.periods), options.model, "step"):
-        first = call % len(runners)  # who begins goes round
+            runner.failed = told(error)
+            if runner.needed:
+                raise BadInput(f"{options.model}, {name}: {runner.failed}") from None
+            print(f"{name} cannot be made: {runner.failed}", file=sys.stderr)
+        runners.append(runner)
+    for runner in runners:
+        runner.load_by_a_step()
+    for call in progress(sequence(frequency, options.periods), options.model, "step"):
+        first = call.number % len(runners)  # who begins goes round
         for runner in (*runners[first:], *runners[:first]):
             if runner.failed is None:
-                runner.step(call, frequency, options.time_limit)
-    for runner in progress(runners, "peak memory", "optimizer"):
+                runner.step(call, frequency)
+    for runner in progress(runners, "results", "optimizer"):
         rows[runner.name] = _row(runner, options, settings)
     _relate(rows)
     show([rows[name] for name in names], COLUMNS, options.json)
@@ -161,33 +187,34 @@ def _row(runner: Trained, options: argparse.Namespace, settings: Settings) -> Ro
     own = runner.own.summary(options.precondition_frequency)
     spread = quartiles(runner.whole.later())
     mean, optimizer = whole["mean_ms"], own["mean_ms"]
-    forward, backward = (
-        [1e3 * seconds for seconds in watch.seconds()[1:]]
-        for watch in (runner.forward, runner.backward)
-    )
     assert mean is not None
     assert optimizer is not None
     return {
         **row,
         **whole,
+        "loading_ms": runner.loading_ms,
         "lower_ms": spread.lower,
         "median_ms": spread.median,
         "upper_ms": spread.upper,
-        "forward_ms": statistics.median(forward),
-        "backward_ms": statistics.median(backward),
+        **{name: statistics.median(spans) for name, spans in runner.passes.items()},
         "optimizer_ms": optimizer,
         "share": optimizer / mean,
         "samples": {
             **runner.whole.samples(),
             "median_ms": runner.whole.later(),
-            "forward_ms": forward,
-            "backward_ms": backward,
+            **runner.passes,
         },
-        "peak_bytes": train_memory.peak_bytes(
-            runner.name, options.model, options.device, options.backend, settings,
-            options.time_limit,
-        ),
-    }  # fmt: skip
+        "peak_bytes": _peak(runner, options, settings),
+    }
+
+
+def _peak(runner: Trained, options: argparse.Namespace, settings: Settings) -> int | None:
+    """Of a GPU counted along; on the CPU in a process of its own."""
+    if runner.memory.peak is not None:
+        return runner.memory.peak
+    return train_memory.peak_bytes(
+        runner.name, options.model, options.device, options.backend, settings, options.time_limit
+    )
 
 
 def _relate(rows: dict[str, Row]) -> None:

@@ -22,7 +22,7 @@ import torch
 from bench import shapes
 from bench.arguments import add_shapes, positive
 from bench.command import BadInput, add_json_option, check_target, show
-from bench.roofline.launched import UNTIMED_STEPS, TimingLauncher, multiprocessors
+from bench.roofline.launched import TimingLauncher, multiprocessors
 from soap_fast import SOAP
 from soap_fast.backends.triton import TritonBackend
 from soap_fast.fused.launcher import Launcher
@@ -55,6 +55,7 @@ VALUES: dict[str, Values] = {
 }
 SPREAD = ("num_warps", "programs_per_sm")  # values that are not constants of a kernel
 OF_A_REFRESH = ("derive", "count", "permute", "settle", "grouped_matmul")
+UNTIMED_STEPS = 2  # of every candidate: one compiles, one settles
 # A candidate takes the place of what is there only if it is this much faster: less may be noise.
 GAIN = 0.02
 

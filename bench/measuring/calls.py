@@ -14,9 +14,25 @@ import torch
 from bench.measuring.clock import synchronize
 
 
+class Call(NamedTuple):
+    """One of an optimizer's calls: its number, the first being 0, and whether it is timed."""
+
+    number: int
+    timed: bool
+
+
+def sequence(frequency: int, periods: int) -> list[Call]:
+    """The first call, a refresh period that is not timed, and `periods` refresh periods that are.
+
+    In the period that is not timed every kind of call occurs, by a staggered schedule too: whatever
+    compiles, loads or is allocated at the first call of a kind is in no sample but the first's.
+    """
+    return [Call(n, n == 0 or n > frequency) for n in range(1 + frequency * (1 + periods))]
+
+
 @dataclass
 class Times:
-    """Milliseconds of every call: the first, those with a refresh, and plain ones.
+    """Milliseconds of every timed call: the first, those with a refresh, and plain ones.
 
     Attributes:
         unsorted: of an optimizer of which nobody knows which of its calls refresh: all but the

@@ -36,14 +36,16 @@ class Factors:
         before = [_grams(n, d, generator) for d, n in counts.items()]
         drift = [_grams(n, d, generator) for d, n in counts.items()]
         everything = [torch.arange(n, dtype=torch.int32) for n in counts.values()]
+        before, drift = ([k.to(device) for k in factors] for factors in (before, drift))
+        everything = [chosen.to(device) for chosen in everything]
         # The bases a run has are those of its factors ten steps before: 0.95 ** 10 is 0.6.
         _, bases = eigh_eager(before, everything)
         factors = [0.6 * old + 0.4 * new for old, new in zip(before, drift, strict=True)]
         return cls(
-            [k.to(device) for k in factors],
-            [q.to(device, copy=True) for q in bases],
-            [q.to(device) for q in bases],
-            [chosen.to(device) for chosen in everything],
+            factors,
+            [q.clone() for q in bases],
+            bases,
+            everything,
             [(chosen >= 0).to(device) for chosen in everything],
         )
 

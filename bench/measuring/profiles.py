@@ -14,6 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from bench.shapes import Inventory
 from soap_fast import SOAP
 
+# Steps of every kind, and of every one after another, before the first that is timed.
+UNTIMED = ("plain", "plain", "refresh", "refresh", "plain")
 PREFIXES = ("soap_fast.", "soap_fast::")  # our ranges, and operators of the extension
 
 
@@ -60,6 +62,18 @@ class Stepper:
         with profiling(self.device) as found:
             self.optimizer.step()
         return found
+
+
+def warmed_up(inventory: Inventory, device: str, backend: str | None) -> Stepper:
+    """A new stepper, where another one has compiled and loaded what its steps need, profiled too.
+
+    Raises:
+        ValueError: a backend that is unknown or does not run here.
+    """
+    before = Stepper(inventory, device, backend)
+    for phase in Stepper.PHASES:
+        before.profiled(phase)
+    return Stepper(inventory, device, backend)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from bench.measuring.calls import Times, timed_step
+from bench.measuring.calls import Call, Times, sequence, timed_step
 from bench.output.progress import progress
 from bench.shapes import Entry, Inventory
 from soap_fast import SOAP
@@ -97,19 +97,33 @@ class Point:
         entries = (Entry(f"p{i}", setting.shape, True) for i in range(setting.tensors))
         inventory = Inventory(str(setting.x), tuple(entries))
         params = inventory.parameters(device)
-        frequency = setting.frequency
-        optimizer = SOAP(params, precondition_frequency=frequency, backend=backend)
-        return cls(setting, inventory, params, optimizer)
 
-    def call(self, number: int) -> None:
-        self.inventory.set_gradients(self.params, seed=1 + number)
+        def made() -> SOAP:
+            return SOAP(params, precondition_frequency=setting.frequency, backend=backend)
+
+        inventory.set_gradients(params, seed=1)
+        made().step()  # compiles and loads what a first call needs
+        return cls(setting, inventory, params, made())
+
+    def begin(self) -> None:
+        """The first call, and the refresh period after it that is not timed."""
+        for call in sequence(self.setting.frequency, 0):
+            self.call(call)
+
+    def timed_call(self, number: int) -> None:
+        """One of those after that, the first being 1."""
+        self.call(Call(self.setting.frequency + number, True))
+
+    def call(self, call: Call) -> None:
+        self.inventory.set_gradients(self.params, seed=1 + call.number)
         elapsed = timed_step(self.optimizer, self.params[0].device)
-        refresh = number % self.setting.frequency == 0
-        self.times.add(elapsed, first=number == 0, refresh=refresh)
+        if call.timed:
+            refresh = call.number % self.setting.frequency == 0
+            self.times.add(elapsed, first=call.number == 0, refresh=refresh)
 
 
 def measure(sweep: Sweep, device: str, backend: str | None) -> list[Point]:
-    """The first call of every setting and `calls` more, in turn.
+    """The first calls of every setting, and then `calls` more that are timed, in turn.
 
     A slow minute of the machine then meets all settings and not one of them.
 
@@ -122,7 +136,10 @@ def measure(sweep: Sweep, device: str, backend: str | None) -> list[Point]:
         for number in progress(range(1 + sweep.calls), sweep.name, "round"):
             for point in points:
                 _set_threads(point.setting.threads or before)
-                point.call(number)
+                if number == 0:
+                    point.begin()
+                else:
+                    point.timed_call(number)
     finally:
         _set_threads(before)
     return points

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,12 +42,14 @@ def beside(
 ) -> list[Row]:
     """Measure ours and these peers on an inventory, a call of a peer within `limit` seconds.
 
-    Times come first and memory last: `budget` seconds after the start, peers stop and the memory
-    of those that have not been asked for it is not measured.
+    On a GPU memory is measured along with the times. On the CPU it comes last, in processes of its
+    own: `budget` seconds after the start, peers stop and the memory of those that have not been
+    asked for it is not measured.
 
     Returns:
         Rows with `first_ms`, `plain_ms`, `refresh_ms`, `mean_ms` (milliseconds, see
-        `bench.measuring.calls.Times`), `peak_bytes` (see `bench.peers.memory`), `state_ratio`
+        `bench.measuring.calls.Times`), `loading_ms` (of the call before these), `peak_bytes` (see
+        `bench.measuring.memory`, `bench.peers.memory`), `state_ratio`
         (bytes of state over bytes of parameters), `speedup` (mean_ms over that of ours) and, of
         ours, `gemm_share`: the time of a plain step's products at the machine's `sgemm_gflops`,
         over the time it takes. A peer that is not installed has `missing`, the command that brings
@@ -56,14 +59,15 @@ def beside(
         BadInput: no such inventory, or a backend that does not run here.
     """
     inventory = shapes.load(wanted)
-    runners, missing = _runners(inventory, (OURS, *peers), device, frequency, backend)
+    runners, missing = runners_of(inventory, (OURS, *peers), device, frequency, backend)
     for runner in runners:
         runner.limit = limit
     before, start = sgemm_gflops(device), time.monotonic()
     take_turns(runners, inventory, device, frequency, periods, budget)
     gflops = max(before, sgemm_gflops(device))  # machines have faster and slower minutes
-    peaks = {}
-    for runner in progress(runners, "peak memory", "optimizer"):
+    peaks = {runner.name: runner.memory.peak for runner in runners if runner.failed is None}
+    uncounted = [] if device.startswith("cuda") else runners
+    for runner in progress(uncounted, "peak memory", "optimizer"):
         left = math.inf if budget is None else budget - (time.monotonic() - start)
         if runner.failed is None and (runner.name == OURS or left > 0):
             within = limit if limit is None else min(limit, max(left, LEAST_FOR_A_PEAK) / CALLS)
@@ -91,19 +95,24 @@ def beside(
     return [rows[name] for name in (OURS, *peers)]
 
 
-def _runners(
+def runners_of(
     inventory: shapes.Inventory,
     names: Sequence[str],
     device: str,
     frequency: int,
     backend: str | None,
 ) -> tuple[list[Runner], dict[str, str]]:
-    """Optimizers on parameters of equal values, and how to install those that are missing."""
+    """Optimizers on parameters of equal values, and how to install those that are missing.
+
+    Raises:
+        BadInput: a backend that does not run here.
+    """
     runners, missing = [], {}
     for name in names:
         params = inventory.parameters(device)
+        made = partial(build, name, params, frequency, backend)
         try:
-            runners.append(Runner(name, params, build(name, params, frequency, backend)))
+            runners.append(Runner(name, params, made(), build=made))
         except ImportError as error:
             command = peer(name).install or ""
             missing[name] = command
@@ -136,6 +145,7 @@ def _measured(
     return {
         **times,
         **runner.times.tail(),
+        "loading_ms": runner.loading_ms,
         "samples": runner.times.samples(),
         "speedup": mean / mean_of_ours,
         "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),

@@ -1,4 +1,4 @@
-"""Memory that an optimizer needs on top of parameters and gradients, measured by the system.
+"""Memory that an optimizer needs beside parameters and gradients, on the CPU: by the system.
 
 Each optimizer has a process of its own that makes three calls under a precondition frequency of 2:
 the first, a plain and a refreshing one. `peak_bytes` is the highest resident memory of that process
@@ -44,14 +44,14 @@ def _calls(name: str, inventory: shapes.Inventory, device: str, backend: str | N
     params = inventory.parameters(device)
     optimizer = build(name, params, FREQUENCY, backend)
     inventory.set_gradients(params, seed=1)
-    before = reset_peak(device)
+    before = reset_peak()
     for call in range(CALLS):
         if call:
             optimizer.zero_grad()  # or two sets of gradients would be there
             inventory.set_gradients(params, seed=1 + call)
         with around(name):
             optimizer.step()
-    return peak(device) - before
+    return peak() - before
 
 
 if __name__ == "__main__":

@@ -163,8 +163,8 @@ PEERS = {
     "heavyball_compiled": replace(
         _HEAVYBALL,
         around=partial(_heavyball_compiles, True),
-        note="its default compile_mode; the first calls compile, which first_ms and p99_ms have; "
-        + _HEAVYBALL_SET,
+        note="its default compile_mode; loading_ms has what it compiles at first, first_ms what of "
+        "that a second optimizer compiles again; " + _HEAVYBALL_SET,
     ),
     "adamw_foreach": Peer(_adamw_foreach, refreshed=_never, note="torch's, foreach=True"),
     "adam": Peer(_adam, refreshed=_never, note="torch's with its own default implementation"),

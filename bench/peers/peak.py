@@ -1,9 +1,9 @@
-"""The highest memory of a piece of work, in a process of its own that does nothing else.
+"""The highest memory of a piece of work on the CPU, in a process that does nothing else.
 
-On the CPU it is resident memory as the system counts it, whoever allocates. The C library is told
-to give back at once what is freed (glibc's thresholds), or memory it keeps would count. The system
-counts in pages and lazily, so that some 100 kB mean nothing. On CUDA it is the peak of torch's
-allocator instead.
+It is resident memory as the system counts it, whoever allocates. The C library is told to give back
+at once what is freed (glibc's thresholds), or memory it keeps would count. The system counts in
+pages and lazily, so that some 100 kB mean nothing. Of a GPU, torch's allocator counts along:
+`bench.measuring.memory`.
 """
 
 from __future__ import annotations
@@ -54,19 +54,13 @@ def arguments() -> list[Any]:
     return wanted
 
 
-def reset_peak(device: str) -> int:
+def reset_peak() -> int:
     """Bytes in use now, from which on the peak counts."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
     Path("/proc/self/clear_refs").write_text("5")  # 5: the peak is the present
     return _status("VmRSS")
 
 
-def peak(device: str) -> int:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
+def peak() -> int:
     return _status("VmHWM")
 
 

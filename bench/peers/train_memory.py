@@ -1,4 +1,4 @@
-"""Peak memory of training: parameters, gradients, activations, state and workspaces together.
+"""Peak memory of training on the CPU: parameters, gradients, activations, state, workspaces.
 
 In a process of its own, from before the model is made to the end of three steps under a
 precondition frequency of 2: the first, a plain and a refreshing one. A small model is trained
@@ -28,9 +28,9 @@ def peak_bytes(
 
 def _measure(name: str, model: str, device: str, backend: str | None, settings: list[Any]) -> int:
     _steps(name, "demo", device, backend, WARM_UP)
-    before = reset_peak(device)
+    before = reset_peak()
     _steps(name, model, device, backend, Settings(*settings))
-    return peak(device) - before
+    return peak() - before
 
 
 def _steps(name: str, model: str, device: str, backend: str | None, settings: Settings) -> None:

@@ -28,7 +28,8 @@ def _section(ledger: Path, root: Path) -> str | None:
         return None  # a rehearsal
     folder = ledger.parent
     page = (folder / PAGE).relative_to(root).as_posix()
-    steps = [read(str(path)) for path in sorted(folder.glob("step_*.json"))]
+    paths = sorted((*folder.glob("step_*.json"), *folder.glob("peers_*.json")))
+    steps = [read(str(path)) for path in paths]
     told = [file for file in steps if any("mean_ms" in row for row in file.rows)]
     table = f"\n{prices.markdown(told)}" if told else ""
     return f"{machine['gpu']}, driver {machine.get('driver')}: [{page}]({page})\n{table}"

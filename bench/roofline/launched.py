@@ -10,7 +10,7 @@ import torch
 
 from bench.command import Row
 from bench.measuring.clock import Stopwatch
-from bench.measuring.profiles import Stepper
+from bench.measuring.profiles import UNTIMED, Stepper
 from bench.output.progress import progress
 from bench.shapes import Inventory
 from soap_fast.backends.triton import TritonBackend
@@ -18,8 +18,6 @@ from soap_fast.fused.engine import Engine
 from soap_fast.fused.launcher import Launch, TritonLauncher
 from soap_fast.fused.work import Work
 from soap_fast.refresh import Refreshed
-
-UNTIMED_STEPS = 2  # compile, and settle
 
 
 class Timed(NamedTuple):
@@ -81,8 +79,7 @@ def measure(inventory: Inventory, device: str, steps: int) -> list[Row]:
     stepper = Stepper(inventory, device, "triton")
     launcher = TimingLauncher(multiprocessors(device), device)
     stepper.optimizer._backend = backend = TimedBackend(launcher)
-    stepper.step("first")
-    for phase in ("plain", "refresh") * UNTIMED_STEPS:
+    for phase in ("first", *UNTIMED):
         stepper.step(phase)
     launcher.taken()
     launcher.watches = lambda op: True

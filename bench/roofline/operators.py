@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from bench.command import Row
-from bench.measuring.profiles import Part, Stepper, parts
+from bench.measuring.profiles import UNTIMED, Part, parts, warmed_up
 from bench.output.progress import progress
 from bench.roofline.costs import Cost, costs
 from bench.shapes import Inventory
@@ -18,12 +18,17 @@ def measure(inventory: Inventory, device: str, backend: str | None, steps: int) 
     Raises:
         ValueError: a backend that is unknown or does not run here.
     """
-    stepper = Stepper(inventory, device, backend)
+    stepper = warmed_up(inventory, device, backend)
     options = plan_options(stepper.optimizer.param_groups[0])
     known = costs((entry.shape for entry in inventory.entries), options)
     seen: dict[tuple[str, str], list[Part]] = {}
-    for phase in progress(["first", *["plain"] * steps, *["refresh"] * steps], "steps", "step"):
-        for name, part in parts(stepper.profiled(phase), device).items():
+    timed = ["first", *["plain"] * steps, *["refresh"] * steps]
+    for phase in progress(timed, "steps", "step"):
+        profiled = stepper.profiled(phase)
+        if phase == "first":
+            for untimed in UNTIMED:
+                stepper.step(untimed)
+        for name, part in parts(profiled, device).items():
             seen.setdefault((name, phase), []).append(part)
     return [
         _row(name, phase, found, known.get(name), stepper.optimizer.backend)
