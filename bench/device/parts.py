@@ -46,8 +46,10 @@ Found = Iterator[tuple[str, tuple[str, ...], float]]
 def parts() -> list[Part]:
     """All of a GPU machine; the limits add up to at most LIMIT_OF_ALL."""
     return [
-        Part("install", (PYTHON, "-m", "soap_fast", "--json"), 30),
-        Part("tests", _tests(GPU_TESTS, GPU_CASES, _in_parallel()), 120),
+        Part(
+            "install", (PYTHON, "-m", "soap_fast", "--json"), 45
+        ),  # checks two backends, compiling included
+        Part("tests", _tests(GPU_TESTS, GPU_CASES, _in_parallel()), 105),
         *(Part(name, _bench(*command), limit) for name, command, limit in _measurements()),
     ]
 
