@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench.measuring import aot, signatures
+from bench.measuring import aot, recorded, signatures
 from soap_fast.fused.launcher import Launch, kernel
 from soap_fast.fused.tuning import TUNING
 
@@ -27,6 +27,12 @@ def test_every_parameter_of_every_kernel_has_the_type_that_a_step_binds():
         "n_tensors": "i32",
     }
     assert found["gather"]["tiles"] == "*i32"
+
+
+def test_types_are_found_without_the_extension(monkeypatch):
+    """Which compiling ahead of time has never needed."""
+    monkeypatch.setattr(recorded, "refresh_launches", lambda *_: pytest.fail("asked the extension"))
+    assert {launch.op for launch in signatures.launches()} == set(TUNING)
 
 
 def test_a_renamed_parameter_keeps_its_type(monkeypatch):

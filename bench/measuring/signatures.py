@@ -35,7 +35,7 @@ def signatures() -> dict[str, dict[str, str]]:
 def launches() -> Iterator[Launch]:
     """Those of a step that ends with a refresh, of normalised updates, and a refresh's products."""
     recorded = record(shapes.load("hyperprior"))
-    recorded.refresh()
+    recorded.refreshing_step()
     yield from recorded.launcher.launched
     yield recorded.engine.norm
     launcher = RecordingLauncher()
