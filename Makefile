@@ -34,8 +34,8 @@ demo: setup
 
 # Kernels that are interpreted keep one core busy each; the rest uses threads, or measures time.
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/contract --ignore=tests/faults --ignore=tests/lic
-	$(BIN)/python -m pytest -n 2 tests/contract tests/faults tests/lic
+	$(BIN)/python -m pytest --ignore=tests/contract --ignore=tests/faults --ignore=tests/jit --ignore=tests/lic
+	$(BIN)/python -m pytest -n 2 tests/contract tests/faults tests/jit tests/lic
 
 lint: setup
 	$(BIN)/ruff check .
@@ -55,7 +55,7 @@ soak: setup
 	SOAP_FAST_EXAMPLES=5000 SOAP_FAST_KILLS=100 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \
 		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py \
 		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_twins.py \
-		tests/contract/test_compiled.py tests/faults
+		tests/contract/test_compiled.py tests/faults tests/jit
 
 # runs/ stays: it holds what was trained.
 clean:

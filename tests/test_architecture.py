@@ -49,6 +49,7 @@ ORDER = [
     "fused.work",
     "fused.operands",
     "fused.upload",
+    "fused.pieces",
     "fused.floor",
     "fused.tuning",
     "fused.tiles",

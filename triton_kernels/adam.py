@@ -29,7 +29,7 @@ def adam(
     tiles,  # [n, 2] int32: task, first position
     tasks,  # [m, COLUMNS] int64
     tensors,
-    options,
+    option_rows,
     scalars,
     directions,
     n_tiles,
@@ -40,7 +40,7 @@ def adam(
         index = tl.load(task + TENSOR_)
         if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
             tensor = tensors + index * TENSOR_COLUMNS
-            row = options + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
+            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             position = tl.load(tiles + 2 * tile + 1) + tl.arange(0, ROWS)
             inner = tl.load(task + INNER).to(tl.int32)
             pitch = tl.load(task + PITCH).to(tl.int32)

@@ -34,7 +34,7 @@ DECAY = tl.constexpr(SCALARS["decay"])
 @triton.jit(do_not_specialize=["n_tensors"])
 def clock(
     tensors,  # [n, COLUMNS] int64
-    options,  # [groups, OPTION_COLUMNS] float64
+    option_rows,  # [groups, OPTION_COLUMNS] float64
     gradients,  # [n] int64, addresses; 0 without a gradient
     squares,  # [tiles] float32
     found_inf,  # [1] float32, not zero: no tensor takes a step
@@ -47,7 +47,7 @@ def clock(
         tl.store(calls, tl.load(calls) + 1)
     for index in range(tl.program_id(0), n_tensors, tl.num_programs(0)):
         tensor = tensors + index * COLUMNS
-        row = options + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
+        row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
         first = tl.load(tensor + FIRST_SQUARE)
         count = tl.load(tensor + SQUARES)
         sums = tl.zeros((BLOCK,), tl.float32)

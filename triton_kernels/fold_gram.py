@@ -33,7 +33,7 @@ TAKEN = tl.constexpr(SCALARS["taken"])
 def fold_gram(
     tasks,  # [n, COLUMNS] int64
     tensors,
-    options,
+    option_rows,
     scalars,
     n_tasks,
     WIDTH: tl.constexpr,  # of a folded mode at most
@@ -43,7 +43,7 @@ def fold_gram(
         tensor = tl.load(task + TENSOR_)
         if tl.load(scalars + tensor * SCALAR_COLUMNS + TAKEN) != 0.0:
             row = tl.load(tensors + tensor * TENSOR_COLUMNS + OPTIONS_ROW) * OPTION_COLUMNS
-            beta = tl.load(options + row + BETA_S)
+            beta = tl.load(option_rows + row + BETA_S)
             padded = tl.load(task + PADDED)
             size = tl.load(task + SIZE)
             fold = tl.load(task + FOLD)

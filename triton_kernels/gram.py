@@ -38,7 +38,7 @@ def gram(
     tiles,  # [n, TILE] int32: task, class, m0, n0, chunks from, to, unit of its part or -1
     tasks,  # [m, COLUMNS] int64
     tensors,
-    options,
+    option_rows,
     scalars,
     partials,  # float32
     n_tiles,
@@ -51,7 +51,8 @@ def gram(
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         index = tl.load(task + TENSOR_)
         if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
-            row = options + tl.load(tensors + index * TENSOR_COLUMNS + OPTIONS_ROW) * OPTION_COLUMNS
+            tensor = tensors + index * TENSOR_COLUMNS
+            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             kind = tl.load(at + 1)
             if kind == 0:
                 _along(at, task, row, partials, 64, 64, PRECISION, BK, STAGES)
@@ -157,7 +158,7 @@ def gram_reduce(
     tiles,  # [n, REDUCE_TILE] int32: task, class, m0, n0, unit of the first part, parts
     tasks,  # [m, COLUMNS] int64
     tensors,
-    options,
+    option_rows,
     scalars,
     partials,
     n_tiles,
@@ -167,7 +168,8 @@ def gram_reduce(
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         index = tl.load(task + TENSOR_)
         if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
-            row = options + tl.load(tensors + index * TENSOR_COLUMNS + OPTIONS_ROW) * OPTION_COLUMNS
+            tensor = tensors + index * TENSOR_COLUMNS
+            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             kind = tl.load(at + 1) % 4
             if kind == 0:
                 _add_parts(at, task, row, partials, 64, 64)

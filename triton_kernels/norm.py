@@ -20,10 +20,10 @@ SIZE = tl.constexpr(SCALARS["size"])
 
 
 @triton.jit(do_not_specialize=["n_tensors"])
-def norm(tensors, options, scalars, directions, n_tensors, BLOCK: tl.constexpr):
+def norm(tensors, option_rows, scalars, directions, n_tensors, BLOCK: tl.constexpr):
     for index in range(tl.program_id(0), n_tensors, tl.num_programs(0)):
         tensor = tensors + index * COLUMNS
-        row = options + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
+        row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
         if tl.load(row + NORMALIZE) != 0.0:
             count = tl.load(tensor + DIRECTIONS)
             sums = tl.zeros((BLOCK,), tl.float32)

@@ -51,7 +51,7 @@ def rotate(
     tiles,  # [n, 4] int32: task, class, first row of a, first position of b
     tasks,  # [m, COLUMNS] int64
     tensors,  # [tensors, TENSOR_COLUMNS] int64
-    options,  # [groups, OPTION_COLUMNS] float64
+    option_rows,  # [groups, OPTION_COLUMNS] float64
     scalars,  # [tensors, SCALAR_COLUMNS] float32
     directions,  # sums of n^2, float32
     n_tiles,
@@ -69,7 +69,7 @@ def rotate(
         index = tl.load(task + TENSOR_)
         if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
             tensor = tensors + index * TENSOR_COLUMNS
-            row = options + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
+            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             place = tl.load(tensor + FIRST_DIRECTION) + tile - tl.load(task + FIRST_TILE)
             sums = directions + place
             if not ADAM:  # with the moments a tile of 64 rows spills

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import BadInput, show
+from bench.measuring.signatures import signatures
 from soap_fast.fused.launcher import kernel
 from soap_fast.fused.tuning import TUNING
 from soap_fast.refresh import LEFT_OUT, REFRESHED
@@ -24,26 +25,6 @@ COLUMNS = (
 ARCHITECTURES = (80, 90, 100)
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
-
-POINTERS = {
-    "tiles": "*i32",
-    "tasks": "*i64",
-    "tensors": "*i64",
-    "gradients": "*i64",
-    "parameters": "*i64",
-    "options": "*fp64",
-    "scalars": "*fp32",
-    "squares": "*fp32",
-    "directions": "*fp32",
-    "partials": "*fp32",
-    "inverse_scale": "*fp32",
-    "found_inf": "*fp32",
-    "modes": "*i64",
-    "axes": "*i64",
-    "groups": "*i64",
-    "calls": "*i64",
-    "carried": "*fp32",
-}
 
 
 def run(
@@ -104,15 +85,15 @@ def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     from triton.compiler import ASTSource
 
     function = kernel(op)
+    bound = signatures()[op]
     signature, constexprs, attributes = {}, {}, {}
     for place, name in enumerate(function.arg_names):
         if name in constants:
             signature[name], constexprs[(place,)] = "constexpr", constants[name]
-        elif name in POINTERS:
-            signature[name] = POINTERS[name]
+            continue
+        signature[name] = bound[name]
+        if bound[name].startswith("*"):
             attributes[(place,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32"
     source = ASTSource(function, signature, constexprs, attributes)
     options = {"num_warps": TUNING[op].num_warps, "enable_fp_fusion": True}
     binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)

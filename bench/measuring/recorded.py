@@ -20,11 +20,11 @@ from soap_fast.state import allocate, bind, fresh, not_begun
 
 
 class RecordingBackend(TritonBackend):
-    """Refreshes bases in name only; counts the kernels that the extension would launch for them."""
+    """Refreshes bases in name only, and keeps what was to be refreshed: factors and selections."""
 
     def __init__(self, launcher: RecordingLauncher) -> None:
         super().__init__(launcher=launcher)
-        self.refresh_kernels = 0
+        self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
 
     def refresh_op(
         self,
@@ -34,7 +34,7 @@ class RecordingBackend(TritonBackend):
         allowed: list[torch.Tensor],
         tolerance: float,
     ) -> Refreshed:
-        self.refresh_kernels += refresh_launches(factors, selections)
+        self.refreshed.append((factors, selections))
         return uninitialised(factors, selections)
 
 
@@ -73,16 +73,24 @@ class Recorded:
         return len(self.launcher.launched)
 
     def refresh(self) -> dict[str, int]:
-        """Take a step that ends with a refresh; what that refresh adds to the launches, by whom."""
+        """Take a step that ends with a refresh; what that refresh adds to the launches, by whom.
+
+        The extension tells how many are its own, and must be available.
+        """
         plain = self.step()
+        with Computes() as computes:
+            ours = self.refreshing_step() - plain
+        extension = sum(refresh_launches(*refreshed) for refreshed in self.backend.refreshed)
+        return {"triton": ours, "extension": extension, "torch": computes.count}
+
+    def refreshing_step(self) -> int:
+        """Take a step that ends with a refresh; how many launches of ours it would have been."""
         frequency = self.optimizer.param_groups[0]["precondition_frequency"]
         for state in self.optimizer.state.values():
             state["calls"] = frequency  # the coming call is due
         self.backend.forget_steadiness()
-        self.backend.refresh_kernels = 0
-        with Computes() as computes:
-            ours = self.step() - plain
-        return {"triton": ours, "extension": self.backend.refresh_kernels, "torch": computes.count}
+        self.backend.refreshed.clear()
+        return self.step()
 
 
 def record(inventory: Inventory, device: str = "cpu") -> Recorded:

@@ -17,6 +17,7 @@ from soap_fast.carry import Batch, Changes, batches, by_call, old_bases_on_error
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.due import Planned, Surroundings, plan, tokens_of
 from soap_fast.fused.launcher import Launch, Launcher
+from soap_fast.fused.pieces import apart, joined
 from soap_fast.fused.upload import upload
 from soap_fast.interrupts import held
 from soap_fast.modes import from_modes, to_modes
@@ -88,8 +89,8 @@ class Refresher:
                 )
                 starts = starts_of(results)
                 filled = [late.filled(starts) for late in found.late]
-                sizes = [len(table) for table in filled]
-                late = torch.split(upload(torch.cat(filled), self.device), sizes)
+                lengths = [len(table) for table in filled]
+                late = apart(upload(joined(filled), self.device), lengths)
                 with held:
                     self._launch(chosen, found, late, results, carried)
         self.has_run = True

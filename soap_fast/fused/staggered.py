@@ -25,6 +25,7 @@ from soap_fast.fused.due import (
     tokens_of,
 )
 from soap_fast.fused.launcher import Launch, Launcher
+from soap_fast.fused.pieces import apart, joined
 from soap_fast.fused.upload import upload
 from soap_fast.refresh import Refreshed
 
@@ -32,29 +33,25 @@ Key = tuple[int, int]  # addresses of a stack's K and Q
 
 
 class Rows:
-    """Pieces of one dtype, one row of them per phase on the device, each at 16 bytes."""
+    """Pieces of one dtype, one row of them per phase on the device."""
 
     def __init__(self, dtype: torch.dtype, phases: int) -> None:
         self.dtype, self.pieces = dtype, [list[torch.Tensor]() for _ in range(phases)]
-        self.bounds: list[tuple[int, int]] = []
+        self.lengths: list[int] = []
 
     def add(self, by_phase: Sequence[torch.Tensor]) -> int:
         """Pieces of equal length, flat. Returns their number."""
-        length = len(by_phase[0])
-        step = 16 // self.dtype.itemsize
-        start = self.bounds[-1][0] + _up(self.bounds[-1][1], step) if self.bounds else 0
-        self.bounds.append((start, length))
+        self.lengths.append(len(by_phase[0]))
         for row, piece in zip(self.pieces, by_phase, strict=True):
-            row.append(_padded(piece.to(self.dtype), _up(length, step)))
-        return len(self.bounds) - 1
+            row.append(piece.to(self.dtype))
+        return len(self.lengths) - 1
 
     def upload(self, device: torch.device) -> None:
-        self.table = upload(torch.stack([torch.cat(row) for row in self.pieces]), device)
+        self.table = upload(torch.stack([joined(row) for row in self.pieces]), device)
 
     def at(self, phase: torch.Tensor) -> list[torch.Tensor]:
         """The pieces of a phase, [1] int64 on the device."""
-        row = self.table.index_select(0, phase)[0]
-        return [row[start : start + length] for start, length in self.bounds]
+        return apart(self.table.index_select(0, phase)[0], self.lengths)
 
 
 class StaggeredSet:
@@ -165,15 +162,14 @@ class StaggeredSet:
         starts = torch.tensor([t.data_ptr() for column in results for t in column])
         filled = torch.stack([self._filled(late, starts) for late in self.late])
         row = upload(filled, self.device).index_select(0, phase)[0]
-        late = torch.split(row, [_up(length, 2) for length in self.late_lengths])
+        late = apart(row, self.late_lengths)
         for make in self.launches:
             launch = make(small, long, late)
             if launch is not None:
                 launcher(launch)
 
     def _filled(self, late: Sequence[Template], starts: torch.Tensor) -> torch.Tensor:
-        lengths = zip(late, self.late_lengths, strict=True)
-        return torch.cat([_padded(t.filled(starts), _up(length, 2)) for t, length in lengths])
+        return joined([template.filled(starts) for template in late], self.late_lengths)
 
 
 def _due_at(calls: Sequence[TensorCall], phase: int) -> Iterator[list[int]]:
@@ -229,11 +225,3 @@ def _tables(
         if columns is not None and "tensor" in columns:
             padded[len(table) :, columns["tensor"]] = nobody
         yield padded.flatten()
-
-
-def _padded(flat: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.nn.functional.pad(flat, (0, length - len(flat)))
-
-
-def _up(length: int, step: int) -> int:
-    return -(-length // step) * step
