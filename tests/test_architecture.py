@@ -42,6 +42,7 @@ ORDER = [
     "fused.work",
     "fused.operands",
     "fused.upload",
+    "fused.stream_order",
     "fused.floor",
     "fused.tuning",
     "fused.tiles",
