@@ -15,9 +15,9 @@ from test_golden import run
 
 from soap_fast import SOAP
 
-# Two tensors, refreshed every 5 calls. Graphs: 3 plain calls as they come, refreshes after the 5th
-# and the 10th and 15th, of which the last two are replayed; staggered ones are replayed from the
-# 9th on.
+# Two tensors, refreshed every 5 calls. With graphs the first call, three plain ones and the refresh
+# after the 5th are taken as they come, what follows is replayed, refreshes after the 10th and 15th
+# among it; staggered, calls from the 10th on are.
 SMALL, PLAIN, PERIODIC, STAGGERED = "merge_nhwc", 7, 17, 11
 
 

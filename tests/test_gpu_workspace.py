@@ -23,8 +23,9 @@ OPTIONS = [
     pytest.param({"precondition_frequency": 2, "refresh_schedule": "staggered"}, 5, id="staggered"),
     pytest.param({"precondition_frequency": 1, "precondition_1d": True}, 3, id="every call"),
 ]
+# After the first call and three plain ones, and after the second refresh, calls are replays.
 IN_GRAPHS = [
-    pytest.param({"precondition_frequency": 2}, 7, id="periodic"),
+    pytest.param({"precondition_frequency": 2}, 10, id="periodic"),
     pytest.param({"precondition_frequency": 2, "refresh_schedule": "staggered"}, 8, id="staggered"),
 ]
 
