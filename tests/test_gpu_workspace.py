@@ -12,7 +12,7 @@ from soap_fast import SOAP
 
 # Folds of 9, 25 and 32, one and two products, sizes that no tile divides, no product, no axis.
 SHAPES = {
-    "cpu": ((6, 4, 3, 3), (5,), (9, 7)),
+    "cpu": ((6, 4, 3, 3), (5,)),
     "cuda": (
         (36, 20, 3, 3), (12, 6, 5, 5), (40, 4, 8), (70, 33), (7, 7, 7), (300,), (65, 1), (),
     ),
