@@ -25,6 +25,8 @@ class GraphedStep:
             static_images.copy_(images)
             loss = step()
 
+    Other threads may use the device during a capture, one that pins memory for a DataLoader say.
+
     `lr` is a tensor on the parameters' device, changed in place; other options are kept as they
     were at the capture. Parameters all have gradients, at every call.
 
@@ -111,6 +113,7 @@ class GraphedStep:
     def _capture(self, refreshes: bool) -> None:
         pool = next((graph.pool() for graph in self._graphs.values()), None)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        mode = "thread_local"  # in the default one calls of CUDA by other threads spoil the capture
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode=mode):
             self._results[refreshes] = self._call()
         self._graphs[refreshes] = graph

@@ -363,7 +363,7 @@ class SOAP(torch.optim.Optimizer):
         bind(restack(state), state)
         # From here on nothing is allocated: all of it is loaded, or nothing.
         with held:
-            self._backend.forget()
+            self._backend.forget({param.device for param in state})
             self._in_graphs = []
             self._generation += 1
             super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})

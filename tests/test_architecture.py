@@ -50,6 +50,7 @@ ORDER = [
     "fused.operands",
     "fused.upload",
     "fused.pieces",
+    "fused.stream_order",
     "fused.floor",
     "fused.tuning",
     "fused.tiles",

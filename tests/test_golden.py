@@ -74,3 +74,15 @@ def compare_state(state: dict, expected: dict, fold, where: str) -> None:
 def close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
     assert error <= golden.TOLERANCE, f"{what}: {error:.1e}"
+
+
+@pytest.mark.parametrize("case", golden.CASES)
+def test_traces_are_read_as_numpy_reads_them(case):
+    numpy = pytest.importorskip("numpy")
+    path = golden.FOLDER / f"{case}.npz"
+    found = golden.arrays(path)
+    with numpy.load(path) as file:
+        assert set(file.files) == set(found)
+        for key in file.files:
+            assert str(found[key].dtype).removeprefix("torch.") == str(file[key].dtype)
+            assert numpy.array_equal(file[key], found[key].numpy()), key

@@ -1,18 +1,14 @@
-"""On an NVIDIA GPU: the same steps, no waiting, and the CUDA half of the extension."""
+"""On an NVIDIA GPU: the same steps, and no waiting."""
 
 from __future__ import annotations
-
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import golden
 import pytest
 import torch
-from streams import SHAPES, assert_same_bits, parameters, set_gradients, through_a_file, train
+from streams import SHAPES, parameters, set_gradients
 from test_golden import run
 
-from soap_fast import SOAP, extension
-from soap_fast.eigh import eigh_eager, eigh_native
+from soap_fast import SOAP
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,40 +56,6 @@ def test_saving_takes_no_memory_of_the_device():
     assert torch.cuda.max_memory_allocated() - before <= 2 * params[0].nbytes  # a tensor at a time
 
 
-@pytest.mark.parametrize("backend", [None, "triton"])
-def test_a_state_goes_to_the_gpu_and_back(backend):
-    """Bit for bit when nothing is stepped; a step in between is the CPU's to rounding."""
-    params = parameters()
-    optimizer = SOAP(params, precondition_frequency=3)
-    train(optimizer, params, range(5))
-    saved = optimizer.state_dict()
-    far = [torch.nn.Parameter(p.detach().cuda()) for p in params]
-    there = SOAP(far, backend=backend)
-    there.load_state_dict(through_a_file(saved))
-    for entry in there.state.values():
-        tensors = [t for t in entry.values() if isinstance(t, torch.Tensor)]
-        tensors += [m for m in entry["GG"] + entry["Q"] if m is not None]
-        assert all(t.is_cuda and t.is_contiguous() for t in tensors)
-    assert_same_bits(there.state_dict(), saved)
-
-    set_gradients(params, 5)
-    for param, twin in zip(params, far, strict=True):
-        twin.grad = param.grad.cuda()
-    there.step()
-    back = [torch.nn.Parameter(p.detach().cpu()) for p in far]
-    here = SOAP(back)
-    here.load_state_dict(through_a_file(there.state_dict()))
-    assert_same_bits(here.state_dict()["state"], there.state_dict()["state"])
-    start = [p.detach().clone() for p in params]
-    optimizer.step()
-    for calls in (range(0), range(6, 8)):  # as it came back, and a refresh later
-        train(optimizer, params, calls)
-        train(here, back, calls)
-        for param, twin, old in zip(params, back, start, strict=True):
-            moved = (param - old).abs().max()
-            assert (param - twin).abs().max() <= 5e-4 * moved  # as for recorded trajectories
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_later_calls_do_not_wait(dtype):
     params = [torch.nn.Parameter(p.detach().cuda()) for p in parameters(dtype=dtype)]
@@ -109,157 +71,3 @@ def test_later_calls_do_not_wait(dtype):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(param.isfinite().all() for param in params)
-
-
-needs_cuda_build = pytest.mark.skipif(
-    not (extension.build_info() or {}).get("cuda"), reason="the extension was built without CUDA"
-)
-# On both sides of the largest size of our own kernel, and more sizes than streams.
-SIZES = (1, 3, 17, 32, 33, 34, 48, 64, 96, 100, 130, 192, 320, 640)
-
-
-def factors_of(sizes, dtype, count=4, seed=0) -> list[torch.Tensor]:
-    """Gram matrices on the GPU, a stack for each size."""
-    generator = torch.Generator().manual_seed(seed)
-    stacks = []
-    for d in sizes:
-        g = torch.randn(count, d, d + 3, dtype=torch.float64, generator=generator)
-        stacks.append((g @ g.mT / d).to(dtype).cuda())
-    return stacks
-
-
-def everything(stacks) -> list[torch.Tensor]:
-    return [torch.arange(len(stack), dtype=torch.int32, device="cuda") for stack in stacks]
-
-
-def assert_solves(stack, values, basis) -> None:
-    """Orthogonal for every factor; descending and an eigendecomposition for those with values."""
-    d, bound = stack.shape[1], 20 * torch.finfo(stack.dtype).eps * stack.shape[1] ** 0.5
-    gram = basis.double().mT @ basis.double()
-    assert (gram - torch.eye(d, device="cuda").double()).abs().max() <= bound, d
-    good = ~values.isnan().any(1)
-    K, w, Q = stack[good].double(), values[good].double(), basis[good].double()
-    assert (w.diff(dim=1) <= 0).all(), d
-    residual = torch.linalg.matrix_norm(K @ Q - Q * w[:, None])
-    assert (residual <= bound * torch.linalg.matrix_norm(K)).all(), d
-
-
-def assert_is_its_twin(stacks, chosen, values, bases) -> None:
-    expected, _ = eigh_eager(stacks, chosen)
-    for stack, index, found, basis, wanted in zip(
-        stacks, chosen, values, bases, expected, strict=True
-    ):
-        d, eps = stack.shape[1], torch.finfo(stack.dtype).eps
-        good = ~wanted.isnan().any(1)
-        assert torch.equal(good, ~found.isnan().any(1)), d
-        assert torch.equal(found.isnan().any(1), found.isnan().all(1)), d
-        scale = wanted[good].abs().amax(1, keepdim=True).clamp_min(1e-30)
-        assert ((found - wanted)[good] / scale).abs().max() <= 20 * eps * d**0.5, d
-        assert_solves(stack[index.long()], found, basis)
-
-
-@needs_cuda_build
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_eigh_is_its_twin(dtype):
-    stacks = factors_of(SIZES, dtype)
-    for stack in stacks[1::2]:
-        stack[1] = 0
-    for stack in stacks[2:]:
-        stack[2, 2, 1] = torch.nan
-        stack[0, -1, -1] = torch.inf
-    values, bases = eigh_native(stacks, everything(stacks))
-    assert_is_its_twin(stacks, everything(stacks), values, bases)
-    for found, basis in zip(values[2:], bases[2:], strict=True):
-        identity = torch.eye(basis.shape[1], dtype=dtype, device="cuda")
-        assert torch.equal(basis[2], identity)
-        assert torch.equal(basis[0], identity)
-        assert found[[0, 2]].isnan().all()
-        assert found[3].isfinite().all()
-
-
-@needs_cuda_build
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_eigh_reads_the_lower_triangle_and_any_scale(dtype):
-    stacks = factors_of((33, 100), dtype)
-    powers = torch.tensor([2.0**-90, 1, 2.0**40, 2.0**90], dtype=dtype, device="cuda")
-    scaled = [stack * powers[:, None, None] for stack in stacks]
-    for stack in scaled:
-        stack.masked_fill_(torch.ones_like(stack[0]).triu(1).bool(), torch.nan)
-    values, bases = eigh_native(scaled, everything(scaled))
-    expected, _ = eigh_native(stacks, everything(stacks))
-    for stack, found, wanted, basis in zip(stacks, values, expected, bases, strict=True):
-        torch.testing.assert_close(found / powers[:, None], wanted)
-        assert_solves(stack, found / powers[:, None], basis)
-
-
-@needs_cuda_build
-@pytest.mark.parametrize("d", [9, 40, 140])
-def test_eigh_reports_an_index_outside_the_stack(d):
-    (stack,) = factors_of((d,), torch.float32)
-    chosen = torch.tensor([3, 4, 0, -1], dtype=torch.int32, device="cuda")
-    (values,), (bases,) = eigh_native([stack], [chosen])
-    assert values[[1, 3]].isnan().all()
-    assert torch.equal(bases[1], torch.eye(d, device="cuda"))
-    assert_solves(stack[[3, 0]], values[[0, 2]], bases[[0, 2]])
-
-
-@needs_cuda_build
-def test_eigh_on_another_stream_is_ready_at_once():
-    """What comes before and after on the current stream does, whatever streams eigh uses."""
-    sources = factors_of(SIZES, torch.float32)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    for call in range(5):
-        with torch.cuda.stream(stream):
-            stacks = [torch.zeros_like(source) for source in sources]
-            torch.cuda._sleep(20_000_000)  # 10 ms: reading too early finds zeros
-            for stack, source in zip(stacks, sources, strict=True):
-                stack.copy_(source * (call + 1))
-            values, bases = eigh_native(stacks, everything(stacks))
-            copies = [
-                (value.clone(), basis.clone()) for value, basis in zip(values, bases, strict=True)
-            ]
-            del stacks, values, bases  # their memory is taken again in the next round
-        stream.synchronize()
-        for source, (value, basis) in zip(sources, copies, strict=True):
-            assert_solves(source * (call + 1), value, basis)
-
-
-@needs_cuda_build
-def test_eigh_in_more_than_one_batch():
-    """17000 factors are more than cuSOLVER gets at a time."""
-    (few,) = factors_of((33,), torch.float32, count=100)
-    stack = few.repeat(170, 1, 1)
-    (values,), (bases,) = eigh_native([stack], everything([stack]))
-    assert_solves(stack, values, bases)
-
-
-@needs_cuda_build
-@pytest.mark.skipif(
-    tuple(map(int, (torch.version.cuda or "0.0").split("."))) < (12, 8),
-    reason="torch's cuSOLVER may lack cusolverDnXsyevBatched, which came with CUDA 12.6 update 2",
-)
-def test_eigh_waits_once_for_all_sizes(recwarn):
-    stacks = factors_of(SIZES, torch.float32)
-    chosen = everything(stacks)
-    eigh_native(stacks, chosen)  # the first time it waits for cuSOLVER to be loaded too
-    torch.cuda.synchronize()
-    recwarn.clear()
-    warnings.simplefilter("always")
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        eigh_native(stacks, chosen)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in recwarn if "synchroniz" in str(w.message)]) == 1
-
-
-@needs_cuda_build
-def test_eigh_from_two_threads():
-    """Both need the same handles and streams."""
-    stacks = factors_of((33, 96, 130), torch.float32, count=12)
-    with ThreadPoolExecutor(2) as threads:
-        calls = [threads.submit(eigh_native, stacks, everything(stacks)) for _ in range(8)]
-        for call in calls:
-            for stack, values, basis in zip(stacks, *call.result(), strict=True):
-                assert_solves(stack, values, basis)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from streams import parameters, set_gradients, train
@@ -221,3 +223,29 @@ def test_a_step_after_a_replay_uploads_what_the_replay_has_overwritten(capturing
     monkeypatch.setattr(engine, "upload_into", lambda *a: (uploads.append(a), real(*a)))
     optimizer.step()
     assert len(uploads) == 4
+
+
+def test_a_capture_leaves_other_threads_alone(monkeypatch):
+    """In CUDA's default mode, global, a thread that pins memory meanwhile would spoil it."""
+    asked = []
+
+    class Graph:
+        def pool(self):
+            return "pool"
+
+        def replay(self):
+            pass
+
+    @contextmanager
+    def graph(captured, **options):
+        asked.append(options)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    params = parameters(SHAPES)
+    step = GraphedStep(SOAP(params, backend="eager"))
+    for refreshes in (False, True):
+        step._capture(refreshes)
+    assert [options["capture_error_mode"] for options in asked] == ["thread_local"] * 2
+    assert [options["pool"] for options in asked] == [None, "pool"]

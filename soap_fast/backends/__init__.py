@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -57,7 +57,7 @@ class Backend(Protocol):
         self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
     ) -> None: ...
 
-    def forget(self) -> None: ...
+    def forget(self, devices: Iterable[torch.device] = ()) -> None: ...
 
     def check_whole(self) -> None: ...
 

@@ -5,7 +5,7 @@ Runs on any device and in float64; needs neither the extension nor Triton.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -56,11 +56,20 @@ class EagerBackend:
     ) -> None:
         """Told after every step that was taken the whole way."""
 
-    def forget(self) -> None:
-        """The state was replaced: nothing known of it holds any more."""
+    def forget(self, devices: Iterable[torch.device] = ()) -> None:
+        """The state was replaced: nothing known of it holds any more.
+
+        Args:
+            devices: where the new one was written, each on its current stream.
+        """
 
     def check_whole(self) -> None:
-        """Nothing, or RuntimeError where a step was left between its launches."""
+        """Ahead of reading the state: RuntimeError where a step was left between its launches.
+
+        Current streams then wait for those that work on the state. Of the Triton backend alone,
+        whose launches reach memory that torch does not know of; what torch's operators do on
+        several streams is ordered by the caller, as under torch's optimizers.
+        """
 
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         """What is due when is uploaded ahead of a capture."""

@@ -6,7 +6,7 @@ stepped as `native` does where it was not; `unserved` says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from soap_fast.call import Scaling, TensorCall, state_dtype
 from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.option_rows import reads_lr
+from soap_fast.fused.stream_order import StreamOrder
 from soap_fast.fused.tables import walkable
 from soap_fast.interrupts import held
 from soap_fast.plan import TensorPlan
@@ -58,6 +59,7 @@ class TritonBackend(NativeBackend):
         self.input_precision = input_precision
         self.launcher = launcher
         self.engines: dict[torch.device, Engine] = {}
+        self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
         self.steady: Steady | None = None
         self.by_device_clock = False  # while a graph of staggered refreshes is captured
 
@@ -113,6 +115,8 @@ class TritonBackend(NativeBackend):
             if self.steady.step(groups, state, scaling):
                 return True
             self.steady = None
+        # First calls read and write the state as well, ahead of any engine.
+        self._follow_streams({param.device for group in groups for param in group["params"]})
         return False
 
     def settle(
@@ -135,13 +139,20 @@ class TritonBackend(NativeBackend):
         """The next step is taken the whole way: a clock, or what else it reads, has changed."""
         self.steady = None
 
-    def forget(self) -> None:
+    def forget(self, devices: Iterable[torch.device] = ()) -> None:
+        self._follow_streams(devices)
         self.steady = None
         self.engines.clear()
 
     def check_whole(self) -> None:
         for engine in self.engines.values():
             engine.check_whole()
+        self._follow_streams()
+
+    def _follow_streams(self, devices: Iterable[torch.device] = ()) -> None:
+        """The current streams of these devices, and of all known ones, work on the state next."""
+        for device in {*devices, *self.orders}:
+            self._order_on(device).follow()
 
     @contextmanager
     def captured(self, calls: Sequence[TensorCall]) -> Iterator[None]:
@@ -203,7 +214,7 @@ class TritonBackend(NativeBackend):
     def replayed(self) -> None:
         self.steady = None  # its count of calls until a refresh
         for engine in self.engines.values():
-            engine.follow_stream(wait=False)
+            engine.follow_stream()  # that of the replay
             engine.forget_uploads()  # the replay has uploaded its own
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
@@ -231,6 +242,7 @@ class TritonBackend(NativeBackend):
         options = [calls[0].options if call is None else call.options for call in found]
         present = [call for call in found if call is not None]
         with held:  # what was uploaded is known to be, and what was launched is counted
+            engine.follow_stream(call.grad for call in present)
             engine.upload(grads, options)
             engine.run(calls[0].scaling)
             torch.autograd.graph.increment_version([call.param for call in present])
@@ -248,10 +260,14 @@ class TritonBackend(NativeBackend):
         if engine is None or not engine.holds(calls):
             if engine is not None:
                 engine.check_whole()
-            engine = Engine(calls, self._launcher(device), self.input_precision)
+            order = self._order_on(device)
+            engine = Engine(calls, self._launcher(device), self.input_precision, order)
             engine.derive_operands()
             self.engines[device] = engine
         return engine
+
+    def _order_on(self, device: torch.device) -> StreamOrder:
+        return self.orders.setdefault(device, StreamOrder(device))
 
     def _launcher(self, device: torch.device) -> Launcher:
         from soap_fast.fused.launcher import TritonLauncher

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from soap_fast import capture
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.fused import tables, works
 from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
@@ -19,6 +18,7 @@ from soap_fast.fused.memory import Memory, empty, state_addresses, state_tensors
 from soap_fast.fused.option_rows import fingerprint, row
 from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
+from soap_fast.fused.stream_order import StreamOrder
 from soap_fast.fused.tuning import TUNING
 from soap_fast.fused.upload import upload, upload_into
 from soap_fast.fused.work import Work
@@ -44,12 +44,22 @@ class Engine:
         halfway: whether a step is underway, or was left before its last launch.
     """
 
-    def __init__(self, calls: Sequence[TensorCall], launcher: Launcher, precision: str) -> None:
+    def __init__(
+        self,
+        calls: Sequence[TensorCall],
+        launcher: Launcher,
+        precision: str,
+        order: StreamOrder | None = None,
+    ) -> None:
+        """An engine before it gives its order, for what it has launched may be underway."""
         self.launcher, self.precision = launcher, precision
         self.params = [call.param for call in calls]
         self.states = [call.state for call in calls]
         self.layouts = [layout_of(call.plan) for call in calls]
         self.device = self.params[0].device
+        self.order = order or StreamOrder(self.device)
+        self.order.follow()  # moments change their places below
+        self.stream: torch.cuda.Stream | None = None  # that all memory is known to be used on
         on_gpu = self.device.type == "cuda"
         # Triton launches on the current device, which need not be that of the tensors.
         self._guard: AbstractContextManager[Any]
@@ -63,7 +73,7 @@ class Engine:
         clock = torch.tensor([calls[0].state["calls"]])
         self.calls = upload(clock, self.device)
         self._fixed_launches()
-        self.stream: torch.cuda.Stream | None = None
+        self.gather = self.clock = self.apply = Launch("none", (), {}, 0)  # until an upload
         self.staggered: list[StaggeredSet] = []
         self._scaled = self.halfway = False
         around = Surroundings(
@@ -83,6 +93,7 @@ class Engine:
     def forget_uploads(self) -> None:
         """Whatever lies on the device, the next step uploads all that it reads."""
         self._options: list[tuple[Any, ...]] = []
+        self._rates: list[torch.Tensor] = []
         self._option_rows: list[int] = []
         self._gradients: list[tuple[Any, ...]] = []
         self._gradient_list: list[int] = []
@@ -92,31 +103,37 @@ class Engine:
         self._parameter_strides: list[Strided] = []
         self.refresher.forget()
 
-    def follow_stream(self, *, wait: bool = True) -> None:
-        """On another stream than that of the last step: wait there for what it still has to do."""
-        if self.device.type != "cuda":
+    def follow_stream(self, read: Iterable[torch.Tensor] = ()) -> None:
+        """Ahead of all that a step writes: wait for the stream of the last one, if it is another.
+
+        The caching allocator then learns that this stream uses what a step reads, so that nobody
+        gets the memory of something given up while a kernel still reads it.
+
+        Args:
+            read: what the coming step alone reads, its gradients.
+        """
+        now = self.order.follow()
+        if now is None or now == self.stream:
             return
-        now = torch.cuda.current_stream(self.device)
-        if now == self.stream or capture.underway():
-            return
-        if self.stream is not None and wait:
-            now.wait_stream(self.stream)
-        for tensor in self._on_device():
-            tensor.record_stream(now)  # so that nobody gets its memory while this stream reads it
+        for tensor in {t.untyped_storage().data_ptr(): t for t in self._in_use(read)}.values():
+            tensor.record_stream(now)
         self.stream = now
 
-    def _on_device(self) -> Iterator[torch.Tensor]:
-        yield from (self.memory.a, self.memory.b, self.memory.operands.memory)
-        yield from (self.gradient_addresses, self.parameter_addresses)
-        for launch in (
-            *self.before,
-            *self.after,
-            *self.derive,
-            self.gather,
-            self.clock,
-            self.apply,
-        ):
+    def _in_use(self, read: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """All tensors on the device that a launch names, or a table by their address."""
+        memory = self.memory
+        yield from read
+        yield from self.params
+        yield from self._kept
+        yield from (memory.a, memory.b, memory.operands.memory)
+        yield from (self.gradient_addresses, self.parameter_addresses, self.calls)
+        yield from self._rates
+        by_strides = (self.gather, self.clock, self.apply)
+        for launch in (*self.before, self.norm, *self.after, *self.derive, *by_strides):
             yield from (x for x in launch.arguments if isinstance(x, torch.Tensor))
+        yield from self.refresher.in_use()
+        for prepared in self.staggered:
+            yield from prepared.in_use()
 
     def holds(self, calls: Sequence[TensorCall]) -> bool:
         """Whether these tensors are among the engine's, their state where it was."""
@@ -241,6 +258,8 @@ class Engine:
         if values != self._options:
             upload_into(self.options, torch.stack([row(option) for option in distinct]).flatten())
             self._options = values
+            rates = [option.lr for option in distinct if isinstance(option.lr, torch.Tensor)]
+            self._rates = [rate for rate in rates if rate.device == self.device]
             self._normalizes = any(option.normalize_grads for option in distinct)
 
     def _upload_gradients(
@@ -293,7 +312,7 @@ class Engine:
             raise RuntimeError(HALFWAY)
 
     def run(self, scaling: Scaling) -> None:
-        """One step, launched.
+        """One step, launched; its stream has followed the last one, and all is uploaded.
 
         Raises:
             RuntimeError: an earlier one has failed between its launches.
@@ -301,7 +320,6 @@ class Engine:
         self.check_whole()
         launcher = self.launcher
         with self._guard:
-            self.follow_stream()
             if scaling.given or self._scaled:
                 self._scale(scaling)
             launcher(self.gather)  # which writes to the workspace alone
@@ -336,6 +354,7 @@ class Engine:
 
     def derive_operands(self) -> None:
         """Of bases that this engine has not refreshed itself."""
+        self.follow_stream()
         with self._guard:
             for launch in self.derive:
                 self.launcher(launch)
@@ -343,11 +362,13 @@ class Engine:
     def refresh(self, calls: Sequence[TensorCall], op: Callable[..., Refreshed]) -> None:
         """Refresh what is due of these tensors, whose step was the last one."""
         places = [self.places[id(call.param)] for call in calls]
+        self.follow_stream()
         with self._guard:
             self.refresher.refresh(calls, places, self.taken(), op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
         """Upload what a graph of staggered refreshes reads, ahead of its capture."""
+        self.follow_stream()
         self.calls.fill_(calls[0].state["calls"])  # also where some had no gradient at times
         self.staggered = []
         for indices in by_tolerance(calls).values():

@@ -6,13 +6,15 @@ the device, and a refresh uploads one table with the addresses of its results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import torch
 
 from soap_fast.call import TensorCall
+from soap_fast.capture import is_staggered
 from soap_fast.carry import Batch, Changes, batches, by_call, old_bases_on_error
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.due import Planned, Surroundings, plan, tokens_of
@@ -24,7 +26,10 @@ from soap_fast.modes import from_modes, to_modes
 from soap_fast.refresh import LEFT_OUT, Refreshed
 
 RefreshOp = Callable[..., Refreshed]
-MOST_SETS = 64
+# Sets of tensors that were due together and may be again: those of one period of the schedule, and
+# of so many calls in which tensors were missing, which have gradients now and then. Frequencies
+# that differ repeat together after their least common multiple, which may be too many.
+OTHER_SETS, LONGEST_PERIOD = 64, 1024
 CARRIED = "settle exp_avg"  # after this launch state is whole; operands alone are not derived yet
 
 
@@ -38,6 +43,7 @@ class DueSet:
         owners: [all k] int64, the tensor of each factor.
         late: tables that wait for addresses of results.
         launches: in order, by name, given these tables.
+        in_use: what all of these read on the device.
     """
 
     batches: list[Batch]
@@ -45,6 +51,7 @@ class DueSet:
     owners: torch.Tensor
     late: tuple[Template, ...]
     launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
+    in_use: list[torch.Tensor]
 
 
 class Refresher:
@@ -58,7 +65,13 @@ class Refresher:
 
     def forget(self) -> None:
         """The tables of what was due together are built and uploaded anew."""
-        self.sets: dict[tuple[Any, ...], DueSet] = {}
+        self.sets: dict[tuple[Any, ...], DueSet] = {}  # the one that was due last at the end
+        self.frequencies: dict[float, set[int]] = {}  # of staggered tensors, by tolerance
+
+    def in_use(self) -> Iterator[torch.Tensor]:
+        """All tensors on the device that refreshes read at every turn."""
+        for found in self.sets.values():
+            yield from found.in_use
 
     def refresh(
         self,
@@ -123,11 +136,18 @@ class Refresher:
 
     def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
-        if key not in self.sets:
-            if len(self.sets) >= MOST_SETS:  # tensors that have gradients now and then
-                del self.sets[next(iter(self.sets))]
-            self.sets[key] = self._build(calls, places)
-        return self.sets[key]
+        found = self.sets.pop(key, None) or self._build(calls, places)
+        self.sets[key] = found
+        staggered = self.frequencies.setdefault(calls[0].options.refresh_tolerance, set())
+        staggered.update(c.options.precondition_frequency for c in calls if is_staggered(c))
+        if len(self.sets) > self._most_sets():
+            del self.sets[next(iter(self.sets))]
+        return found
+
+    def _most_sets(self) -> int:
+        """A set for every call of a period, and tolerance."""
+        periods = (lcm(*frequencies) for frequencies in self.frequencies.values())
+        return OTHER_SETS + sum(min(period, LONGEST_PERIOD) for period in periods)
 
     def _build(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         found, tokens = batches(calls), Tokens()
@@ -138,18 +158,23 @@ class Refresher:
                 values = tokens_of(tokens, number, len(found), position, d)
                 by_mode[places[index]][mode] = values
         planned = plan(self.around, by_mode, tokens)
-        owners = [places[index] for batch in found for index, _ in batch.owners]
-        return DueSet(
-            found,
-            [batch.selection() for batch in found],
-            upload(torch.tensor(owners, dtype=torch.int64), self.device),
-            planned.late,
-            [(one.name, self._on_device(one)) for one in planned.launches if one.count],
-        )
+        places_of = [places[index] for batch in found for index, _ in batch.owners]
+        owners = upload(torch.tensor(places_of, dtype=torch.int64), self.device)
+        selections = [batch.selection() for batch in found]
+        in_use = [owners, *selections]
+        for batch in found:
+            in_use += [batch.K, batch.Q]
+        launches = [
+            (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
+        ]
+        return DueSet(found, selections, owners, planned.late, launches, in_use)
 
-    def _on_device(self, planned: Planned) -> Callable[[Sequence[torch.Tensor]], Launch]:
+    def _on_device(
+        self, planned: Planned, in_use: list[torch.Tensor]
+    ) -> Callable[[Sequence[torch.Tensor]], Launch]:
         walked = () if planned.tiles is None else (upload(planned.tiles, self.device),)
         fixed = [t if isinstance(t, int) else upload(t, self.device) for t in planned.tables]
+        in_use += [*walked, *planned.arguments, *(t for t in fixed if isinstance(t, torch.Tensor))]
 
         def launch(late: Sequence[torch.Tensor]) -> Launch:
             tables = (late[t] if isinstance(t, int) else t for t in fixed)

@@ -85,6 +85,7 @@ class StaggeredSet:
             )
             for key in self.stacks
         ]
+        self._arguments = [t for planned in plans[0].launches for t in planned.arguments]
         stations = zip(*(p.launches for p in plans), strict=True)
         self.launches = [self._stacked(station, nobody) for station in stations]
         self.late = [p.late for p in plans]
@@ -95,6 +96,12 @@ class StaggeredSet:
         ]
         self.small.upload(self.device)
         self.long.upload(self.device)
+
+    def in_use(self) -> Iterator[torch.Tensor]:
+        """All tensors on the device that refreshes read at every turn."""
+        yield from (self.small.table, self.long.table, *self._arguments)
+        for stack in self.stacks.values():
+            yield from (stack.K, stack.Q)
 
     def _plan(self, found: dict[Key, Batch], places: Sequence[int], around: Surroundings) -> Plan:
         tokens, due = Tokens(), dict[int, dict[int, list[int]]]()

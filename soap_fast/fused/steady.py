@@ -72,6 +72,7 @@ class Steady:
         if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
             return False
         with held:  # what was uploaded is known to be, and what was launched is counted
+            self.engine.follow_stream(grads)
             if not self._options_are_known(groups):
                 return False
             self.engine.accept(addresses, params)
