@@ -29,7 +29,7 @@ def test_golden_traces(case):
 
 
 def test_several_devices_in_one_group():
-    near, alone = parameters(((3, 2),))[0], parameters(((3, 2),))[0]
+    near, alone = parameters(((3, 3),))[0], parameters(((3, 3),))[0]
     far = torch.nn.Parameter(near.detach().cuda())
     optimizer = SOAP([near, far], precondition_frequency=2)
     single = SOAP([alone], precondition_frequency=2, backend="eager")
