@@ -27,7 +27,8 @@ import torch
 
 from soap_fast import SOAP
 
-OF_BITS = ("torch.equal", "assert_same_bits", "assert_equal")
+# What stands in statements that compare bits; the last two are of tests/faults.
+OF_BITS = ("torch.equal", "assert_same_bits", "assert_equal", "torn", ".found(")
 
 
 class Perturbation:
@@ -84,8 +85,9 @@ class Perturbation:
 
     @staticmethod
     def serves(grad: torch.Tensor) -> bool:
+        """Whether every entry has a place in memory of its own, and the value that stands there."""
         dense = grad.layout == torch.strided and not grad.is_meta and not grad.is_neg()
-        return dense and grad.is_floating_point()
+        return dense and grad.is_floating_point() and 0 not in grad.stride()
 
     def entries(self, grad: torch.Tensor, key: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(key)
