@@ -27,8 +27,8 @@ import torch
 
 from soap_fast import SOAP
 
-# What stands in statements that compare bits; the last two are of tests/faults.
-OF_BITS = ("torch.equal", "assert_same_bits", "assert_equal", "torn", ".found(")
+# What stands in statements that compare bits; the last three are of tests/faults.
+OF_BITS = ("torch.equal", "assert_same_bits", "assert_equal", "torn", ".found(", "any(which)")
 
 
 class Perturbation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from perturbed import Perturbation
@@ -60,3 +62,23 @@ def test_noise_is_a_few_roundings_and_is_taken_back(dtype):
     share = ((seen[0] - before[0]) / before[0]).abs() / torch.finfo(dtype).eps
     assert 0.3 < share.mean() < 3
     assert share.max() < 6
+
+
+def bits() -> None:
+    assert torch.equal(torch.zeros(2), torch.full((2,), 1e-9))
+
+
+def to_a_tolerance() -> None:
+    torch.testing.assert_close(torch.zeros(2), torch.ones(2))
+
+
+@pytest.mark.parametrize(("comparison", "outcome"), [(bits, "skipped"), (to_a_tolerance, "failed")])
+def test_a_comparison_of_bits_is_expected_to_fail_and_no_other(comparison, outcome):
+    with pytest.raises(AssertionError) as caught:
+        comparison()
+    report = SimpleNamespace(failed=True, outcome="failed")
+    hook = Perturbation(1e-7).pytest_runtest_makereport(None, SimpleNamespace(excinfo=caught))
+    next(hook)
+    with pytest.raises(StopIteration):
+        hook.send(report)
+    assert report.outcome == outcome
