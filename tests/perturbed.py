@@ -90,8 +90,9 @@ class Perturbation:
         return dense and grad.is_floating_point() and 0 not in grad.stride()
 
     def entries(self, grad: torch.Tensor, key: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(key)
-        normal = torch.randn(grad.numel(), generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(key)
+        options = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
+        normal = torch.randn(grad.numel(), generator=generator, **options)
         unit = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         size = self.size * (unit if grad.dtype == torch.float64 else 1)
         return (size * normal).reshape(grad.shape).to(grad.device)
