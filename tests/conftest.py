@@ -31,6 +31,15 @@ if settings is not None:
     settings.load_profile("soak" if examples else "test")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """`SOAP_FAST_PERTURB=1e-7`: gradients with other last bits, see perturbed.py."""
+    if size := os.environ.get("SOAP_FAST_PERTURB"):
+        from perturbed import Perturbation
+
+        seed = int(os.environ.get("SOAP_FAST_PERTURB_SEED", "0"))
+        config.pluginmanager.register(Perturbation(float(size), seed))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small work on several threads of a busy machine waits for them."""

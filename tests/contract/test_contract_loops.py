@@ -79,7 +79,7 @@ def test_micro_batches_add_up_to_one_batch(backend):
     for parts in (1, 4):
         torch.manual_seed(0)
         model = torch.nn.Conv2d(2, 3, 3)
-        optimizer = SOAP(model.parameters(), backend=backend, precondition_frequency=3, eps=1e-3)
+        optimizer = SOAP(model.parameters(), backend=backend, precondition_frequency=3)
         start = values(model)
         for call in range(5):
             optimizer.zero_grad()
@@ -87,9 +87,8 @@ def test_micro_batches_add_up_to_one_batch(backend):
                 (model(part).square().mean() / parts).backward()
             optimizer.step()
         ends.append(values(model))
-    # eps keeps what rounding makes of nearly-zero entries in the null space of a basis small.
     for whole, added, old in zip(*ends, start, strict=True):
-        assert (whole - added).abs().max() <= 0.02 * (whole - old).abs().max()
+        assert (whole - added).abs().max() <= 5e-4 * (whole - old).abs().max()
 
 
 @pytest.mark.parametrize("foreach", [False, True])
