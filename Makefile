@@ -8,6 +8,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TRITON := triton==3.6.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-with-$(subst /,_,$(TORCH))
@@ -20,11 +21,13 @@ BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(wil
 setup: $(READY)
 
 # torch first and by name, the build without isolation: an isolated build would fetch a second torch.
+# Builds with CUDA bring the Triton that they need; others bring none, and get the lowest we support.
 $(READY): $(BUILD_INPUTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "soap_fast needs Python >= 3.11: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "no virtual environment: on Debian, apt install python3-venv" >&2; exit 1; }
 	$(PIP) install --quiet --constraint .ci/constraints.txt $(TORCH) numpy
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install --quiet "$(TRITON); sys_platform == 'linux'"
 	$(PIP) install --quiet --constraint .ci/constraints.txt setuptools wheel cmake ninja pybind11
 	$(PIP) install --quiet --constraint .ci/constraints.txt --no-build-isolation --editable ".[bench,lint,test]"
 	rm -f $(VENV)/ready-with-* && touch $@

@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "dispatch.h"
 #include "qr_blocked.h"
 
 namespace soap_fast {
@@ -67,18 +68,15 @@ void multiply_by_torch(bool transpose_a, int64_t d, const T* a, const T* b, T* c
   std::array<StableIValue, 3> stack{torch::stable::detail::from(left),
                                     torch::stable::detail::from(right),
                                     torch::stable::detail::from(product)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  call_operator("aten::mm", "out", stack);
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the reference that was returned
 }
 
 template <typename T>
 void orthogonal_factor_by_torch(int64_t d, const T* a, T* q) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(as_tensor(a, d, d, 1)), 0};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::geqrf", "", stack.data(), TORCH_ABI_VERSION));
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linalg_householder_product", "",
-                                                      stack.data(), TORCH_ABI_VERSION));
+  call_operator("aten::geqrf", "", stack);
+  call_operator("aten::linalg_householder_product", "", stack);
   Tensor target = as_tensor(q, d, d, 1);
   torch::stable::copy_(target, torch::stable::detail::to<Tensor>(stack[0]));
 }

@@ -8,6 +8,8 @@
 #include <limits>
 #include <string>
 
+#include "dispatch.h"
+
 namespace soap_fast {
 namespace {
 
@@ -25,8 +27,7 @@ std::string shape_of(const Tensor& tensor) {
 Eigenpairs linalg_eigh(const Tensor& packed) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(packed),
                                     torch::stable::detail::from(std::string("L"))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::linalg_eigh", "", stack.data(), TORCH_ABI_VERSION));
+  call_operator("aten::linalg_eigh", "", stack);
   return {torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0])),
           torch::stable::detail::to<Tensor>(stack[1])};
 }

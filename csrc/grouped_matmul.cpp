@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "dispatch.h"
+
 namespace soap_fast {
 
 void grouped_matmul(TensorList a, TensorList b, TensorList products) {
@@ -15,8 +17,7 @@ void grouped_matmul(TensorList a, TensorList b, TensorList products) {
     std::array<StableIValue, 3> stack{torch::stable::detail::from(a[g]),
                                       torch::stable::detail::from(b[g]),
                                       torch::stable::detail::from(products[g])};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION));
+    call_operator("aten::bmm", "out", stack);
     torch::stable::detail::to<Tensor>(stack[0]);  // takes over the reference that was returned
   }
 }
@@ -24,8 +25,7 @@ void grouped_matmul(TensorList a, TensorList b, TensorList products) {
 void call_grouped_matmul(const TensorList& a, const TensorList& b, const TensorList& products) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(products)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("soap_fast::grouped_matmul_", "", stack.data(), TORCH_ABI_VERSION));
+  call_operator("soap_fast::grouped_matmul_", "", stack);
 }
 
 }  // namespace soap_fast

@@ -12,12 +12,13 @@ import torch
 
 from soap_fast.call import TensorCall
 
-_HAS_CUDA = torch.version.cuda is not None
-
 
 def underway() -> bool:
     """Whether the current stream is being captured."""
-    return _HAS_CUDA and torch.cuda.is_current_stream_capturing()
+    # Whoever captures has used CUDA. Where nobody has, asking raises on a CUDA build of torch
+    # without a driver, which is what PyPI has for Linux.
+    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return used and torch.cuda.is_current_stream_capturing()
 
 
 def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str] | None:

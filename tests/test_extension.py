@@ -100,6 +100,13 @@ def test_cuda_is_in_it_where_it_was_demanded():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("soap_fast::eigh", "CUDA")
 
 
+def test_one_place_knows_how_versions_of_torch_report_a_failure():
+    """Macros for it that later headers have are missing in 2.11's."""
+    for source in (Path(__file__).parent.parent / "csrc").iterdir():
+        found = re.findall(r"torch_call_dispatcher|TORCH_ERROR_CODE_CHECK", source.read_text())
+        assert not found or source.stem == "dispatch", f"{source.name} has {set(found)}"
+
+
 @needs_native
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads ELF files with binutils")
 class TestStableABI:
