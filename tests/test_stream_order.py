@@ -77,7 +77,8 @@ def pointer(tensor: torch.Tensor) -> int:
 
 
 def alive() -> list[torch.Tensor]:
-    return [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+    # By its type: a weak proxy of something gone would raise when asked for its class.
+    return [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
 
 
 class Watch(TorchDispatchMode):
