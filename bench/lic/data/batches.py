@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bench.command import BadInput
 from bench.lic.data.crops import Crops
+from bench.lic.data.workers import Workers
 
 # Crops or why there are none, as one line, and the images newly found unusable. The line, since an
 # exception in a worker would arrive with that process's whole traceback as its message.
@@ -28,14 +29,14 @@ def batches(
     world: int = 1,
     *,
     pin_memory: bool | None = None,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor]:
     """Shares of global batches start, start + 1, ...  # [batch / world, 3, side, side] uint8.
 
     Global batch s is crops s * batch ... (s + 1) * batch - 1, whatever the workers; rank r takes
     the r-th part of them. Without end, and nothing is drawn from torch's random generators. Files
     that a worker finds unusable arrive with the batch that was to hold them, and are named and
     counted here, in the main process. Worker processes start with the first batch and end when
-    the iterator is closed or forgotten.
+    the iterator is closed or forgotten, or this process ends.
 
     Args:
         pin_memory: of the batches, which stay on the CPU (default: where there is a GPU).
@@ -50,12 +51,16 @@ def batches(
     )
 
 
-def _delivered(loader: DataLoader[Share], crops: Crops) -> Iterator[Tensor]:
-    for share, reasons in loader:
-        crops.sources.found_unusable(reasons)
-        if isinstance(share, str):
-            raise BadInput(share)
-        yield share
+def _delivered(loader: DataLoader[Share], crops: Crops) -> Generator[Tensor]:
+    workers = Workers()
+    try:
+        for share, reasons in workers.started_by(lambda: iter(loader)):
+            crops.sources.found_unusable(reasons)
+            if isinstance(share, str):
+                raise BadInput(share)
+            yield share
+    finally:
+        workers.end()
 
 
 def _loader(
@@ -103,6 +108,7 @@ def _as_it_is(share: Any) -> Any:
 
 def _leave_interrupts(worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal, and a machine that is taken away sends SIGTERM to
-    all that run on it; the main one decides, and still needs batches."""
+    all that run on it; the main one decides, and still needs batches. It ends workers by a signal
+    that none can ignore."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -167,6 +167,7 @@ def _train(
                 if stopped and not training.finished:
                     raise Interrupted(f"stopped after step {training.steps} of {title}")
     finally:
+        training.close()
         progress.close()
         records.close()
 

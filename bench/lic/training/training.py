@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class Training:
         self.schedule = Schedule(config, self.optimizer)
         self.scaler = scaler(config.amp, self.device)
         self.history = History()
-        self._batches: Iterator[Tensor] | None = None
+        self._batches: Generator[Tensor] | None = None
 
     def _network(self) -> Any:
         """The model as it is called in training: shared among processes, compiled."""
@@ -157,7 +157,13 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.history = History.from_state(state["history"])
         self.history.starts.append(self.steps)
-        self._batches = None
+        self.close()
+
+    def close(self) -> None:
+        """End the processes that read images; a further step starts others."""
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches.close()
 
     def _next_batch(self) -> Tensor:
         """The next step's crops, of this process  # [batch / world, 3, crop, crop] float32."""
