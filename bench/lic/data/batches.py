@@ -7,9 +7,10 @@ import signal
 from collections.abc import Generator, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from bench.command import BadInput
 from bench.lic.data.crops import Crops
@@ -17,7 +18,7 @@ from bench.lic.data.workers import Workers
 
 # Crops or why there are none, as one line, and the images newly found unusable. The line, since an
 # exception in a worker would arrive with that process's whole traceback as its message.
-Share = tuple[Tensor | str, list[str]]
+Share = tuple[Tensor | np.ndarray | str, list[str]]
 
 
 def batches(
@@ -58,7 +59,7 @@ def _delivered(loader: DataLoader[Share], crops: Crops) -> Generator[Tensor]:
             crops.sources.found_unusable(reasons)
             if isinstance(share, str):
                 raise BadInput(share)
-            yield share
+            yield torch.from_numpy(share) if isinstance(share, np.ndarray) else share
     finally:
         workers.end()
 
@@ -91,7 +92,21 @@ class _Shares(Dataset[Share]):
         except BadInput as error:
             return str(error), []
         reasons = [reason for _, found in drawn for reason in found]
-        return torch.stack([crop for crop, _ in drawn]), reasons
+        return _sendable(torch.stack([crop for crop, _ in drawn])), reasons
+
+
+def _sendable(share: Tensor) -> Tensor | np.ndarray:
+    """In shared memory, or where that is full, as what goes through a pipe.
+
+    Left to torch, it is put there by a thread of the queue, which drops what it fails to put: the
+    batch would never arrive. A container has 64 MB of it by default.
+    """
+    if get_worker_info() is None:  # not in a worker
+        return share
+    try:
+        return share.share_memory_()
+    except RuntimeError:
+        return share.numpy()
 
 
 class _Onwards(Sampler[int]):

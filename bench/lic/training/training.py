@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,8 @@ class Training:
         self.scaler = scaler(config.amp, self.device)
         self.history = History()
         self._batches: Generator[Tensor] | None = None
+        # Entered while a batch is waited for: nothing is half done, and an exception may come.
+        self.while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def _network(self) -> Any:
         """The model as it is called in training: shared among processes, compiled."""
@@ -96,7 +99,8 @@ class Training:
     def step(self) -> Quality:
         """One training step; returns the cost of its batch, of all processes."""
         waiting = self._now()
-        images = self._next_batch()  # [batch / world, 3, crop, crop]
+        with self.while_waiting():
+            images = self._next_batch()  # [batch / world, 3, crop, crop]
         start = self._now()
         self.schedule.before_step(self.steps)
         torch.manual_seed(self._noise_seed())
