@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
 import sys
 
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> int:
     for command in COMMANDS.values():
         command.add(commands)
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return COMMANDS[options.command].run(options)
     except BadInput as error:

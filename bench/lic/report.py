@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
-from bench.lic.style import LABELS, lines, loss_frame, number
+from bench.lic.style import LABELS, lines, loss_frame, number, plain_text
 from bench.lic.style import table as markdown
 from bench.lic.training import WARMUP, Config
 from bench.output import envelope
+from bench.output.text import write_text
 
 
 def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
@@ -73,6 +74,7 @@ def _reached(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+@plain_text()
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Held-out R-D loss against steps and against seconds."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -105,11 +107,11 @@ def _dress(axes: Axes, xlabel: str, legend: str) -> None:
 
 def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: str | None) -> None:
     """table.md, result.json and curves.png in `folder`; the same JSON to `json_target`."""
-    (folder / "table.md").write_text(text)
-    plot(results, folder / "curves.png")
     envelope.write(str(folder / "result.json"), results)
+    write_text(folder / "table.md", text)
     if json_target is not None:
         envelope.write(json_target, results)
+    plot(results, folder / "curves.png")
 
 
 def _pair(result: dict[str, Any], key: str) -> str:

@@ -13,9 +13,10 @@ from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import band, of_variant
 from bench.lic.evaluation.runs import Group, Run, group
-from bench.lic.style import lines, loss_frame
+from bench.lic.style import lines, loss_frame, plain_text
 
 
+@plain_text()
 def losses(comparison: Comparison, path: Path) -> None:
     """A row for every model and lambda: against steps, and against seconds of training."""
     parts = [

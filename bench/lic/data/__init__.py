@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bench.lic.data.batches import batches
 from bench.lic.data.crops import Crops
-from bench.lic.data.evaluation import EvaluationSet, evaluation_set
+from bench.lic.data.evaluation import EvaluationSet, evaluation_set, reason_of
 from bench.lic.data.images import Images, load
 from bench.lic.data.sources import Source, Sources
 
@@ -22,4 +22,5 @@ __all__ = [
     "batches",
     "evaluation_set",
     "load",
+    "reason_of",
 ]

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from bench.output.text import readable
+
 LARGEST_16_BIT = 65535
 # What says nothing about the file: a run must not go on with another image because of these.
 MACHINE_FAILED = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
@@ -69,4 +71,4 @@ def _unusable(path: str, error: Exception) -> Unusable:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_FAILED:
         raise error
     reason = str(error) if isinstance(error, Unusable) else type(error).__name__
-    return Unusable(f"{path} (unreadable: {reason})")
+    return Unusable(f"{readable(path)} (unreadable: {reason})")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.command import BadInput
 from bench.lic.data.decoding import Unusable, size
+from bench.output.text import readable
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
@@ -89,7 +90,7 @@ def _by_content(folder: Path) -> Layout:
     pngs = all(name.lower().endswith(".png") for name in names)
     if len(paths) == CLIC_IMAGES and pngs and {max(s) for s in _sizes(paths)} == {CLIC_SIDE}:
         return Layout("CLIC 2022", paths)
-    return Layout(f"folder {folder.resolve().name}", paths)
+    return Layout(f"folder {readable(folder.resolve().name)}", paths)
 
 
 def _images(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bench.lic.evaluation.curves import RDPoint
-from bench.lic.style import frame, lines
+from bench.lic.style import frame, lines, plain_text
 
 # (group, data set) -> variant -> its curve
 Curves = dict[tuple[str, str], dict[str, list[RDPoint]]]
@@ -26,6 +26,7 @@ class Shown(NamedTuple):
     image: Tensor  # float32 [3, H, W] in [0, 1]
 
 
+@plain_text()
 def rate_distortion(
     curves: Curves, path: Path, optimizers: Mapping[str, str] | None = None
 ) -> None:
@@ -60,6 +61,7 @@ def rate_distortion(
     figure.savefig(path, dpi=120)
 
 
+@plain_text()
 def reconstructions(shown: list[Shown], path: Path) -> None:
     """The images side by side, and a part from the middle of each, enlarged, below it."""
     height, width = shown[0].image.shape[1:]
