@@ -1,8 +1,9 @@
 """Images: which a folder holds, how they are read, and the crops and batches made of them.
 
-The order of the files is the order of the data: `layouts` (which paths) -> `decoding` (pixels of
-one path) -> `sources` (all to train on) -> `images` (training and held out) -> `crops` (crop
-number i) -> `batches` (batch number s, by workers); `evaluation` reads whole images.
+The order of the files is the order of the data: `walking` (files of a folder) -> `layouts` (which
+paths) -> `decoding` (pixels of one path) -> `sources` (all to train on) -> `images` (training and
+held out) -> `crops` (crop number i) -> `batches` (batch number s) by `workers`; `evaluation` reads
+whole images.
 """
 
 from __future__ import annotations
