@@ -15,6 +15,7 @@ from bench.lic.style import table as markdown
 from bench.lic.training import WARMUP, Config
 from bench.output import envelope
 from bench.output.text import write_text
+from bench.output.writing import writing
 
 
 def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
@@ -96,7 +97,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     _dress(by_steps, "training steps", "final R-D loss")
     _dress(by_seconds, "seconds of training", "time for all steps")
     by_steps.set_ylabel("R-D loss of held-out photos")
-    figure.savefig(path, dpi=150)
+    with writing(path):
+        figure.savefig(path, dpi=150)
 
 
 def _dress(axes: Axes, xlabel: str, legend: str) -> None:

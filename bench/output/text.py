@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.output.writing import writing
+
 
 def readable(name: str) -> str:
     r"""The name of a file, with \x.. for bytes that are no UTF-8, and for what cannot be printed.
@@ -19,5 +21,10 @@ def readable(name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As UTF-8, whatever the locale."""
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    """As UTF-8, whatever the locale.
+
+    Raises:
+        CannotWrite: the disk is full, for instance.
+    """
+    with writing(path):
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")

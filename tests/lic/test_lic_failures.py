@@ -65,6 +65,12 @@ def test_a_run_with_workers_ends_and_leaves_no_process(
     assert end["left"] == 0
 
 
+def test_a_full_disk_is_told_in_one_line(ends: dict[str, dict[str, Any]]) -> None:
+    *_, last = ends["full disk"]["said"].splitlines()
+    assert "checkpoint.pt: No space left on device; free some space" in last
+    assert "Traceback" not in ends["full disk"]["said"]
+
+
 def deaf() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(60)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.lic.evaluation.curves import RDPoint
 from bench.lic.style import frame, lines, plain_text
+from bench.output.writing import writing
 
 # (group, data set) -> variant -> its curve
 Curves = dict[tuple[str, str], dict[str, list[RDPoint]]]
@@ -58,7 +59,8 @@ def rate_distortion(
             frame(axes)
             if axes.lines:
                 axes.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
-    figure.savefig(path, dpi=120)
+    with writing(path):
+        figure.savefig(path, dpi=120)
 
 
 @plain_text()
@@ -78,4 +80,5 @@ def reconstructions(shown: list[Shown], path: Path) -> None:
         detail.imshow(pixels[top : top + side, left : left + side], interpolation="nearest")
         for axes in (whole, detail):
             axes.set_axis_off()
-    figure.savefig(path, dpi=100)
+    with writing(path):
+        figure.savefig(path, dpi=100)
