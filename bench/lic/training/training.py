@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.lic.data import Crops, Images, batches
 from bench.lic.loss import psnr, rate_distortion
 from bench.lic.models import Model, build
+from bench.lic.models.foreign import Foreign
 from bench.lic.optimizers import aux_parameters, main_parameters
 from bench.lic.optimizers import build as build_optimizer
 from bench.lic.training.config import Config
@@ -25,6 +26,7 @@ from bench.lic.training.layout import apply_layout
 from bench.lic.training.precision import autocast, scaler
 from bench.lic.training.processes import ALONE, Processes
 from bench.lic.training.schedules import Schedule
+from bench.lic.training.trial import try_once
 
 CLIP_NORM = 1.0  # of the gradient of all main parameters together
 AUX_RATE = 1e-3
@@ -43,7 +45,8 @@ class Training:
         workers: processes that read images, of each training process; no result depends on it.
 
     Raises:
-        BadInput: the config names a model or an optimizer that there is not, or that refuses it.
+        BadInput: the config names a model or an optimizer that there is not, or that refuses it;
+            or a model of others fails in a trial.
         ImportError: the optimizer's package is missing.
     """
 
@@ -57,6 +60,8 @@ class Training:
             torch.cuda.reset_peak_memory_stats(self.device)
         torch.manual_seed(config.seed)  # of the initial weights
         self.model = build(config.model, config.factor).to(self.device)
+        if isinstance(self.model, Foreign):
+            try_once(self.model, config, self.device)
         self.layout = apply_layout(self.model, config.channels_last, self.device)
         self.network = self._network()
         self.optimizer = build_optimizer(
@@ -66,7 +71,8 @@ class Training:
             config.precondition_frequency,
             config.optimizer_options,
         )
-        self.aux_optimizer = torch.optim.Adam(aux_parameters(self.model), lr=AUX_RATE)
+        quantiles = aux_parameters(self.model)  # a model of others may have none
+        self.aux_optimizer = torch.optim.Adam(quantiles, lr=AUX_RATE) if quantiles else None
         self.schedule = Schedule(config, self.optimizer)
         self.scaler = scaler(config.amp, self.device)
         self.history = History()
@@ -115,10 +121,8 @@ class Training:
         self.scaler.step(self.optimizer)
         after = self._now()
         self.scaler.update()
-        # Every process has the same quantiles, and so the same gradient: nothing is exchanged.
-        self.aux_optimizer.zero_grad()
-        self.model.aux_loss().backward()
-        self.aux_optimizer.step()
+        if self.aux_optimizer is not None:
+            self._fit_quantiles(self.aux_optimizer)
         self.history.data_seconds.append(start - waiting)
         self.history.optimizer_seconds.append(after - before)
         self.history.step_seconds.append(self._now() - start)
@@ -126,6 +130,14 @@ class Training:
         loss, bpp, mse = self.processes.mean(mine)
         self.history.losses.append(loss)
         return Quality(loss, bpp, psnr(mse))
+
+    def _fit_quantiles(self, optimizer: torch.optim.Optimizer) -> None:
+        """Every process has the same, and so the same gradient: nothing is exchanged."""
+        optimizer.zero_grad()
+        loss = self.model.aux_loss()
+        if loss.requires_grad:  # of some models of others it is a number
+            loss.backward()
+            optimizer.step()
 
     def evaluation_due(self) -> bool:
         return self.steps % self.config.evaluation_interval == 0 or self.finished
@@ -147,7 +159,7 @@ class Training:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "aux_optimizer": self.aux_optimizer.state_dict(),
+            "aux_optimizer": self.aux_optimizer.state_dict() if self.aux_optimizer else {},
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history.state_dict(),
@@ -156,7 +168,8 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+        if self.aux_optimizer is not None:
+            self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = History.from_state(state["history"])
