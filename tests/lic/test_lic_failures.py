@@ -86,7 +86,10 @@ def test_processes_of_a_loader_that_could_not_be_made_end_too() -> None:
         process.start()
         raise OSError("too many open files")
 
-    with pytest.raises(OSError, match="too many"):
-        workers.started_by(start)
-    workers.end()
-    assert process.exitcode == -signal.SIGKILL
+    try:
+        with pytest.raises(OSError, match="too many"):
+            workers.started_by(start)
+        workers.end()
+        assert process.exitcode == -signal.SIGKILL
+    finally:
+        process.kill()

@@ -60,7 +60,8 @@ def _deaths_unseen() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, previous)
+        if previous is not None:  # else it was set by C, which Python cannot set again
+            signal.signal(signal.SIGCHLD, previous)
 
 
 def _without_handler() -> signal._HANDLER:
