@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from bench.lic.__main__ import main
 from bench.lic.data import load
 from bench.lic.models import build
-from bench.lic.training import Config, Training, load_model
+from bench.lic.training import Config, Processes, Training, load_model
 from bench.lic.training.trial import try_once
 
 HERE = "lic.other_models"
@@ -95,17 +96,51 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     assert not out.exists()
 
 
+class InTurn(Processes):
+    """Two processes, of which the first one is done before the other begins."""
+
+    said: list[Any]
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank, 2)
+
+    def from_first(self, value: Any) -> Any:
+        if self.first:
+            self.said.append(value)
+            return value
+        return self.said.pop(0)
+
+
+def test_tables_of_an_evaluation_are_those_of_all_processes(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next step of several processes fails, which have buffers of one size."""
+    monkeypatch.setattr(InTurn, "said", [], raising=False)
+    found = []
+    for rank in (0, 1):
+        training = Training(config("Tables"), load(str(data), 32, 16))
+        training.processes = InTurn(rank)
+        training.evaluate()
+        found.append(training.model.state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert found[1]["net.entropy_bottleneck._quantized_cdf"].shape == (4, 7)
+    assert found[1]["net.entropy_bottleneck._offset"].tolist() == [3] * 4
+
+
+def config(name: str) -> Config:
+    return Config(
+        model=f"{HERE}:{name}", optimizer="adam", lr=1e-3, lam=0.013, steps=1, batch=2, crop=32
+    )
+
+
 def test_a_trial_leaves_no_trace(data: Path) -> None:
     torch.manual_seed(0)
     model = build(f"{HERE}:Noted")
-    config = Config(
-        model=f"{HERE}:Noted", optimizer="adam", lr=1e-3, lam=0.013, steps=1, batch=2, crop=32
-    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     noise = torch.get_rng_state()
-    try_once(model, config, "cpu")
+    try_once(model, config("Noted"), "cpu")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), noise)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
-    assert Training(config, load(str(data), 32, 16)).steps == 0
+    assert Training(config("Noted"), load(str(data), 32, 16)).steps == 0

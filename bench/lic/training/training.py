@@ -149,11 +149,21 @@ class Training:
             held_out = self.images.held_out
             quality = evaluate(self.model, held_out, self.config.lam, self.device)
         quality = Quality(*self.processes.from_first(quality))
+        if self.processes.world > 1 and isinstance(self.model, Foreign):
+            self._share_buffers()
         self.history.evaluated_at.append(self.steps)
         self.history.evaluations.append(list(quality))
         self.schedule.evaluated(quality.loss)
         self._note_memory()
         return quality
+
+    def _share_buffers(self) -> None:
+        """Those of some models get other sizes in an evaluation, which the first process makes."""
+        state = self.model.state_dict()
+        names = [name for name, _ in self.model.named_buffers() if name in state]
+        shared = self.processes.from_first({name: state[name].cpu() for name in names})
+        if not self.processes.first:
+            self.model.load_state_dict({**state, **shared})
 
     def state_dict(self) -> dict[str, Any]:
         return {
