@@ -97,6 +97,19 @@ def test_one_of_several_processes_gives_its_images_a_while(monkeypatch: pytest.M
     assert time.monotonic() - start < 5
 
 
+def test_nothing_is_asked_again_once_a_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE", 0.1)
+    before = signal.signal(signal.SIGTERM, lambda *given: received.append(given))
+    received: list[object] = []
+    try:
+        with stopping.StopRequest(alone=False):
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == []
+
+
 def test_a_request_between_steps_of_a_process_alone_is_met_before_the_next_batch() -> None:
     with stopping.StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)

@@ -31,6 +31,7 @@ class StopRequest:
 
     def __init__(self, alone: bool = True) -> None:
         self.made, self.alone, self.waits = False, alone, False
+        self.over = False
         self.since = 0.0  # when the request was made
         self.timer: threading.Timer | None = None
 
@@ -39,10 +40,12 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.over = True
+        if self.timer is not None:  # before its signal would meet another handler
+            self.timer.cancel()
+            self.timer.join()
         for number, previous in zip(self.SIGNALS, self.previous, strict=True):
             signal.signal(number, previous)
-        if self.timer is not None:
-            self.timer.cancel()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -65,7 +68,7 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._leave_if_due()
-        if not self.alone:
+        if not self.alone and not self.over:
             self._ask_again()
 
     def _leave_if_due(self) -> None:
