@@ -23,6 +23,7 @@ from bench.commands import (
     train,
     tune,
 )
+from bench.output.writing import CannotWrite
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
 COMMANDS = {
@@ -45,7 +46,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 2 where something given cannot be used."""
+    """Run one command; 2 where something given cannot be used, 1 where a file cannot be written."""
     parser = Parser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
     for name, module in COMMANDS.items():
@@ -58,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BadInput as problem:
         print(f"python -m bench {options.command}: {problem}", file=sys.stderr)
         return 2
+    except CannotWrite as problem:
+        print(f"python -m bench {options.command}: {problem}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
 import sys
 
@@ -11,6 +12,7 @@ from bench.command import BadInput
 from bench.lic.commands import compare, demo, evaluate, search, shapes, train
 from bench.lic.training import Interrupted, say
 from bench.lic.training.processes import started
+from bench.output.writing import CannotWrite
 
 DESCRIPTION = "Learned image compression: models, and how optimizers train them."
 COMMANDS = {
@@ -30,11 +32,16 @@ def main(arguments: list[str]) -> int:
     for command in COMMANDS.values():
         command.add(commands)
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return COMMANDS[options.command].run(options)
     except BadInput as error:
         say(f"python -m bench.lic: {error}")  # all processes of a run have found the same
         return 2
+    except CannotWrite as error:
+        print(f"python -m bench.lic: {error}", file=sys.stderr)  # of any process
+        return 1
     except Interrupted as stopped:
         say(f"{stopped}{_how_to_go_on(options, arguments)}")
         return INTERRUPTED

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.command import BadInput
 from bench.lic.models import build
+from bench.output.text import write_text
 
 SIDE = 256  # pixels, of the images that models are usually trained on
 
@@ -68,7 +69,7 @@ def write(description: dict[str, Any], target: str) -> None:
         return
     if Path(target).is_dir():
         raise BadInput(f"--json {target} is a folder; name a file, or - for standard output")
-    Path(target).write_text(text)
+    write_text(Path(target), text)
 
 
 def _text(description: dict[str, Any]) -> str:

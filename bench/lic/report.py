@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 
 from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
-from bench.lic.style import LABELS, lines, loss_frame, number
+from bench.lic.style import LABELS, lines, loss_frame, number, plain_text
 from bench.lic.style import table as markdown
 from bench.lic.training import WARMUP, Config
 from bench.output import envelope
+from bench.output.text import write_text
+from bench.output.writing import writing
 
 
 def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
@@ -73,6 +75,7 @@ def _reached(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+@plain_text()
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Held-out R-D loss against steps and against seconds."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -94,7 +97,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     _dress(by_steps, "training steps", "final R-D loss")
     _dress(by_seconds, "seconds of training", "time for all steps")
     by_steps.set_ylabel("R-D loss of held-out photos")
-    figure.savefig(path, dpi=150)
+    with writing(path):
+        figure.savefig(path, dpi=150)
 
 
 def _dress(axes: Axes, xlabel: str, legend: str) -> None:
@@ -105,11 +109,11 @@ def _dress(axes: Axes, xlabel: str, legend: str) -> None:
 
 def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: str | None) -> None:
     """table.md, result.json and curves.png in `folder`; the same JSON to `json_target`."""
-    (folder / "table.md").write_text(text)
-    plot(results, folder / "curves.png")
     envelope.write(str(folder / "result.json"), results)
+    write_text(folder / "table.md", text)
     if json_target is not None:
         envelope.write(json_target, results)
+    plot(results, folder / "curves.png")
 
 
 def _pair(result: dict[str, Any], key: str) -> str:

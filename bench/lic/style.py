@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 from tabulate import tabulate
@@ -21,6 +24,14 @@ LINES: dict[str, dict[str, Any]] = {
 }
 OTHERS = ("#66a182", "#edae49", "#8d6a9f", "#00798c", "#a26769")  # of other optimizers
 DASHES = (":", "-.", (0, (1, 3)), (0, (8, 2)))  # of an optimizer's second variant, and so on
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Draw text as it is: a `$` begins no formula, and a letter that no font has is a box."""
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def lines(variants: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -57,7 +68,12 @@ def loss_frame(axes: Axes, xlabel: str) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """In Markdown, with the keys of the rows as headers; values are shown as they are."""
-    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    return str(tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True))
+
+
+def _cell(value: Any) -> Any:
+    return value.replace("|", r"\|") if isinstance(value, str) else value
 
 
 def number(value: float | None, form: str, absent: str = "-") -> str:

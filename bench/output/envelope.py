@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from bench.output.writing import replacing, writing
+
 PACKAGES = ("soap_fast", "torch", "triton", "pytorch_optimizer", "heavyball", "numpy")
 
 
@@ -61,19 +63,22 @@ def write(target: str, results: list[dict[str, Any]]) -> None:
     """Write the results to the file `target`, or to standard output when it is `-`.
 
     The file is whole, or as it was before, whenever the process dies.
+
+    Raises:
+        CannotWrite: the disk is full, for instance.
     """
     text = json.dumps(envelope(results), indent=1, allow_nan=False)
     if target == "-":
         sys.stdout.write(text + "\n")
         return
     path = Path(target).resolve()  # a link stays one
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
-        path.write_text(text + "\n")
+        with writing(path):
+            path.write_text(text + "\n")
         return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text + "\n")
 
 
 def _processor() -> str:

@@ -15,6 +15,7 @@ from bench.lic.evaluation.evaluate import evaluate
 from bench.lic.evaluation.runs import ACROSS, Run, group, read
 from bench.lic.training import say
 from bench.output import envelope
+from bench.output.text import readable
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -55,10 +56,11 @@ def run(options: argparse.Namespace) -> int:
     evaluation = evaluate(group(runs, options.across), sets, options.device, options.coded)
     rows = report.results(evaluation)
     text = report.text(evaluation, rows)
-    print(text, file=sys.stderr if options.json == "-" else sys.stdout)
-    report.write(evaluation, rows, text, folder)
+    report.write(rows, text, folder)
     if options.json is not None:
         envelope.write(options.json, rows)
+    print(text, file=sys.stderr if options.json == "-" else sys.stdout)
+    report.draw(evaluation, text, folder)
     return 0
 
 
@@ -93,4 +95,4 @@ def _end(path: Path, others: list[Path]) -> str:
     count = 1
     while len({other.parts[-count:] for other in others}) < len(others):
         count += 1
-    return "/".join(path.parts[-count:])
+    return readable("/".join(path.parts[-count:]))

@@ -13,9 +13,11 @@ from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import band, of_variant
 from bench.lic.evaluation.runs import Group, Run, group
-from bench.lic.style import lines, loss_frame
+from bench.lic.style import lines, loss_frame, plain_text
+from bench.output.writing import writing
 
 
+@plain_text()
 def losses(comparison: Comparison, path: Path) -> None:
     """A row for every model and lambda: against steps, and against seconds of training."""
     parts = [
@@ -38,7 +40,8 @@ def losses(comparison: Comparison, path: Path) -> None:
         by_steps.set_ylabel("R-D loss, held out")
         if by_steps.lines:
             by_steps.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
-    figure.savefig(path, dpi=110)
+    with writing(path):
+        figure.savefig(path, dpi=110)
 
 
 def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any]) -> None:

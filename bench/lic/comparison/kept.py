@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench.command import BadInput
+from bench.output.text import write_text
 
 WALL = "wall.json"
 
@@ -47,7 +48,7 @@ def timed(folder: Path) -> Iterator[None]:
     finally:
         if folder.is_dir():
             seconds = before + time.perf_counter() - start
-            (folder / WALL).write_text(json.dumps({"seconds": seconds}) + "\n")
+            write_text(folder / WALL, json.dumps({"seconds": seconds}) + "\n")
 
 
 def wall_seconds(folder: Path) -> float | None:

@@ -17,6 +17,7 @@ from bench.lic.optimizers import TREATMENT
 from bench.lic.style import number, share, table
 from bench.lic.training import WARMUP
 from bench.output import envelope
+from bench.output.text import write_text
 
 NOTES = (
     "Final R-D loss, bpp and PSNR are of the held-out images after the last step, with rounding: "
@@ -244,14 +245,14 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
 
 def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) -> None:
     """report.md, compare.json, losses.png, and rate_distortion.png if there are curves."""
+    envelope.write(str(folder / "compare.json"), rows)
     figures.losses(comparison, folder / "losses.png")
     picture = "![held-out loss against steps and seconds](losses.png)"
     if found := curves(comparison.preset, comparison.runs):
         optimizers = {one.name: one.optimizer for one in variants(comparison.preset)}
         rate_distortion(found, folder / "rate_distortion.png", optimizers)
         picture += "\n\n![R-D curves of the held-out images](rate_distortion.png)"
-    (folder / "report.md").write_text(f"# Comparison of optimizers\n\n{report}\n{picture}\n")
-    envelope.write(str(folder / "compare.json"), rows)
+    write_text(folder / "report.md", f"# Comparison of optimizers\n\n{report}\n{picture}\n")
 
 
 def _names(row: Row) -> dict[str, Any]:

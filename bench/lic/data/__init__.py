@@ -1,15 +1,16 @@
 """Images: which a folder holds, how they are read, and the crops and batches made of them.
 
-The order of the files is the order of the data: `layouts` (which paths) -> `decoding` (pixels of
-one path) -> `sources` (all to train on) -> `images` (training and held out) -> `crops` (crop
-number i) -> `batches` (batch number s, by workers); `evaluation` reads whole images.
+The order of the files is the order of the data: `walking` (files of a folder) -> `layouts` (which
+paths) -> `decoding` (pixels of one path) -> `sources` (all to train on) -> `images` (training and
+held out) -> `crops` (crop number i) -> `batches` (batch number s) by `workers`; `evaluation` reads
+whole images.
 """
 
 from __future__ import annotations
 
 from bench.lic.data.batches import batches
 from bench.lic.data.crops import Crops
-from bench.lic.data.evaluation import EvaluationSet, evaluation_set
+from bench.lic.data.evaluation import EvaluationSet, evaluation_set, reason_of
 from bench.lic.data.images import Images, load
 from bench.lic.data.sources import Source, Sources
 
@@ -22,4 +23,5 @@ __all__ = [
     "batches",
     "evaluation_set",
     "load",
+    "reason_of",
 ]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from bench.command import BadInput
 from bench.lic.data.crops import Crops
+from bench.lic.data.workers import Workers
 
 # Crops or why there are none, as one line, and the images newly found unusable. The line, since an
 # exception in a worker would arrive with that process's whole traceback as its message.
-Share = tuple[Tensor | str, list[str]]
+Share = tuple[Tensor | np.ndarray | str, list[str]]
 
 
 def batches(
@@ -28,14 +30,14 @@ def batches(
     world: int = 1,
     *,
     pin_memory: bool | None = None,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor]:
     """Shares of global batches start, start + 1, ...  # [batch / world, 3, side, side] uint8.
 
     Global batch s is crops s * batch ... (s + 1) * batch - 1, whatever the workers; rank r takes
     the r-th part of them. Without end, and nothing is drawn from torch's random generators. Files
     that a worker finds unusable arrive with the batch that was to hold them, and are named and
     counted here, in the main process. Worker processes start with the first batch and end when
-    the iterator is closed or forgotten.
+    the iterator is closed or forgotten, or this process ends.
 
     Args:
         pin_memory: of the batches, which stay on the CPU (default: where there is a GPU).
@@ -50,12 +52,16 @@ def batches(
     )
 
 
-def _delivered(loader: DataLoader[Share], crops: Crops) -> Iterator[Tensor]:
-    for share, reasons in loader:
-        crops.sources.found_unusable(reasons)
-        if isinstance(share, str):
-            raise BadInput(share)
-        yield share
+def _delivered(loader: DataLoader[Share], crops: Crops) -> Generator[Tensor]:
+    workers = Workers()
+    try:
+        for share, reasons in workers.started_by(lambda: iter(loader)):
+            crops.sources.found_unusable(reasons)
+            if isinstance(share, str):
+                raise BadInput(share)
+            yield torch.from_numpy(share) if isinstance(share, np.ndarray) else share
+    finally:
+        workers.end()
 
 
 def _loader(
@@ -86,7 +92,21 @@ class _Shares(Dataset[Share]):
         except BadInput as error:
             return str(error), []
         reasons = [reason for _, found in drawn for reason in found]
-        return torch.stack([crop for crop, _ in drawn]), reasons
+        return _sendable(torch.stack([crop for crop, _ in drawn])), reasons
+
+
+def _sendable(share: Tensor) -> Tensor | np.ndarray:
+    """In shared memory, or where that is full, as what goes through a pipe.
+
+    Left to torch, it is put there by a thread of the queue, which drops what it fails to put: the
+    batch would never arrive. A container has 64 MB of it by default.
+    """
+    if get_worker_info() is None:  # not in a worker
+        return share
+    try:
+        return share.share_memory_()
+    except RuntimeError:
+        return share.numpy()
 
 
 class _Onwards(Sampler[int]):
@@ -103,6 +123,7 @@ def _as_it_is(share: Any) -> Any:
 
 def _leave_interrupts(worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal, and a machine that is taken away sends SIGTERM to
-    all that run on it; the main one decides, and still needs batches."""
+    all that run on it; the main one decides, and still needs batches. It ends workers by a signal
+    that none can ignore."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -47,7 +47,7 @@ class Images:
                 crc = zlib.crc32(source.tensor.numpy().tobytes(), crc)
             else:
                 line = f"{below(self.root, source.name)} {_bytes(source.name)}\n"
-                crc = zlib.crc32(line.encode(), crc)
+                crc = zlib.crc32(line.encode("utf-8", "surrogateescape"), crc)
         for image in self.held_out:
             crc = zlib.crc32(image.numpy().tobytes(), crc)
         return f"{crc:08x}"

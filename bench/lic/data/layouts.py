@@ -16,6 +16,8 @@ from pathlib import Path
 
 from bench.command import BadInput
 from bench.lic.data.decoding import Unusable, size
+from bench.lic.data.walking import files_below
+from bench.output.text import readable
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
@@ -89,19 +91,16 @@ def _by_content(folder: Path) -> Layout:
     pngs = all(name.lower().endswith(".png") for name in names)
     if len(paths) == CLIC_IMAGES and pngs and {max(s) for s in _sizes(paths)} == {CLIC_SIDE}:
         return Layout("CLIC 2022", paths)
-    return Layout(f"folder {folder.resolve().name}", paths)
+    return Layout(f"folder {readable(folder.resolve().name)}", paths)
 
 
 def _images(folder: Path) -> list[str]:
     """Files named as images below a folder, by path; hidden ones and macOS's shadows left out."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
-        found += [
-            os.path.join(parent, name)
-            for name in files
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
+    found = [
+        entry.path
+        for entry in files_below(str(folder))
+        if entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in SUFFIXES
+    ]
     return sorted(found, key=lambda path: path.split(os.sep))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.lic.data.decoding import Unusable, decode, size
+from bench.output.text import readable
 
 # Bytes of decoded images that each process keeps. Pays for folders of up to some thousand photos;
 # of COCO's 118,000 no image is drawn again soon, whatever fits into memory.
@@ -104,5 +105,5 @@ def large_enough(source: Source, smallest: int) -> Source:
     """The source itself, or Unusable if a side of it is smaller."""
     height, width = source.size()
     if min(height, width) < smallest:
-        raise Unusable(f"{source.name} ({width} x {height}, smaller than {smallest})")
+        raise Unusable(f"{readable(source.name)} ({width} x {height}, smaller than {smallest})")
     return source

@@ -86,7 +86,10 @@ def against(anchors: Sequence[str], curves: Mapping[str, list[RDPoint]]) -> list
                 absent = {"percent": None, "reason": "no run of adam in this group"}
                 rows.append({"variant": variant, "anchor": None, **absent})
         for anchor in chosen:
-            percent, reason = bd_rate(curves[anchor], curve)
+            try:
+                percent, reason = bd_rate(curves[anchor], curve)
+            except ImportError:
+                percent, reason = None, "needs the package bjontegaard: pip install it"
             found: dict[str, Any] = {"percent": percent, "reason": reason or None}
             rows.append({"variant": variant, "anchor": anchor, **found})
     return rows

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bench.lic.evaluation.curves import RDPoint
-from bench.lic.style import frame, lines
+from bench.lic.style import frame, lines, plain_text
+from bench.output.writing import writing
 
 # (group, data set) -> variant -> its curve
 Curves = dict[tuple[str, str], dict[str, list[RDPoint]]]
@@ -26,6 +27,7 @@ class Shown(NamedTuple):
     image: Tensor  # float32 [3, H, W] in [0, 1]
 
 
+@plain_text()
 def rate_distortion(
     curves: Curves, path: Path, optimizers: Mapping[str, str] | None = None
 ) -> None:
@@ -57,9 +59,11 @@ def rate_distortion(
             frame(axes)
             if axes.lines:
                 axes.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
-    figure.savefig(path, dpi=120)
+    with writing(path):
+        figure.savefig(path, dpi=120)
 
 
+@plain_text()
 def reconstructions(shown: list[Shown], path: Path) -> None:
     """The images side by side, and a part from the middle of each, enlarged, below it."""
     height, width = shown[0].image.shape[1:]
@@ -76,4 +80,5 @@ def reconstructions(shown: list[Shown], path: Path) -> None:
         detail.imshow(pixels[top : top + side, left : left + side], interpolation="nearest")
         for axes in (whole, detail):
             axes.set_axis_off()
-    figure.savefig(path, dpi=100)
+    with writing(path):
+        figure.savefig(path, dpi=100)

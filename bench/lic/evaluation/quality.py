@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.command import BadInput
-from bench.lic.data import EvaluationSet
+from bench.lic.data import EvaluationSet, reason_of
 from bench.lic.evaluation.coding import decode, encode
 from bench.lic.loss import psnr
 from bench.lic.models import Model
@@ -96,23 +96,37 @@ def padded(image: Tensor, stride: int) -> Tensor:
     return F.pad(image, (0, -width % stride, 0, -height % stride), mode="replicate")
 
 
-def measure_set(
-    model: nn.Module, images: EvaluationSet, coded: bool = False
-) -> tuple[SetScore | None, tuple[str, Tensor, Tensor] | None]:
-    """Scores of all readable images, and (name, original, decoded) of the first, [3, H, W].
+class Measured(NamedTuple):
+    """A run's scores of a data set."""
 
-    Both are None when no image can be read.
+    scores: list[Score]
+    failed: dict[str, str]  # image -> why it has none
+    first: tuple[str, Tensor, Tensor] | None  # name, original, decoded  # [3, H, W]
+
+
+def measure_set(model: nn.Module, images: EvaluationSet, coded: bool = False) -> Measured:
+    """All readable images by one model; those on which it fails are named.
+
+    Raises:
+        BadInput: `coded` is not possible.
     """
-    scores: list[Score] = []
-    first = None
+    measured = Measured([], {}, None)
     for name, pixels in images.images:
-        score, decoded = measure(model, pixels, name, coded)
-        if first is None:
-            first = name, pixels.float() / 255, decoded
-        scores.append(score)
-    if not scores:
-        return None, None
+        try:
+            score, decoded = measure(model, pixels, name, coded)
+        except BadInput:
+            raise
+        except Exception as error:  # too large for memory, or whatever another's model raises
+            measured.failed[name] = reason_of(error)
+            continue
+        if measured.first is None:
+            measured = measured._replace(first=(name, pixels.float() / 255, decoded))
+        measured.scores.append(score)
+    return measured
+
+
+def mean_of(scores: list[Score]) -> SetScore:
     bpp, psnr = fmean(score.bpp for score in scores), fmean(score.psnr for score in scores)
     written = [score.coded_bpp for score in scores if score.coded_bpp is not None]
     coded_bpp = fmean(written) if len(written) == len(scores) else None
-    return SetScore(bpp, psnr, coded_bpp, scores), first
+    return SetScore(bpp, psnr, coded_bpp, scores)

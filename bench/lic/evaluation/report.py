@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.command import told
 from bench.lic import style
 from bench.lic.evaluation import pictures
 from bench.lic.evaluation.curves import against
 from bench.lic.evaluation.evaluate import Evaluation
 from bench.lic.evaluation.quality import PADDING
 from bench.lic.evaluation.reach import to_adams_loss
+from bench.lic.training import say
 from bench.output import envelope
+from bench.output.text import write_text
 
 Rows = list[dict[str, Any]]
 
@@ -85,7 +90,7 @@ def text(evaluation: Evaluation, rows: Rows) -> str:
 
 
 def _skipped(evaluation: Evaluation) -> list[str]:
-    return [f"- skipped {reason}" for data in evaluation.sets for reason in data.skipped]
+    return [f"- {line}" for line in evaluation.absent()]
 
 
 def _of_runs(rows: Rows) -> Rows:
@@ -148,12 +153,36 @@ KINDS = {
 }
 
 
-def write(evaluation: Evaluation, rows: Rows, report: str, folder: Path) -> None:
-    """report.md, eval.json, rate_distortion.png and reconstructions_*.png in `folder`."""
-    shown = ["", "![R-D curves](rate_distortion.png)"]
-    pictures.rate_distortion(evaluation.curves(), folder / "rate_distortion.png")
-    for name, images in evaluation.pictures().items():
-        pictures.reconstructions(images, folder / name)
-        shown.append(f"![original and reconstructions]({name})")
-    (folder / "report.md").write_text("\n".join(["# Evaluation", "", report, *shown]) + "\n")
+def write(rows: Rows, report: str, folder: Path) -> None:
+    """eval.json and report.md in `folder`, before anything is drawn."""
     envelope.write(str(folder / "eval.json"), rows)
+    _write_report(report, [], folder)
+
+
+def draw(evaluation: Evaluation, report: str, folder: Path) -> None:
+    """rate_distortion.png and reconstructions_*.png in `folder`, and in report.md.
+
+    A picture that cannot be drawn is named, and left out.
+    """
+    shown = []
+    name = "rate_distortion.png"
+    if _drawn(name, lambda: pictures.rate_distortion(evaluation.curves(), folder / name)):
+        shown.append(f"![R-D curves]({name})")
+    for name, images in evaluation.pictures().items():
+        if _drawn(name, partial(pictures.reconstructions, images, folder / name)):
+            shown.append(f"![original and reconstructions]({name})")
+    _write_report(report, shown, folder)
+
+
+def _drawn(name: str, draws: Callable[[], None]) -> bool:
+    try:
+        draws()
+    except Exception as error:  # whatever a plotting library raises
+        say(f"{name} is left out ({told(error)})")
+        return False
+    return True
+
+
+def _write_report(report: str, shown: list[str], folder: Path) -> None:
+    lines = ["# Evaluation", "", report, *(["", *shown] if shown else [])]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import BadInput
+from bench.output.text import readable
 
 # Every field of a Config has one role (tests/lic/test_lic_eval_runs.py).
 # What a comparison is about, or what a curve runs over: runs of one group may differ in these.
@@ -44,7 +45,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.folder)
+        return readable(str(self.folder))
 
     @property
     def optimizer(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bench.command import BadInput
@@ -20,7 +22,9 @@ class Foreign(nn.Module):
     """A module whose forward returns {"x_hat": images, "likelihoods": {name: tensor}}.
 
     It has CompressAI's manners: `aux_loss()`, quantiles named so, `downsampling_factor` (64 if it
-    has none), and entropy models that derive from a class `EntropyModel`.
+    has none), and entropy models that derive from a class `EntropyModel`. Likelihoods may be nested
+    in lists and dictionaries; there may be no quantiles, and an `aux_loss()` that is a number or a
+    list.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -34,17 +38,51 @@ class Foreign(nn.Module):
     def forward(self, images: Tensor) -> Compressed:
         """Code and decode images  # [B, 3, H, W] in [0, 1]."""
         coded = self.net(images)
-        return Compressed(coded["x_hat"], tuple(coded["likelihoods"].values()))
+        return Compressed(coded["x_hat"], tuple(flat(coded["likelihoods"])))
 
     def aux_loss(self) -> Tensor:
-        return self.net.aux_loss()
+        """The sum of all that the module gives; without a gradient where that is a number."""
+        return sum(flat(self.net.aux_loss()), torch.zeros((), device=self._device()))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *given: Any, **more: Any) -> Any:
+        """Buffers take the sizes of the state: `update()` of CompressAI makes tables of some.
+
+        Parameters do not.
+        """
+        for name, value in state_dict.items():
+            place, _, key = name.rpartition(".")
+            try:
+                owner = self.get_submodule(place)
+            except AttributeError:  # no such module: torch says so below
+                continue
+            if key in owner._buffers and isinstance(value, Tensor):
+                held = owner._buffers[key]
+                if held is None or held.shape != value.shape:
+                    kind = value.dtype if held is None else held.dtype
+                    device = self._device() if held is None else held.device
+                    owner._buffers[key] = torch.empty(value.shape, dtype=kind, device=device)
+        return super().load_state_dict(state_dict, *given, **more)
+
+    def _device(self) -> torch.device:
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def flat(nested: Any) -> Iterator[Any]:
+    """What dictionaries and lists in each other hold, in order."""
+    if isinstance(nested, Mapping):
+        nested = tuple(nested.values())
+    if isinstance(nested, list | tuple):
+        for part in nested:
+            yield from flat(part)
+    else:
+        yield nested
 
 
 def build_foreign(text: str) -> Foreign:
     """What `package.module:Class` makes without arguments.
 
     Raises:
-        BadInput: there is no such class, or it makes no module of this kind.
+        BadInput: there is no such class, or it makes no module of this kind, or not in float32.
     """
     try:
         net = named(text)()
@@ -58,4 +96,10 @@ def build_foreign(text: str) -> Foreign:
         ) from None
     if not (isinstance(net, nn.Module) and callable(getattr(net, "aux_loss", None))):
         raise BadInput(f"--model {text} is no module with an aux_loss(), as CompressAI's have it")
+    other = {str(p.dtype) for p in net.parameters() if p.is_floating_point()} - {"torch.float32"}
+    if other:
+        raise BadInput(
+            f"--model {text} has parameters of {', '.join(sorted(other))}, but images are float32; "
+            "name a function of your own that returns it as float()"
+        )
     return Foreign(net)

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.command import BadInput
 from bench.lic.training.held_out import Quality
+from bench.output.writing import writing
 
 
 class Board:
@@ -16,12 +17,15 @@ class Board:
 
     Raises:
         BadInput: the package is missing.
+        CannotWrite: the folder cannot be made.
     """
 
     def __init__(self, folder: Path | None, done: int) -> None:
         self.writer: Any = None
         if folder is not None:
-            self.writer = _summary_writer()(str(folder), purge_step=done + 1)
+            writer = _summary_writer()
+            with writing(folder):
+                self.writer = writer(str(folder), purge_step=done + 1)
 
     def stepped(self, step: int, batch: Quality, rate: float) -> None:
         if self.writer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from bench.command import BadInput
 from bench.lic.training.config import Config
+from bench.output.writing import replacing, writing
 
 FORMAT = 2  # of what `Training.state_dict` holds
 
@@ -24,12 +26,38 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
     The bytes are on the disk before the name leads to them, and the name is before anything later
     happens: a machine that dies leaves the new checkpoint or the one before it.
+
+    Raises:
+        CannotWrite: the disk is full, for instance; the checkpoint before is as it was.
     """
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    _to_disk(partial)
-    os.replace(partial, path)
-    _to_disk(path.parent)
+    with replacing(path) as partial:
+        with _NotingFile(partial, "w") as raw:
+            try:
+                with io.BufferedWriter(raw) as file:
+                    torch.save(state, file)
+            except (OSError, RuntimeError):
+                if raw.error is not None:
+                    raise raw.error from None
+                raise
+        _to_disk(partial)
+    with writing(path):
+        _to_disk(path.parent)
+
+
+class _NotingFile(io.FileIO):
+    """Keeps the first reason why it could not be written, which torch replaces by one of its own.
+
+    Given a name in place of a file, torch says neither the reason nor the name.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def _to_disk(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,42 +17,12 @@ from bench.lic.training.board import Board
 from bench.lic.training.history import summarise
 from bench.lic.training.progress import Progress, say
 from bench.lic.training.provenance import note_where
+from bench.lic.training.stopping import Interrupted, StoppedWaiting, StopRequest
 from bench.lic.training.training import Training
 from bench.output import envelope
 
 CHECKPOINT, MODEL, RESULT = "checkpoint.pt", "model.pt", "result.json"
 CHECKPOINT_EVERY = 50  # steps: a few seconds are lost at most, and writing takes little of them
-
-
-class Interrupted(Exception):
-    """Stopped by Ctrl-C or SIGTERM; the message says where."""
-
-
-class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request that is met between two steps.
-
-    The second one stops at once; but not among several processes, which torchrun tells as well as
-    the terminal does, so that each of them gets two.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, alone: bool = True) -> None:
-        self.made, self.alone = False, alone
-
-    def __enter__(self) -> StopRequest:
-        self.previous = [signal.signal(number, self._note) for number in self.SIGNALS]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, previous in zip(self.SIGNALS, self.previous, strict=True):
-            signal.signal(number, previous)
-
-    def _note(self, *received: object) -> None:
-        self.made = True
-        if self.alone:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Pace:
@@ -151,8 +120,14 @@ def _train(
     records = Board(board if shown else None, training.steps)
     try:
         with StopRequest(processes.world == 1) as stop:
+            training.while_waiting = stop.waiting
             while not training.finished:
-                quality = training.step()
+                try:
+                    quality = training.step()
+                except StoppedWaiting:
+                    if folder is not None and pace.due(training.steps, True):
+                        _save(training, folder)
+                    raise Interrupted(f"stopped after step {training.steps} of {title}") from None
                 progress.stepped(quality)
                 rate = training.optimizer.param_groups[0]["lr"]
                 records.stepped(training.steps, quality, rate)
@@ -167,6 +142,7 @@ def _train(
                 if stopped and not training.finished:
                     raise Interrupted(f"stopped after step {training.steps} of {title}")
     finally:
+        training.close()
         progress.close()
         records.close()
 

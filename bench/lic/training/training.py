@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.lic.data import Crops, Images, batches
 from bench.lic.loss import psnr, rate_distortion
 from bench.lic.models import Model, build
+from bench.lic.models.foreign import Foreign
 from bench.lic.optimizers import aux_parameters, main_parameters
 from bench.lic.optimizers import build as build_optimizer
 from bench.lic.training.config import Config
@@ -24,6 +26,7 @@ from bench.lic.training.layout import apply_layout
 from bench.lic.training.precision import autocast, scaler
 from bench.lic.training.processes import ALONE, Processes
 from bench.lic.training.schedules import Schedule
+from bench.lic.training.trial import try_once
 
 CLIP_NORM = 1.0  # of the gradient of all main parameters together
 AUX_RATE = 1e-3
@@ -42,7 +45,8 @@ class Training:
         workers: processes that read images, of each training process; no result depends on it.
 
     Raises:
-        BadInput: the config names a model or an optimizer that there is not, or that refuses it.
+        BadInput: the config names a model or an optimizer that there is not, or that refuses it;
+            or a model of others fails in a trial.
         ImportError: the optimizer's package is missing.
     """
 
@@ -56,6 +60,8 @@ class Training:
             torch.cuda.reset_peak_memory_stats(self.device)
         torch.manual_seed(config.seed)  # of the initial weights
         self.model = build(config.model, config.factor).to(self.device)
+        if isinstance(self.model, Foreign):
+            try_once(self.model, config, self.device)
         self.layout = apply_layout(self.model, config.channels_last, self.device)
         self.network = self._network()
         self.optimizer = build_optimizer(
@@ -65,11 +71,14 @@ class Training:
             config.precondition_frequency,
             config.optimizer_options,
         )
-        self.aux_optimizer = torch.optim.Adam(aux_parameters(self.model), lr=AUX_RATE)
+        quantiles = aux_parameters(self.model)  # a model of others may have none
+        self.aux_optimizer = torch.optim.Adam(quantiles, lr=AUX_RATE) if quantiles else None
         self.schedule = Schedule(config, self.optimizer)
         self.scaler = scaler(config.amp, self.device)
         self.history = History()
-        self._batches: Iterator[Tensor] | None = None
+        self._batches: Generator[Tensor] | None = None
+        # Entered while a batch is waited for: nothing is half done, and an exception may come.
+        self.while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def _network(self) -> Any:
         """The model as it is called in training: shared among processes, compiled."""
@@ -96,7 +105,8 @@ class Training:
     def step(self) -> Quality:
         """One training step; returns the cost of its batch, of all processes."""
         waiting = self._now()
-        images = self._next_batch()  # [batch / world, 3, crop, crop]
+        with self.while_waiting():
+            images = self._next_batch()  # [batch / world, 3, crop, crop]
         start = self._now()
         self.schedule.before_step(self.steps)
         torch.manual_seed(self._noise_seed())
@@ -111,10 +121,8 @@ class Training:
         self.scaler.step(self.optimizer)
         after = self._now()
         self.scaler.update()
-        # Every process has the same quantiles, and so the same gradient: nothing is exchanged.
-        self.aux_optimizer.zero_grad()
-        self.model.aux_loss().backward()
-        self.aux_optimizer.step()
+        if self.aux_optimizer is not None:
+            self._fit_quantiles(self.aux_optimizer)
         self.history.data_seconds.append(start - waiting)
         self.history.optimizer_seconds.append(after - before)
         self.history.step_seconds.append(self._now() - start)
@@ -122,6 +130,14 @@ class Training:
         loss, bpp, mse = self.processes.mean(mine)
         self.history.losses.append(loss)
         return Quality(loss, bpp, psnr(mse))
+
+    def _fit_quantiles(self, optimizer: torch.optim.Optimizer) -> None:
+        """Every process has the same, and so the same gradient: nothing is exchanged."""
+        optimizer.zero_grad()
+        loss = self.model.aux_loss()
+        if loss.requires_grad:  # of some models of others it is a number
+            loss.backward()
+            optimizer.step()
 
     def evaluation_due(self) -> bool:
         return self.steps % self.config.evaluation_interval == 0 or self.finished
@@ -133,17 +149,27 @@ class Training:
             held_out = self.images.held_out
             quality = evaluate(self.model, held_out, self.config.lam, self.device)
         quality = Quality(*self.processes.from_first(quality))
+        if self.processes.world > 1 and isinstance(self.model, Foreign):
+            self._share_buffers()
         self.history.evaluated_at.append(self.steps)
         self.history.evaluations.append(list(quality))
         self.schedule.evaluated(quality.loss)
         self._note_memory()
         return quality
 
+    def _share_buffers(self) -> None:
+        """Those of some models get other sizes in an evaluation, which the first process makes."""
+        state = self.model.state_dict()
+        names = [name for name, _ in self.model.named_buffers() if name in state]
+        shared = self.processes.from_first({name: state[name].cpu() for name in names})
+        if not self.processes.first:
+            self.model.load_state_dict({**state, **shared})
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "aux_optimizer": self.aux_optimizer.state_dict(),
+            "aux_optimizer": self.aux_optimizer.state_dict() if self.aux_optimizer else {},
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history.state_dict(),
@@ -152,12 +178,19 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+        if self.aux_optimizer is not None:
+            self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = History.from_state(state["history"])
         self.history.starts.append(self.steps)
-        self._batches = None
+        self.close()
+
+    def close(self) -> None:
+        """End the processes that read images; a further step starts others."""
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches.close()
 
     def _next_batch(self) -> Tensor:
         """The next step's crops, of this process  # [batch / world, 3, crop, crop] float32."""
