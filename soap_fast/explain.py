@@ -100,7 +100,7 @@ def explain(optimizer: SOAP) -> Explanation:
             grad = param if param.grad is None else param.grad
             if unserved(param, grad, plan) is None:
                 served.append((param, plan))
-            by, why = optimizer._backend.stepped_by(param, grad, plan)
+            by, why = optimizer._backend.stepped_by(param, grad, plan, group["lr"])
             if why and optimizer._requested_backend == "triton":
                 by = "nobody: refused"
             names = str(param.dtype).removeprefix("torch."), str(param.device)
@@ -142,6 +142,7 @@ def _why(optimizer: SOAP) -> str:
         return "asked for"
     others = [s for s in survey() if s.name != optimizer.backend and not s.usable]
     reasons = [f"{status.name} is not: {status.reason}" for status in others]
+    reasons += optimizer._best_on.passed_over
     return "; ".join(["the best that runs here", *reasons])
 
 

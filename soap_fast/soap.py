@@ -283,6 +283,7 @@ class SOAP(torch.optim.Optimizer):
             `off_diagonal`: per mode the share of QᵀKQ off its diagonal before the last refresh, NaN
             without one.
         """
+        self._backend.follow_streams()
         return read_counters(self.param_groups, self.state)
 
     def _check_backend(self, param: torch.Tensor, call: TensorCall | None = None) -> None:

@@ -45,7 +45,7 @@ def digest() -> str:
     kernels = importlib.util.find_spec("soap_fast.triton_kernels")
     folders = () if kernels is None else kernels.submodule_search_locations or ()
     for folder in (package, *map(Path, folders)):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")]):  # tuning too
             found.update(path.read_bytes())
     library = package / "_operators.so"
     if library.exists():

@@ -50,7 +50,7 @@ def rounding(d: int, dtype: torch.dtype) -> float:
     return 20 * torch.finfo(dtype).eps * d**0.5
 
 
-def assert_solves(stack, values, basis) -> None:
+def assert_solves(stack, values, basis, *, residuals: bool = True) -> None:
     """Orthogonal for every factor; descending and an eigendecomposition for those with values.
 
     K Q = Q diag(w) + R makes w the eigenvalues of K - R Q⁻¹, so by Weyl none is further off than
@@ -66,7 +66,7 @@ def assert_solves(stack, values, basis) -> None:
     assert (w.diff(dim=1) <= 0).all(), d
     norm = torch.linalg.matrix_norm(K)
     residual = torch.linalg.matrix_norm(K @ Q - Q * w[:, None])
-    assert (residual <= bound * norm).all(), d
+    assert not residuals or (residual <= bound * norm).all(), d
     exact = torch.linalg.eigvalsh(K).flip(1)
     allowed = 1.01 * bound + rounding(d, torch.float64)
     assert ((w - exact).abs() <= allowed * norm[:, None]).all(), d
@@ -89,10 +89,11 @@ def test_eigh_is_its_twin(device, dtype):
         stack[0, -1, -1] = torch.inf
     chosen = everything(stacks)
     found, twin = (eigh(stacks, chosen) for eigh in (eigh_native, eigh_eager))
-    for results in (found, twin):
+    # On a GPU the twin is whatever solver torch takes, whose residuals are not ours to bound.
+    for results, ours in ((found, True), (twin, device == "cpu")):
         for stack, values, basis in zip(stacks, *results, strict=True):
             assert torch.equal(values.isnan().any(1), values.isnan().all(1))
-            assert_solves(lower(stack), values, basis)
+            assert_solves(lower(stack), values, basis, residuals=ours)
     for values, wanted in zip(found[0], twin[0], strict=True):
         assert torch.equal(values.isnan(), wanted.isnan())
     for values, basis in list(zip(*found, strict=True))[2:]:

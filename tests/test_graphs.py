@@ -29,10 +29,10 @@ def capturing(monkeypatch):
     return switch
 
 
-def recorded_optimizer(calls=3, **options):
+def recorded_optimizer(calls=3, more=(), **options):
     """Under the recording launcher: everything of the Triton step but the kernels."""
     options.setdefault("lr", torch.tensor(1e-3))
-    params = parameters(SHAPES)
+    params = [*parameters(SHAPES), *more]
     optimizer = SOAP(params, backend="eager", **options)
     train(optimizer, params, [0])
     optimizer._backend = TritonBackend(launcher=RecordingLauncher())
@@ -206,6 +206,23 @@ def test_staggered_without_preparation_or_kernels_of_ours_says_what_to_do(captur
     capturing(True)
     with pytest.raises(RuntimeError, match="only backend='triton' decides on the device"):
         eager.step()
+
+
+def test_a_staggered_graph_may_have_empty_tensors_and_none_that_kernels_do_not_step(capturing):
+    options = {"calls": 5, "refresh_schedule": "staggered", "precondition_frequency": 2}
+    empty = torch.nn.Parameter(torch.empty(0, 3))
+    optimizer, _ = recorded_optimizer(more=[empty], **options)
+    optimizer.prepare_capture()
+    capturing(True)
+    optimizer.step()
+    capturing(False)
+
+    other = torch.nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
+    optimizer, _ = recorded_optimizer(more=[other], **options)
+    optimizer.prepare_capture()
+    capturing(True)
+    with pytest.raises(RuntimeError, match="some of these tensors they do not"):
+        optimizer.step()
 
 
 def test_a_step_after_a_replay_uploads_what_the_replay_has_overwritten(capturing, monkeypatch):

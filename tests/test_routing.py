@@ -22,14 +22,20 @@ def best_on(device: torch.device) -> str:
     return {"cpu": "native", "cuda": "triton"}.get(device.type, "eager")
 
 
-def stepped_by(backend, device: torch.device, dtype=torch.float32, shape=(4, 3)) -> str:
+def stepped_by(backend, device, dtype=torch.float32, shape=(4, 3), lr=0.01) -> str:
     """Who steps such a tensor; `meta` has the strides that a device's has."""
     tensor = torch.empty(shape, dtype=dtype, device="meta")
     alike = SimpleNamespace(
         device=device, dtype=dtype, shape=tensor.shape, numel=tensor.numel, stride=tensor.stride
     )
     plan = plan_tensor(tuple(shape), plan_options(SOAP([torch.ones(1)]).defaults))
-    return backend.stepped_by(alike, alike, plan)[0]
+    return backend.stepped_by(alike, alike, plan, lr)[0]
+
+
+def SimpleTensor(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that claims to lie on a device."""
+    tensor = torch.ones((), dtype=dtype)
+    return type("Far", (torch.Tensor,), {"device": device})(tensor)
 
 
 @pytest.fixture
@@ -58,6 +64,25 @@ class TestByDefault:
         assert stepped_by(backend, CPU, torch.float64) == "native"
         assert not backend.computes(GPU, torch.float64)
         assert backend.computes(GPU, torch.float32)
+
+    def test_an_lr_that_no_kernel_reads_is_for_the_extension(self, a_gpu, with_cuda):
+        lr = SimpleTensor(torch.bfloat16, GPU)
+        assert stepped_by(choose(None, best_on=best_on), GPU, lr=lr) == "native"
+
+    def test_a_model_on_the_cpu_does_not_initialise_cuda(self, a_gpu, monkeypatch):
+        """Which raises in a process that was forked after CUDA was used."""
+
+        def refuse(*_):
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+        for name in ("get_device_capability", "get_device_properties", "device_count", "init"):
+            monkeypatch.setattr(torch.cuda, name, refuse)
+        (param,) = parameters(((4, 3),))
+        optimizer = SOAP([param])
+        for call in range(2):
+            set_gradients([param], call)
+            optimizer.step()
+        assert optimizer.backend == "native"
 
     @pytest.mark.parametrize("name", NAMES)
     def test_the_verdict_decides(self, a_gpu, with_cuda, name):

@@ -266,6 +266,12 @@ def test_saving_waits_and_is_waited_for(run, device):
     device.assert_waits_first("A", "B")
 
 
+def test_counters_are_read_after_waiting(run, device):
+    steps = run()
+    steps.on("B", steps.optimizer.stats)
+    device.assert_waits_first("B", "A")
+
+
 def test_a_replay_waits_and_is_waited_for(run, device, monkeypatch):
     """What a staggered graph reads is known to be read on the stream of the replay."""
     steps = run(calls=6, precondition_frequency=2, refresh_schedule="staggered")

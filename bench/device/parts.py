@@ -16,6 +16,8 @@ GPU_CASES = tuple(
     f"tests/test_bench_suite.py::TestDeviceTimer::{name}"
     for name in ("test_it_times_the_device_and_graphs_repeat", "test_every_case_of_a_gpu_runs")
 )  # of files whose other tests need more packages than such a machine must have
+# What matters most is known before a part that takes too long is cut off.
+FIRST = ("tests/test_gpu_traces", "tests/test_kernels", "tests/test_gpu_workspace")
 PEERS = "pytorch_optimizer,heavyball,adamw,adamw_foreach"
 PROCESSES = 7  # of tests, which wait for the host more than for the GPU
 # Seconds. A call is one `python -m bench device`; two of them are to suffice.
@@ -143,6 +145,7 @@ def _tests(
     """Each test is printed as it ends: one that is cut off says how far it came."""
     found = (path for pattern in patterns for path in ROOT.glob(pattern))
     files = sorted(path.relative_to(ROOT).as_posix() for path in found)
+    files.sort(key=lambda name: not name.startswith(FIRST))
     return (PYTHON, "-m", "pytest", "-v", "--tb=short", "--maxfail=20", *more, *files, *cases)
 
 

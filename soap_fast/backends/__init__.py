@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
@@ -40,7 +41,7 @@ class Backend(Protocol):
     def name_on(self, device: torch.device) -> str: ...
 
     def stepped_by(
-        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]: ...
 
     def refreshes_on(self, device: torch.device) -> str: ...
@@ -58,6 +59,8 @@ class Backend(Protocol):
     ) -> None: ...
 
     def forget(self, devices: Iterable[torch.device] = ()) -> None: ...
+
+    def follow_streams(self, devices: Iterable[torch.device] = ()) -> None: ...
 
     def check_whole(self) -> None: ...
 
@@ -147,8 +150,9 @@ def best_fit(device: torch.device) -> str:
 
 
 def _automatic(input_precision: Precision, best_on: BestOn) -> Backend:
-    # Without a GPU nothing of Triton is looked at: interpreted kernels are for tests that ask.
-    if torch.cuda.is_available() and missing_for_triton() is None:
+    # Devices themselves are asked once there are tensors on them: a model on the CPU must not
+    # initialise CUDA, which a forked process cannot. Interpreted kernels are for tests that ask.
+    if torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
         return TritonBackend(input_precision, best_on=best_on)
     if extension.available():
         return NativeBackend(("cpu", "cuda"), best_on)

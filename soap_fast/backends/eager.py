@@ -30,7 +30,7 @@ class EagerBackend:
         return self.name
 
     def stepped_by(
-        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]:
         """Name of the backend that steps a tensor, and where it is not `name_on`'s why."""
         return self.name, ""
@@ -61,6 +61,13 @@ class EagerBackend:
 
         Args:
             devices: where the new one was written, each on its current stream.
+        """
+
+    def follow_streams(self, devices: Iterable[torch.device] = ()) -> None:
+        """Ahead of reading what steps have written: current streams wait for those of the steps.
+
+        Args:
+            devices: those whose streams work on the state from here on.
         """
 
     def check_whole(self) -> None:

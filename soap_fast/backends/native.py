@@ -43,7 +43,7 @@ class NativeBackend(EagerBackend):
         return self.name if self.best_on is None else self.best_on(device)
 
     def stepped_by(
-        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]:
         name = self.name_on(param.device)
         if name != "eager" and not self.computes(param.device, state_dtype(param)):
@@ -111,11 +111,18 @@ class NativeBackend(EagerBackend):
         allowed: Stacks,
         tolerance: float,
     ) -> Refreshed:
-        native, eager = (partial(op, tolerance=tolerance) for op in (refresh_native, refresh_eager))
+        ops = (self.by_extension, refresh_eager)
+        native, eager = (partial(op, tolerance=tolerance) for op in ops)
         width = len(Refreshed._fields)
         return Refreshed(
             *self._by_device(width, native, eager, factors, bases, selections, allowed)
         )
+
+    def by_extension(
+        self, factors: Stacks, bases: Stacks, selections: Stacks, allowed: Stacks, tolerance: float
+    ) -> Refreshed:
+        """A refresh of stacks on one device by the extension."""
+        return refresh_native(factors, bases, selections, allowed, tolerance)
 
     def _by_device(
         self,

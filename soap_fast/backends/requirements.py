@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 import shutil
 import sysconfig
 from pathlib import Path
@@ -51,13 +50,13 @@ def unfit_for_triton(device: torch.device) -> str | None:
 def missing_to_build_with() -> str | None:
     """What Triton lacks to compile its own C stubs at run time; None if nothing.
 
-    It takes the compiler in CC, else gcc, else clang, and this Python's headers.
+    It takes the compiler in CC, as one word, else gcc, else clang, and this Python's headers.
     """
-    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if found is None or shutil.which(shlex.split(found)[0]) is None:
+    given = os.environ.get("CC")
+    if not any(map(shutil.which, ("gcc", "clang") if given is None else (given,))):
         return (
-            f"Triton finds no C compiler ({found or 'gcc, clang'}), which it needs at run time: "
-            "install gcc or set CC"
+            f"Triton finds no C compiler ({'gcc, clang' if given is None else repr(given)}), which "
+            "it needs at run time: install gcc or name one in CC, without options"
         )
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "Triton finds no Python.h, which it needs at run time: install python3-dev"

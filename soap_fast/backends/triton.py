@@ -14,7 +14,7 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends.native import BestOn, NativeBackend
-from soap_fast.backends.requirements import interpreted
+from soap_fast.backends.requirements import interpreted, unfit_for_triton
 from soap_fast.call import Scaling, TensorCall, state_dtype
 from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
@@ -64,28 +64,31 @@ class TritonBackend(NativeBackend):
         self.by_device_clock = False  # while a graph of staggered refreshes is captured
 
     def stepped_by(
-        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]:
-        reason = self.unserved(param, grad, plan)
+        reason = self.unserved(param, grad, plan, lr)
         if reason is None:
             return self.name, ""
         if self.best_on is None:
             return "native" if param.device.type in self.device_types else "eager", reason
-        name, why = super().stepped_by(param, grad, plan)
+        name, why = super().stepped_by(param, grad, plan, lr)
         if name != self.name:
             return name, why
         return "native" if self.computes(param.device, torch.float32) else "eager", reason
 
-    def unserved(self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
-        """What of a tensor, or of its device, the kernels do not serve; None if they serve it."""
+    def unserved(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
+    ) -> str | None:
+        """What of a tensor, of its device or lr the kernels do not serve; None if they serve it."""
         if self.best_on is not None and self.best_on(param.device) != self.name:
             return f"on {param.device}"
+        if isinstance(lr, torch.Tensor) and not reads_lr(lr):
+            return f"an lr of dtype {lr.dtype} on {lr.device}"
         return unserved(param, grad, plan)
 
     def serves(self, call: TensorCall) -> bool:
         """Whether the kernels take this call of a tensor; others are stepped as `native` does."""
-        readable = reads_lr(call.options.lr)
-        return readable and self.unserved(call.param, call.grad, call.plan) is None
+        return self.unserved(call.param, call.grad, call.plan, call.options.lr) is None
 
     def refreshes_on(self, device: torch.device) -> str:
         found = super().refreshes_on(device)
@@ -96,6 +99,9 @@ class TritonBackend(NativeBackend):
     def refuses(self, param: torch.Tensor) -> str | None:
         if param.device.type != "cuda" and self.launcher is None and not interpreted():
             return f"is on {param.device}, where 'triton' does not compute: use backend=None"
+        compiled = param.device.type == "cuda" and self.launcher is None and not interpreted()
+        if compiled and (reason := unfit_for_triton(param.device)) is not None:
+            return f"is on {param.device}: {reason}; use backend=None"
         if param.dtype not in DTYPES:
             return f"has dtype {param.dtype}, which no Triton kernel serves: use backend=None"
         return None
@@ -116,7 +122,7 @@ class TritonBackend(NativeBackend):
                 return True
             self.steady = None
         # First calls read and write the state as well, ahead of any engine.
-        self._follow_streams({param.device for group in groups for param in group["params"]})
+        self.follow_streams({param.device for group in groups for param in group["params"]})
         return False
 
     def settle(
@@ -140,16 +146,16 @@ class TritonBackend(NativeBackend):
         self.steady = None
 
     def forget(self, devices: Iterable[torch.device] = ()) -> None:
-        self._follow_streams(devices)
+        self.follow_streams(devices)
         self.steady = None
         self.engines.clear()
 
     def check_whole(self) -> None:
         for engine in self.engines.values():
             engine.check_whole()
-        self._follow_streams()
+        self.follow_streams()
 
-    def _follow_streams(self, devices: Iterable[torch.device] = ()) -> None:
+    def follow_streams(self, devices: Iterable[torch.device] = ()) -> None:
         """The current streams of these devices, and of all known ones, work on the state next."""
         for device in {*devices, *self.orders}:
             self._order_on(device).follow()
@@ -164,7 +170,8 @@ class TritonBackend(NativeBackend):
         self.steady = None
         self.check_whole()
         by_device = self._served(calls)
-        if is_staggered(calls[0]) and sum(map(len, by_device.values())) < len(calls):
+        stepped = sum(call.param.numel() > 0 for call in calls)
+        if is_staggered(calls[0]) and sum(map(len, by_device.values())) < stepped:
             raise RuntimeError(
                 "a graph of staggered refreshes holds what Triton kernels step, and some of these "
                 "tensors they do not (soap_fast.explain says why): capture "
@@ -274,7 +281,7 @@ class TritonBackend(NativeBackend):
 
         return self.launcher or TritonLauncher(_multiprocessors(device))
 
-    def refresh_op(
+    def by_extension(
         self,
         factors: list[torch.Tensor],
         bases: list[torch.Tensor],
@@ -283,17 +290,14 @@ class TritonBackend(NativeBackend):
         tolerance: float,
     ) -> Refreshed:
         """As `native`, the products on CUDA by our kernel."""
-        arguments = factors, bases, selections, allowed
-        on_gpu = [k.device for k in factors if k.device.type == "cuda"]
-        if not any(
-            self.name_on(device) == self.name and self.computes(device, torch.float32)
-            for device in on_gpu
-        ):
-            return super().refresh_op(*arguments, tolerance)
+        arguments = (factors, bases, selections, allowed, tolerance)
+        device = factors[0].device
+        if device.type != "cuda" or self.name_on(device) != self.name:
+            return super().by_extension(*arguments)
         from soap_fast.fused.grouped import products_by
 
-        with products_by(self._launcher(on_gpu[0]), self.input_precision):
-            return super().refresh_op(*arguments, tolerance)
+        with products_by(self._launcher(device), self.input_precision):
+            return super().by_extension(*arguments)
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         if self.by_device_clock:

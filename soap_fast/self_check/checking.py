@@ -90,7 +90,8 @@ def _kept_or_new(name: str, index: int, make: MakeOptimizer, precision: str) -> 
             seconds = time.monotonic() - start
             said = "good" if verdict.ok else "FAILED"
             print(f"soap_fast: {said}, {seconds:.0f} s: {verdict}", file=sys.stderr, flush=True)
-            kept.write(verdict)
+            if verdict.holds:
+                kept.write(verdict)
     return verdict
 
 

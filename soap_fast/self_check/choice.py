@@ -22,6 +22,7 @@ class Choice:
         """See `check`."""
         self.make, self.precision = make, precision
         self._chosen: dict[torch.device, str] = {}
+        self.passed_over: list[str] = []  # backends that failed, where and how, for people
 
     def __call__(self, device: torch.device) -> str:
         """Name of the backend. The first time on a kind of CUDA device it is checked there.
@@ -62,6 +63,7 @@ class Choice:
             return True
         verdict = check(name, device, self.make, self.precision)
         if not verdict.ok:
+            self.passed_over.append(f"{name} failed its self-check on {device}: {verdict}")
             of = ", ".join(f"{k} {v}" for k, v in versions().items() if v)
             warnings.warn(
                 f"backend '{name}' failed its self-check on {torch.cuda.get_device_name(device)} "

@@ -19,7 +19,9 @@ from soap_fast.self_check.verdict import Verdict
 
 LIMIT = 120.0  # seconds, most of which would be compiling on a busy machine
 # What CUDA says where it admits no second process, or has no memory left for one.
-UNAVAILABLE = ("busy or unavailable", "out of memory")
+UNAVAILABLE = ("busy or unavailable", "out of memory", "ALLOC_FAILED")
+FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+FAULTS_ON_THE_DEVICE = ("illegal memory access", "illegal instruction", "misaligned address")
 # The same modules as here, wherever this process found them.
 CODE = """
 import json, sys
@@ -77,9 +79,11 @@ def check_isolated(arguments: Sequence[str], limit: float = LIMIT) -> Verdict | 
             return None
         said = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), "")
         ended = f"ended with code {process.returncode}"
-        if process.returncode < 0:
-            ended = f"was ended by {signal.Signals(-process.returncode).name}"
-        return Verdict(None, TOLERANCE, f"its process {ended}: {said}")
+        number = max(-process.returncode, 0)
+        if number:
+            ended = f"was ended by {signal.Signals(number).name}"
+        crashed = number in FAULTS or any(words in err for words in FAULTS_ON_THE_DEVICE)
+        return Verdict(None, TOLERANCE, f"its process {ended}: {said}", crashed)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -24,11 +24,18 @@ class Verdict:
         error: largest one, see `largest_error`; None where none was measured.
         tolerance: what it may be.
         problem: what went wrong in place of a measurement, in one line.
+        crashed: whether that was a fault of the process, as a kernel causes it.
     """
 
     error: float | None
     tolerance: float
     problem: str | None = None
+    crashed: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether another check would find the same; a full disk or a busy machine passes."""
+        return self.error is not None or self.crashed
 
     @property
     def ok(self) -> bool:
