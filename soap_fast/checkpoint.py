@@ -39,10 +39,7 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout={layout!r} is not one of {get_args(Layout)}")
-    indices: dict[torch.Tensor, int] = {}
-    for group in groups:
-        for param in group["params"]:
-            indices.setdefault(param, len(indices))
+    indices = _indices(groups)
     for param, entry in state.items():
         if entry and param not in indices:
             shape = tuple(param.shape)
@@ -58,6 +55,20 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
         ],
     }
     return layouts.to_reference(written, groups) if layout == "reference" else written
+
+
+def _indices(groups: ParamGroups) -> dict[torch.Tensor, int]:
+    """Where each parameter stands, counted over the groups; twice in one: the last place.
+
+    Source: torch.optim.Optimizer.state_dict.
+    """
+    indices: dict[torch.Tensor, int] = {}
+    start = 0
+    for group in groups:
+        places = enumerate(group["params"], start)
+        indices.update({param: i for i, param in places if param not in indices})
+        start += len(group["params"])
+    return indices
 
 
 def _split(group: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]]:

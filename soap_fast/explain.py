@@ -95,7 +95,7 @@ def explain(optimizer: SOAP) -> Explanation:
     for group in optimizer.param_groups:
         options = plan_options(group)
         normalizes = normalizes or group["normalize_grads"]
-        for param in group["params"]:
+        for param in dict.fromkeys(group["params"]):
             plan = plan_tensor(tuple(param.shape), options)
             grad = param if param.grad is None else param.grad
             if unserved(param, grad, plan) is None:

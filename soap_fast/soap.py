@@ -191,13 +191,15 @@ class SOAP(torch.optim.Optimizer):
     def _calls(
         self, scaling: Scaling, grad_of: Callable[[torch.Tensor], torch.Tensor | None] = GRAD
     ) -> Iterator[TensorCall]:
-        """Every parameter with a gradient, checked together with the options of its group."""
+        """Every parameter with a gradient, once, checked together with the options of its group."""
+        seen: set[int] = set()  # a tied weight may stand in a group twice
         for place, group in enumerate(self.param_groups):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
                 grad = grad_of(param)
-                if grad is None:
+                if grad is None or id(param) in seen:
                     continue
+                seen.add(id(param))
                 plan = plan_tensor(tuple(param.shape), planning)
                 state = self.state.get(param) or not_begun(param)
                 try:
