@@ -5,12 +5,14 @@ Messages are predicates: the caller puts the name of the parameter in front.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from soap_fast.call import state_dtype
+from soap_fast.names import Group, label
 from soap_fast.plan import TensorPlan
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -20,9 +22,11 @@ def check_parameter(param: torch.Tensor) -> None:
     """Refuse a parameter no backend can step.
 
     Raises:
-        ValueError: it is complex, sparse, on the meta device, not of a supported floating dtype, or
-            elements of it share memory.
+        ValueError: it is complex, sparse, on the meta device, not of a supported floating dtype,
+            made of other tensors, or elements of it share memory.
     """
+    if _is_made_of_others(param):
+        raise ValueError(f"is a {type(param).__name__}, {_way_out_of(param)}")
     if param.is_complex():
         raise ValueError(
             f"is complex ({param.dtype}): SOAP rotates real tensors; optimize "
@@ -54,8 +58,11 @@ def check_gradient(param: torch.Tensor, grad: torch.Tensor) -> None:
     """Refuse a gradient that does not belong to its parameter.
 
     Raises:
-        ValueError: it is sparse, complex, of another shape or on another device.
+        ValueError: it is sparse, complex, made of other tensors, of another shape or on another
+            device.
     """
+    if _is_made_of_others(grad):
+        raise ValueError(f"has a gradient that is a {type(grad).__name__}, {_way_out_of(grad)}")
     if grad.layout != torch.strided:
         raise ValueError(
             f"has a gradient of layout {grad.layout}: SOAP needs dense gradients; set "
@@ -133,6 +140,45 @@ def check_lr(lr: float | torch.Tensor, param: torch.Tensor) -> None:
     """
     if isinstance(lr, torch.Tensor) and lr.device.type != "cpu" and lr.device != param.device:
         raise ValueError(f"is on {param.device}, its lr on {lr.device}: keep lr on the CPU")
+
+
+def warn_of_shards(groups: Sequence[Group]) -> None:
+    """Say that parameters are flat pieces of themselves, as FSDP1 leaves them, by name."""
+    flat = [
+        (param, label(group, place, index))
+        for place, group in enumerate(groups)
+        for index, param in enumerate(group["params"])
+        if getattr(param, "_fsdp_flattened", False)  # which torch sets, whatever it does to it
+    ]
+    if flat and all(param.dim() < 2 for param, _ in flat):  # NO_SHARD leaves shapes as they were
+        warnings.warn(
+            f"{flat[0][1]} and {len(flat) - 1} others look like shards of FSDP, which are flat: "
+            "SOAP steps a flat piece without its factors, as Adam would. Take "
+            "ShardingStrategy.NO_SHARD or DistributedDataParallel, which leave parameters whole",
+            stacklevel=3,
+        )
+
+
+def _is_made_of_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a wrapper, without memory of its own that kernels could be given.
+
+    Source: torch.utils._python_dispatch.is_traceable_wrapper_subclass, which asks the same.
+    """
+    return hasattr(type(tensor), "__tensor_flatten__")
+
+
+def _way_out_of(wrapper: torch.Tensor) -> str:
+    names = {kind.__name__ for kind in type(wrapper).__mro__}
+    if "DTensor" in names:  # whose import, to ask for the class, loads all of torch.distributed
+        return (
+            "spread over a mesh of processes (FSDP2, tensor parallelism): SOAP needs whole "
+            "tensors; train with DistributedDataParallel, which leaves them whole, or leave this "
+            "one to torch.optim.AdamW"
+        )
+    return (
+        "which is made of other tensors and has no memory of its own: make it a plain tensor, or "
+        "leave it to another optimizer"
+    )
 
 
 def _overlaps_itself(tensor: torch.Tensor) -> bool:

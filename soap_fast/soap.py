@@ -14,7 +14,7 @@ from torch.optim.optimizer import ParamsT
 from soap_fast import ambient, capture, checkpoint, ranges
 from soap_fast.backends import NAMES, Precision, choose
 from soap_fast.call import Scaling, TensorCall
-from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
+from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state, warn_of_shards
 from soap_fast.interrupts import held
 from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
@@ -72,7 +72,7 @@ class SOAP(torch.optim.Optimizer):
 
     Raises:
         ValueError: an option outside its range, an unknown backend or precision, or a parameter
-            that is complex, sparse, on the meta device or not of a floating dtype.
+            that is complex, sparse, on the meta device, a DTensor or not of a floating dtype.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then sets grad_scale and found_inf
@@ -118,6 +118,7 @@ class SOAP(torch.optim.Optimizer):
             "refresh_schedule": refresh_schedule,
         }
         super().__init__(params, defaults)
+        warn_of_shards(self.param_groups)
 
     def _choose_backend(self, name: str | None, input_precision: Precision) -> None:
         self._requested_backend, self._input_precision = name, input_precision
