@@ -10,7 +10,7 @@ import torch
 
 from soap_fast import layouts
 from soap_fast.call import state_dtype
-from soap_fast.options import plan_options, step_options
+from soap_fast.options import plain_options, plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
 from soap_fast.state import refresh_counters
 
@@ -50,7 +50,7 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
     written = {
         "state": {indices[p]: _snapshot(entry, HOST) for p, entry in state.items() if entry},
         "param_groups": [
-            {**_snapshot(options), "params": [indices[p] for p in params]}
+            {**_snapshot(plain_options(options)), "params": [indices[p] for p in params]}
             for options, params in map(_split, groups)
         ],
     }
@@ -105,7 +105,7 @@ def read(
     for saved, group in zip(saved_groups, groups, strict=True):
         # An option a layout does not know keeps the value this optimizer was built with.
         options = _snapshot(layouts.group_options(saved, layout))
-        merged = {**group, **options, "params": group["params"]}
+        merged = plain_options({**group, **options, "params": group["params"]})
         planning, _ = plan_options(merged), step_options(merged)
         new_groups.append(merged)
         for index, (key, param) in enumerate(zip(saved["params"], group["params"], strict=True)):

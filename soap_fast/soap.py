@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar, overload
@@ -17,7 +17,7 @@ from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state, warn_of_shards
 from soap_fast.interrupts import held
 from soap_fast.names import label, label_of
-from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
+from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
 from soap_fast.plan import plan_tensor
 from soap_fast.schedule import assign_missing_phases
 from soap_fast.self_check import Choice
@@ -46,9 +46,10 @@ class SOAP(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters or group dicts, as for every torch optimizer. Every
-            option below but the last two may be set per group.
+            option below but the last two may be set per group. Numbers may be numpy's, or lie in
+            arrays and CPU tensors without dimensions; groups keep plain ones.
         lr: step size; a float or a tensor of one element.
-        betas: decay of the first and second moment, each in [0, 1).
+        betas: decay of the first and second moment, each in [0, 1); any sequence of two.
         shampoo_beta: decay of the factors K; negative takes `betas[1]`.
         eps: added to the root of the second moment.
         weight_decay: decoupled; p loses the share lr * weight_decay after its update.
@@ -81,7 +82,7 @@ class SOAP(torch.optim.Optimizer):
         self,
         params: ParamsT,
         lr: float | torch.Tensor = 3e-3,
-        betas: tuple[float, float] = (0.95, 0.95),
+        betas: Sequence[float] = (0.95, 0.95),
         shampoo_beta: float = -1,
         eps: float = 1e-8,
         weight_decay: float = 0.01,
@@ -117,7 +118,7 @@ class SOAP(torch.optim.Optimizer):
             "refresh_tolerance": refresh_tolerance,
             "refresh_schedule": refresh_schedule,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, plain_options(defaults))
         warn_of_shards(self.param_groups)
 
     def _choose_backend(self, name: str | None, input_precision: Precision) -> None:
@@ -307,6 +308,7 @@ class SOAP(torch.optim.Optimizer):
         super().add_param_group(param_group)
         place = len(self.param_groups) - 1
         added = self.param_groups[place]
+        added.update(plain_options(added))
         try:
             plan_options(added)
             step_options(added)

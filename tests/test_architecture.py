@@ -72,6 +72,7 @@ ORDER = [
     "call",
     "plan",
     "options",
+    "values",
     "names",
     "ambient",
     "interrupts",

@@ -23,6 +23,7 @@ from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
 from soap_fast.state import State
+from soap_fast.values import plain_value
 
 GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
 FIXED = (*PLAN_OPTIONS, *REFRESH_OPTIONS, "precondition_frequency")
@@ -48,7 +49,7 @@ class Steady:
         self.like_params = Metadata(self.params)
         self.like_grads = Metadata([call.grad for call in calls])
         self.sizes = [len(group["params"]) for group in groups]
-        self.fixed = [[group[name] for name in FIXED] for group in groups]
+        self.fixed = [_fixed(group) for group in groups]
         self.free = [_values(group) for group in groups]
         self.left = min(calls_until_due(call) for call in calls)
 
@@ -86,7 +87,7 @@ class Steady:
     def _options_are_known(self, groups: Groups) -> bool:
         """Step options may change, and go to the device; others end the steady state."""
         for group, fixed in zip(groups, self.fixed, strict=True):
-            if [group[name] for name in FIXED] != fixed:
+            if _fixed(group) != fixed:
                 return False
         free = [_values(group) for group in groups]
         if free != self.free:
@@ -105,9 +106,13 @@ class Steady:
         return True
 
 
+def _fixed(group: dict[str, Any]) -> list[Any]:
+    return [plain_value(name, group[name]) for name in FIXED]
+
+
 def _values(group: dict[str, Any]) -> list[Any]:
     """Of an lr in a tensor: its value on the CPU, where it lies on another device."""
-    values = [group[name] for name in FREE]
+    values = [plain_value(name, group[name]) for name in FREE]
     lr = values[0]
     if isinstance(lr, torch.Tensor):
         values[0] = float(lr) if lr.device.type == "cpu" else (lr.device, lr.data_ptr(), lr.dtype)
