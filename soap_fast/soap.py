@@ -21,7 +21,7 @@ from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_o
 from soap_fast.plan import plan_tensor
 from soap_fast.schedule import assign_missing_phases
 from soap_fast.self_check import Choice
-from soap_fast.state import bind, fresh, grown, not_begun, restack
+from soap_fast.state import bind, entry_of, fresh, grown, restack
 from soap_fast.stats import read_counters
 
 __all__ = ["SOAP"]
@@ -203,7 +203,7 @@ class SOAP(torch.optim.Optimizer):
                     continue
                 seen.add(id(param))
                 plan = plan_tensor(tuple(param.shape), planning)
-                state = self.state.get(param) or not_begun(param)
+                state = entry_of(self.state, param)
                 try:
                     check_parameter(param)
                     check_gradient(param, grad)
@@ -267,7 +267,8 @@ class SOAP(torch.optim.Optimizer):
 
         stacks = grown(self.state, self._backend.first_bases(calls))
         entries = {
-            call.param: fresh(call.param, call.plan, call.state["skipped"]) for call in calls
+            call.param: {**call.state, **fresh(call.param, call.plan, call.state["skipped"])}
+            for call in calls
         }
         # From here on nothing is allocated: all of these tensors begin, or none.
         with held:

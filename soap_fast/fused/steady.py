@@ -22,7 +22,7 @@ from soap_fast.fused.option_rows import reads_lr
 from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
-from soap_fast.state import State
+from soap_fast.state import State, entries
 from soap_fast.values import plain_value
 
 GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
@@ -43,7 +43,8 @@ class Steady:
     ) -> None:
         """Every parameter of the groups has just had a call, in this order, by this engine."""
         self.engine = engine
-        self.entries = list(state.values())
+        self.entries = [entry for _, entry in entries(state)]
+        self.others = len(state) - len(self.entries)  # what is kept there under other keys
         self.states = [call.state for call in calls]
         self.params = [call.param for call in calls]
         self.like_params = Metadata(self.params)
@@ -57,7 +58,8 @@ class Steady:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
         if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
             return False
-        if len(state) != len(self.entries) or not all(map(is_, state.values(), self.entries)):
+        found = [e for _, e in entries(state)] if self.others else list(state.values())
+        if len(found) != len(self.entries) or not all(map(is_, found, self.entries)):
             return False
         params = (
             groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
