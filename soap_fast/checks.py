@@ -15,6 +15,7 @@ from soap_fast.call import state_dtype
 from soap_fast.names import Group, label
 from soap_fast.plan import TensorPlan
 
+DELETE_ENTRY = "delete its entry, `del optimizer.state[p]`, and it does at its next gradient"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -88,7 +89,7 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
     if found != plan.shape:
         raise ValueError(
             f"is {list(plan.shape)} but was {list(found)} at its first call: a resized "
-            "parameter needs a new optimizer, or its entry deleted from optimizer.state"
+            f"parameter must begin anew: {DELETE_ENTRY}"
         )
     dtype = state["exp_avg"].dtype
     if dtype != state_dtype(param):
@@ -103,6 +104,20 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
         )
     sizes = tuple(None if k is None else k.shape[0] for k in state["GG"])
     if sizes != plan.factors:
+        merged = plan.modes != plan.shape or len(sizes) != len(plan.modes)  # now or before
+        if not merged and _of_other_sizes(sizes, plan):
+            raise ValueError(
+                f"is {list(plan.shape)} but its factors are of {list(sizes)}: it was resized and "
+                f"its moments with it, which factors cannot be, and must begin anew: {DELETE_ENTRY}"
+            )
+        if merged:
+            raise ValueError(
+                f"has factors of sizes {list(sizes)} but its shape and options now ask for "
+                f"{list(plan.factors)}: it was resized with its moments, which factors cannot be, "
+                "or max_precond_dim, merge_dims, precondition_1d or data_format has changed, which "
+                "cannot change after a parameter's first call. Set that back, or have it begin "
+                f"anew: {DELETE_ENTRY}"
+            )
         raise ValueError(
             f"has factors of sizes {list(sizes)} but its options now ask for "
             f"{list(plan.factors)}: max_precond_dim, merge_dims, precondition_1d and data_format "
@@ -115,6 +130,12 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
                 f"state, where {wanted} {list(shape)} on {param.device} belongs: load the "
                 "optimizer's state_dict, or delete the parameter's entry from optimizer.state"
             )
+
+
+def _of_other_sizes(sizes: Sequence[int | None], plan: TensorPlan) -> bool:
+    """Whether factors belong to larger or smaller modes; no option but merging changes a size."""
+    pairs = zip(sizes, plan.modes, strict=True)
+    return any(size is not None and size != mode for size, mode in pairs)
 
 
 def _expected(
