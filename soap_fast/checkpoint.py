@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from soap_fast import layouts
 from soap_fast.call import state_dtype
@@ -124,8 +125,9 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
             entry = saved_state.get(key)
             if entry is None or entry == {}:
                 continue
-            plan = plan_tensor(tuple(param.shape), planning)
             try:
+                _require(not is_lazy(param), "it is not initialised yet: run the model once before")
+                plan = plan_tensor(tuple(param.shape), planning)
                 _require(isinstance(entry, Mapping), f"its entry is a {type(entry).__name__}")
                 own = {k: entry[k] for k in entry if k not in layouts.keys_of_entry(layout)}
                 state[param] = own = _snapshot(own, param.device)

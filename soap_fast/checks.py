@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from soap_fast.call import state_dtype
 from soap_fast.names import Group, label
@@ -20,7 +21,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_parameter(param: torch.Tensor) -> None:
-    """Refuse a parameter no backend can step.
+    """Refuse a parameter no backend can step; of one without a shape yet, by what is known of it.
 
     Raises:
         ValueError: it is complex, sparse, on the meta device, not of a supported floating dtype,
@@ -43,7 +44,7 @@ def check_parameter(param: torch.Tensor) -> None:
             "is on the meta device and has no data: materialise the model (to_empty and "
             "its initialisation) before building the optimizer"
         )
-    if not param.is_contiguous() and _overlaps_itself(param):
+    if not is_lazy(param) and not param.is_contiguous() and _overlaps_itself(param):
         raise ValueError(
             f"has strides {param.stride()} for shape {list(param.shape)}: elements share memory, "
             "and an update of one would change another; make it contiguous with .clone()"
