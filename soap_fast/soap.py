@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, capture, checkpoint, ranges
+from soap_fast import ambient, capture, checkpoint, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state, warn_of_shards
@@ -325,6 +325,7 @@ class SOAP(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    @forks.on_own_threads()
     def state_dict(self, *, layout: checkpoint.Layout = "soap_fast") -> dict[str, Any]:
         """The state in contiguous tensors of its own, loadable with `weights_only=True`.
 
@@ -348,6 +349,7 @@ class SOAP(torch.optim.Optimizer):
                 state_dict = replaced
         return state_dict
 
+    @forks.on_own_threads()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of soap_fast, of nikhilvyas/SOAP or of pytorch_optimizer's SOAP.
 
@@ -384,6 +386,7 @@ class SOAP(torch.optim.Optimizer):
         }
         return {**super().__getstate__(), **asked}
 
+    @forks.on_own_threads()
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)

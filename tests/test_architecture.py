@@ -75,6 +75,7 @@ ORDER = [
     "values",
     "names",
     "ambient",
+    "forks",
     "interrupts",
     "ranges",
     "versions",
