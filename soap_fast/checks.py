@@ -6,7 +6,7 @@ Messages are predicates: the caller puts the name of the parameter in front.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,32 @@ from torch.nn.parameter import is_lazy
 
 from soap_fast.call import state_dtype
 from soap_fast.names import Group, label
+from soap_fast.options import plan_options, step_options
 from soap_fast.plan import TensorPlan
 
 DELETE_ENTRY = "delete its entry, `del optimizer.state[p]`, and it does at its next gradient"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_group(group: Group, place: int, check_backend: Callable[[torch.Tensor], None]) -> None:
+    """Refuse a parameter group before it is part of an optimizer.
+
+    Args:
+        group: with all of its options.
+        place: of the group among the others.
+        check_backend: raises ValueError for a parameter that the backend does not step.
+
+    Raises:
+        ValueError: an option outside its range, or a parameter that cannot be stepped, by name.
+    """
+    plan_options(group)
+    step_options(group)
+    for index, param in enumerate(group["params"]):
+        try:
+            check_parameter(param)
+            check_backend(param)
+        except ValueError as error:
+            raise ValueError(f"{label(group, place, index)} {error}") from None
 
 
 def check_parameter(param: torch.Tensor) -> None:

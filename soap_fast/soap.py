@@ -11,10 +11,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, capture, checkpoint, forks, ranges
+from soap_fast import ambient, capture, checkpoint, checks, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
 from soap_fast.call import Scaling, TensorCall
-from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state, warn_of_shards
 from soap_fast.interrupts import held
 from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
@@ -119,7 +118,7 @@ class SOAP(torch.optim.Optimizer):
             "refresh_schedule": refresh_schedule,
         }
         super().__init__(params, plain_options(defaults))
-        warn_of_shards(self.param_groups)
+        checks.warn_of_shards(self.param_groups)
 
     def _choose_backend(self, name: str | None, input_precision: Precision) -> None:
         self._requested_backend, self._input_precision = name, input_precision
@@ -205,14 +204,14 @@ class SOAP(torch.optim.Optimizer):
                 plan = plan_tensor(tuple(param.shape), planning)
                 state = entry_of(self.state, param)
                 try:
-                    check_parameter(param)
-                    check_gradient(param, grad)
-                    check_lr(options.lr, param)
+                    checks.check_parameter(param)
+                    checks.check_gradient(param, grad)
+                    checks.check_lr(options.lr, param)
                     grad = grad.resolve_neg()  # whose memory is what it says
                     call = TensorCall(param, grad, state, plan, options, scaling)
                     self._check_backend(param, call)
                     if state["calls"]:
-                        check_state(state, plan, param)
+                        checks.check_state(state, plan, param)
                 except ValueError as error:
                     raise ValueError(f"{label(group, place, index)} {error}") from None
                 yield call
@@ -311,14 +310,7 @@ class SOAP(torch.optim.Optimizer):
         added = self.param_groups[place]
         added.update(plain_options(added))
         try:
-            plan_options(added)
-            step_options(added)
-            for index, param in enumerate(added["params"]):
-                try:
-                    check_parameter(param)
-                    self._check_backend(param)
-                except ValueError as error:
-                    raise ValueError(f"{label(added, place, index)} {error}") from None
+            checks.check_group(added, place, self._check_backend)
             devices = {param.device for param in added["params"]}
             self._best_on.prepare(devices, self._requested_backend)
         except ValueError:
