@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from soap_fast import forks
 from soap_fast.interrupts import held
 
 FULL_PRECISION = ("ieee", "none")
@@ -22,7 +23,10 @@ SETTINGS = (("cuda", "matmul"), ("mkldnn", "matmul"))
 
 @contextmanager
 def neutral(device_types: Iterable[str]) -> Iterator[None]:
-    """Full float32 products, no autocast on these devices, no gradients; new tensors: CPU."""
+    """Full float32 products, no autocast on these devices, no gradients; new tensors: CPU.
+
+    In a process that was forked, on the threads that it has.
+    """
     stack = ExitStack()
     try:
         with held:  # what has been entered is known to be
@@ -32,6 +36,9 @@ def neutral(device_types: Iterable[str]) -> Iterator[None]:
             if torch.get_default_device().type != "cpu":
                 stack.enter_context(torch.device("cpu"))
             stack.enter_context(torch.no_grad())
+            forks.note_work()
+            if forks.lost_threads():
+                stack.enter_context(forks.on_own_threads())
             stack.enter_context(_precision)
         yield
     finally:

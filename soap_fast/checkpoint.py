@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from soap_fast import layouts
 from soap_fast.call import state_dtype
-from soap_fast.options import plan_options, step_options
+from soap_fast.options import plain_options, plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
-from soap_fast.state import refresh_counters
+from soap_fast.state import ENTRY_KEYS, entries, refresh_counters
 
 Layout = Literal["soap_fast", "reference"]
 ParamGroups = list[dict[str, Any]]
@@ -20,7 +21,6 @@ State = Mapping[torch.Tensor, dict[str, Any]]
 
 HOST = torch.device("cpu")
 NOT_BEGUN_KEYS = ("calls", "skipped")
-ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
 
 
 def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
@@ -39,25 +39,49 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout={layout!r} is not one of {get_args(Layout)}")
-    indices: dict[torch.Tensor, int] = {}
-    for group in groups:
-        for param in group["params"]:
-            indices.setdefault(param, len(indices))
-    for param, entry in state.items():
+    indices = _indices(groups)
+    for param, entry in entries(state):
         if entry and param not in indices:
             shape = tuple(param.shape)
             raise ValueError(
                 f"a parameter of shape {shape} has state and is in no group any more: "
                 "delete its entry of optimizer.state"
             )
+    others = _others(state, set(indices.values()))
     written = {
-        "state": {indices[p]: _snapshot(entry, HOST) for p, entry in state.items() if entry},
+        "state": {indices[p]: _snapshot(e, HOST) for p, e in entries(state) if e} | others,
         "param_groups": [
-            {**_snapshot(options), "params": [indices[p] for p in params]}
+            {**_snapshot(plain_options(options)), "params": [indices[p] for p in params]}
             for options, params in map(_split, groups)
         ],
     }
     return layouts.to_reference(written, groups) if layout == "reference" else written
+
+
+def _indices(groups: ParamGroups) -> dict[torch.Tensor, int]:
+    """Where each parameter stands, counted over the groups; twice in one: the last place.
+
+    Source: torch.optim.Optimizer.state_dict.
+    """
+    indices: dict[torch.Tensor, int] = {}
+    start = 0
+    for group in groups:
+        places = enumerate(group["params"], start)
+        indices.update({param: i for i, param in places if param not in indices})
+        start += len(group["params"])
+    return indices
+
+
+def _others(state: Mapping[Any, Any], indices: set[int]) -> dict[Any, Any]:
+    """What a subclass or a user keeps under keys that are no tensors, where it lies."""
+    others = {key: value for key, value in state.items() if not isinstance(key, torch.Tensor)}
+    for key in others:
+        _require(
+            key not in indices,
+            f"optimizer.state[{key!r}] would be saved under the index of a parameter: keep it "
+            "under another key, such as a string",
+        )
+    return {key: _snapshot(value) for key, value in others.items()}
 
 
 def _split(group: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]]:
@@ -69,8 +93,8 @@ def _snapshot(value: Any, device: torch.device | None = None) -> Any:
     """A copy, on `device` or where it was; a tensor is contiguous and has a storage of its own."""
     if isinstance(value, dict):
         return {key: _snapshot(item, device) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_snapshot(item, device) for item in value]
+    if type(value) in (list, tuple):
+        return type(value)(_snapshot(item, device) for item in value)
     if isinstance(value, torch.Tensor):
         if device is None or value.device == device:
             return value.detach().clone(memory_format=torch.contiguous_format)
@@ -78,9 +102,7 @@ def _snapshot(value: Any, device: torch.device | None = None) -> Any:
     return copy.deepcopy(value)
 
 
-def read(
-    state_dict: Mapping[str, Any], groups: ParamGroups
-) -> tuple[ParamGroups, dict[torch.Tensor, dict[str, Any]]]:
+def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroups, dict[Any, Any]]:
     """Groups and state for the parameters of `groups`, in whichever known layout they were saved.
 
     Raises:
@@ -90,11 +112,12 @@ def read(
     _check_sizes(saved_groups, groups)
     layout = layouts.recognise(saved_state, saved_groups)
 
-    new_groups, state, known = [], {}, set()
+    new_groups, known = [], set()
+    state: dict[Any, Any] = {}
     for saved, group in zip(saved_groups, groups, strict=True):
         # An option a layout does not know keeps the value this optimizer was built with.
         options = _snapshot(layouts.group_options(saved, layout))
-        merged = {**group, **options, "params": group["params"]}
+        merged = plain_options({**group, **options, "params": group["params"]})
         planning, _ = plan_options(merged), step_options(merged)
         new_groups.append(merged)
         for index, (key, param) in enumerate(zip(saved["params"], group["params"], strict=True)):
@@ -102,17 +125,28 @@ def read(
             entry = saved_state.get(key)
             if entry is None or entry == {}:
                 continue
-            plan = plan_tensor(tuple(param.shape), planning)
             try:
+                _require(not is_lazy(param), "it is not initialised yet: run the model once before")
+                plan = plan_tensor(tuple(param.shape), planning)
                 _require(isinstance(entry, Mapping), f"its entry is a {type(entry).__name__}")
+                own = {k: entry[k] for k in entry if k not in layouts.keys_of_entry(layout)}
+                state[param] = own = _snapshot(own, param.device)
+                if own.keys() == entry.keys():  # it was saved before the first call
+                    continue
                 entry = layouts.entry_to_ours(entry, saved, plan, layout)
-                state[param] = _own(_checked(entry, plan), param, plan)
+                state[param] = {**own, **_own(_checked(entry, plan), param, plan)}
             except ValueError as error:
                 name = merged.get("param_names", {index: f"parameter {key}"})[index]
                 raise ValueError(f"the state_dict does not fit: {name}: {error}") from None
-    strangers = sorted(str(key) for key in saved_state if key not in known)
+    others = {key: value for key, value in saved_state.items() if key not in known}
+    strangers = sorted(str(key) for key, value in others.items() if _is_entry(value))
     _require(not strangers, f"the state_dict has state for parameters {strangers} of no group")
-    return new_groups, state
+    return new_groups, {**state, **_snapshot(others)}
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether a value is a parameter's entry, and nothing that a user keeps beside them."""
+    return isinstance(value, Mapping) and any(key in value for key in ENTRY_KEYS)
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from soap_fast.backends import survey
 from soap_fast.backends.triton import unserved
@@ -73,6 +74,7 @@ class Explanation:
     without_tiles: Sequence[str]  # launches over tensors: the clock, norm
     factors: int
     factor_sizes: int
+    uninitialised: int = 0  # parameters of lazy modules, of no shape yet
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
@@ -92,10 +94,14 @@ def explain(optimizer: SOAP) -> Explanation:
     served: list[tuple[torch.Tensor, TensorPlan]] = []
     normalizes = False
     sizes: list[int] = []
+    uninitialised = 0
     for group in optimizer.param_groups:
         options = plan_options(group)
         normalizes = normalizes or group["normalize_grads"]
-        for param in group["params"]:
+        for param in dict.fromkeys(group["params"]):
+            if is_lazy(param):
+                uninitialised += 1
+                continue
             plan = plan_tensor(tuple(param.shape), options)
             grad = param if param.grad is None else param.grad
             if unserved(param, grad, plan) is None:
@@ -125,6 +131,7 @@ def explain(optimizer: SOAP) -> Explanation:
         ("clock", "norm") if normalizes else ("clock",),
         len(sizes),
         len(set(sizes)),
+        uninitialised,
     )
 
 
@@ -171,6 +178,8 @@ def _lines(found: Explanation) -> Iterator[str]:
         for t in found.tensors
     ]
     yield from _table(header, rows, numbers=("count",))
+    if found.uninitialised:
+        yield f"  and {found.uninitialised} parameters are not initialised yet: run the model once"
     yield ""
     yield f"Launches of a plain step {_on(found)}"
     header = ["launch", "tiles", "GFLOP", "padding", "MB", "floor us", "bound by"]

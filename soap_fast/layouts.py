@@ -18,6 +18,7 @@ from soap_fast import ambient
 from soap_fast.modes import rotate
 from soap_fast.options import PLAN_OPTIONS, STEP_OPTIONS, plan_options
 from soap_fast.plan import TensorPlan, eligible_modes, plan_tensor
+from soap_fast.state import ENTRY_KEYS, LATER_KEYS
 
 KnownLayout = Literal["soap_fast", "reference", "pytorch_optimizer"]
 
@@ -32,7 +33,16 @@ PYTORCH_OPTIMIZER_NAMES = {
 }
 # The reference keeps data_format outside its groups.
 REFERENCE_OPTIONS = tuple(name for name in STEP_OPTIONS + PLAN_OPTIONS if name != "data_format")
+OUR_KEYS = frozenset((*ENTRY_KEYS, *LATER_KEYS))
+REFERENCE_KEYS = frozenset(
+    ("step", "exp_avg", "exp_avg_sq", "GG", "Q", "precondition_frequency", "shampoo_beta")
+)
 FROM_OTHERS = {*REFERENCE_OPTIONS, "initial_lr", "param_names"}  # a scheduler's and torch's own
+
+
+def keys_of_entry(layout: KnownLayout) -> frozenset[str]:
+    """What of a saved entry the optimizer wrote; other keys are its user's."""
+    return OUR_KEYS if layout == "soap_fast" else REFERENCE_KEYS
 
 
 def recognise(state: Mapping[Any, Any], groups: list[dict[str, Any]]) -> KnownLayout:
@@ -120,7 +130,9 @@ def require_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
 
 def to_reference(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
     """Our state_dict in the layout of nikhilvyas/SOAP."""
-    written_groups, state = [], {}
+    known = {key for saved in state_dict["param_groups"] for key in saved["params"]}
+    written_groups: list[dict[str, Any]] = []
+    state = {key: value for key, value in state_dict["state"].items() if key not in known}
     for saved, group in zip(state_dict["param_groups"], groups, strict=True):
         options = plan_options(group)
         written_groups.append({key: saved[key] for key in (*REFERENCE_OPTIONS, "params")})
@@ -146,7 +158,9 @@ def _reference_entry(
         factors.append(energy.reshape(1, 1) if unit else [] if k is None else k)
         bases.append(torch.ones_like(energy).reshape(1, 1) if unit else [] if q is None else q)
     beta = group["shampoo_beta"]
+    own = {key: value for key, value in entry.items() if key not in keys_of_entry("soap_fast")}
     return {
+        **own,
         "step": int(entry["step"]),
         "exp_avg": entry["exp_avg"],
         "exp_avg_sq": entry["exp_avg_sq"],

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from soap_fast.values import plain
+
 DataFormat = Literal["channels_first", "channels_last"]
 RefreshSchedule = Literal["periodic", "staggered"]
 DATA_FORMATS = ("channels_first", "channels_last")
@@ -26,6 +28,7 @@ STEP_OPTIONS = (
     "correct_bias",
 )
 REFRESH_OPTIONS = ("refresh_tolerance", "refresh_schedule")  # ours, unknown to the reference
+NAMES = frozenset((*PLAN_OPTIONS, *STEP_OPTIONS, *REFRESH_OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class StepOptions:
     refresh_schedule: RefreshSchedule
 
 
+def plain_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group, or defaults, with plain Python values for all numbers; checks nothing."""
+    return plain(group, NAMES)
+
+
 def plan_options(group: Mapping[str, Any]) -> PlanOptions:
     """Read and check the options a plan depends on.
 
@@ -62,6 +70,7 @@ def plan_options(group: Mapping[str, Any]) -> PlanOptions:
         ValueError: an option is outside its range; the message names value, rule and way out.
     """
     _complete(group, PLAN_OPTIONS)
+    group = plain_options(group)
     largest = group["max_precond_dim"]
     _require(
         _is_integer(largest) and largest >= 0,
@@ -90,6 +99,7 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
         ValueError: an option is outside its range; the message names value, rule and way out.
     """
     _complete(group, STEP_OPTIONS + REFRESH_OPTIONS)
+    group = plain_options(group)
     lr = group["lr"]
     if isinstance(lr, torch.Tensor):
         lr = _tensor_lr(lr)
@@ -97,7 +107,7 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
         _require(_at_least_zero(lr), "lr", lr, "a finite number >= 0", "e.g. 3e-3")
     betas = group["betas"]
     _require(
-        isinstance(betas, (tuple, list)) and len(betas) == 2,
+        isinstance(betas, tuple) and len(betas) == 2,
         "betas",
         betas,
         "a pair of numbers",

@@ -58,7 +58,7 @@ def precondition(
             "of param_groups, or None"
         )
     optimizer._backend.check_whole()
-    given = {id(param): grad for param, grad in zip(params, grads, strict=True)}
+    given = _by_parameter(optimizer, params, grads)
     calls = list(optimizer._calls(Scaling(), lambda param: given[id(param)]))
     for call in calls:
         if call.is_first:
@@ -69,7 +69,25 @@ def precondition(
             )
     with ambient.neutral({call.param.device.type for call in calls}):
         found = {id(call.param): _preconditioned(call, momentum) for call in calls}
-    return [found.get(id(param)) for param in params]
+    pairs = zip(params, grads, strict=True)
+    return [None if grad is None else found[id(param)] for param, grad in pairs]
+
+
+def _by_parameter(
+    optimizer: SOAP, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
+) -> dict[int, torch.Tensor | None]:
+    """Gradients by the id of their parameter, which may stand twice but has one gradient."""
+    given: dict[int, torch.Tensor | None] = {}
+    for param, grad in zip(params, grads, strict=True):
+        known = given.get(id(param))
+        if known is not None and grad is not None and not torch.equal(known, grad):
+            name = label_of(optimizer.param_groups, param)
+            raise ValueError(
+                f"{name} stands twice among the parameters and has two gradients: give their sum "
+                "at one place, None at the other"
+            )
+        given[id(param)] = known if grad is None else grad
+    return given
 
 
 def _preconditioned(call: TensorCall, momentum: bool) -> torch.Tensor:

@@ -42,7 +42,8 @@ def assign_missing_phases(
             newcomers.setdefault(call.options.precondition_frequency, []).append(call)
     for frequency, members in newcomers.items():
         alike = [group for group in groups if group["precondition_frequency"] == frequency]
-        entries = (state.get(param, {}) for group in alike for param in group["params"])
+        once = dict.fromkeys(param for group in alike for param in group["params"])
+        entries = (state.get(param, {}) for param in once)
         assign_phases(members, (entry for entry in entries if "phases" in entry))
 
 

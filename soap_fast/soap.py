@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar, overload
@@ -11,17 +11,16 @@ from typing import Any, ParamSpec, TypeVar, overload
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, capture, checkpoint, ranges
+from soap_fast import ambient, capture, checkpoint, checks, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
 from soap_fast.call import Scaling, TensorCall
-from soap_fast.checks import check_gradient, check_lr, check_parameter, check_state
 from soap_fast.interrupts import held
 from soap_fast.names import label, label_of
-from soap_fast.options import DataFormat, RefreshSchedule, plan_options, step_options
+from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
 from soap_fast.plan import plan_tensor
 from soap_fast.schedule import assign_missing_phases
 from soap_fast.self_check import Choice
-from soap_fast.state import bind, fresh, grown, not_begun, restack
+from soap_fast.state import bind, entry_of, fresh, grown, restack
 from soap_fast.stats import read_counters
 
 __all__ = ["SOAP"]
@@ -46,9 +45,10 @@ class SOAP(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters or group dicts, as for every torch optimizer. Every
-            option below but the last two may be set per group.
+            option below but the last two may be set per group. Numbers may be numpy's, or lie in
+            arrays and CPU tensors without dimensions; groups keep plain ones.
         lr: step size; a float or a tensor of one element.
-        betas: decay of the first and second moment, each in [0, 1).
+        betas: decay of the first and second moment, each in [0, 1); any sequence of two.
         shampoo_beta: decay of the factors K; negative takes `betas[1]`.
         eps: added to the root of the second moment.
         weight_decay: decoupled; p loses the share lr * weight_decay after its update.
@@ -72,7 +72,7 @@ class SOAP(torch.optim.Optimizer):
 
     Raises:
         ValueError: an option outside its range, an unknown backend or precision, or a parameter
-            that is complex, sparse, on the meta device or not of a floating dtype.
+            that is complex, sparse, on the meta device, a DTensor or not of a floating dtype.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then sets grad_scale and found_inf
@@ -81,7 +81,7 @@ class SOAP(torch.optim.Optimizer):
         self,
         params: ParamsT,
         lr: float | torch.Tensor = 3e-3,
-        betas: tuple[float, float] = (0.95, 0.95),
+        betas: Sequence[float] = (0.95, 0.95),
         shampoo_beta: float = -1,
         eps: float = 1e-8,
         weight_decay: float = 0.01,
@@ -117,7 +117,8 @@ class SOAP(torch.optim.Optimizer):
             "refresh_tolerance": refresh_tolerance,
             "refresh_schedule": refresh_schedule,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, plain_options(defaults))
+        checks.warn_of_shards(self.param_groups)
 
     def _choose_backend(self, name: str | None, input_precision: Precision) -> None:
         self._requested_backend, self._input_precision = name, input_precision
@@ -191,24 +192,26 @@ class SOAP(torch.optim.Optimizer):
     def _calls(
         self, scaling: Scaling, grad_of: Callable[[torch.Tensor], torch.Tensor | None] = GRAD
     ) -> Iterator[TensorCall]:
-        """Every parameter with a gradient, checked together with the options of its group."""
+        """Every parameter with a gradient, once, checked together with the options of its group."""
+        seen: set[int] = set()  # a tied weight may stand in a group twice
         for place, group in enumerate(self.param_groups):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
                 grad = grad_of(param)
-                if grad is None:
+                if grad is None or id(param) in seen:
                     continue
+                seen.add(id(param))
                 plan = plan_tensor(tuple(param.shape), planning)
-                state = self.state.get(param) or not_begun(param)
+                state = entry_of(self.state, param)
                 try:
-                    check_parameter(param)
-                    check_gradient(param, grad)
-                    check_lr(options.lr, param)
+                    checks.check_parameter(param)
+                    checks.check_gradient(param, grad)
+                    checks.check_lr(options.lr, param)
                     grad = grad.resolve_neg()  # whose memory is what it says
                     call = TensorCall(param, grad, state, plan, options, scaling)
                     self._check_backend(param, call)
                     if state["calls"]:
-                        check_state(state, plan, param)
+                        checks.check_state(state, plan, param)
                 except ValueError as error:
                     raise ValueError(f"{label(group, place, index)} {error}") from None
                 yield call
@@ -263,7 +266,8 @@ class SOAP(torch.optim.Optimizer):
 
         stacks = grown(self.state, self._backend.first_bases(calls))
         entries = {
-            call.param: fresh(call.param, call.plan, call.state["skipped"]) for call in calls
+            call.param: {**call.state, **fresh(call.param, call.plan, call.state["skipped"])}
+            for call in calls
         }
         # From here on nothing is allocated: all of these tensors begin, or none.
         with held:
@@ -305,21 +309,16 @@ class SOAP(torch.optim.Optimizer):
         super().add_param_group(param_group)
         place = len(self.param_groups) - 1
         added = self.param_groups[place]
+        added.update(plain_options(added))
         try:
-            plan_options(added)
-            step_options(added)
-            for index, param in enumerate(added["params"]):
-                try:
-                    check_parameter(param)
-                    self._check_backend(param)
-                except ValueError as error:
-                    raise ValueError(f"{label(added, place, index)} {error}") from None
+            checks.check_group(added, place, self._check_backend)
             devices = {param.device for param in added["params"]}
             self._best_on.prepare(devices, self._requested_backend)
         except ValueError:
             self.param_groups.pop()
             raise
 
+    @forks.on_own_threads()
     def state_dict(self, *, layout: checkpoint.Layout = "soap_fast") -> dict[str, Any]:
         """The state in contiguous tensors of its own, loadable with `weights_only=True`.
 
@@ -343,6 +342,7 @@ class SOAP(torch.optim.Optimizer):
                 state_dict = replaced
         return state_dict
 
+    @forks.on_own_threads()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of soap_fast, of nikhilvyas/SOAP or of pytorch_optimizer's SOAP.
 
@@ -379,6 +379,7 @@ class SOAP(torch.optim.Optimizer):
         }
         return {**super().__getstate__(), **asked}
 
+    @forks.on_own_threads()
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)

@@ -15,11 +15,14 @@
 Before its first call a parameter has no entry, or `calls` = 0 and `skipped` alone. Tensors are
 float32, float64 for float64 parameters, on the parameter's device. The entries are the only truth:
 a stack is nothing but the memory that views of one size share.
+
+Other keys of an entry, and keys of `optimizer.state` that are no tensors, belong to a subclass or
+the user, as in torch's optimizers: nobody here reads them, and they are saved, loaded and copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +32,8 @@ from soap_fast.call import state_dtype
 from soap_fast.plan import TensorPlan
 
 State = Mapping[torch.Tensor, dict[str, Any]]
+ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
+LATER_KEYS = ("refreshes", "off_diagonal", "phases")  # which old checkpoints do not have
 
 
 class StackKey(NamedTuple):
@@ -77,6 +82,11 @@ def _empty_pair(key: StackKey, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def entries(state: Mapping[Any, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+    """What of `optimizer.state` belongs to parameters."""
+    return ((key, entry) for key, entry in state.items() if isinstance(key, torch.Tensor))
+
+
 def restack(state: State, only: Container[StackKey] | None = None) -> Stacks:
     """Copy the factors of a state, wherever they lie, into one stack per size.
 
@@ -85,7 +95,7 @@ def restack(state: State, only: Container[StackKey] | None = None) -> Stacks:
         only: leave out other sizes than these.
     """
     found: dict[StackKey, list[tuple[Owner, torch.Tensor, torch.Tensor]]] = {}
-    for param, entry in state.items():
+    for param, entry in entries(state):
         for mode, (k, q) in enumerate(zip(entry.get("GG", ()), entry.get("Q", ()), strict=True)):
             if k is None:
                 continue
@@ -140,6 +150,14 @@ def refresh_counters(param: torch.Tensor, plan: TensorPlan) -> dict[str, torch.T
 def not_begun(param: torch.Tensor) -> dict[str, Any]:
     """Entry of a parameter that has had no usable gradient yet."""
     return {"calls": 0, "skipped": torch.zeros((), dtype=torch.int64, device=param.device)}
+
+
+def entry_of(state: State, param: torch.Tensor) -> dict[str, Any]:
+    """A parameter's entry; before it has one, `not_begun`'s with what else stands under it."""
+    entry = state.get(param)
+    if entry and "calls" in entry:
+        return entry
+    return {**(entry or {}), **not_begun(param)}
 
 
 def bind(stacks: Stacks, state: State) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from soap_fast.names import label
-from soap_fast.state import not_begun
+from soap_fast.state import entry_of
 
 OF_REFRESHES = ("refreshed", "kept", "failed")
 
@@ -22,7 +22,7 @@ def read_counters(
     }
     for place, group in enumerate(groups):
         for index, param in enumerate(group["params"]):
-            name, entry = label(group, place, index), state.get(param) or not_begun(param)
+            name, entry = label(group, place, index), entry_of(state, param)
             counters["skipped"][name] = int(entry["skipped"])
             counts = entry["refreshes"].tolist() if entry["calls"] else [0, 0, 0]
             for kind, count in zip(OF_REFRESHES, counts, strict=True):

@@ -22,7 +22,8 @@ from soap_fast.fused.option_rows import reads_lr
 from soap_fast.interrupts import held
 from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
-from soap_fast.state import State
+from soap_fast.state import State, entries
+from soap_fast.values import plain_value
 
 GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
 FIXED = (*PLAN_OPTIONS, *REFRESH_OPTIONS, "precondition_frequency")
@@ -42,13 +43,14 @@ class Steady:
     ) -> None:
         """Every parameter of the groups has just had a call, in this order, by this engine."""
         self.engine = engine
-        self.entries = list(state.values())
+        self.entries = [entry for _, entry in entries(state)]
+        self.others = len(state) - len(self.entries)  # what is kept there under other keys
         self.states = [call.state for call in calls]
         self.params = [call.param for call in calls]
         self.like_params = Metadata(self.params)
         self.like_grads = Metadata([call.grad for call in calls])
         self.sizes = [len(group["params"]) for group in groups]
-        self.fixed = [[group[name] for name in FIXED] for group in groups]
+        self.fixed = [_fixed(group) for group in groups]
         self.free = [_values(group) for group in groups]
         self.left = min(calls_until_due(call) for call in calls)
 
@@ -56,7 +58,8 @@ class Steady:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
         if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
             return False
-        if len(state) != len(self.entries) or not all(map(is_, state.values(), self.entries)):
+        found = [e for _, e in entries(state)] if self.others else list(state.values())
+        if len(found) != len(self.entries) or not all(map(is_, found, self.entries)):
             return False
         params = (
             groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
@@ -87,7 +90,7 @@ class Steady:
     def _options_are_known(self, groups: Groups) -> bool:
         """Step options may change, and go to the device; others end the steady state."""
         for group, fixed in zip(groups, self.fixed, strict=True):
-            if [group[name] for name in FIXED] != fixed:
+            if _fixed(group) != fixed:
                 return False
         free = [_values(group) for group in groups]
         if free != self.free:
@@ -106,9 +109,13 @@ class Steady:
         return True
 
 
+def _fixed(group: dict[str, Any]) -> list[Any]:
+    return [plain_value(name, group[name]) for name in FIXED]
+
+
 def _values(group: dict[str, Any]) -> list[Any]:
     """Of an lr in a tensor: its value on the CPU, where it lies on another device."""
-    values = [group[name] for name in FREE]
+    values = [plain_value(name, group[name]) for name in FREE]
     lr = values[0]
     if isinstance(lr, torch.Tensor):
         values[0] = float(lr) if lr.device.type == "cpu" else (lr.device, lr.data_ptr(), lr.dtype)
