@@ -31,9 +31,9 @@ def capturing(monkeypatch):
 
 def recorded_optimizer(calls=3, more=(), **options):
     """Under the recording launcher: everything of the Triton step but the kernels."""
-    options.setdefault("lr", torch.tensor(1e-3))
+    options = {"backend": "eager", "lr": torch.tensor(1e-3), **options}
     params = [*parameters(SHAPES), *more]
-    optimizer = SOAP(params, backend="eager", **options)
+    optimizer = SOAP(params, **options)
     train(optimizer, params, [0])
     optimizer._backend = TritonBackend(launcher=RecordingLauncher())
     train(optimizer, params, range(1, calls))
@@ -218,7 +218,7 @@ def test_a_staggered_graph_may_have_empty_tensors_and_none_that_kernels_do_not_s
     capturing(False)
 
     other = torch.nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
-    optimizer, _ = recorded_optimizer(more=[other], **options)
+    optimizer, _ = recorded_optimizer(more=[other], backend=None, **options)
     optimizer.prepare_capture()
     capturing(True)
     with pytest.raises(RuntimeError, match="some of these tensors they do not"):
