@@ -284,6 +284,13 @@ class TestWhatTritonNeeds:
         assert "not for HIP" in requirements.missing_for_triton()
         assert "alone" in unfit("native", GPU)
 
+    def test_a_process_that_can_use_cuda(self, compiled, monkeypatch):
+        def refuse(device):
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess.\nUse spawn.")
+
+        monkeypatch.setattr(torch.cuda, "get_device_capability", refuse)
+        assert requirements.missing_for_triton().endswith("CUDA in forked subprocess.")
+
     def test_a_compiler(self, monkeypatch):
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setattr("shutil.which", lambda name: None)

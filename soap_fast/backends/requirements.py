@@ -38,7 +38,10 @@ def unfit_for_triton(device: torch.device) -> str | None:
     if device.type != "cuda" or torch.version.hip:  # AMD's GPUs are "cuda" too
         other = "HIP" if torch.version.hip else device.type
         return f"the kernels are for NVIDIA GPUs, not for {other}"
-    major, minor = torch.cuda.get_device_capability(device)
+    try:
+        major, minor = torch.cuda.get_device_capability(device)
+    except RuntimeError as error:  # in a process that was forked after CUDA was used
+        return f"CUDA cannot be used in this process: {str(error).splitlines()[0]}"
     if (major, minor) < LEAST_CAPABILITY:
         return (
             f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and the "
