@@ -30,6 +30,9 @@ class Listed(Sequence):
     def __getitem__(self, place):
         return self.values[place]
 
+    def __repr__(self):  # the names of cases: the same in every process that collects them
+        return f"Listed{self.values}"
+
 
 PAIRS = {
     "list": [0.875, 0.75],
