@@ -20,7 +20,7 @@ from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_o
 from soap_fast.plan import plan_tensor
 from soap_fast.schedule import assign_missing_phases
 from soap_fast.self_check import Choice
-from soap_fast.state import bind, entry_of, fresh, grown, restack
+from soap_fast.state import bind, entries, entry_of, fresh, grown, restack
 from soap_fast.stats import read_counters
 
 __all__ = ["SOAP"]
@@ -265,14 +265,14 @@ class SOAP(torch.optim.Optimizer):
         calls = [call for call, flag in zip(calls, usable, strict=True) if flag]
 
         stacks = grown(self.state, self._backend.first_bases(calls))
-        entries = {
+        begun = {
             call.param: {**call.state, **fresh(call.param, call.plan, call.state["skipped"])}
             for call in calls
         }
         # From here on nothing is allocated: all of these tensors begin, or none.
         with held:
-            self._generation += bool(entries)
-            self.state.update(entries)
+            self._generation += bool(begun)
+            self.state.update(begun)
             bind(stacks, self.state)
             for call in left_out:
                 call.state["skipped"].add_(1)
@@ -364,7 +364,7 @@ class SOAP(torch.optim.Optimizer):
         bind(restack(state), state)
         # From here on nothing is allocated: all of it is loaded, or nothing.
         with held:
-            self._backend.forget({param.device for param in state})
+            self._backend.forget({param.device for param, _ in entries(state)})
             self._in_graphs = []
             self._generation += 1
             super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
