@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from streams import needs_interpreter
+from streams import needs_interpreter, needs_native
 
-from soap_fast import SOAP, GraphedStep, capture
+from soap_fast import SOAP, GraphedStep, capture, extension
 from soap_fast.fused.columns import SCALARS
 from soap_fast.fused.engine import Engine
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
 ON_GPU = (pytest.mark.gpu, NO_GPU)
+NO_CUDA_BUILD = pytest.mark.skipif(
+    not (extension.build_info() or {}).get("cuda"), reason="the extension was built without CUDA"
+)
+# The extension's operators, which need no interpreter on the CPU.
+OPERATORS_ON_GPU = pytest.param("cuda", marks=[*ON_GPU, NO_CUDA_BUILD])
+operators_on_gpu = pytest.mark.parametrize("device", [OPERATORS_ON_GPU])
+operators_on_both = pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=needs_native), OPERATORS_ON_GPU]
+)
 
 
 def on_cpu(*values: Any) -> Any:

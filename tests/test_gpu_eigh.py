@@ -12,18 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from devices import NO_GPU
-from streams import needs_native
+from devices import operators_on_both as on_both
+from devices import operators_on_gpu as on_gpu
 
-from soap_fast import extension
 from soap_fast.eigh import eigh_eager, eigh_native
 
-needs_cuda_build = pytest.mark.skipif(
-    not (extension.build_info() or {}).get("cuda"), reason="the extension was built without CUDA"
-)
-CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU, needs_cuda_build])
-on_gpu = pytest.mark.parametrize("device", [CUDA])
-on_both = pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_native), CUDA])
 # On both sides of the largest size of our own kernel, and more sizes than streams.
 SIZES = {
     "cpu": (1, 3, 32, 33, 100),

@@ -5,20 +5,13 @@ from __future__ import annotations
 import golden
 import pytest
 import torch
-from devices import NO_GPU
+from devices import operators_on_both as on_both
+from devices import operators_on_gpu as on_gpu
 from factors import random_factor, random_orthogonal
-from streams import assert_same_bits, needs_native
+from streams import assert_same_bits
 from test_golden import run
 
-from soap_fast import extension
 from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native
-
-needs_cuda_build = pytest.mark.skipif(
-    not (extension.build_info() or {}).get("cuda"), reason="the extension has no CUDA"
-)
-CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU, needs_cuda_build])
-on_gpu = pytest.mark.parametrize("device", [CUDA])
-on_both = pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_native), CUDA])
 
 SIZES = {
     "cpu": (1, 2, 3, 9, 32, 33, 65, 130),
