@@ -61,6 +61,16 @@ void follow_folded(const StepMode* folded, int64_t count, int64_t fold, const fl
   }
 }
 
+// See soap_fast/rounding.py; 0 where no mode rotates.
+float noise_floor(const StepTensor& tensor, const StepMode* modes, double noise) {
+  if (tensor.folded + tensor.products == 0) return 0;
+  const StepMode& mode = modes[tensor.first_mode];
+  const float* k = at<const float>(mode.factor);
+  double trace = 0;
+  for (int64_t i = 0; i < mode.size; ++i) trace += k[i * mode.size + i];
+  return static_cast<float>(noise * std::sqrt(trace));
+}
+
 }  // namespace
 
 int64_t step_numel(const StepTensor& tensor, const StepMode* modes) {
@@ -127,7 +137,8 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   rotate_all(false);
   const double direction =
       adam(numel, options.beta1, options.beta2, static_cast<float>(options.eps),
-           at<float>(tensor.exp_avg), at<float>(tensor.exp_avg_sq), planes.now);
+           noise_floor(tensor, modes, options.noise), at<float>(tensor.exp_avg),
+           at<float>(tensor.exp_avg_sq), planes.now, *at<int64_t>(tensor.held_back));
   rotate_all(true);
   if (fold > 1) {
     rotate_fold(false, fold, rows, basis, planes.now, planes.other);

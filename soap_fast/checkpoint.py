@@ -13,7 +13,7 @@ from soap_fast import layouts
 from soap_fast.call import state_dtype
 from soap_fast.options import plain_options, plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
-from soap_fast.state import ENTRY_KEYS, entries, refresh_counters
+from soap_fast.state import ENTRY_KEYS, NOT_SAVED, entries, not_saved, refresh_counters
 
 Layout = Literal["soap_fast", "reference"]
 ParamGroups = list[dict[str, Any]]
@@ -49,13 +49,17 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
             )
     others = _others(state, set(indices.values()))
     written = {
-        "state": {indices[p]: _snapshot(e, HOST) for p, e in entries(state) if e} | others,
+        "state": {indices[p]: _snapshot(_saved(e), HOST) for p, e in entries(state) if e} | others,
         "param_groups": [
             {**_snapshot(plain_options(options)), "params": [indices[p] for p in params]}
             for options, params in map(_split, groups)
         ],
     }
     return layouts.to_reference(written, groups) if layout == "reference" else written
+
+
+def _saved(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in NOT_SAVED}
 
 
 def _indices(groups: ParamGroups) -> dict[torch.Tensor, int]:
@@ -251,6 +255,7 @@ def _own(entry: Mapping[str, Any], param: torch.Tensor, plan: TensorPlan) -> dic
     return {
         **begun,
         **counters,
+        **not_saved(param),
         **({"phases": list(entry["phases"])} if "phases" in entry else {}),
         "step": copied(entry["step"], torch.float32).reshape(()),
         "exp_avg": copied(entry["exp_avg"], dtype),

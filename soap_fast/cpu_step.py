@@ -21,6 +21,7 @@ from soap_fast.fused.layout import Layout, axes_of, layout_of
 from soap_fast.fused.memory import adopt_moments, state_addresses, straighten_bases
 from soap_fast.interrupts import held
 from soap_fast.plan import JOINT
+from soap_fast.rounding import noise_scale
 
 __all__ = ["CpuStep", "serves"]
 
@@ -152,7 +153,8 @@ class _Rows:
         axes = (*_axes(layout, call.grad.stride()), *_axes(layout, call.param.stride()))
         self.walks = [list(axis) for one in axes for axis in one]
         tensors = (call.param, call.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
-        self.before = [tensor.data_ptr() for tensor in (*tensors, state["skipped"])]
+        counters = (state["skipped"], state["held_back"])
+        self.before = [tensor.data_ptr() for tensor in (*tensors, *counters)]
         self.before += [layout.fold, _batch(layout), len(folded), len(products)]
         self.after = [len(one) for one in axes]
         self.after += [DTYPES[call.grad.dtype], DTYPES[call.param.dtype]]
@@ -214,4 +216,5 @@ def _options(call: TensorCall) -> list[float]:
         float(options.normalize_grads),
         1.0 if scale is None else 1.0 / float(scale),
         0.0 if found is None else float(found),
+        noise_scale(options, torch.float32),
     ]

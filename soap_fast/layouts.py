@@ -18,7 +18,7 @@ from soap_fast import ambient
 from soap_fast.modes import rotate
 from soap_fast.options import PLAN_OPTIONS, STEP_OPTIONS, plan_options
 from soap_fast.plan import TensorPlan, eligible_modes, plan_tensor
-from soap_fast.state import ENTRY_KEYS, LATER_KEYS
+from soap_fast.state import ENTRY_KEYS, LATER_KEYS, NOT_SAVED
 
 KnownLayout = Literal["soap_fast", "reference", "pytorch_optimizer"]
 
@@ -33,7 +33,7 @@ PYTORCH_OPTIMIZER_NAMES = {
 }
 # The reference keeps data_format outside its groups.
 REFERENCE_OPTIONS = tuple(name for name in STEP_OPTIONS + PLAN_OPTIONS if name != "data_format")
-OUR_KEYS = frozenset((*ENTRY_KEYS, *LATER_KEYS))
+OUR_KEYS = frozenset((*ENTRY_KEYS, *LATER_KEYS, *NOT_SAVED))
 REFERENCE_KEYS = frozenset(
     ("step", "exp_avg", "exp_avg_sq", "GG", "Q", "precondition_frequency", "shampoo_beta")
 )

@@ -27,8 +27,8 @@ STEP_OPTIONS = (
     "normalize_grads",
     "correct_bias",
 )
-REFRESH_OPTIONS = ("refresh_tolerance", "refresh_schedule")  # ours, unknown to the reference
-NAMES = frozenset((*PLAN_OPTIONS, *STEP_OPTIONS, *REFRESH_OPTIONS))
+OUR_OPTIONS = ("refresh_tolerance", "refresh_schedule", "noise_floor")  # not the reference's
+NAMES = frozenset((*PLAN_OPTIONS, *STEP_OPTIONS, *OUR_OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class StepOptions:
     correct_bias: bool
     refresh_tolerance: float
     refresh_schedule: RefreshSchedule
+    noise_floor: float
 
 
 def plain_options(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
     Raises:
         ValueError: an option is outside its range; the message names value, rule and way out.
     """
-    _complete(group, STEP_OPTIONS + REFRESH_OPTIONS)
+    _complete(group, STEP_OPTIONS + OUR_OPTIONS)
     group = plain_options(group)
     lr = group["lr"]
     if isinstance(lr, torch.Tensor):
@@ -160,6 +161,7 @@ def step_options(group: Mapping[str, Any]) -> StepOptions:
         correct_bias=group["correct_bias"],
         refresh_tolerance=_refresh_tolerance(group),
         refresh_schedule=_refresh_schedule(group),
+        noise_floor=_noise_floor(group),
     )
 
 
@@ -176,6 +178,13 @@ def _refresh_schedule(group: Mapping[str, Any]) -> RefreshSchedule:
     way_out = "'periodic' is the published one"
     _require(schedule in REFRESH_SCHEDULES, "refresh_schedule", schedule, rule, way_out)
     return schedule
+
+
+def _noise_floor(group: Mapping[str, Any]) -> float:
+    floor = group["noise_floor"]
+    rule = "a finite number >= 0"
+    _require(_at_least_zero(floor), "noise_floor", floor, rule, "1 is derived, 0 switches it off")
+    return float(floor)
 
 
 def _tensor_lr(lr: torch.Tensor) -> torch.Tensor:  # []

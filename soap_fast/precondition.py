@@ -12,7 +12,7 @@ from soap_fast import ambient
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.modes import rotate
 from soap_fast.names import label_of
-from soap_fast.update import averaged_moments, direction_of
+from soap_fast.update import averaged_factors, averaged_moments, below_noise, direction_of
 
 if TYPE_CHECKING:
     from soap_fast.soap import SOAP
@@ -27,7 +27,8 @@ def precondition(
     """Apply an optimizer's preconditioner to any gradients; neither it nor its parameters change.
 
     Without momentum this is the linear map by which the present state rescales a gradient,
-    P(g) = R⁻¹(R(g) / (sqrt(v) + eps)): what to compare the gradients of two losses by. With
+    P(g) = R⁻¹(R(g) / (sqrt(v) + eps)), 0 where sqrt(v) is below the optimizer's noise floor: what
+    to compare the gradients of two losses by. With
     momentum it is the update direction u of the next step, should these be its gradients: m and v
     average them first, as in semantics of a step, and the parameter would move by -a u before its
     weight decay. With `normalize_grads` either is divided by its root mean square.
@@ -94,5 +95,10 @@ def _preconditioned(call: TensorCall, momentum: bool) -> torch.Tensor:
     grad = call.gather()
     usable = call.is_usable(grad)
     rotated = rotate(grad, call.state["Q"], call.plan)
-    moments = averaged_moments(call, rotated) if momentum else (rotated, call.state["exp_avg_sq"])
-    return torch.where(usable, direction_of(call, *moments), 0)
+    factors = call.state["GG"]
+    exp_avg, exp_avg_sq = rotated, call.state["exp_avg_sq"]
+    if momentum:
+        factors = averaged_factors(call, grad)
+        exp_avg, exp_avg_sq = averaged_moments(call, rotated)
+    exp_avg = exp_avg.masked_fill(below_noise(call, factors, exp_avg_sq), 0)
+    return torch.where(usable, direction_of(call, exp_avg, exp_avg_sq), 0)

@@ -64,6 +64,9 @@ class SOAP(torch.optim.Optimizer):
             Frobenius norm, is not above this; 0 refreshes all.
         refresh_schedule: "staggered" spreads the refreshes over the steps by cost, each tensor at a
             phase of its own, in place of all at once every precondition_frequency steps.
+        noise_floor: entries of the rotated basis take no step where the root of their second moment
+            is below this many times what rounding can be there, derived in soap_fast/rounding.py;
+            0 takes every step, as the reference does.
         backend: who computes. None takes the best one of each device, of "triton", "native" and
             "eager"; on a GPU of a kind not seen before its kernels are first checked there, see
             soap_fast/self_check. `soap_fast.explain(optimizer)` says who steps which parameters.
@@ -95,6 +98,7 @@ class SOAP(torch.optim.Optimizer):
         *,
         refresh_tolerance: float = 0.0,
         refresh_schedule: RefreshSchedule = "periodic",
+        noise_floor: float = 1.0,
         backend: str | None = None,
         input_precision: Precision = "tf32x3",
     ) -> None:
@@ -116,6 +120,7 @@ class SOAP(torch.optim.Optimizer):
             "correct_bias": correct_bias,
             "refresh_tolerance": refresh_tolerance,
             "refresh_schedule": refresh_schedule,
+            "noise_floor": noise_floor,
         }
         super().__init__(params, plain_options(defaults))
         checks.warn_of_shards(self.param_groups)
@@ -282,8 +287,9 @@ class SOAP(torch.optim.Optimizer):
         """Counters by kind and parameter; reading them waits for the device, keeping them does not.
 
         Returns:
-            `skipped`: calls left out because the gradient was not finite; `refreshed`, `kept`,
-            `failed`: what became of bases at their refreshes, counted over the modes;
+            `skipped`: calls left out because the gradient was not finite; `held_back`: entries of
+            the rotated basis that took no step at the last update, see `noise_floor`; `refreshed`,
+            `kept`, `failed`: what became of bases at their refreshes, counted over the modes;
             `off_diagonal`: per mode the share of QᵀKQ off its diagonal before the last refresh, NaN
             without one.
         """

@@ -18,12 +18,13 @@ def read_counters(
 ) -> dict[str, dict[str, Any]]:
     """Counters by kind and parameter, see `SOAP.stats`; waits for the device."""
     counters: dict[str, dict[str, Any]] = {
-        kind: {} for kind in ("skipped", *OF_REFRESHES, "off_diagonal")
+        kind: {} for kind in ("skipped", "held_back", *OF_REFRESHES, "off_diagonal")
     }
     for place, group in enumerate(groups):
         for index, param in enumerate(group["params"]):
             name, entry = label(group, place, index), entry_of(state, param)
             counters["skipped"][name] = int(entry["skipped"])
+            counters["held_back"][name] = int(entry["held_back"]) if entry["calls"] else 0
             counts = entry["refreshes"].tolist() if entry["calls"] else [0, 0, 0]
             for kind, count in zip(OF_REFRESHES, counts, strict=True):
                 counters[kind][name] = count

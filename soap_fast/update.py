@@ -5,12 +5,15 @@ Source: arXiv 2409.11321, Algorithm 3, and the reference implementation nikhilvy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from soap_fast.call import TensorCall
 from soap_fast.interrupts import held
 from soap_fast.modes import grams, rotate, rotate_back
 from soap_fast.ranges import station
+from soap_fast.rounding import noise_floor
 
 
 def update(call: TensorCall) -> torch.Tensor:  # [] bool
@@ -22,27 +25,23 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     Returns:
         Whether the step was taken, on the tensor's device.
     """
-    state, options, plan = call.state, call.options, call.plan
-    bases, factors = state["Q"], state["GG"]
-    beta_s = options.shampoo_beta
+    state, plan = call.state, call.plan
 
     grad = call.gather()  # g, [d_1 .. d_k]
     taken = call.is_usable(grad)
-    rotated = rotate(grad, bases, plan)  # g' = R(g)
+    rotated = rotate(grad, state["Q"], plan)  # g' = R(g)
+    factors = averaged_factors(call, grad)
 
     step = state["step"] + 1
     exp_avg, exp_avg_sq = averaged_moments(call, rotated)
+    held_back = below_noise(call, factors, exp_avg_sq)
+    exp_avg, exp_avg_sq = exp_avg.masked_fill(held_back, 0), exp_avg_sq.masked_fill(held_back, 0)
     direction = direction_of(call, exp_avg, exp_avg_sq)  # u
 
     size = step_size(call, step).to(grad.dtype)  # a
     param = call.param.detach().to(grad.dtype)
     param = param - size * direction
     param = param - decay(call, grad.dtype) * param  # on the already updated parameter
-
-    averaged = [
-        None if k is None or new is None else beta_s * k + (1 - beta_s) * new
-        for k, new in zip(factors, grams(grad, plan), strict=True)
-    ]
 
     with held:
         commit(
@@ -51,7 +50,8 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
             (exp_avg, state["exp_avg"]),
             (exp_avg_sq, state["exp_avg_sq"]),
             (param.to(call.param.dtype), call.param),
-            *((new, old) for new, old in zip(averaged, factors, strict=True) if new is not None),
+            (held_back.sum(), state["held_back"]),
+            *((new, old) for new, old in zip(factors, state["GG"], strict=True) if new is not None),
             count=state["skipped"],
         )
         state["calls"] += 1
@@ -64,6 +64,22 @@ def averaged_moments(call: TensorCall, rotated: torch.Tensor) -> tuple[torch.Ten
     exp_avg = beta1 * state["exp_avg"] + (1 - beta1) * rotated
     exp_avg_sq = beta2 * state["exp_avg_sq"] + (1 - beta2) * rotated.square()
     return exp_avg, exp_avg_sq
+
+
+def averaged_factors(call: TensorCall, grad: torch.Tensor) -> list[torch.Tensor | None]:
+    """K = b_s K + (1 - b_s) g_(i) g_(i)ᵀ per mode; new tensors, None where there is no factor."""
+    beta_s = call.options.shampoo_beta
+    return [
+        None if k is None or new is None else beta_s * k + (1 - beta_s) * new
+        for k, new in zip(call.state["GG"], grams(grad, call.plan), strict=True)
+    ]
+
+
+def below_noise(
+    call: TensorCall, factors: Sequence[torch.Tensor | None], exp_avg_sq: torch.Tensor
+) -> torch.Tensor:
+    """Where sqrt(v) is below what the rotation's rounding can be; [d_1 .. d_k] bool."""
+    return exp_avg_sq.sqrt() < noise_floor(factors, call.options)
 
 
 def direction_of(call: TensorCall, exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,7 @@ GROUPS = (
             "correct_bias": False,
             "eps": 1e-3,
             "weight_decay": 0.1,
+            "noise_floor": 1e4,  # about as large as the entries
         },
         [
             ((75, 50), FLOAT),  # a plain mode
@@ -179,6 +180,7 @@ def test_clock(alone):
             before[f"step {index}"].double(),
             before[f"skipped {index}"],
             options,
+            factor=some_factor(before, index),
             has_grad=index != WITHOUT_GRADIENT,
         )
         assert wanted.taken == (index in stepped(alone))
@@ -188,6 +190,15 @@ def test_clock(alone):
         for name in ("size", "decay"):
             expected = getattr(wanted, name)
             close(alone.scalar(after, index, name), expected, 2 * U * expected, (index, name))
+        assert after[f"held_back {index}"] == (0 if wanted.taken else 100 + index)
+        if wanted.taken:
+            error = product_error("ieee", alone.layouts[index].numel) + 4 * U
+            close(alone.scalar(after, index, "floor"), wanted.floor, error * wanted.floor, index)
+
+
+def some_factor(memory, index):
+    names = (f"K{mode} {index}" for mode in range(5))
+    return next((memory[name].double() for name in names if name in memory), None)
 
 
 def test_gram(alone):
@@ -278,6 +289,12 @@ def check_adam(alone, index, before, after, rotated, bound, found) -> None:
         for memory in (before, after)
     )
     exp_avg, exp_avg_sq, _ = twins.adam(rotated, *old, options)
+    floor = alone.scalar(before, index, "floor")
+    held = held_back(exp_avg_sq, new[1], floor, options, bound * rotated.abs() + bound**2)
+    assert (~held | (new[0] == 0)).all(), index
+    counted = after[f"held_back {index}"] - before[f"held_back {index}"]
+    assert counted == (held & (floor > 0)).sum() or floor == 0, index
+    exp_avg, exp_avg_sq = exp_avg.masked_fill(held, 0), exp_avg_sq.masked_fill(held, 0)
     sizes = [options.beta1 * old[0].abs(), options.beta2 * old[1]]
     grown = [(1 - options.beta1) * rotated.abs(), (1 - options.beta2) * rotated.square()]
     slopes = [(1 - options.beta1), (1 - options.beta2) * (2 * rotated.abs() + bound)]
@@ -291,6 +308,15 @@ def check_adam(alone, index, before, after, rotated, bound, found) -> None:
     square = found.square().sum()
     sums = alone.sums(after, index, "directions").sum()
     close(sums, square, (product_error("ieee", layout.numel) + U) * square, index)
+
+
+def held_back(wanted, found, floor, options, error):
+    """Where v was held back, which nothing but v near the floor leaves open."""
+    held, kept = (found == 0) & (wanted > 0), found > 0  # padding is neither
+    slack = 2 * (1 - options.beta2) * error + 8 * U * (wanted + floor**2)
+    assert (wanted[held] < floor**2 + slack[held]).all()
+    assert (wanted[kept] >= floor**2 - slack[kept]).all()
+    return held
 
 
 def test_norm(alone):

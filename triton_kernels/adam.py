@@ -19,9 +19,11 @@ FIRST_TILE = tl.constexpr(ADAM["first_tile"])
 TENSOR_COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
 FIRST_DIRECTION = tl.constexpr(TENSOR["first_direction"])
+HELD_BACK = tl.constexpr(TENSOR["held_back"])
 OPTION_COLUMNS = tl.constexpr(len(OPTIONS))
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
+FLOOR = tl.constexpr(SCALARS["floor"])
 
 
 @triton.jit(do_not_specialize=["n_tiles"])
@@ -51,7 +53,9 @@ def adam(
             g = tl.load(plane, mask=real, other=0.0)
             exp_avg = floats(tl.load(task + EXP_AVG)) + state
             exp_avg_sq = floats(tl.load(task + EXP_AVG_SQ)) + state
-            n = adam_direction(g, exp_avg, exp_avg_sq, real, row)
+            floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
+            held_back = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
+            n = adam_direction(g, exp_avg, exp_avg_sq, real, row, floor, held_back)
             tl.store(plane, n, mask=real)
             place = tl.load(tensor + FIRST_DIRECTION) + tile - tl.load(task + FIRST_TILE)
             tl.store(directions + place, tl.sum(n * n))

@@ -4,6 +4,10 @@ taken = sum g^2 is finite                       not without a gradient
 step += taken ; skipped += not taken, where there is a gradient
 size  = lr sqrt(1 - beta2^step) / (1 - beta1^step), or lr without correct_bias
 decay = lr weight_decay
+floor = noise sqrt(beta_s trace K + (1 - beta_s) sum g^2)         0 without a factor
+
+K is that before this gradient, of some mode; see soap_fast/rounding.py. Where a step is taken,
+`held_back` begins to count anew.
 """
 
 import triton
@@ -15,6 +19,9 @@ COLUMNS = tl.constexpr(len(TENSOR))
 STEP = tl.constexpr(TENSOR["step"])
 SKIPPED = tl.constexpr(TENSOR["skipped"])
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
+HELD_BACK = tl.constexpr(TENSOR["held_back"])
+FACTOR = tl.constexpr(TENSOR["factor"])
+FACTOR_SIZE = tl.constexpr(TENSOR["factor_size"])
 FIRST_SQUARE = tl.constexpr(TENSOR["first_square"])
 SQUARES = tl.constexpr(TENSOR["squares"])
 OPTION_COLUMNS = tl.constexpr(len(OPTIONS))
@@ -24,11 +31,14 @@ LR_DOUBLE = tl.constexpr(OPTIONS["lr_double"])
 BETA1 = tl.constexpr(OPTIONS["beta1"])
 BETA2 = tl.constexpr(OPTIONS["beta2"])
 WEIGHT_DECAY = tl.constexpr(OPTIONS["weight_decay"])
+BETA_S = tl.constexpr(OPTIONS["beta_s"])
+NOISE = tl.constexpr(OPTIONS["noise"])
 CORRECT_BIAS = tl.constexpr(OPTIONS["correct_bias"])
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 SIZE = tl.constexpr(SCALARS["size"])
 DECAY = tl.constexpr(SCALARS["decay"])
+FLOOR = tl.constexpr(SCALARS["floor"])
 
 
 @triton.jit(do_not_specialize=["n_tensors"])
@@ -64,6 +74,8 @@ def clock(
         step = tl.load(step_at) + taken.to(tl.float32)
         tl.store(step_at, step)
         tl.store(skipped_at, tl.load(skipped_at) + (1 - taken) * present)
+        held_back_at = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
+        tl.store(held_back_at, tl.load(held_back_at) * (1 - taken))
 
         lr = _learning_rate(row)
         t = step.to(tl.float64)
@@ -76,6 +88,21 @@ def clock(
         tl.store(out + TAKEN, taken.to(tl.float32))
         tl.store(out + SIZE, size.to(tl.float32))
         tl.store(out + DECAY, (lr * tl.load(row + WEIGHT_DECAY)).to(tl.float32))
+        tl.store(out + FLOOR, _noise_floor(tensor, row, total, BLOCK))
+
+
+@triton.jit
+def _noise_floor(tensor, row, square, BLOCK: tl.constexpr):
+    """Of a tensor whose gradient's sum of squares is given."""
+    size = tl.load(tensor + FACTOR_SIZE)
+    factor = tl.load(tensor + FACTOR).to(tl.pointer_type(tl.float32))
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, size, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        sums += tl.load(factor + i * (size + 1), mask=i < size, other=0.0)
+    beta_s = tl.load(row + BETA_S)
+    trace = beta_s.to(tl.float32) * tl.sum(sums) + (1.0 - beta_s).to(tl.float32) * square
+    return tl.where(size != 0, tl.load(row + NOISE).to(tl.float32) * tl.sqrt(trace), 0.0)
 
 
 @triton.jit

@@ -7,6 +7,8 @@ its new mode as the slowest axis behind the fold (`Level` in soap_fast/fused/lay
 With ADAM the product g' = out is not stored; what is, is
 
     m = beta1 m + (1 - beta1) g' ;  v = beta2 v + (1 - beta2) g'^2 ;  out = n = m / (sqrt(v) + eps)
+
+and 0 for all three where sqrt(v) is below the tensor's noise floor.
 """
 
 import triton
@@ -38,12 +40,14 @@ FIRST_TILE = tl.constexpr(ROTATE["first_tile"])
 TENSOR_COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
 FIRST_DIRECTION = tl.constexpr(TENSOR["first_direction"])
+HELD_BACK = tl.constexpr(TENSOR["held_back"])
 OPTION_COLUMNS = tl.constexpr(len(OPTIONS))
 BETA1 = tl.constexpr(OPTIONS["beta1"])
 BETA2 = tl.constexpr(OPTIONS["beta2"])
 EPS = tl.constexpr(OPTIONS["eps"])
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
+FLOOR = tl.constexpr(SCALARS["floor"])
 
 
 @triton.jit(do_not_specialize=["n_tiles"])
@@ -72,24 +76,62 @@ def rotate(
             row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             place = tl.load(tensor + FIRST_DIRECTION) + tile - tl.load(task + FIRST_TILE)
             sums = directions + place
+            floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
+            held_back = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
             if not ADAM:  # with the moments a tile of 64 rows spills
                 if kind == 0:
-                    _tile(task, row, sums, m0, n0, 64, 64, ADAM, PRECISION, BK, STAGES)
+                    _tile(
+                        task,
+                        row,
+                        floor,
+                        held_back,
+                        sums,
+                        m0,
+                        n0,
+                        64,
+                        64,
+                        ADAM,
+                        PRECISION,
+                        BK,
+                        STAGES,
+                    )
                 if kind == 3:
-                    _tile(task, row, sums, m0, n0, 64, 16, ADAM, PRECISION, BK, STAGES)
+                    _tile(
+                        task,
+                        row,
+                        floor,
+                        held_back,
+                        sums,
+                        m0,
+                        n0,
+                        64,
+                        16,
+                        ADAM,
+                        PRECISION,
+                        BK,
+                        STAGES,
+                    )
             if kind == 1:
-                _tile(task, row, sums, m0, n0, 32, 64, ADAM, PRECISION, BK, STAGES)
+                _tile(
+                    task, row, floor, held_back, sums, m0, n0, 32, 64, ADAM, PRECISION, BK, STAGES
+                )
             if kind == 2:
-                _tile(task, row, sums, m0, n0, 16, 64, ADAM, PRECISION, BK, STAGES)
+                _tile(
+                    task, row, floor, held_back, sums, m0, n0, 16, 64, ADAM, PRECISION, BK, STAGES
+                )
             if kind == 4:
-                _tile(task, row, sums, m0, n0, 32, 16, ADAM, PRECISION, BK, STAGES)
+                _tile(
+                    task, row, floor, held_back, sums, m0, n0, 32, 16, ADAM, PRECISION, BK, STAGES
+                )
             if kind == 5:
-                _tile(task, row, sums, m0, n0, 16, 16, ADAM, PRECISION, BK, STAGES)
+                _tile(
+                    task, row, floor, held_back, sums, m0, n0, 16, 16, ADAM, PRECISION, BK, STAGES
+                )
 
 
 @triton.jit
 def _tile(
-    task, options, sums, m0, n0,
+    task, options, floor, held_back, sums, m0, n0,
     BM: tl.constexpr, BN: tl.constexpr, ADAM: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -118,7 +160,8 @@ def _tile(
         state = m[:, None] * tl.load(task + STATE_ROW_STRIDE).to(tl.int32) + state_column[None, :]
         exp_avg = floats(tl.load(task + EXP_AVG)) + state
         exp_avg_sq = floats(tl.load(task + EXP_AVG_SQ)) + state
-        acc = adam_direction(acc, exp_avg, exp_avg_sq, m_inside[:, None] & real[None, :], options)
+        inside = m_inside[:, None] & real[None, :]
+        acc = adam_direction(acc, exp_avg, exp_avg_sq, inside, options, floor, held_back)
         tl.store(sums, tl.sum(acc * acc))
     else:
         acc = tl.where(real[None, :], acc, 0.0)
@@ -147,8 +190,11 @@ def _product(
 
 
 @triton.jit
-def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, options):
-    """Moments follow g in place; returns m / (sqrt(v) + eps), 0 outside and where both are 0."""
+def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, options, floor, held_back):
+    """Moments follow g in place; returns m / (sqrt(v) + eps), 0 outside and where both are 0.
+
+    All three are 0 where sqrt(v) is below the floor; `held_back` counts these up.
+    """
     beta1 = tl.load(options + BETA1)
     beta2 = tl.load(options + BETA2)
     eps = tl.load(options + EPS).to(tl.float32)
@@ -156,8 +202,14 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, options):
     exp_avg_sq = tl.load(exp_avg_sq_at, mask=inside, other=0.0)
     exp_avg = beta1.to(tl.float32) * exp_avg + (1.0 - beta1).to(tl.float32) * g
     exp_avg_sq = beta2.to(tl.float32) * exp_avg_sq + (1.0 - beta2).to(tl.float32) * (g * g)
+    root = tl.sqrt_rn(exp_avg_sq)
+    held = inside & (root < floor)
+    exp_avg = tl.where(held, 0.0, exp_avg)
     tl.store(exp_avg_at, exp_avg, mask=inside)
-    tl.store(exp_avg_sq_at, exp_avg_sq, mask=inside)
-    denominator = tl.sqrt_rn(exp_avg_sq) + eps
+    tl.store(exp_avg_sq_at, tl.where(held, 0.0, exp_avg_sq), mask=inside)
+    count = tl.sum(held.to(tl.int32))
+    if count != 0:
+        tl.atomic_add(held_back, count.to(tl.int64), sem="relaxed")
+    denominator = root + eps
     usable = inside & (denominator != 0.0)
     return tl.where(usable, exp_avg / tl.where(usable, denominator, 1.0), 0.0)

@@ -22,24 +22,25 @@ def _axes(name: str, count: int) -> Iterable[str]:
 # Per tensor: where its clocks lie, and its shares of what launches before reduced.
 TENSOR = columns(
     "step",  # address, float32
-    "skipped",  # address, int64
+    "skipped", "held_back",  # addresses, int64
+    "factor", "factor_size",  # address of some mode's K, its trace the square of the gradient
     "options",  # row of the options table
     "first_square",  # sums of squares of the gradient, one per gather tile
     "squares",
     "first_direction",  # sums of squares of n, one per tile of the last rotation
     "directions",
     "numel",
-)
+)  # fmt: skip
 
-# Per row of options, float64: what `StepOptions` holds, and lr behind an address where it is on
-# the device.
+# Per row of options, float64: what `StepOptions` holds, lr behind an address where it is on the
+# device, and noise_scale of soap_fast/rounding.py.
 OPTIONS = columns(
     "lr", "lr_address", "lr_double", "beta1", "beta2", "beta_s", "eps", "weight_decay",
-    "correct_bias", "normalize",
+    "correct_bias", "normalize", "noise",
 )  # fmt: skip
 
 # Per tensor, float32: what a step decides once and every later launch reads.
-SCALARS = columns("taken", "size", "decay")
+SCALARS = columns("taken", "size", "decay", "floor")
 
 # Between a strided tensor and its plane [fold, rows]: gather, apply.
 PLANE = columns(

@@ -208,6 +208,10 @@ class Engine:
             row = [0] * len(TENSOR)
             row[TENSOR["step"]] = state["step"].data_ptr()
             row[TENSOR["skipped"]] = state["skipped"].data_ptr()
+            row[TENSOR["held_back"]] = state["held_back"].data_ptr()
+            for factor in [k for k in state["GG"] if k is not None][:1]:
+                row[TENSOR["factor"]] = factor.data_ptr()
+                row[TENSOR["factor_size"]] = factor.shape[0]
             row[TENSOR["first_square"]], row[TENSOR["squares"]] = squares, tiles
             row[TENSOR["first_direction"]], row[TENSOR["directions"]] = by_tensor[index]
             row[TENSOR["numel"]] = layout.numel

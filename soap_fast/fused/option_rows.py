@@ -8,6 +8,7 @@ import torch
 
 from soap_fast.fused.columns import OPTIONS
 from soap_fast.options import StepOptions
+from soap_fast.rounding import noise_scale
 
 LR_DTYPES = (torch.float32, torch.float64)
 
@@ -26,7 +27,7 @@ def fingerprint(options: StepOptions) -> tuple[Any, ...]:
         lr = float(given) if on_host else (given.data_ptr(), given.dtype)
     return (
         lr, options.beta1, options.beta2, options.shampoo_beta, options.eps, options.weight_decay,
-        options.correct_bias, options.normalize_grads,
+        options.correct_bias, options.normalize_grads, options.noise_floor,
     )  # fmt: skip
 
 
@@ -43,4 +44,5 @@ def row(options: StepOptions) -> torch.Tensor:  # [len(OPTIONS)] float64
     values[OPTIONS["weight_decay"]] = options.weight_decay
     values[OPTIONS["correct_bias"]] = float(options.correct_bias)
     values[OPTIONS["normalize"]] = float(options.normalize_grads)
+    values[OPTIONS["noise"]] = noise_scale(options, torch.float32)
     return values

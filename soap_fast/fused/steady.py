@@ -20,13 +20,13 @@ from soap_fast.fused.engine import Engine
 from soap_fast.fused.metadata import Metadata
 from soap_fast.fused.option_rows import reads_lr
 from soap_fast.interrupts import held
-from soap_fast.options import PLAN_OPTIONS, REFRESH_OPTIONS, STEP_OPTIONS, step_options
+from soap_fast.options import OUR_OPTIONS, PLAN_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
 from soap_fast.state import State, entries
 from soap_fast.values import plain_value
 
 GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
-FIXED = (*PLAN_OPTIONS, *REFRESH_OPTIONS, "precondition_frequency")
+FIXED = (*PLAN_OPTIONS, *OUR_OPTIONS, "precondition_frequency")
 FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
 Groups = Sequence[dict[str, Any]]
 

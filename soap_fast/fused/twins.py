@@ -21,6 +21,7 @@ from soap_fast.modes import from_modes, to_modes
 from soap_fast.options import StepOptions
 from soap_fast.plan import Group
 from soap_fast.refresh import LEFT_OUT, REFRESHED
+from soap_fast.rounding import noise_scale
 
 
 class Gathered(NamedTuple):
@@ -35,6 +36,7 @@ class Clock(NamedTuple):
     skipped: torch.Tensor  # [] int64
     size: torch.Tensor  # [] float64
     decay: torch.Tensor  # [] float64
+    floor: torch.Tensor  # []
 
 
 def gather(
@@ -58,18 +60,21 @@ def clock(
     skipped: torch.Tensor,
     options: StepOptions,
     *,
+    factor: torch.Tensor | None = None,
     has_grad: bool = True,
     found_inf: bool = False,
 ) -> Clock:
-    """Whether a step is taken, and its sizes.
+    """Whether a step is taken, its sizes, and the floor of what counts.
 
     taken = sum g² is finite, and nothing else forbids it;  step += taken;  skipped += not taken
     size  = lr sqrt(1 - beta2^step) / (1 - beta1^step), or lr without correct_bias and before step 1
     decay = lr weight_decay
+    floor = noise sqrt(beta_s trace K + (1 - beta_s) sum g²), see soap_fast/rounding.py
 
     Args:
         square: [], sum g².
         step, skipped: [], the tensor's clocks. Without a gradient they stand still.
+        factor: [d, d], K of some mode before this gradient; None without, the floor is then 0.
     """
     taken = square.isfinite() & (has_grad and not found_inf)
     step = step + taken
@@ -78,7 +83,11 @@ def clock(
     size = lr
     if options.correct_bias and step > 0:
         size = lr * (1 - options.beta2**t).sqrt() / (1 - options.beta1**t)
-    return Clock(taken, step, skipped, size, lr * options.weight_decay)
+    floor = torch.zeros_like(square)
+    if factor is not None:
+        trace = options.shampoo_beta * factor.trace() + (1 - options.shampoo_beta) * square
+        floor = noise_scale(options, torch.float32) * trace.sqrt()
+    return Clock(taken, step, skipped, size, lr * options.weight_decay, floor)
 
 
 def gram(
@@ -138,16 +147,20 @@ def adam(
     exp_avg: torch.Tensor,
     exp_avg_sq: torch.Tensor,
     options: StepOptions,
+    floor: torch.Tensor | float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g²;  n = m / (sqrt(v) + eps).
 
-    Elementwise, all of one shape; n is 0 where both m and the denominator are.
+    Elementwise, all of one shape; n is 0 where both m and the denominator are. Where sqrt(v) is
+    below the floor all three are 0.
 
     Returns:
         m, v, n.
     """
     exp_avg = options.beta1 * exp_avg + (1 - options.beta1) * g
     exp_avg_sq = options.beta2 * exp_avg_sq + (1 - options.beta2) * g.square()
+    held = exp_avg_sq.sqrt() < floor
+    exp_avg, exp_avg_sq = exp_avg.masked_fill(held, 0), exp_avg_sq.masked_fill(held, 0)
     denominator = exp_avg_sq.sqrt() + options.eps
     n = torch.where(denominator == 0, 0, exp_avg / denominator)
     return exp_avg, exp_avg_sq, n
