@@ -41,6 +41,8 @@ BAD_OPTIONS = [
     ("correct_bias", 0, "correct_bias=0"),
     ("refresh_tolerance", 1.0, r"refresh_tolerance=1.0 is not inside \[0, 1\)"),
     ("refresh_tolerance", -0.1, "refresh_tolerance=-0.1"),
+    ("noise_floor", -1.0, "noise_floor=-1.0 is not a finite number >= 0"),
+    ("noise_floor", math.inf, "noise_floor=inf"),
     ("refresh_schedule", "random", "refresh_schedule='random' is not one of"),
 ]
 IDS = [f"{name}={value!r}" for name, value, _ in BAD_OPTIONS]
