@@ -1,0 +1,69 @@
+// Rows and columns of a factor that are exactly zero: no solver sees them, and the basis has their
+// unit vectors. soap_fast/eigh.py and soap_fast/refresh.py say where.
+#pragma once
+
+#include "team.h"
+
+namespace soap_fast {
+
+// Whether row and column i of a symmetric K are exactly zero, by its lower triangle. The diagonal
+// alone may be: squares of small numbers are zero where products with larger ones are not.
+template <typename T>
+SOAP_FAST_HOST_DEVICE bool is_zero_row(int64_t d, const T* factor, int64_t row_stride,
+                                       int64_t column_stride, int64_t i) {
+  if (factor[i * row_stride + i * column_stride] != 0) return false;
+  for (int64_t j = 0; j < i; ++j) {
+    if (factor[i * row_stride + j * column_stride] != 0) return false;
+  }
+  for (int64_t j = i + 1; j < d; ++j) {
+    if (factor[j * row_stride + i * column_stride] != 0) return false;
+  }
+  return true;
+}
+
+// places [d], seen by the whole team: rows that are not zero get 0, 1, .., n - 1 in their order,
+// the others n, .., d - 1. Returns n to all threads. Places may be of any type that holds d.
+template <typename T, typename Team, typename Place>
+SOAP_FAST_HOST_DEVICE int64_t place_rows(const Team& team, int64_t d, const T* factor,
+                                         int64_t row_stride, int64_t column_stride,
+                                         Place* places) {
+  T zeros = 0;
+  for (int64_t i = team.rank(); i < d; i += team.size()) {
+    const bool zero = is_zero_row(d, factor, row_stride, column_stride, i);
+    places[i] = Place(zero);
+    zeros += T(zero);
+  }
+  const int64_t n = d - int64_t(team.sum(zeros));
+  team.sync();
+  if (n == d) {
+    for (int64_t i = team.rank(); i < d; i += team.size()) places[i] = Place(i);
+  } else if (team.rank() == 0) {
+    int64_t next = 0, next_zero = n;
+    for (int64_t i = 0; i < d; ++i) places[i] = Place(places[i] == 0 ? next++ : next_zero++);
+  }
+  team.sync();
+  return n;
+}
+
+// Whether a column of a basis [d, d], row-major, vanishes in all rows that are not zero: what K
+// makes of it is zero and no rounding.
+template <typename T, typename Place>
+SOAP_FAST_HOST_DEVICE bool is_in_zero_rows(int64_t d, const T* basis, int64_t column, int64_t n,
+                                           const Place* places) {
+  for (int64_t row = 0; row < d; ++row) {
+    if (places[row] < Place(n) && basis[row * d + column] != 0) return false;
+  }
+  return true;
+}
+
+// Entry [row, column] of a basis whose rows that are not zero hold the small basis [n, n] with
+// leading dimension ld.
+template <typename T, typename Place>
+SOAP_FAST_HOST_DEVICE T with_unit_vectors(const T* small, int64_t ld, int64_t n,
+                                          const Place* places, int64_t row, int64_t column) {
+  const int64_t place = int64_t(places[row]);
+  if (place < n && column < n) return small[place * ld + column];
+  return T(place >= n && place == column);
+}
+
+}  // namespace soap_fast
