@@ -21,18 +21,12 @@ SOAP_FAST_HOST_DEVICE bool is_zero_row(int64_t d, const T* factor, int64_t row_s
   return true;
 }
 
-// places [d], seen by the whole team: rows that are not zero get 0, 1, .., n - 1 in their order,
-// the others n, .., d - 1. Returns n to all threads. Places may be of any type that holds d.
-template <typename T, typename Team, typename Place>
-SOAP_FAST_HOST_DEVICE int64_t place_rows(const Team& team, int64_t d, const T* factor,
-                                         int64_t row_stride, int64_t column_stride,
-                                         Place* places) {
-  T zeros = 0;
-  for (int64_t i = team.rank(); i < d; i += team.size()) {
-    const bool zero = is_zero_row(d, factor, row_stride, column_stride, i);
-    places[i] = Place(zero);
-    zeros += T(zero);
-  }
+// places [d], seen by the whole team, hold 1 for zero rows and 0 for others: they become 0, 1, ..,
+// n - 1 for the others in their order and n, .., d - 1 for zero rows. Returns n to all threads.
+template <typename Team, typename Place>
+SOAP_FAST_HOST_DEVICE int64_t number_rows(const Team& team, int64_t d, Place* places) {
+  float zeros = 0;  // exact up to 2^24
+  for (int64_t i = team.rank(); i < d; i += team.size()) zeros += places[i] != 0;
   const int64_t n = d - int64_t(team.sum(zeros));
   team.sync();
   if (n == d) {
@@ -43,6 +37,17 @@ SOAP_FAST_HOST_DEVICE int64_t place_rows(const Team& team, int64_t d, const T* f
   }
   team.sync();
   return n;
+}
+
+// The same for a factor. Places may be of any type that holds d.
+template <typename T, typename Team, typename Place>
+SOAP_FAST_HOST_DEVICE int64_t place_rows(const Team& team, int64_t d, const T* factor,
+                                         int64_t row_stride, int64_t column_stride,
+                                         Place* places) {
+  for (int64_t i = team.rank(); i < d; i += team.size()) {
+    places[i] = Place(is_zero_row(d, factor, row_stride, column_stride, i));
+  }
+  return number_rows(team, d, places);  // each thread counts what it has written
 }
 
 // Whether a column of a basis [d, d], row-major, vanishes in all rows that are not zero: what K
