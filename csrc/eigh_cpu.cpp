@@ -98,9 +98,8 @@ void solve_factor(const Tensor& stack, int64_t index, T* values, T* basis) {
   const T* factor = stack.const_data_ptr<T>() + index * stack.stride(0);
   const T scale = scale_of(factor, row_stride, column_stride, d);
   std::vector<int64_t> places(d);
-  const int64_t n = scale > 0
-                        ? place_rows(LoneTeam(), d, factor, row_stride, column_stride, places.data())
-                        : 0;
+  const int64_t n =
+      scale > 0 ? place_rows(LoneTeam(), d, factor, row_stride, column_stride, places.data()) : 0;
   const Tensor packed = torch::stable::new_zeros(stack, {1, n, n});
   T* target = packed.mutable_data_ptr<T>();
   for (int64_t row = 0; row < d && n > 0; ++row) {

@@ -67,7 +67,7 @@ SOAP_FAST_HOST_DEVICE void eigh_by_jacobi(const Team& team, Size d, const T* fac
   // No rotation touches a zero row: its unit vector and its eigenvalue are exact, and come last.
   for (int i = team.rank(); i < d; i += team.size()) {
     T& value = a[i * ld + i];
-    if (value == 0 && is_zero_row(d, factor, row_stride, column_stride, i)) {
+    if (value == 0 && is_zero_row(int(d), factor, row_stride, column_stride, i)) {
       value = -Float<T>::infinity;
     }
   }

@@ -86,7 +86,8 @@ void sort_descending(int64_t d, const double* eigenvalues, int64_t* order) {
                    [&](int64_t a, int64_t b) { return eigenvalues[a] > eigenvalues[b]; });
 }
 
-// Columns that K makes zero because they lie in its zero rows come last, whatever the others' signs.
+// Columns that K makes zero because they lie in its zero rows come last, whatever the others'
+// signs.
 template <typename T>
 void put_zero_rows_last(int64_t d, int64_t n, const T* q, const int64_t* places,
                         double* eigenvalues) {
@@ -134,7 +135,7 @@ Outcome with_blas(int64_t d, const FactorView<T>& factor, T* basis, double toler
   const bool zero = std::all_of(largest, largest + d, [](T entry) { return entry == 0; });
   if (zero || (tolerance > 0 && share <= tolerance)) return Outcome::kKept;
 
-  const int64_t n = place_rows(LoneTeam(), d, k, d, 1, places);
+  const int64_t n = place_rows(LoneTeam(), d, k, d, int64_t(1), places);
   put_zero_rows_last(d, n, q, places, eigenvalues);
   sort_descending(d, eigenvalues, result.order);
   sort_columns(d, n, kq, places, result.order, largest, work, sorted);

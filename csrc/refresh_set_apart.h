@@ -1,5 +1,6 @@
-// The phase of a refresh by Cholesky that keeps zero rows of K apart: their unit vectors are columns
-// of the basis from here on, so that H and all that is made of it is zero beside its diagonal there.
+// The phase of a refresh by Cholesky that keeps zero rows of K apart: their unit vectors are
+// columns of the basis from here on, so that H and all that is made of it is zero beside its
+// diagonal there.
 //
 // A basis that was made so has them already, and nothing is computed. In one that mixes a zero row
 // with others (of an old checkpoint, or of a row that has died out) a Householder reflection of its
@@ -21,7 +22,7 @@ struct SetApart {
     const int d = stack.d;
     double *places = stack.of_rows(OfRow::kPlace, i), *unit = stack.of_rows(OfRow::kUnit, i);
     for (int j = team.rank(); j < d; j += team.size()) unit[j] = kNoUnit;
-    int n = int(number_rows(team, d, places));
+    int n = number_rows(team, d, places);
     if (n == 0 || !stack.allowed[i] || stack.place(i) < 0) n = d;  // nothing of it will change
     if (team.rank() == 0) stack.of_factor(OfFactor::kRows, i) = n;
     T* q = stack.matrix(Slot::kBasis, i);

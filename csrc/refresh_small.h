@@ -95,7 +95,7 @@ SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, co
   if (team.rank() == 0) *off_diagonal = share;
   if (tolerance > 0 && share <= tolerance) return Outcome::kKept;
 
-  const int n = int(place_rows(team, d, factor, d, 1, places));
+  const int n = place_rows(team, d, factor, d, 1, places);
   for (int j = team.rank(); n < d && j < d; j += team.size()) {
     if (is_in_zero_rows(d, basis, j, n, places)) eigenvalues[j] = -Float<T>::infinity;
   }

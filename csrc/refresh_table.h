@@ -19,8 +19,8 @@ enum class Slot {
 constexpr int kSlots = 5;
 
 // Numbers per row of a factor, then numbers per factor, all in `measures`.
-// kPlace: of a row, by number_rows(). kUnit: of a column of Q that is the unit vector of a zero row,
-// the place of that row; else kNoUnit. kRows: how many rows are not zero.
+// kPlace: of a row, by number_rows(). kUnit: of a column of Q that is the unit vector of a zero
+// row, the place of that row; else kNoUnit. kRows: how many rows are not zero.
 enum class OfRow { kDiagonal, kAbsolute, kOffDiagonalSquares, kSquares, kPlace, kUnit };
 constexpr int kOfRow = 6;
 constexpr double kNoUnit = -1;

@@ -1,5 +1,6 @@
 // Rows and columns of a factor that are exactly zero: no solver sees them, and the basis has their
-// unit vectors. soap_fast/eigh.py and soap_fast/refresh.py say where.
+// unit vectors. soap_fast/eigh.py and soap_fast/refresh.py say where. Sizes are int in kernels of
+// small factors, where int64_t costs registers.
 #pragma once
 
 #include "team.h"
@@ -8,14 +9,14 @@ namespace soap_fast {
 
 // Whether row and column i of a symmetric K are exactly zero, by its lower triangle. The diagonal
 // alone may be: squares of small numbers are zero where products with larger ones are not.
-template <typename T>
-SOAP_FAST_HOST_DEVICE bool is_zero_row(int64_t d, const T* factor, int64_t row_stride,
-                                       int64_t column_stride, int64_t i) {
+template <typename T, typename Size, typename Stride>
+SOAP_FAST_HOST_DEVICE bool is_zero_row(Size d, const T* factor, Stride row_stride,
+                                       Stride column_stride, Size i) {
   if (factor[i * row_stride + i * column_stride] != 0) return false;
-  for (int64_t j = 0; j < i; ++j) {
+  for (Size j = 0; j < i; ++j) {
     if (factor[i * row_stride + j * column_stride] != 0) return false;
   }
-  for (int64_t j = i + 1; j < d; ++j) {
+  for (Size j = i + 1; j < d; ++j) {
     if (factor[j * row_stride + i * column_stride] != 0) return false;
   }
   return true;
@@ -23,28 +24,27 @@ SOAP_FAST_HOST_DEVICE bool is_zero_row(int64_t d, const T* factor, int64_t row_s
 
 // places [d], seen by the whole team, hold 1 for zero rows and 0 for others: they become 0, 1, ..,
 // n - 1 for the others in their order and n, .., d - 1 for zero rows. Returns n to all threads.
-template <typename Team, typename Place>
-SOAP_FAST_HOST_DEVICE int64_t number_rows(const Team& team, int64_t d, Place* places) {
+template <typename Team, typename Size, typename Place>
+SOAP_FAST_HOST_DEVICE Size number_rows(const Team& team, Size d, Place* places) {
   float zeros = 0;  // exact up to 2^24
-  for (int64_t i = team.rank(); i < d; i += team.size()) zeros += places[i] != 0;
-  const int64_t n = d - int64_t(team.sum(zeros));
+  for (Size i = team.rank(); i < d; i += team.size()) zeros += places[i] != 0;
+  const Size n = d - Size(team.sum(zeros));
   team.sync();
   if (n == d) {
-    for (int64_t i = team.rank(); i < d; i += team.size()) places[i] = Place(i);
+    for (Size i = team.rank(); i < d; i += team.size()) places[i] = Place(i);
   } else if (team.rank() == 0) {
-    int64_t next = 0, next_zero = n;
-    for (int64_t i = 0; i < d; ++i) places[i] = Place(places[i] == 0 ? next++ : next_zero++);
+    Size next = 0, next_zero = n;
+    for (Size i = 0; i < d; ++i) places[i] = Place(places[i] == 0 ? next++ : next_zero++);
   }
   team.sync();
   return n;
 }
 
 // The same for a factor. Places may be of any type that holds d.
-template <typename T, typename Team, typename Place>
-SOAP_FAST_HOST_DEVICE int64_t place_rows(const Team& team, int64_t d, const T* factor,
-                                         int64_t row_stride, int64_t column_stride,
-                                         Place* places) {
-  for (int64_t i = team.rank(); i < d; i += team.size()) {
+template <typename T, typename Team, typename Size, typename Stride, typename Place>
+SOAP_FAST_HOST_DEVICE Size place_rows(const Team& team, Size d, const T* factor, Stride row_stride,
+                                      Stride column_stride, Place* places) {
+  for (Size i = team.rank(); i < d; i += team.size()) {
     places[i] = Place(is_zero_row(d, factor, row_stride, column_stride, i));
   }
   return number_rows(team, d, places);  // each thread counts what it has written
@@ -52,10 +52,10 @@ SOAP_FAST_HOST_DEVICE int64_t place_rows(const Team& team, int64_t d, const T* f
 
 // Whether a column of a basis [d, d], row-major, vanishes in all rows that are not zero: what K
 // makes of it is zero and no rounding.
-template <typename T, typename Place>
-SOAP_FAST_HOST_DEVICE bool is_in_zero_rows(int64_t d, const T* basis, int64_t column, int64_t n,
+template <typename T, typename Size, typename Place>
+SOAP_FAST_HOST_DEVICE bool is_in_zero_rows(Size d, const T* basis, Size column, Size n,
                                            const Place* places) {
-  for (int64_t row = 0; row < d; ++row) {
+  for (Size row = 0; row < d; ++row) {
     if (places[row] < Place(n) && basis[row * d + column] != 0) return false;
   }
   return true;
@@ -63,10 +63,10 @@ SOAP_FAST_HOST_DEVICE bool is_in_zero_rows(int64_t d, const T* basis, int64_t co
 
 // Entry [row, column] of a basis whose rows that are not zero hold the small basis [n, n] with
 // leading dimension ld.
-template <typename T, typename Place>
-SOAP_FAST_HOST_DEVICE T with_unit_vectors(const T* small, int64_t ld, int64_t n,
-                                          const Place* places, int64_t row, int64_t column) {
-  const int64_t place = int64_t(places[row]);
+template <typename T, typename Size, typename Place>
+SOAP_FAST_HOST_DEVICE T with_unit_vectors(const T* small, Size ld, Size n, const Place* places,
+                                          Size row, Size column) {
+  const Size place = Size(places[row]);
   if (place < n && column < n) return small[place * ld + column];
   return T(place >= n && place == column);
 }
