@@ -8,8 +8,9 @@ For each selected factor K with basis Q, one round of orthogonal iteration:
 Rows and columns of K that are exactly zero, those of Z, are taken out before the QR: the last |Z|
 columns of Q_new are their unit vectors, ascending, and its other columns are exactly 0 in those
 rows. `order` puts columns of Q last that vanish outside of those rows, whatever the others'
-eigenvalues. Where Q mixed such rows with others, as bases of old checkpoints may, as many of its
-columns as there are rows left are taken.
+eigenvalues. Where Q mixes such rows with others, as bases of old checkpoints may, as many of its
+columns as there are rows left are taken; by Cholesky, a reflection of its columns sets them apart
+first, and `order` is of the reflected ones.
 
 A basis stays, with `order` and `carry` the identity, where the step was not allowed, where K is
 zero, where off <= tolerance with tolerance > 0, and where K is not finite, which counts as failed.
@@ -48,7 +49,7 @@ LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 class Refreshed(NamedTuple):
     """One tensor per stack in each list; k is the length of its selection."""
 
-    orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate
+    orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate, Z last
     carries: list[Tensor]  # [k, d, d] Q_oldᵀ Q_new
     outcomes: list[Tensor]  # [k] int64, one of the four constants
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at

@@ -108,7 +108,7 @@ def test_first_bases(eigh, dtype, problem, share):
     n = len(plain)
     assert not values[0, n:].any()
     assert orthogonality(bases[0]) <= rounding(dtype, d)
-    if eigh is eigh_eager or n > 12:  # no rotations of csrc/jacobi.h: the solver sees the rest alone
+    if eigh is eigh_eager or n > 12:  # no rotations: the solver sees the rest alone
         (of_rest,), (alone,) = eigh([plain[None]], [first])
         assert torch.equal(values[0, :n], of_rest[0])
         assert torch.equal(bases[0][~zero, :n], alone[0])
@@ -160,3 +160,53 @@ def test_refreshes_in_a_row(op, dtype, problem, share):
         exact = of_k.double() / scale
         found, wanted = (off_diagonal(b.double().T @ exact @ b.double()) for b in (found, wanted))
         assert found <= 1.01 * wanted + 4 * d * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("op", REFRESH)
+@given(problem=problems, share=st.sampled_from(["one", "some", "all but one"]))
+@some_examples
+def test_a_basis_that_mixes_them_is_mended(op, dtype, problem, share):
+    """As bases of old checkpoints may, or those of rows that have died out since."""
+    d, rest, scale, seed = problem
+    generator = torch.Generator().manual_seed(seed)
+    zero = zeros(d, share, generator)
+    if zero.all():
+        return
+    k = (factor_of(zero, rest, generator) * scale).to(dtype)
+    q = random_orthogonal(d, generator).to(dtype)
+    for _ in range(3):
+        before, (q, (order, carry, outcome, _)) = q, refreshed(op, k, q)
+        assert outcome == REFRESHED
+        assert_apart(q, zero)
+        assert orthogonality(q) <= rounding(dtype, d)
+        assert order.sort().values.equal(torch.arange(d))
+        exact = before.double().T @ q.double()
+        torch.testing.assert_close(carry.double(), exact, rtol=0, atol=rounding(dtype, d))
+
+
+@pytest.mark.parametrize("op", REFRESH)
+@pytest.mark.parametrize("d", [5, 40])
+def test_rows_join_when_they_are_no_longer_zero(op, d):
+    generator = torch.Generator().manual_seed(d)
+    zero = zeros(d, "some", generator)
+    (_,), (bases,) = eigh_eager([factor_of(zero, "full", generator)[None]], [torch.zeros(1).int()])
+    q, dead = bases[0], zero.clone()
+    dead[zero.nonzero()[0]] = False
+    for still in (zero, dead, torch.zeros_like(zero)):
+        k = factor_of(still, "full", generator)
+        for _ in range(60):
+            q = refreshed(op, k, q)[0]
+        assert_apart(q, still)
+        assert off_diagonal(q.T @ k @ q) < 0.05
+        assert q[zero & ~still].count_nonzero() == (zero & ~still).sum() * (~still).sum()
+
+
+@pytest.mark.parametrize("op", BY_QR)
+def test_without_such_rows_no_bit_depends_on_them(op):
+    """The diagonal of K may be zero where its row is not: squares of small numbers are."""
+    k = torch.tensor([[1.0, 1e-30], [1e-30, 0.0]])
+    q = random_orthogonal(2, torch.Generator().manual_seed(0)).float()
+    expected = torch.linalg.qr(k @ q[:, (q.T @ k @ q).diagonal().argsort(descending=True)]).Q
+    found = refreshed(op, k, q)[0]
+    torch.testing.assert_close((found * expected).sum(0).abs(), torch.ones(2))
