@@ -53,7 +53,9 @@ def live_elements(shape: tuple[int, ...], dead: dict[int, list[int]] | None) -> 
     return prod(size - len(dead.get(axis, ())) for axis, size in enumerate(shape))
 
 
-def check_steps(names, backend: str, options: dict, scale: float, joined: int) -> None:
+def check_steps(
+    names, backend: str, options: dict, scale: float, joined: int, calls: int = CALLS
+) -> None:
     """All cases in one optimizer, whose gradients are whole from call number `joined` on."""
     generator = torch.Generator().manual_seed(0)
     shapes = [CASES[name] for name in names]
@@ -61,7 +63,7 @@ def check_steps(names, backend: str, options: dict, scale: float, joined: int) -
     masks = [without_gradient(*case) for case in shapes]
     begun = [p.detach().clone() for p in params]
     optimizer = SOAP(params, lr=1e-2, weight_decay=0.0, backend=backend, **options)
-    for call in range(1, CALLS + 1):
+    for call in range(1, calls + 1):
         for p, mask in zip(params, masks, strict=True):
             p.grad = torch.randn(p.shape, generator=generator) * scale
             if call < joined:
@@ -77,7 +79,7 @@ def check_steps(names, backend: str, options: dict, scale: float, joined: int) -
         moved = p.detach() != q
         assert p.isfinite().all(), name
         assert moved[~mask].all(), name
-        assert moved[mask].all() == (joined <= CALLS) or not mask.any(), name
+        assert moved[mask].all() == (joined <= calls) or not mask.any(), name
 
 
 @pytest.mark.parametrize("joined", [JOINED, CALLS + 1], ids=["until later", "for ever"])
@@ -88,11 +90,12 @@ def test_weights_without_gradients_stay(one_thread, backend, options, scale, joi
     check_steps(list(CASES), backend, OPTIONS[options], scale, joined)
 
 
-@pytest.mark.parametrize("options", ["periodic", "staggered", "merged"] if not SOAK else OPTIONS)
+@pytest.mark.parametrize("options", OPTIONS if SOAK else ["periodic"])
 def test_under_interpreted_kernels(one_thread, options):
     pytest.importorskip("triton")
-    names = list(CASES) if SOAK else ["rows and columns", "a plane of a kernel", "everything"]
-    check_steps(names, "triton", OPTIONS[options], 1.0, JOINED)
+    if SOAK:
+        check_steps(list(CASES), "triton", OPTIONS[options], 1.0, JOINED)
+    check_steps(["a plane of a kernel", "everything"], "triton", OPTIONS[options], 1.0, 4, calls=5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -106,9 +109,11 @@ def test_weight_decay_applies_all_the_same(one_thread, backend):
     torch.testing.assert_close(p[2].detach(), torch.full((4,), 0.95**4))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
 def test_no_first_moment_is_carried_where_the_second_is_zero(one_thread, backend):
     """As a basis of an old checkpoint may ask for: divided by eps it would be a huge step."""
+    if backend == "triton":
+        pytest.importorskip("triton")
     generator = torch.Generator().manual_seed(0)
     p = torch.nn.Parameter(torch.randn(10, 6, 3, 3, generator=generator))
     optimizer = SOAP([p], precondition_frequency=2, backend=backend)
