@@ -196,7 +196,8 @@ def _orthogonalised(columns: Tensor, zero: Tensor, identity: Tensor) -> Tensor:
     apart = is_last[:, :, None] | is_last[:, None]  # [k, d, d]
     compressed = columns.gather(1, rows[:, :, None].expand(columns.shape))  # [k, d, d]
     q = torch.linalg.qr(torch.where(apart, identity, compressed)).Q  # [k, d, d]
-    return torch.where(apart, identity, q).gather(1, places[:, :, None].expand(q.shape))
+    q = torch.where(apart, identity, q)
+    return q.mT.gather(2, places[:, None].expand(q.shape)).mT  # columns contiguous, as of the QR
 
 
 def _wide(per_factor: Tensor) -> Tensor:

@@ -75,6 +75,10 @@ def check_steps(
             assert torch.equal(p[mask], q[mask]), (name, call)
             for moment in (optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg_sq"]):
                 assert moment.count_nonzero() <= live_elements(*CASES[name]), (name, call)
+            factors = [k for k in optimizer.state[p]["GG"] if k is not None]
+            if prod(len(k) for k in factors) == p.numel():  # each mode has one
+                rows = prod(int(k.any(1).sum()) for k in factors)
+                assert rows == live_elements(*CASES[name]), (name, call)
     for name, p, q, mask in zip(names, params, begun, masks, strict=True):
         moved = p.detach() != q
         assert p.isfinite().all(), name
