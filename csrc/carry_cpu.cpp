@@ -94,7 +94,7 @@ void carry_tensor(const CarryTensor& tensor, const CarryMode* modes, float* work
            at<const float>(products[i].basis), false, planes.now, planes.other);
     planes.swap();
   }
-  std::copy_n(planes.now, numel, exp_avg);
+  for (int64_t i = 0; i < numel; ++i) exp_avg[i] = exp_avg_sq[i] == 0 ? 0 : planes.now[i];
 }
 
 }  // namespace

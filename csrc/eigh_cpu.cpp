@@ -11,6 +11,7 @@
 #include "eigh.h"
 #include "eigh_jacobi.h"
 #include "serial_lapack.h"
+#include "zero_rows.h"
 
 namespace soap_fast {
 namespace {
@@ -63,63 +64,77 @@ T scale_of(const T* factor, int64_t row_stride, int64_t column_stride, int64_t d
   return scale_for(finite ? largest : Limits::infinity(), Limits::min(), Limits::max());
 }
 
-// basis [d, d], row-major, with the columns of `vectors` in reverse. In tiles, since LAPACK's
+// target [n, n], row-major, with the columns of `vectors` in reverse. In tiles, since LAPACK's
 // columns are contiguous: one of the two is walked across its rows.
 template <typename T>
-void mirror_columns(const T* vectors, int64_t row_stride, int64_t column_stride, int64_t d,
-                    T* basis) {
+void mirror_columns(const T* vectors, int64_t row_stride, int64_t column_stride, int64_t n,
+                    T* target) {
   constexpr int64_t kTile = 16;  // a cache line of float32
-  for (int64_t top = 0; top < d; top += kTile) {
-    for (int64_t left = 0; left < d; left += kTile) {
-      const int64_t bottom = std::min(d, top + kTile), right = std::min(d, left + kTile);
+  for (int64_t top = 0; top < n; top += kTile) {
+    for (int64_t left = 0; left < n; left += kTile) {
+      const int64_t bottom = std::min(n, top + kTile), right = std::min(n, left + kTile);
       for (int64_t row = top; row < bottom; ++row) {
         for (int64_t column = left; column < right; ++column) {
-          basis[row * d + column] = vectors[row * row_stride + (d - 1 - column) * column_stride];
+          target[row * n + column] = vectors[row * row_stride + (n - 1 - column) * column_stride];
         }
       }
     }
   }
 }
 
-// Solves one chunk and writes eigenvalues [count, d] and bases [count, d, d], both descending.
+// basis [d, d] from the small one [n, n] that stands at its beginning.
 template <typename T>
-void solve_chunk(const Tensor& stack, const Tensor& selection, const Chunk& chunk, T* values,
-                 T* bases) {
-  const int64_t d = chunk.d;
-  const int32_t* indices = selection.const_data_ptr<int32_t>();
-  const Tensor packed = torch::stable::new_zeros(stack, {chunk.count, d, d});
-  std::vector<T> scales(chunk.count);
-  for (int64_t i = 0; i < chunk.count; ++i) {
-    const int64_t index = indices[(chunk.first + i) * selection.stride(0)];
-    const T* factor = stack.const_data_ptr<T>() + index * stack.stride(0);
-    const int64_t row_stride = stack.stride(1), column_stride = stack.stride(2);
-    scales[i] = scale_of(factor, row_stride, column_stride, d);
-    if (scales[i] <= 0) continue;
-    T* target = packed.mutable_data_ptr<T>() + i * d * d;
-    for (int64_t row = 0; row < d; ++row) {
-      for (int64_t column = 0; column <= row; ++column) {
-        target[row * d + column] = factor[row * row_stride + column * column_stride] * scales[i];
-      }
+void spread_rows(int64_t d, int64_t n, const std::vector<int64_t>& places, T* basis) {
+  const std::vector<T> small(basis, basis + n * n);
+  for (int64_t e = 0; e < d * d; ++e) {
+    basis[e] = with_unit_vectors(small.data(), n, n, places.data(), e / d, e % d);
+  }
+}
+
+// One factor: eigenvalues [d] and basis [d, d], both descending, its zero rows and columns apart.
+template <typename T>
+void solve_factor(const Tensor& stack, int64_t index, T* values, T* basis) {
+  const int64_t d = stack.size(1), row_stride = stack.stride(1), column_stride = stack.stride(2);
+  const T* factor = stack.const_data_ptr<T>() + index * stack.stride(0);
+  const T scale = scale_of(factor, row_stride, column_stride, d);
+  std::vector<int64_t> places(d);
+  const int64_t n =
+      scale > 0 ? place_rows(LoneTeam(), d, factor, row_stride, column_stride, places.data()) : 0;
+  const Tensor packed = torch::stable::new_zeros(stack, {1, n, n});
+  T* target = packed.mutable_data_ptr<T>();
+  for (int64_t row = 0; row < d && n > 0; ++row) {
+    if (places[row] >= n) continue;
+    for (int64_t column = 0; column <= row; ++column) {
+      if (places[column] >= n) continue;
+      target[places[row] * n + places[column]] =
+          factor[row * row_stride + column * column_stride] * scale;
     }
   }
 
   const Eigenpairs pairs = solve(packed);
 
-  const int64_t row_stride = pairs.vectors.stride(1), column_stride = pairs.vectors.stride(2);
-  for (int64_t i = 0; i < chunk.count; ++i, values += d, bases += d * d) {
-    const T* ascending = pairs.values.const_data_ptr<T>() + i * d;
-    const T* vectors = pairs.vectors.const_data_ptr<T>() + i * pairs.vectors.stride(0);
-    if (scales[i] <= 0 || std::isnan(ascending[0])) {
-      const bool zero = scales[i] == T(kZeroFactor);
-      std::fill_n(values, d, zero ? T(0) : std::numeric_limits<T>::quiet_NaN());
-      std::fill_n(bases, d * d, T(0));
-      for (int64_t row = 0; row < d; ++row) bases[row * d + row] = 1;
-      continue;
-    }
-    for (int64_t column = 0; column < d; ++column) {
-      values[column] = ascending[d - 1 - column] / scales[i];
-    }
-    mirror_columns(vectors, row_stride, column_stride, d, bases);
+  const T* ascending = pairs.values.const_data_ptr<T>();
+  std::fill_n(values, d, T(0));
+  if (n == 0 || std::isnan(ascending[0])) {
+    if (scale != T(kZeroFactor)) std::fill_n(values, d, std::numeric_limits<T>::quiet_NaN());
+    std::fill_n(basis, d * d, T(0));
+    for (int64_t row = 0; row < d; ++row) basis[row * d + row] = 1;
+    return;
+  }
+  for (int64_t column = 0; column < n; ++column) values[column] = ascending[n - 1 - column] / scale;
+  mirror_columns(pairs.vectors.const_data_ptr<T>(), pairs.vectors.stride(1),
+                 pairs.vectors.stride(2), n, basis);
+  if (n < d) spread_rows(d, n, places, basis);
+}
+
+// Solves one chunk and writes eigenvalues [count, d] and bases [count, d, d], both descending.
+template <typename T>
+void solve_chunk(const Tensor& stack, const Tensor& selection, const Chunk& chunk, T* values,
+                 T* bases) {
+  const int32_t* indices = selection.const_data_ptr<int32_t>();
+  for (int64_t i = 0; i < chunk.count; ++i) {
+    solve_factor(stack, indices[(chunk.first + i) * selection.stride(0)], values + i * chunk.d,
+                 bases + i * chunk.d * chunk.d);
   }
 }
 

@@ -21,16 +21,18 @@ template <typename T>
 void solve_leftover(const StackCall& call, const Leftover& left, void* stream) {
   const int64_t d = call.d();
   const Tensor scales = torch::stable::new_empty(call.stack, {left.count});
+  const Tensor places =
+      torch::stable::new_empty(call.stack, {left.count, d + 1}, torch::headeronly::ScalarType::Int);
   const Tensor packed = torch::stable::new_empty(call.stack, {left.count, d, d});
   check_launch(launch_eigh_pack(matrices_of<T>(call.stack), call.part(left.first, left.count), d,
-                                scales.mutable_data_ptr<T>(), packed.mutable_data_ptr<T>(),
-                                stream));
+                                scales.mutable_data_ptr<T>(), places.mutable_data_ptr<int32_t>(),
+                                packed.mutable_data_ptr<T>(), stream));
   const Eigenpairs pairs = left.failed ? solve_in_float64(packed) : solve(packed);
   const Solution<T> solution{pairs.values.const_data_ptr<T>(), matrices_of<T>(pairs.vectors),
                              nullptr};
-  check_launch(launch_eigh_unpack(solution, scales.const_data_ptr<T>(), left.count, d,
-                                  call.eigenvalues_from<T>(left.first),
-                                  call.bases_from<T>(left.first), nullptr, stream));
+  check_launch(launch_eigh_unpack(
+      solution, scales.const_data_ptr<T>(), places.const_data_ptr<int32_t>(), left.count, d,
+      call.eigenvalues_from<T>(left.first), call.bases_from<T>(left.first), nullptr, stream));
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "eigh_cuda.h"
-#include "eigh_scale.h"
+#include "eigh_pack.h"
 #include "launch_error.h"
 
 namespace soap_fast {
@@ -17,8 +17,9 @@ constexpr int kMostRowBlocks = 256;  // per factor; a row block walks rows with 
 // Grid: (factors).
 template <typename T>
 __global__ void eigh_scales(Matrices<T> stack, Selection selection, int64_t d, T smallest_normal,
-                            T greatest, T* scales) {
+                            T greatest, T* scales, int32_t* places) {
   __shared__ T largest_of[kThreads];
+  __shared__ T of_warps[kWarpSize];
   const T infinity = greatest * 2;
   const T* factor = selected(stack, selection, blockIdx.x);
   T largest = factor ? T(0) : infinity;
@@ -37,22 +38,29 @@ __global__ void eigh_scales(Matrices<T> stack, Selection selection, int64_t d, T
       largest_of[threadIdx.x] = largest_of[threadIdx.x + half];
     }
   }
-  if (threadIdx.x == 0) scales[blockIdx.x] = scale_for(largest_of[0], smallest_normal, greatest);
+  __syncthreads();
+  const T scale = scale_for(largest_of[0], smallest_normal, greatest);
+  if (threadIdx.x == 0) scales[blockIdx.x] = scale;
+  int32_t* of_factor = places + blockIdx.x * (d + 1);
+  if (threadIdx.x == 0) of_factor[d] = static_cast<int32_t>(d);  // for a factor that is not solved
+  if (scale <= 0) return;
+  const int64_t n = place_rows(BlockTeam<T>{of_warps}, d, factor, stack.row_stride,
+                               stack.column_stride, of_factor);
+  if (threadIdx.x == 0) of_factor[d] = static_cast<int32_t>(n);
 }
 
 // Grid: (factors, row blocks).
 template <typename T>
 __global__ void eigh_pack(Matrices<T> stack, Selection selection, int64_t d, const T* scales,
-                          T* packed) {
+                          const int32_t* places, T* packed) {
   const T scale = scales[blockIdx.x];
   const T* factor = selected(stack, selection, blockIdx.x);
+  const int32_t* of_factor = places + blockIdx.x * (d + 1);
   T* target = packed + blockIdx.x * d * d;
   for (int64_t row = blockIdx.y; row < d; row += gridDim.y) {
     for (int64_t column = threadIdx.x; column < d; column += kThreads) {
-      const bool read = scale > 0 && column <= row;
-      const T otherwise = T(scale <= 0 && column == row);
-      target[row * d + column] =
-          read ? factor[row * stack.row_stride + column * stack.column_stride] * scale : otherwise;
+      target[row * d + column] = packed_entry(factor, stack.row_stride, stack.column_stride, scale,
+                                              of_factor, of_factor[d], row, column);
     }
   }
 }
@@ -69,10 +77,11 @@ __device__ bool is_solved(const T* ascending, int64_t d, T greatest, int info) {
 
 // Grid: (factors, row blocks).
 template <typename T>
-__global__ void eigh_unpack(Solution<T> solution, const T* scales, int64_t d, T greatest,
-                            T not_a_number, T* eigenvalues, T* bases, int32_t* failed) {
+__global__ void eigh_unpack(Solution<T> solution, const T* scales, const int32_t* places, int64_t d,
+                            T greatest, T not_a_number, T* eigenvalues, T* bases, int32_t* failed) {
   const int64_t i = blockIdx.x;
   const T scale = scales[i];
+  const int32_t* of_factor = places + i * (d + 1);
   const T* ascending = solution.values + i * d;
   const Matrices<T>& vectors = solution.vectors;
   const T* factor_vectors = vectors.data + i * vectors.factor_stride;
@@ -82,12 +91,13 @@ __global__ void eigh_unpack(Solution<T> solution, const T* scales, int64_t d, T 
   if (failed && blockIdx.y == 0 && threadIdx.x == 0) failed[i] = scale > 0 && !solved;
   for (int64_t row = blockIdx.y; row < d; row += gridDim.y) {
     for (int64_t column = threadIdx.x; column < d; column += kThreads) {
-      const int64_t mirrored = d - 1 - column;
       bases[(i * d + row) * d + column] =
-          solved ? factor_vectors[row * vectors.row_stride + mirrored * vectors.column_stride]
+          solved ? basis_entry(factor_vectors, vectors.row_stride, vectors.column_stride, d,
+                               of_factor, of_factor[d], row, column)
                  : T(row == column);
       if (row == 0) {
-        eigenvalues[i * d + column] = solved ? ascending[mirrored] / scale : unsolved_value;
+        eigenvalues[i * d + column] =
+            solved ? eigenvalue_of(ascending, scale, d, of_factor[d], column) : unsolved_value;
       }
     }
   }
@@ -102,30 +112,33 @@ dim3 grid_of(int64_t factors, int64_t rows) {
 
 template <typename T>
 const char* launch_eigh_pack(Matrices<T> stack, Selection selection, int64_t d, T* scales,
-                             T* packed, void* stream) {
+                             int32_t* places, T* packed, void* stream) {
   using Limits = std::numeric_limits<T>;
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
   eigh_scales<<<grid_of(selection.k, 1), kThreads, 0, on>>>(stack, selection, d, Limits::min(),
-                                                            Limits::max(), scales);
-  eigh_pack<<<grid_of(selection.k, d), kThreads, 0, on>>>(stack, selection, d, scales, packed);
+                                                            Limits::max(), scales, places);
+  eigh_pack<<<grid_of(selection.k, d), kThreads, 0, on>>>(stack, selection, d, scales, places,
+                                                          packed);
   return launch_error();
 }
 
 template <typename T>
-const char* launch_eigh_unpack(Solution<T> solution, const T* scales, int64_t k, int64_t d,
-                               T* eigenvalues, T* bases, int32_t* failed, void* stream) {
+const char* launch_eigh_unpack(Solution<T> solution, const T* scales, const int32_t* places,
+                               int64_t k, int64_t d, T* eigenvalues, T* bases, int32_t* failed,
+                               void* stream) {
   using Limits = std::numeric_limits<T>;
   eigh_unpack<<<grid_of(k, d), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      solution, scales, d, Limits::max(), Limits::quiet_NaN(), eigenvalues, bases, failed);
+      solution, scales, places, d, Limits::max(), Limits::quiet_NaN(), eigenvalues, bases, failed);
   return launch_error();
 }
 
-template const char* launch_eigh_pack(Matrices<float>, Selection, int64_t, float*, float*, void*);
-template const char* launch_eigh_pack(Matrices<double>, Selection, int64_t, double*, double*,
+template const char* launch_eigh_pack(Matrices<float>, Selection, int64_t, float*, int32_t*, float*,
                                       void*);
-template const char* launch_eigh_unpack(Solution<float>, const float*, int64_t, int64_t, float*,
-                                        float*, int32_t*, void*);
-template const char* launch_eigh_unpack(Solution<double>, const double*, int64_t, int64_t, double*,
-                                        double*, int32_t*, void*);
+template const char* launch_eigh_pack(Matrices<double>, Selection, int64_t, double*, int32_t*,
+                                      double*, void*);
+template const char* launch_eigh_unpack(Solution<float>, const float*, const int32_t*, int64_t,
+                                        int64_t, float*, float*, int32_t*, void*);
+template const char* launch_eigh_unpack(Solution<double>, const double*, const int32_t*, int64_t,
+                                        int64_t, double*, double*, int32_t*, void*);
 
 }  // namespace soap_fast

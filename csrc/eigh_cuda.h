@@ -45,18 +45,19 @@ template <typename T>
 const char* launch_eigh_jacobi(Matrices<T> stack, Selection selection, int64_t d, T* eigenvalues,
                                T* bases, void* stream);
 
-// scales [k]: a power of two near 1 / max|K|, or a mark of eigh_scale.h. packed [k, d, d],
-// contiguous: lower triangles, scaled, and zeros above them; where the mark says that there is
-// nothing to solve, the identity.
+// scales [k]: a power of two near 1 / max|K|, or a mark of eigh_scale.h. places [k, d + 1]: of each
+// row, by place_rows(), and the number of rows that are not zero. packed [k, d, d], contiguous:
+// what is to be solved, as eigh_pack.h has it.
 template <typename T>
 const char* launch_eigh_pack(Matrices<T> stack, Selection selection, int64_t d, T* scales,
-                             T* packed, void* stream);
+                             int32_t* places, T* packed, void* stream);
 
-// eigenvalues [k, d] and bases [k, d, d], contiguous, descending, with the scales undone; for a
-// factor that is not solved NaN and the identity. failed [k], if not nullptr: 1 for factors that a
-// solve should have been possible for, else 0.
+// eigenvalues [k, d] and bases [k, d, d], contiguous, descending, with the scales undone and zero
+// rows apart; for a factor that is not solved NaN and the identity. failed [k], if not nullptr: 1
+// for factors that a solve should have been possible for, else 0.
 template <typename T>
-const char* launch_eigh_unpack(Solution<T> solution, const T* scales, int64_t k, int64_t d,
-                               T* eigenvalues, T* bases, int32_t* failed, void* stream);
+const char* launch_eigh_unpack(Solution<T> solution, const T* scales, const int32_t* places,
+                               int64_t k, int64_t d, T* eigenvalues, T* bases, int32_t* failed,
+                               void* stream);
 
 }  // namespace soap_fast

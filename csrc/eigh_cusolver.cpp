@@ -69,8 +69,8 @@ int type_of(const StackCall& call) { return call.is_wide() ? kFloat64 : kFloat32
 
 // Where a batch keeps its parts within the memory of its stream, in bytes.
 struct Layout {
-  size_t values, scales, infos, workspace, end;  // packed stands at 0
-  size_t device_bytes, host_bytes;               // cuSOLVER's own
+  size_t values, scales, places, infos, workspace, end;  // packed stands at 0
+  size_t device_bytes, host_bytes;                       // cuSOLVER's own
 };
 
 std::optional<Layout> layout_of(const Solvers& solvers, const StackCall& call, int64_t count) {
@@ -89,7 +89,8 @@ std::optional<Layout> layout_of(const Solvers& solvers, const StackCall& call, i
   const size_t element = call.is_wide() ? sizeof(double) : sizeof(float);
   layout.values = behind(0, count * d * d * element);
   layout.scales = behind(layout.values, count * d * element);
-  layout.infos = behind(layout.scales, count * element);
+  layout.places = behind(layout.scales, count * element);
+  layout.infos = behind(layout.places, count * (d + 1) * sizeof(int32_t));
   layout.workspace = behind(layout.infos, count * sizeof(int));
   layout.end = behind(layout.workspace, layout.device_bytes);
   return layout;
@@ -107,9 +108,10 @@ bool launch(const Solvers& solvers, const StackCall& call, const Batch& batch, c
   T* packed = reinterpret_cast<T*>(begin);
   T* values = reinterpret_cast<T*>(begin + layout->values);
   T* scales = reinterpret_cast<T*>(begin + layout->scales);
+  int32_t* places = reinterpret_cast<int32_t*>(begin + layout->places);
   int* infos = reinterpret_cast<int*>(begin + layout->infos);
   check_launch(launch_eigh_pack(matrices_of<T>(call.stack), call.part(batch.first, batch.count), d,
-                                scales, packed, stream));
+                                scales, places, packed, stream));
   // cuSOLVER 11.7.1 (CUDA 12.6) takes its workspace to be zero and gives wrong vectors where it
   // is not (pytorch/pytorch issue 192483). Writing 256 MiB takes a GPU 0.1 ms.
   zero_memory(infos, layout->end - layout->infos, stream);
@@ -124,7 +126,7 @@ bool launch(const Solvers& solvers, const StackCall& call, const Batch& batch, c
     return false;
   }
   const Solution<T> solution{values, {packed, d * d, 1, d}, infos};
-  check_launch(launch_eigh_unpack(solution, scales, batch.count, d,
+  check_launch(launch_eigh_unpack(solution, scales, places, batch.count, d,
                                   call.eigenvalues_from<T>(batch.first),
                                   call.bases_from<T>(batch.first), failed, stream));
   return true;

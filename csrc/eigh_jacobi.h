@@ -3,6 +3,7 @@
 
 #include "eigh_scale.h"
 #include "jacobi.h"
+#include "zero_rows.h"
 
 namespace soap_fast {
 
@@ -63,6 +64,14 @@ SOAP_FAST_HOST_DEVICE void eigh_by_jacobi(const Team& team, Size d, const T* fac
     }
     return;
   }
+  // No rotation touches a zero row: its unit vector and its eigenvalue are exact, and come last.
+  for (int i = team.rank(); i < d; i += team.size()) {
+    T& value = a[i * ld + i];
+    if (value == 0 && is_zero_row(int(d), factor, row_stride, column_stride, i)) {
+      value = -Float<T>::infinity;
+    }
+  }
+  team.sync();
   for (int i = team.rank(); i < d; i += team.size()) {
     const T value = a[i * ld + i];
     int place = 0;
@@ -70,7 +79,7 @@ SOAP_FAST_HOST_DEVICE void eigh_by_jacobi(const Team& team, Size d, const T* fac
       const T other = a[j * ld + j];
       place += other > value || (other == value && j < i);
     }
-    eigenvalues[place] = value / scale;
+    eigenvalues[place] = value == -Float<T>::infinity ? T(0) : value / scale;
     for (int row = 0; row < d; ++row) basis[row * d + place] = v[i * ld + row];
   }
 }

@@ -14,9 +14,14 @@ static_assert(kBlockScratch<float> * sizeof(float) + kWarps * sizeof(double) <= 
                   kBlockScratch<double> * sizeof(double) + kWarps * sizeof(double) <= kSharedBytes,
               "three tiles fit into a block's shared memory");
 
+// Two blocks of a processor leave a thread 128 registers. At five, which the shared memory would
+// allow, it has 48, and two kernels by blocks spill; at three, 80, and one does. Left to itself the
+// compiler takes 48 for RefreshSmall, which spills then.
+constexpr int kLeastBlocks = 2;
+
 // A unit per warp; `scratch` elements of shared memory each.
 template <typename P, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks)
     refresh_by_warps(const __grid_constant__ RefreshTable<T> table, RefreshCall call, int scratch) {
   extern __shared__ double memory[];  // double, for its alignment
   const int warp = threadIdx.x / kWarpSize;
@@ -26,10 +31,6 @@ __global__ void __launch_bounds__(kThreads)
   P::run(WarpTeam(), *unit.stack, unit.factor, unit.part, call, table.tolerance,
          reinterpret_cast<T*>(memory) + warp * scratch);
 }
-
-// Two blocks of a processor leave a thread 128 registers. At five, which the shared memory would
-// allow, it has 48, and two kernels spill; at three, 80, and one does.
-constexpr int kLeastBlocks = 2;
 
 // A unit per block.
 template <typename P, typename T>

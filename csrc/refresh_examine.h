@@ -29,10 +29,14 @@ struct GatherRow {
     const int64_t source = place * stack.d * stack.d + at;
     T* k = stack.matrix(Slot::kFactor, i) + at;
     T* q = stack.matrix(Slot::kBasis, i) + at;
+    double entries = 0;  // that are not zero
     for (int column = team.rank(); column < stack.d; column += team.size()) {
       k[column] = place < 0 ? T(0) : stack.factors[source + column];
       q[column] = place < 0 ? T(0) : stack.bases[source + column];
+      entries += k[column] != 0;
     }
+    entries = team.sum(entries);
+    if (team.rank() == 0) stack.of_rows(OfRow::kPlace, i)[row] = entries == 0;
   }
 };
 
@@ -72,6 +76,7 @@ struct Decide {
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i, int,
                                         RefreshCall, double tolerance, T*) {
     const int d = stack.d;
+    const double* unit = stack.of_rows(OfRow::kUnit, i);
     const double* diagonal = stack.of_rows(OfRow::kDiagonal, i);
     double off_diagonal = 0, squares = 0, largest = 0, norm = 0;
     for (int row = team.rank(); row < d; row += team.size()) {
@@ -99,9 +104,10 @@ struct Decide {
     }
     if (!finite) return;
     for (int j = team.rank(); j < d; j += team.size()) {
-      int place = 0;
-      for (int k = 0; k < d; ++k) {
-        place += diagonal[k] > diagonal[j] || (diagonal[k] == diagonal[j] && k < j);
+      int place = unit[j] == kNoUnit ? 0 : int(unit[j]);
+      for (int k = 0; k < d && unit[j] == kNoUnit; ++k) {
+        const bool before = diagonal[k] > diagonal[j] || (diagonal[k] == diagonal[j] && k < j);
+        place += before && unit[k] == kNoUnit;
       }
       stack.order(i)[place] = j;
     }

@@ -16,6 +16,7 @@
 #include "householder.h"
 #include "rayleigh.h"
 #include "refresh_small.h"
+#include "zero_rows.h"
 
 namespace soap_fast {
 namespace {
@@ -85,13 +86,42 @@ void sort_descending(int64_t d, const double* eigenvalues, int64_t* order) {
                    [&](int64_t a, int64_t b) { return eigenvalues[a] > eigenvalues[b]; });
 }
 
+// Columns that K makes zero because they lie in its zero rows come last, whatever the others'
+// signs.
+template <typename T>
+void put_zero_rows_last(int64_t d, int64_t n, const T* q, const int64_t* places,
+                        double* eigenvalues) {
+  for (int64_t j = 0; n < d && j < d; ++j) {
+    if (is_in_zero_rows(d, q, j, n, places)) eigenvalues[j] = -Float<double>::infinity;
+  }
+}
+
+// sorted [n, n] = the first n columns of kq [d, d] by `order` without its zero rows, each scaled to
+// a largest entry near 1 by a power of two, on which no Q depends, to spare squares their range.
+template <typename T>
+void sort_columns(int64_t d, int64_t n, const T* kq, const int64_t* places, const int64_t* order,
+                  const T* largest, T* scales, T* sorted) {
+  for (int64_t column = 0; column < n; ++column) {
+    scales[column] = householder::safe_scale(largest[order[column]]);
+  }
+  for (int64_t row = 0; row < d; ++row) {
+    if (places[row] >= n) continue;
+    const T* source = kq + row * d;
+    T* target = sorted + places[row] * n;
+    for (int64_t column = 0; column < n; ++column) {
+      target[column] = source[order[column]] * scales[column];
+    }
+  }
+}
+
 template <typename T>
 Outcome with_blas(int64_t d, const FactorView<T>& factor, T* basis, double tolerance,
                   const FactorResult<T>& result, Scratch& scratch) {
   const int64_t workspace = orthogonal_factor_workspace(d);
-  Parts<T> parts(scratch, 4 * d * d + workspace + 3 * d, 7);  // a double is two floats
+  Parts<T> parts(scratch, 4 * d * d + workspace + 5 * d, 8);  // a double is two floats
   T *kq = parts.take(d * d), *sorted = parts.take(d * d), *work = parts.take(workspace);
   double* eigenvalues = parts.template take<double>(d);
+  int64_t* places = parts.template take<int64_t>(d);
   T* largest = parts.take(d);
   const T* k = gathered(d, factor, parts.take(d * d));
   const T* q = gathered(d, FactorView<T>{basis, d, 1}, parts.take(d * d));
@@ -105,21 +135,19 @@ Outcome with_blas(int64_t d, const FactorView<T>& factor, T* basis, double toler
   const bool zero = std::all_of(largest, largest + d, [](T entry) { return entry == 0; });
   if (zero || (tolerance > 0 && share <= tolerance)) return Outcome::kKept;
 
+  const int64_t n = place_rows(LoneTeam(), d, k, d, int64_t(1), places);
+  put_zero_rows_last(d, n, q, places, eigenvalues);
   sort_descending(d, eigenvalues, result.order);
-  T* scales = work;  // powers of two, on which no Q depends, to spare squares their range
-  for (int64_t column = 0; column < d; ++column) {
-    scales[column] = householder::safe_scale(largest[result.order[column]]);
-  }
-  for (int64_t row = 0; row < d; ++row) {
-    const T* source = kq + row * d;
-    T* target = sorted + row * d;
-    for (int64_t column = 0; column < d; ++column) {
-      target[column] = source[result.order[column]] * scales[column];
+  sort_columns(d, n, kq, places, result.order, largest, work, sorted);
+  T *renewed = kq, *spare = sorted;
+  orthogonal_factor(n, sorted, renewed, work);
+  if (n < d) {
+    std::swap(renewed, spare);
+    for (int64_t e = 0; e < d * d; ++e) {
+      renewed[e] = with_unit_vectors(spare, n, n, places, e / d, e % d);
     }
   }
-  T* renewed = kq;
-  orthogonal_factor(d, sorted, renewed, work);
-  T* carry = is_aligned(result.carry) ? result.carry : sorted;
+  T* carry = is_aligned(result.carry) ? result.carry : spare;
   multiply(true, d, q, renewed, carry);
   // A column of `renewed` that is not finite makes the whole column of the product so.
   if (!std::all_of(carry, carry + d, [](T entry) { return std::isfinite(entry); })) {

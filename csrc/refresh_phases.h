@@ -7,12 +7,14 @@
 #include "refresh_factorise.h"
 #include "refresh_householder.h"
 #include "refresh_polish.h"
+#include "refresh_set_apart.h"
 
 namespace soap_fast {
 
 enum class Phase {
   kSmall,  // all of a refresh for factors of at most kHouseholderUpTo
   kGather,
+  kSetApart,
   kExamine,
   kDecide,
   kArrange,
@@ -34,6 +36,8 @@ auto visit_phase(Phase phase, const Visit& visit) {
       return visit(RefreshSmall());
     case Phase::kGather:
       return visit(GatherRow());
+    case Phase::kSetApart:
+      return visit(SetApart());
     case Phase::kExamine:
       return visit(ExamineRow());
     case Phase::kDecide:
@@ -77,6 +81,7 @@ void refresh_large(int largest, const Launch& launch, const Multiply& multiply) 
   const RefreshCall first{kFirstTry, 0}, second{kSecondTry, 0};
 
   launch(Phase::kGather, first);
+  launch(Phase::kSetApart, first);
   multiply(Slot::kFactor, false, Slot::kBasis, Slot::kProduct);  // K Q
   multiply(Slot::kBasis, true, Slot::kProduct, Slot::kRotated);  // H = QᵀKQ
   launch(Phase::kExamine, first);

@@ -60,6 +60,7 @@ struct Judge {
   }
 };
 
+// X + X E F; and Q as it was, for the carrying matrix.
 struct AddCorrectionRow {
   static constexpr bool kByWarp = true;
   SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
@@ -74,10 +75,17 @@ struct AddCorrectionRow {
     for (int column = team.rank(); column < stack.d; column += team.size()) {
       x[column] += correction[column];
     }
+    if (stack.of_factor(OfFactor::kRows, i) == stack.d) return;
+    const T* q = stack.bases + stack.place(i) * stack.d * stack.d + at;
+    T* target = stack.matrix(Slot::kBasis, i) + at;
+    for (int column = team.rank(); column < stack.d; column += team.size()) {
+      target[column] = q[column];
+    }
   }
 };
 
-// The new basis to its place; the identity as order and carry where the old one stays.
+// The new basis to its place, the ones of its unit vectors exact; the identity as order and carry
+// where the old one stays.
 struct CommitRow {
   static constexpr bool kByWarp = true;
   SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
@@ -89,7 +97,11 @@ struct CommitRow {
     if (stack.in_stage(i, Outcome::kRefreshed)) {
       const T* x = stack.matrix(Slot::kResult, i) + int64_t(row) * d;
       T* basis = stack.bases + (stack.place(i) * d + row) * d;
-      for (int column = team.rank(); column < d; column += team.size()) basis[column] = x[column];
+      const int place = int(stack.of_rows(OfRow::kPlace, i)[row]);
+      const bool zero_row = place >= int(stack.of_factor(OfFactor::kRows, i));
+      for (int column = team.rank(); column < d; column += team.size()) {
+        basis[column] = zero_row ? T(column == place) : x[column];
+      }
       return;
     }
     T* carry = stack.carries + (int64_t(i) * d + row) * d;

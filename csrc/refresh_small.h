@@ -3,11 +3,12 @@
 
 #include "householder.h"
 #include "refresh_outcome.h"
+#include "zero_rows.h"
 
 namespace soap_fast {
 
-// Elements of memory for one factor: K Q, its sorted columns and the eigenvalues.
-SOAP_FAST_HOST_DEVICE constexpr int refresh_workspace(int d) { return 2 * d * d + d; }
+// Elements of memory for one factor: K Q, its sorted columns, the eigenvalues, the places of rows.
+SOAP_FAST_HOST_DEVICE constexpr int refresh_workspace(int d) { return 2 * d * d + 2 * d; }
 
 namespace refresh_small {
 
@@ -33,6 +34,29 @@ SOAP_FAST_HOST_DEVICE void measure(const Team& team, int d, const T* q, const T*
   team.sync();
 }
 
+// Q of the QR of the first n columns of `sorted` [d, d] without its zero rows; then the whole basis
+// in its place.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void orthogonalise(const Team& team, int d, int n, const T* places,
+                                         T* sorted) {
+  if (n < d) {
+    for (int column = team.rank(); column < n; column += team.size()) {
+      for (int row = 0; row < d; ++row) {  // a row's place is not behind it
+        const int place = int(places[row]);
+        if (place < n) sorted[place * d + column] = sorted[row * d + column];
+      }
+    }
+    team.sync();
+  }
+  householder_q(team, n, d, sorted);
+  for (int column = team.rank(); n < d && column < d; column += team.size()) {
+    for (int row = d - 1; row >= 0; --row) {
+      sorted[row * d + column] = with_unit_vectors(sorted, d, n, places, row, column);
+    }
+  }
+  team.sync();
+}
+
 }  // namespace refresh_small
 
 // factor [d, d] symmetric, basis [d, d] orthogonal and changed in place, order [d], carry [d, d];
@@ -43,6 +67,7 @@ SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, co
                                                      T* basis, T tolerance, T* workspace,
                                                      int64_t* order, T* carry, T* off_diagonal) {
   T *kq = workspace, *sorted = kq + d * d, *eigenvalues = sorted + d * d;
+  T* places = eigenvalues + d;
   T largest = 0;
   for (int column = team.rank(); column < d; column += team.size()) {
     for (int row = 0; row < d; ++row) {
@@ -70,6 +95,11 @@ SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, co
   if (team.rank() == 0) *off_diagonal = share;
   if (tolerance > 0 && share <= tolerance) return Outcome::kKept;
 
+  const int n = place_rows(team, d, factor, d, 1, places);
+  for (int j = team.rank(); n < d && j < d; j += team.size()) {
+    if (is_in_zero_rows(d, basis, j, n, places)) eigenvalues[j] = -Float<T>::infinity;
+  }
+  team.sync();
   for (int j = team.rank(); j < d; j += team.size()) {
     int place = 0;
     for (int k = 0; k < d; ++k) {
@@ -79,7 +109,7 @@ SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, co
     for (int row = 0; row < d; ++row) sorted[row * d + place] = kq[row * d + j];
   }
   team.sync();
-  householder_q(team, d, d, sorted);
+  refresh_small::orthogonalise(team, d, n, places, sorted);
   for (int column = team.rank(); column < d; column += team.size()) {
     for (int row = 0; row < d; ++row) {
       T entry = 0;

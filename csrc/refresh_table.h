@@ -10,7 +10,7 @@ namespace soap_fast {
 // Matrices of workspace per factor, named by what they hold in turn.
 enum class Slot {
   kFactor,   // K; then H sorted and shifted; then B = L1 / D; then E = I - XᵀX; then X E F
-  kBasis,    // Q
+  kBasis,    // Q, with the unit vectors of K's zero rows among its columns; then Q as it was
   kProduct,  // K Q; then Q with sorted columns; then L2; then F = I / 2 + 3/8 E
   kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then E F
   kResult,   // L1; then Q B; then X, the new basis
@@ -19,10 +19,13 @@ enum class Slot {
 constexpr int kSlots = 5;
 
 // Numbers per row of a factor, then numbers per factor, all in `measures`.
-enum class OfRow { kDiagonal, kAbsolute, kOffDiagonalSquares, kSquares };
-constexpr int kOfRow = 4;
-enum class OfFactor { kLargest, kShift };
-constexpr int kOfFactor = 2;
+// kPlace: of a row, by number_rows(). kUnit: of a column of Q that is the unit vector of a zero
+// row, the place of that row; else kNoUnit. kRows: how many rows are not zero.
+enum class OfRow { kDiagonal, kAbsolute, kOffDiagonalSquares, kSquares, kPlace, kUnit };
+constexpr int kOfRow = 6;
+constexpr double kNoUnit = -1;
+enum class OfFactor { kLargest, kShift, kRows };
+constexpr int kOfFactor = 3;
 
 // k selected factors of one stack of n. Everything contiguous.
 template <typename T>

@@ -167,7 +167,10 @@ def by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
 
 @station
 def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]) -> None:
-    """exp_avg_sq is only permuted along each mode; exp_avg is carried, m = R_new(R_old⁻¹(m))."""
+    """exp_avg_sq is only permuted along each mode; exp_avg is carried, m = R_new(R_old⁻¹(m)).
+
+    Where exp_avg_sq is then exactly 0, exp_avg is 0: divided by eps alone it would be a huge step.
+    """
     state, plan = call.state, call.plan
     exp_avg_sq = to_modes(state["exp_avg_sq"], plan)
     carries: list[torch.Tensor | None] = [None] * len(plan.modes)
@@ -176,12 +179,14 @@ def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]
         exp_avg_sq = exp_avg_sq.index_select(mode, change.order)
         carries[mode] = change.carry
         off_diagonal[mode] = change.off_diagonal
+    exp_avg_sq = from_modes(exp_avg_sq, plan)
+    exp_avg = rotate(state["exp_avg"], carries, plan).masked_fill(exp_avg_sq == 0, 0)
     outcomes = torch.stack([change.outcome for change in changes.values()])  # [modes due]
     counts = [(outcomes == kind).sum() for kind in (REFRESHED, KEPT, FAILED)]
     commit(
         taken,
-        (rotate(state["exp_avg"], carries, plan), state["exp_avg"]),
-        (from_modes(exp_avg_sq, plan), state["exp_avg_sq"]),
+        (exp_avg, state["exp_avg"]),
+        (exp_avg_sq, state["exp_avg_sq"]),
         (off_diagonal, state["off_diagonal"]),
         (state["refreshes"] + torch.stack(counts), state["refreshes"]),
     )

@@ -7,6 +7,10 @@ For each stack of symmetric factors and its selection of k indices
 Of each factor the lower triangle is read, as `torch.linalg.eigh` does. A factor is solved under a
 scale, a power of two near 1 / max|K|, so that factors from 1e-30 to 1e12 come out alike.
 
+Rows and columns of K that are exactly zero, those of Z, are taken out before any solver: the last
+|Z| columns of V are their unit vectors, ascending, and its other columns are exactly 0 in those
+rows. Their eigenvalues are 0 and come last, whatever the signs of the others.
+
 A factor that has no eigenvectors (a value is not finite, or LAPACK gives up, in float64 too) is
 reported as that factor: its eigenvalues are NaN and its basis the identity. The others are not
 touched by it. A zero factor has zero eigenvalues and the identity.
@@ -75,12 +79,34 @@ def _eigh_of_stack(factors: Tensor) -> tuple[Tensor, Tensor]:
     scale = bounded.frexp().mantissa / bounded  # [k]
     scaled = torch.where(_wide(regular), lower * _wide(scale), identity)  # [k, d, d]
 
-    ascending, vectors = _solve(scaled)  # [k, d], [k, d, d]
-    solved = regular & ~ascending.isnan().any(1)  # [k]
-    values = torch.where(solved[:, None], ascending.flip(1) / scale[:, None], torch.nan)  # [k, d]
+    zero = regular[:, None] & ~lower.any(2) & ~lower.any(1)  # [k, d] rows and columns
+    descending, vectors = _solve_apart(scaled, zero)  # [k, d], [k, d, d]
+    solved = regular & ~descending.isnan().any(1)  # [k]
+    values = torch.where(solved[:, None], descending / scale[:, None], torch.nan)  # [k, d]
     values = torch.where((largest == 0)[:, None], 0, values)  # [k, d]
-    bases = torch.where(_wide(solved), vectors.flip(2), identity)  # [k, d, d]
+    bases = torch.where(_wide(solved), vectors, identity)  # [k, d, d]
     return values, bases.contiguous()
+
+
+def _solve_apart(factors: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """Descending eigenpairs, with the unit vectors of the rows `zero` [k, d] behind the others."""
+    where = zero.cpu()
+    mixed = where.any(1).nonzero().flatten().tolist()
+    if not mixed:
+        ascending, vectors = _solve(factors)
+        return ascending.flip(1), vectors.flip(2)
+    values, bases = torch.zeros_like(factors[:, 0]), torch.zeros_like(factors)
+    whole = (~where.any(1)).nonzero().flatten()  # [factors without such rows]
+    if len(whole):
+        ascending, vectors = _solve(factors[whole])
+        values[whole], bases[whole] = ascending.flip(1), vectors.flip(2)
+    for i in mixed:
+        rows, unit = (~where[i]).nonzero().flatten(), where[i].nonzero().flatten()  # [n], [|Z|]
+        ascending, vectors = _solve(factors[i][rows][:, rows][None])  # [1, n], [1, n, n]
+        values[i, : len(rows)] = ascending[0].flip(0)
+        bases[i, rows, : len(rows)] = vectors[0].flip(1)
+        bases[i, unit, torch.arange(len(rows), len(where[i]))] = 1
+    return values, bases
 
 
 def _solve(factors: Tensor) -> tuple[Tensor, Tensor]:

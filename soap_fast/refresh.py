@@ -5,6 +5,13 @@ For each selected factor K with basis Q, one round of orthogonal iteration:
     H = QᵀKQ ;  off = |H - diag H|_F / |H|_F ;  order = argsort(-diag H)
     Q_new = Q of QR(K Q[:, order]) ;  carry = Q_oldᵀ Q_new
 
+Rows and columns of K that are exactly zero, those of Z, are taken out before the QR: the last |Z|
+columns of Q_new are their unit vectors, ascending, and its other columns are exactly 0 in those
+rows. `order` puts columns of Q last that vanish outside of those rows, whatever the others'
+eigenvalues. Where Q mixes such rows with others, as bases of old checkpoints may, as many of its
+columns as there are rows left are taken; by Cholesky, a reflection of its columns sets them apart
+first, and `order` is of the reflected ones.
+
 A basis stays, with `order` and `carry` the identity, where the step was not allowed, where K is
 zero, where off <= tolerance with tolerance > 0, and where K is not finite, which counts as failed.
 
@@ -42,7 +49,7 @@ LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 class Refreshed(NamedTuple):
     """One tensor per stack in each list; k is the length of its selection."""
 
-    orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate
+    orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate, Z last
     carries: list[Tensor]  # [k, d, d] Q_oldᵀ Q_new
     outcomes: list[Tensor]  # [k] int64, one of the four constants
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
@@ -142,7 +149,8 @@ def _refresh_stack(
     factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q = bases.index_select(0, selection)  # [k, d, d]
-    kq = factors.index_select(0, selection) @ q  # [k, d, d]
+    k = factors.index_select(0, selection)  # [k, d, d]
+    kq = k @ q  # [k, d, d]
     h = (q.mT @ kq).double()  # [k, d, d]; squares of 1e-30 are zero in float32
     eigenvalues = h.diagonal(dim1=1, dim2=2)  # [k, d] estimates
     norm = h.square().sum((1, 2)).sqrt()  # [k]
@@ -157,11 +165,14 @@ def _refresh_stack(
 
     identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
     in_place = torch.arange(q.shape[1], device=q.device).expand(eigenvalues.shape)  # [k, d]
+    zero = ~k.any(2)  # [k, d] rows, and columns too
+    in_zero_rows = ~(q * ~zero[:, :, None]).any(1) & zero.any(1, keepdim=True)  # [k, d] columns
+    eigenvalues = eigenvalues.masked_fill(in_zero_rows, -torch.inf)
     order = eigenvalues.argsort(dim=1, descending=True, stable=True)  # [k, d]
     order = torch.where(change[:, None], order, in_place)
     sorted_columns = kq.gather(2, order[:, None].expand(kq.shape))  # [k, d, d]
     # LAPACK must not see NaN: QR of the identity where the basis stays.
-    q_new = torch.linalg.qr(torch.where(_wide(change), sorted_columns, identity)).Q  # [k, d, d]
+    q_new = _orthogonalised(torch.where(_wide(change), sorted_columns, identity), zero, identity)
 
     bases.index_copy_(0, selection.long(), torch.where(_wide(change), q_new, q))
     outcome = torch.where(change, REFRESHED, torch.where(finite, KEPT, FAILED))
@@ -171,6 +182,22 @@ def _refresh_stack(
         torch.where(allowed, outcome, LEFT_OUT),
         torch.where(allowed & finite, off, torch.nan).to(q.dtype),
     )
+
+
+def _orthogonalised(columns: Tensor, zero: Tensor, identity: Tensor) -> Tensor:
+    """Q of the QR of `columns` [k, d, d] without the rows `zero` [k, d]; then their unit vectors.
+
+    With those rows and as many columns last, the matrix is [C 0; 0 I]: nothing is left to a solver
+    but C, and where there are no such rows nothing changes.
+    """
+    rows = zero.to(torch.uint8).argsort(dim=1, stable=True)  # [k, d] the others first
+    places = rows.argsort(dim=1)  # [k, d] of each row among those
+    is_last = zero.gather(1, rows)  # [k, d]
+    apart = is_last[:, :, None] | is_last[:, None]  # [k, d, d]
+    compressed = columns.gather(1, rows[:, :, None].expand(columns.shape))  # [k, d, d]
+    q = torch.linalg.qr(torch.where(apart, identity, compressed)).Q  # [k, d, d]
+    q = torch.where(apart, identity, q)
+    return q.mT.gather(2, places[:, None].expand(q.shape)).mT  # columns contiguous, as of the QR
 
 
 def _wide(per_factor: Tensor) -> Tensor:

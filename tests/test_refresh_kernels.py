@@ -73,6 +73,9 @@ def test_permute_and_settle(alone):
 def test_settle_from_a_padded_plane(alone):
     for plane in (alone.engine.memory.a, alone.engine.memory.b):
         plane.copy_(torch.arange(plane.numel(), dtype=torch.float32))
+    for call in alone.calls:
+        squares = call.state["exp_avg_sq"]  # some zeros: exp_avg is 0 there
+        squares.copy_(torch.arange(squares.numel()).view_as(squares) % 3)
     before = [call.state["exp_avg"].cpu().clone() for call in alone.calls]
     rows = TUNING["settle"].constants["ROWS"]
     launch(alone, "settle", carry_tables.settle_rotated_work(alone.members, rows), SETTLE)
@@ -80,7 +83,7 @@ def test_settle_from_a_padded_plane(alone):
     for index, (call, layout) in enumerate(zip(alone.calls, alone.layouts, strict=True)):
         which = "a" if len(layout.levels) % 2 == 0 else "b"
         plane = alone.plane(memory, index, which, 2 * len(layout.levels))
-        expected = twins.settle(plane, layout).float()
+        expected = twins.settle(plane, layout, call.state["exp_avg_sq"].cpu()).float()
         if index == len(SHAPES) - 1:
             expected = before[index]
         assert torch.equal(call.state["exp_avg"].cpu(), expected), SHAPES[index]

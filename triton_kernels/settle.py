@@ -1,4 +1,7 @@
-"""settle: a moment from its plane, after a refresh has carried it over."""
+"""settle: a moment from its plane, after a refresh has carried it over.
+
+The first one is 0 where the second one, which is settled before it, is exactly 0.
+"""
 
 import triton
 import triton.language as tl
@@ -10,6 +13,7 @@ COLUMNS = tl.constexpr(len(SETTLE))
 TENSOR = tl.constexpr(SETTLE["tensor"])
 PLANE = tl.constexpr(SETTLE["plane"])
 STATE = tl.constexpr(SETTLE["state"])
+SQUARES = tl.constexpr(SETTLE["squares"])
 INNER = tl.constexpr(SETTLE["inner"])
 PITCH = tl.constexpr(SETTLE["pitch"])
 POSITIONS = tl.constexpr(SETTLE["positions"])
@@ -35,4 +39,8 @@ def settle(
             real = (within < inner) & (position < tl.load(task + POSITIONS).to(tl.int32))
             x = tl.load(floats(tl.load(task + PLANE)) + position, mask=real, other=0.0)
             state = position // pitch * inner + within
+            squares = tl.load(task + SQUARES)
+            if squares != 0:
+                v = tl.load(floats(squares) + state, mask=real, other=0.0)
+                x = tl.where(v == 0.0, 0.0, x)
             tl.store(floats(tl.load(task + STATE)) + state, x, mask=real)

@@ -113,7 +113,7 @@ def settle_permuted_work(members: Sequence[Member], rows: int) -> Work:
     work = Work()
     for member in members:
         n = member.layout.numel
-        _add_settled(work, member, member.a, member.exp_avg_sq, n, n, n, rows)
+        _add_settled(work, member, member.a, member.exp_avg_sq, 0, n, n, n, rows)
     return work
 
 
@@ -124,8 +124,9 @@ def settle_rotated_work(members: Sequence[Member], rows: int) -> Work:
         layout = member.layout
         plane = member.a if len(layout.levels) % 2 == 0 else member.b
         positions = layout.fold * layout.positions
+        state, squares = member.exp_avg, member.exp_avg_sq
         _add_settled(
-            work, member, plane, member.exp_avg, layout.inner, layout.pitch, positions, rows
+            work, member, plane, state, squares, layout.inner, layout.pitch, positions, rows
         )
     return work
 
@@ -135,6 +136,7 @@ def _add_settled(
     member: Member,
     plane: int,
     state: int,
+    squares: int,
     inner: int,
     pitch: int,
     positions: int,
@@ -146,11 +148,12 @@ def _add_settled(
         tensor=member.index,
         plane=plane,
         state=state,
+        squares=squares,
         inner=inner,
         pitch=pitch,
         positions=positions,
     )
-    work.bytes += 2 * FLOAT * member.layout.numel
+    work.bytes += (3 if squares else 2) * FLOAT * member.layout.numel
 
 
 def _tiles(task: int, elements: int, rows: int) -> torch.Tensor:  # [tiles, 2] int32

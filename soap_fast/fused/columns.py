@@ -94,7 +94,8 @@ PERMUTE = columns("tensor", "source", "target", "numel", "first_axis", "axes")
 PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the identity
 
 # From a plane back to the moment it was gathered from.
-SETTLE = columns("tensor", "plane", "state", "inner", "pitch", "positions")
+# "squares" is the address of exp_avg_sq where exp_avg is settled, else 0.
+SETTLE = columns("tensor", "plane", "state", "squares", "inner", "pitch", "positions")
 
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(

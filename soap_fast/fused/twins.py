@@ -231,9 +231,16 @@ def permute(
     return flat
 
 
-def settle(plane: torch.Tensor, layout: Layout) -> torch.Tensor:  # [d_1 .. d_k]
-    """A moment from the plane [F, P] in which its rotation ended, in the parameter's shape."""
-    return from_plane(plane, layout)
+def settle(
+    plane: torch.Tensor, layout: Layout, exp_avg_sq: torch.Tensor | None = None
+) -> torch.Tensor:  # [d_1 .. d_k]
+    """A moment from the plane [F, P] in which its rotation ended, in the parameter's shape.
+
+    Args:
+        exp_avg_sq: [d_1 .. d_k]; where it is exactly 0, exp_avg is.
+    """
+    moment = from_plane(plane, layout)
+    return moment if exp_avg_sq is None else moment.masked_fill(exp_avg_sq == 0, 0)
 
 
 def count(

@@ -5,9 +5,10 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
 
+#include "apart.h"
 #include "refresh_phases.h"
-#include "report.h"
 
 namespace {
 
@@ -26,8 +27,9 @@ struct Stack {
 
   // All hard factors, or `few` of them: teams of threads are slow to start.
   Stack(int d, bool few) : k(0), d(d) {
+    const std::set<std::string> few_of{"random", "rank 1", "dead rows"};
     for (const auto& [name, factor] : ::factors<T>(d)) {
-      if (name == "indefinite" || (few && name != "random" && name != "rank 1")) continue;
+      if (name == "indefinite" || (few && !few_of.count(name))) continue;
       add(name, factor);
     }
     Matrix<T> broken = gram<T>(d, 1, [](int64_t, int64_t, int64_t) { return 1.0; });
@@ -166,6 +168,8 @@ void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by
   }
   const T share = stack.off_diagonals[i];
   demand(share >= 0 && share <= 1 + T(16 * unit_of<T>(d)), "refresh: off-diagonal share", name, d);
+  check_apart("refresh: zero rows apart", name, stack.taken(stack.factors, stack.selection[i]),
+              basis);
   expect<T>("refresh: QᵀQ - I", team_size, not_orthogonal(basis), unit_of<T>(d), 4, name, d);
   Real worst_entry = 0;
   for (int row = 0; row < d; ++row) {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "matrices.h"
+#include "team.h"
 #include "thread_team.h"
 
 inline bool failed = false;

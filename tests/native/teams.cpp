@@ -6,9 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 
+#include "apart.h"
 #include "cholesky.h"
 #include "eigh_jacobi.h"
+#include "eigh_pack.h"
 #include "householder.h"
 #include "matrices.h"
 #include "refresh_small.h"
@@ -28,6 +31,7 @@ void check_eigh(int size, const std::string& name, const Matrix<T>& k) {
     soap_fast::eigh_by_jacobi(team, d, k.data(), d, 1, workspace.data(), values.data(),
                               basis.data());
   });
+  check_apart("eigh: zero rows apart", name, k, basis);
   expect<T>("eigh: QᵀQ - I", size, not_orthogonal(basis), unit, 4, name, d);
   Real squares = 0;
   for (int i = 0; i < d; ++i) {
@@ -40,6 +44,54 @@ void check_eigh(int size, const std::string& name, const Matrix<T>& k) {
   }
   const Real residual = norm > 0 ? std::sqrt(squares) / norm : std::sqrt(squares);
   expect<T>("eigh: |K - Q diag Qᵀ| / |K|", size, residual, unit, 3.5, name, d);
+}
+
+// What CUDA hands to a library's solver and makes of its answer, with rotations as the solver.
+template <typename T>
+void check_packed(const std::string& name, const Matrix<T>& k) {
+  const int d = int(k.rows), ld = d;
+  std::vector<int32_t> places(d);
+  const int64_t n = soap_fast::place_rows(LoneTeam(), d, k.data(), d, 1, places.data());
+  const T scale =
+      soap_fast::scale_for(soap_fast::largest_of(LoneTeam(), d, k.data(), d, 1),
+                           std::numeric_limits<T>::min(), std::numeric_limits<T>::max());
+  if (scale <= 0 || name == "indefinite") return;
+  Matrix<T> packed(d, d), v(d, d), vectors(d, d), basis(d, d);
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < d; ++j) {
+      packed(i, j) = soap_fast::packed_entry(k.data(), d, 1, scale, places.data(), n, i, j);
+    }
+  }
+  std::vector<T> rotations(soap_fast::jacobi_rotations(d)), ascending(d);
+  demand(soap_fast::jacobi_eigh(LoneTeam(), d, ld, packed.data(), v.data(), rotations.data()),
+         "packed: solved", name, d);
+  std::vector<int> order(d);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int a, int b) { return packed(a, a) < packed(b, b); });
+  for (int c = 0; c < d; ++c) {
+    ascending[c] = packed(order[c], order[c]);
+    for (int i = 0; i < d; ++i) vectors(i, c) = v(order[c], i);
+  }
+  Real squares = 0;
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < d; ++j) {
+      basis(i, j) = soap_fast::basis_entry(vectors.data(), d, 1, d, places.data(), n, i, j);
+    }
+  }
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < d; ++j) {
+      Real total = k(i, j);
+      for (int c = 0; c < d; ++c) {
+        const T value = soap_fast::eigenvalue_of(ascending.data(), scale, d, n, c);
+        total -= Real(basis(i, c)) * value * basis(j, c);
+      }
+      squares += total * total;
+    }
+  }
+  check_apart("packed: zero rows apart", name, k, basis);
+  expect<T>("packed: QᵀQ - I", 1, not_orthogonal(basis), unit_of<T>(d), 4, name, d);
+  expect<T>("packed: |K - Q diag Qᵀ| / |K|", 1, std::sqrt(squares) / norm_of(k), unit_of<T>(d), 3.5,
+            name, d);
 }
 
 // Sizes known to the compiler take the same steps: same bits.
@@ -116,6 +168,7 @@ void check_refresh(int size, const std::string& name, const Matrix<T>& k) {
       demand(column >= 0 && column < d && !seen[column], "refresh: a permutation", name, d);
       if (column >= 0 && column < d) seen[column] = true;
     }
+    check_apart("refresh: zero rows apart", name, k, basis);
     expect<T>("refresh: QᵀQ - I", size, not_orthogonal(basis), unit, 5, name, d);
     Real worst_entry = 0;
     for (int64_t i = 0; i < d; ++i) {
@@ -200,6 +253,7 @@ void check_size(int size, int64_t d) {
   for (const auto& [name, k] : factors<T>(d)) {
     if (d <= soap_fast::kJacobiLargest) check_eigh(size, name, k);
     if (d <= soap_fast::kJacobiLargest) check_refresh(size, name, k);
+    if (size == 1) check_packed(name, k);
     check_householder(size, name, k);
     Matrix<T> shifted = k;  // as in the refresh: the shift makes it definite
     const bool shift = name != "indefinite" && name != "zero" && name != "1e-30";
