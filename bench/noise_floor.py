@@ -35,18 +35,16 @@ def optimizers() -> dict[str, Build]:
 
     plain: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.0}
     return {
-        "soap_fast, eager": lambda p: SOAP(p, backend="eager", **plain),
-        "soap_fast, native": lambda p: SOAP(p, backend="native", **plain),
-        "soap_fast, native, noise_floor=0": lambda p: SOAP(
-            p, backend="native", noise_floor=0, **plain
-        ),
+        "soap_fast, backend eager": lambda p: SOAP(p, backend="eager", **plain),
+        "soap_fast, backend native": lambda p: SOAP(p, backend="native", **plain),
+        "the same, noise_floor=0": lambda p: SOAP(p, backend="native", noise_floor=0, **plain),
         "the reference's algorithm": lambda p: OracleSOAP(p, 1e-2, (0.95, 0.95), 1e-8, 10, 10000),
         "pytorch_optimizer's SOAP": lambda p: Public(p, **plain),
         "torch's Adam": lambda p: torch.optim.Adam(p, lr=1e-2),
     }
 
 
-def one_column(build: Build, scale: float) -> float:
+def unused_columns(build: Build, scale: float) -> float:
     """Of [16, 8] one column has gradients, 45 calls: the most that another entry moved."""
     generator = torch.Generator().manual_seed(0)
     param = torch.nn.Parameter(torch.zeros(16, 8))
@@ -76,7 +74,7 @@ def drift() -> list[dict[str, Any]]:
     return [
         {"kind": "drift", "case": case.__name__, "optimizer": name, "scale": scale,
          "moved": case(build, scale)}
-        for case in (one_column, across_the_span)
+        for case in (unused_columns, across_the_span)
         for name, build in optimizers().items()
         for scale in SCALES
     ]  # fmt: skip
@@ -123,7 +121,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     lines = [
         [name, *(moved[name, case, scale] for case in cases for scale in SCALES)] for name in names
     ]
-    found = table(["moved", *(f"{case}, {s:g}" for case in cases for s in SCALES)], lines)
+    found = table(["moved, at scale", *(f"{case}, {s:g}" for case in cases for s in SCALES)], lines)
     header = ["model", "noise_floor", "rd_loss", "standard_error"]
     trained = [[row[name] for name in header] for row in rows if row["kind"] == "quality"]
     return f"{found}\n{table(header, trained)}" if trained else found
@@ -131,15 +129,15 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--json", default="-", help="where to write the numbers (default: %(default)s)"
-    )
-    parser.add_argument("--out", default="runs/noise_floor", type=Path, help="where runs are kept")
-    parser.add_argument("--drift-only", action="store_true", help="trains nothing")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("bench/results/noise_floor"), help="default: %(default)s")
+    add("--runs", type=Path, default=Path("runs/noise_floor"), help="default: %(default)s")
+    add("--drift-only", action="store_true", help="train nothing")
     options = parser.parse_args()
-    rows = drift() + ([] if options.drift_only else quality(options.out))
-    write(options.json, rows)
-    print(tables(rows), file=sys.stderr)
+    rows = drift() + ([] if options.drift_only else quality(options.runs))
+    write(str(options.out / "result.json"), rows)
+    (options.out / "table.md").write_text(tables(rows))
+    print(tables(rows))
 
 
 if __name__ == "__main__":

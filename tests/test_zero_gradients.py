@@ -135,3 +135,26 @@ def test_no_first_moment_is_carried_where_the_second_is_zero(one_thread, backend
     assert empty.sum() == p.numel() - 8 * 5 * 9
     assert not state["exp_avg"][empty].any()
     assert state["exp_avg"][~empty].all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_with_gradients_now_and_then_move_as_in_float64(one_thread, backend, scale):
+    """Factors have full rank and eigenvalues far apart, so that rounding alone moves nothing."""
+    sizes = 1.5 ** -torch.arange(8, dtype=torch.float64)
+    around = 0.1 * (sizes[:, None] * sizes).sqrt()
+    ends = []
+    for dtype, chosen in ((torch.float64, "eager"), (torch.float32, backend)):
+        generator = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.zeros(8, 8, dtype=dtype))
+        optimizer = SOAP([p], lr=1e-2, weight_decay=0.0, backend=chosen)
+        for call in range(60):
+            normal = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+            grad = scale * (sizes.diag() + around * normal)
+            if call % 5:
+                grad[:, 2] = grad[6] = 0
+            p.grad = grad.to(dtype)
+            optimizer.step()
+        ends.append(p.detach().double())
+    for part in (slice(None), (slice(None), 2), 6):
+        assert (ends[0][part] - ends[1][part]).norm() <= 1e-5 * ends[0][part].norm()
