@@ -11,6 +11,8 @@
     refreshes   [3] int64      bases refreshed, kept, failed, counted over all modes
     off_diagonal [modes]       share of QᵀKQ off its diagonal before the last refresh, or NaN
     phases      list           with a staggered schedule: the phase of each mode's factor, or None
+    owed        Owed           between an update and the refresh that falls due by it, and where a
+                               step was left there: the next step makes it up
 
 Before its first call a parameter has no entry, or `calls` = 0 and `skipped` alone. Tensors are
 float32, float64 for float64 parameters, on the parameter's device. The entries are the only truth:
@@ -33,7 +35,7 @@ from soap_fast.plan import TensorPlan
 
 State = Mapping[torch.Tensor, dict[str, Any]]
 ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
-LATER_KEYS = ("refreshes", "off_diagonal", "phases")  # which old checkpoints do not have
+LATER_KEYS = ("refreshes", "off_diagonal", "phases", "owed")  # which old checkpoints do not have
 
 
 class StackKey(NamedTuple):

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from soap_fast.call import TensorCall
+from soap_fast.call import TensorCall, settling
 from soap_fast.capture import is_staggered
-from soap_fast.carry import Batch, Changes, batches, by_call, old_bases_on_error
+from soap_fast.carry import Batch, Changes, batches, by_call, refreshed, writing_bases
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.due import Planned, Surroundings, plan, tokens_of
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.pieces import apart, joined
+from soap_fast.fused.underway import Underway
 from soap_fast.fused.upload import upload
-from soap_fast.interrupts import held
+from soap_fast.interrupts import at_once, held
 from soap_fast.modes import from_modes, to_modes
 from soap_fast.refresh import LEFT_OUT, Refreshed
 
@@ -30,7 +31,7 @@ RefreshOp = Callable[..., Refreshed]
 # of so many calls in which tensors were missing, which have gradients now and then. Frequencies
 # that differ repeat together after their least common multiple, which may be too many.
 OTHER_SETS, LONGEST_PERIOD = 64, 1024
-CARRIED = "settle exp_avg"  # after this launch state is whole; operands alone are not derived yet
+CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
 
 
 @dataclass
@@ -57,8 +58,8 @@ class DueSet:
 class Refresher:
     """Refreshes the tensors of one engine."""
 
-    def __init__(self, around: Surroundings, launcher: Launcher) -> None:
-        self.around, self.launcher = around, launcher
+    def __init__(self, around: Surroundings, launcher: Launcher, underway: Underway) -> None:
+        self.around, self.launcher, self.underway = around, launcher, underway
         self.device = around.memory.a.device
         self.has_run = False  # and its kernels are loaded
         self.forget()
@@ -92,20 +93,17 @@ class Refresher:
             found = self.due(chosen, [places[i] for i in indices])
             allowed = taken.index_select(0, found.owners)
             counts = [len(selection) for selection in found.selections]
-            with old_bases_on_error(found.batches, found.selections) as carried:
-                results = op(
-                    [batch.K for batch in found.batches],
-                    [batch.Q for batch in found.batches],
-                    found.selections,
-                    list(torch.split(allowed, counts)),
-                    tolerance,
-                )
-                starts = starts_of(results)
-                filled = [late.filled(starts) for late in found.late]
-                lengths = [len(table) for table in filled]
-                late = apart(upload(joined(filled), self.device), lengths)
-                with held:
-                    self._launch(chosen, found, late, results, carried)
+            allowed_by_batch = torch.split(allowed, counts)
+            results, bases = refreshed(
+                found.batches, found.selections, allowed_by_batch, op, tolerance
+            )
+            starts = starts_of(results)
+            filled = [late.filled(starts) for late in found.late]
+            lengths = [len(table) for table in filled]
+            late = apart(upload(joined(filled), self.device), lengths)
+            changes = by_call(found.batches, results, bases)
+            with held:
+                self._launch(chosen, found, late, changes)
         self.has_run = True
 
     def _launch(
@@ -113,26 +111,26 @@ class Refresher:
         calls: Sequence[TensorCall],
         found: DueSet,
         late: Sequence[torch.Tensor],
-        results: Refreshed,
-        carried: set[int],
+        changes: Changes,
     ) -> None:
-        """Carry the moments over; where a launch fails, as a kernel may that is compiled, undo it.
+        """Carry the moments over and write the bases.
 
-        Args:
-            carried: gets the calls whose moments have followed.
+        Where a launch fails before, as a kernel may that is compiled, what others did is undone.
         """
         made: list[str] = []
+        self.underway.refreshing = True
         try:
             for name, launch in found.launches:
                 self.launcher(launch(late))
                 made.append(name)
+                if name == CARRIED:
+                    at_once(writing_bases(changes.values()), settling(calls))
         except BaseException:
             if CARRIED not in made:
-                undo(calls, by_call(found.batches, results), made)
+                undo(calls, changes, made)
             raise
         finally:
-            if CARRIED in made:
-                carried.update(range(len(calls)))
+            self.underway.refreshing = False
 
     def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
