@@ -167,9 +167,10 @@ def by_call(due: Sequence[Batch], results: Refreshed, bases: Sequence[Tensor]) -
     changes: Changes = {}
     for batch, *columns in zip(due, *results, bases, strict=True):
         for position, (index, mode) in enumerate(batch.owners):
-            parts = [column[position] for column in columns]
+            order, carry, outcome, share, new = (column[position] for column in columns)
             old = batch.Q[batch.slots[position]]
-            changes.setdefault(index, {})[mode] = ModeChange(*parts, old)
+            change = ModeChange(order, carry, outcome, share, new, old)
+            changes.setdefault(index, {})[mode] = change
     return changes
 
 

@@ -29,12 +29,13 @@ def at_once(*parts: Iterable[object]) -> None:
     """Exhaust iterators, one after the other, in one call of C code: no Python code runs within.
 
     So what an operator writes and the clock that counts it belong together, whatever a handler
-    does. Hooks of torch's functions and operators, which are Python, are passed over.
+    does. Modes of torch's functions, of which a default device is one, are Python and passed over.
+    Dispatch modes, which count or check operators, are not: who debugs by one must see them all.
 
     Args:
         parts: each a `map` of a function in C over what is there already.
     """
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+    with torch._C.DisableTorchFunction():
         deque(chain.from_iterable(parts), maxlen=0)
 
 

@@ -203,9 +203,8 @@ class TritonBackend(NativeBackend):
             self.by_device_clock = False
             for device in by_device:
                 self.engines[device].forget_uploads()
-                self.engines[
-                    device
-                ].underway.halfway = False  # a capture that failed has done nothing
+                # A capture that failed has done nothing.
+                self.engines[device].underway.halfway = False
 
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         for device, chosen in self._served(calls).items():
@@ -303,13 +302,20 @@ class TritonBackend(NativeBackend):
     def make_up(self, calls: Sequence[TensorCall]) -> None:
         for device, chosen in self._served(calls).items():
             self._engine(device, chosen)  # of all that step now, whoever owes something
-        super().make_up(calls)
+        owing = [(call, call.owed.taken) for call in calls if call.owed is not None]
+        self._refresh([call for call, _ in owing], [flag for _, flag in owing], by_last_step=False)
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         if self.by_device_clock:
             for each in self.engines.values():
                 each.refresh_staggered(self.refresh_op)
             return
+        self._refresh(calls, taken, by_last_step=True)
+
+    def _refresh(
+        self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], *, by_last_step: bool
+    ) -> None:
+        """Refresh by the engines what they step; they know themselves what their last step took."""
         by_engine: dict[torch.device, list[int]] = {}
         others = []
         for index, call in enumerate(calls):
@@ -320,7 +326,9 @@ class TritonBackend(NativeBackend):
         for device, indices in by_engine.items():
             chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
             try:
-                self.engines[device].refresh(chosen, self.refresh_op, flags)
+                self.engines[device].refresh(
+                    chosen, self.refresh_op, None if by_last_step else flags
+                )
             except BaseException:
                 del self.engines[device]  # its operands may be the carrying matrices
                 raise

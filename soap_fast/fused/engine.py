@@ -370,8 +370,7 @@ class Engine:
                 flags = self.taken()
             else:
                 flags = torch.zeros(len(self.params) + 1, dtype=torch.bool, device=self.device)
-                for place, flag in zip(places, taken, strict=True):
-                    flags[place].copy_(flag)
+                torch._foreach_copy_([flags[place] for place in places], list(taken))
             self.refresher.refresh(calls, places, flags, op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
