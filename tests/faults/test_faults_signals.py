@@ -1,0 +1,117 @@
+"""Handlers of any signal save or raise at any line of a step: what is saved loads, and goes on."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from itertools import count
+
+import pytest
+import torch
+from injected import CtrlC
+from signals import NUMBERS, Handlers, Sender, Told
+from soaking import SOAKING, some_of
+from straight import CASES, MOMENTS, Saved, Straight
+from subjects import BACKENDS, one_thread  # noqa: F401
+
+from soap_fast import ambient
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(sys.platform == "win32", reason="has none of these signals"),
+]
+ACTS = ["save", "raise", "save and raise"]
+# Moments of a step at which real signals come; kernels that are interpreted take their time.
+RANDOM = {"eager": 60, "native": 60, "triton": 3}
+LONG = {"eager": 1000, "native": 1000, "triton": 50}
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    # torch's own no_grad around every optimizer's step may be interrupted as it is left.
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("backend", "moment"), CASES)
+def test_at_any_line(backend, moment, act):
+    """Another signal at each, since all are to be held alike."""
+    straight = Straight(backend, MOMENTS[moment])
+    _, optimizer = straight.ready()
+    with CtrlC() as lines:
+        optimizer.step()
+    most = 2 if backend == "triton" else 40
+    for at, number in zip(some_of(lines.count, most, soaking=400), cycle(), strict=False):
+        params, optimizer = straight.ready()
+        handlers = Handlers(optimizer, params, ACTS)
+        with CtrlC(at, number, lambda handlers=handlers: handlers.act(act)) as sent:
+            raised = steps(optimizer, handlers)
+        where = f"{act} at line {at} of {lines.count}, {sent.raised_in}"
+        check(straight, optimizer, params, handlers, raised, where)
+
+
+def cycle():
+    return (NUMBERS[place % len(NUMBERS)] for place in count())
+
+
+def steps(optimizer, handlers) -> bool:
+    """One step, as far as it comes; whether an exception ended it."""
+    try:
+        optimizer.step()
+        handlers.waiting = False
+    except Told:
+        return True
+    finally:
+        torch.set_grad_enabled(True)
+    return False
+
+
+def check(straight, optimizer, params, handlers, raised, where) -> None:
+    assert not handlers.refused, (where, handlers.refused)
+    left = straight.check_saved(Saved.of(optimizer, params), f"{where}, afterwards")
+    assert raised or left == ["after"] * len(params), (where, left)
+    for number, saved in enumerate(handlers.saved):
+        straight.check_saved(saved, f"{where}, save {number}")
+    assert ambient._precision._inside == 0, where
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_signals_at_random_moments(backend):
+    seed = random.SystemRandom().randrange(2**32) if SOAKING else 0
+    at_random(backend, (LONG if SOAKING else RANDOM)[backend], random.Random(seed), f"seed {seed}")
+
+
+def at_random(backend: str, moments: int, chosen: random.Random, where: str) -> None:
+    cases = [case.values[1] for case in CASES if case.values[0] == backend]
+    straights = [Straight(backend, MOMENTS[moment]) for moment in cases]
+    saves = raises = 0
+    with Sender(chosen) as sender:
+        for moment in range(moments):
+            straight = chosen.choice(straights)
+            lasting = duration(straight)
+            params, optimizer = straight.ready()
+            acts = chosen.sample(ACTS, len(ACTS))
+            with Handlers(optimizer, params, acts) as handlers:
+                try:
+                    sender.send(1.2 * lasting)
+                    raised = steps(optimizer, handlers)
+                except Told:  # before the step, or behind it
+                    raised = True
+                handlers.waiting = False
+                sender.wait()
+            check(straight, optimizer, params, handlers, raised, f"{where}, moment {moment}")
+            saves, raises = saves + len(handlers.saved), raises + raised
+    assert saves > moments // 4
+    assert raises > moments // 4
+
+
+def duration(straight: Straight, known: dict[int, float] = {}) -> float:  # noqa: B006
+    """Seconds of the step, by its first time."""
+    if id(straight) not in known:
+        _, optimizer = straight.ready()
+        start = time.perf_counter()
+        optimizer.step()
+        known[id(straight)] = time.perf_counter() - start
+    return known[id(straight)]
