@@ -65,6 +65,7 @@ class _Held:
             self._exchange()
             self._depth = 1
         except BaseException:
+            self._depth = 0
             self._put_back()
             raise
 
@@ -77,6 +78,9 @@ class _Held:
         self._holder = None
         try:
             self._put_back()
+        except BaseException:
+            self._put_back()
+            raise
         finally:
             self._raise_noted()
 

@@ -12,10 +12,8 @@ from straight import Saved
 from subjects import SOAP
 
 # Of those that trainers are told by: to save, to end, that a worker has died, that time is up.
-NUMBERS = [
-    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGALRM, signal.SIGCHLD,
-]  # fmt: skip
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD")
+NUMBERS = [int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
 EACH = 3  # signals a moment
 SENDER = """
 import os, sys, time
@@ -48,7 +46,7 @@ class Sender:
     def send(self, within: float) -> None:
         """Some from now on, within so many seconds."""
         delays = sorted(self.chosen.uniform(0, within) for _ in range(EACH))
-        numbers = [int(self.chosen.choice(NUMBERS)) for _ in delays]
+        numbers = [self.chosen.choice(NUMBERS) for _ in delays]
         both = zip(delays, numbers, strict=True)
         self.process.stdin.write(" ".join(f"{d}:{n}" for d, n in both) + "\n")
         self.process.stdin.flush()

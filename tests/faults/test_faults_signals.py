@@ -61,7 +61,9 @@ def steps(optimizer, handlers) -> bool:
     try:
         optimizer.step()
         handlers.waiting = False
-    except Told:
+    except Exception as error:
+        if not isinstance(error.__cause__ or error, Told):  # Triton's interpreter wraps what it can
+            raise
         return True
     finally:
         torch.set_grad_enabled(True)
@@ -99,8 +101,9 @@ def at_random(backend: str, moments: int, chosen: random.Random, where: str) -> 
                     raised = steps(optimizer, handlers)
                 except Told:  # before the step, or behind it
                     raised = True
-                handlers.waiting = False
-                sender.wait()
+                finally:
+                    handlers.waiting = False
+                    sender.wait()  # or the rest would end this process
             check(straight, optimizer, params, handlers, raised, f"{where}, moment {moment}")
             saves, raises = saves + len(handlers.saved), raises + raised
     assert saves > moments // 4
