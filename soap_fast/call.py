@@ -82,9 +82,11 @@ class TensorCall:
     def _due_after(self, after_first: int) -> list[int]:
         """The modes whose refresh falls to the call with so many before it, the first left out."""
         frequency = self.options.precondition_frequency
+        if self.options.refresh_schedule == "periodic" and after_first % frequency:
+            return []
         modes = [mode for mode, size in enumerate(self.plan.factors) if size is not None]
         if self.options.refresh_schedule == "periodic":
-            return modes if after_first % frequency == 0 else []
+            return modes
         phases = self.state["phases"]
         return [mode for mode in modes if (after_first - phases[mode]) % frequency == 0]
 

@@ -30,6 +30,7 @@ class Batch:
     Q: torch.Tensor  # [n, d, d]
     slots: list[int] = field(default_factory=list)
     owners: list[tuple[int, int]] = field(default_factory=list)  # index of a call, mode
+    all_due: torch.Tensor | None = None  # [k] int32, 0, 1 .., once it was asked for
 
     def selection(self) -> torch.Tensor:  # [k] int32
         slots = torch.tensor(self.slots, dtype=torch.int32, device="cpu")
@@ -38,16 +39,17 @@ class Batch:
         return slots.to(self.K.device, non_blocking=True)
 
     def copied(self, selection: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """K and a copy of Q, and which of them are due; of others there is nothing in it.
+        """Factors and bases that are due, [k, d, d] each, and a selection of all of them.
 
         Args:
             selection: that of this batch.
         """
-        bases = self.Q.index_select(0, selection)  # [k, d, d]
+        bases = self.Q.index_select(0, selection)
         if self.slots == list(range(len(self.K))):
             return self.K, bases, selection
-        everything = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
-        return self.K.index_select(0, selection), bases, everything
+        if self.all_due is None:
+            self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
+        return self.K.index_select(0, selection), bases, self.all_due
 
 
 @dataclass

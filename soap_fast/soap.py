@@ -186,7 +186,7 @@ class SOAP(torch.optim.Optimizer):
             with ranges.named("update"):
                 taken = self._backend.update(later)
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
-            due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
+            due = [pair for pair in zip(later, taken, strict=True) if pair[0].owed]
             with ranges.named("refresh"):
                 self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
         if not capturing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import lcm
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from soap_fast.call import TensorCall, settling
 from soap_fast.capture import is_staggered
-from soap_fast.carry import Batch, Changes, batches, by_call, refreshed, writing_bases
+from soap_fast.carry import Batch, Changes, batches, by_call, refreshed
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.due import Planned, Surroundings, plan, tokens_of
 from soap_fast.fused.launcher import Launch, Launcher
@@ -41,6 +42,7 @@ class DueSet:
     Attributes:
         batches: their factors by stack.
         selections: [k] int32 per batch.
+        slots: [k] int64 per batch, the same.
         owners: [all k] int64, the tensor of each factor.
         late: tables that wait for addresses of results.
         launches: in order, by name, given these tables.
@@ -49,6 +51,7 @@ class DueSet:
 
     batches: list[Batch]
     selections: list[torch.Tensor]
+    slots: list[torch.Tensor]
     owners: torch.Tensor
     late: tuple[Template, ...]
     launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
@@ -73,6 +76,7 @@ class Refresher:
         """All tensors on the device that refreshes read at every turn."""
         for found in self.sets.values():
             yield from found.in_use
+            yield from (b.all_due for b in found.batches if b.all_due is not None)
 
     def refresh(
         self,
@@ -93,17 +97,14 @@ class Refresher:
             found = self.due(chosen, [places[i] for i in indices])
             allowed = taken.index_select(0, found.owners)
             counts = [len(selection) for selection in found.selections]
-            allowed_by_batch = torch.split(allowed, counts)
-            results, bases = refreshed(
-                found.batches, found.selections, allowed_by_batch, op, tolerance
-            )
+            by_batch = torch.split(allowed, counts)
+            results, bases = refreshed(found.batches, found.selections, by_batch, op, tolerance)
             starts = starts_of(results)
             filled = [late.filled(starts) for late in found.late]
             lengths = [len(table) for table in filled]
             late = apart(upload(joined(filled), self.device), lengths)
-            changes = by_call(found.batches, results, bases)
             with held:
-                self._launch(chosen, found, late, changes)
+                self._launch(chosen, found, late, results, bases)
         self.has_run = True
 
     def _launch(
@@ -111,23 +112,26 @@ class Refresher:
         calls: Sequence[TensorCall],
         found: DueSet,
         late: Sequence[torch.Tensor],
-        changes: Changes,
+        results: Refreshed,
+        bases: Sequence[torch.Tensor],
     ) -> None:
         """Carry the moments over and write the bases.
 
         Where a launch fails before, as a kernel may that is compiled, what others did is undone.
         """
         made: list[str] = []
+        stacks = [batch.Q for batch in found.batches]
+        writing = map(torch.Tensor.index_copy_, stacks, repeat(0), found.slots, bases)
         self.underway.refreshing = True
         try:
             for name, launch in found.launches:
                 self.launcher(launch(late))
                 made.append(name)
                 if name == CARRIED:
-                    at_once(writing_bases(changes.values()), settling(calls))
+                    at_once(writing, settling(calls))
         except BaseException:
             if CARRIED not in made:
-                undo(calls, changes, made)
+                undo(calls, by_call(found.batches, results, bases), made)
             raise
         finally:
             self.underway.refreshing = False
@@ -159,13 +163,14 @@ class Refresher:
         places_of = [places[index] for batch in found for index, _ in batch.owners]
         owners = upload(torch.tensor(places_of, dtype=torch.int64), self.device)
         selections = [batch.selection() for batch in found]
-        in_use = [owners, *selections]
+        slots = [selection.long() for selection in selections]
+        in_use = [owners, *selections, *slots]
         for batch in found:
             in_use += [batch.K, batch.Q]
         launches = [
             (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
         ]
-        return DueSet(found, selections, owners, planned.late, launches, in_use)
+        return DueSet(found, selections, slots, owners, planned.late, launches, in_use)
 
     def _on_device(
         self, planned: Planned, in_use: list[torch.Tensor]
