@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from operator import setitem
+from operator import add, getitem, setitem
 from typing import Any, NamedTuple
 
 import torch
@@ -118,19 +118,19 @@ Parts = tuple[Iterable[object], ...]  # of `at_once`
 
 def counting(calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> Parts:
     """For `at_once` behind what they write: calls are counted, and owe what falls due by them."""
-    states = [call.state for call in calls]
     owing, owed = [], []
     for call, flag in zip(calls, taken, strict=True):
         modes = call._due_after(call.state["calls"])
         if modes:
             owing.append(call.state)
             owed.append(Owed(modes, flag))
-    clocks = [state["calls"] + 1 for state in states]
-    return moving(states, clocks), map(setitem, owing, repeat("owed"), owed)
+    states = [call.state for call in calls]
+    return moving(states), map(setitem, owing, repeat("owed"), owed)
 
 
-def moving(states: Sequence[dict[str, Any]], clocks: Sequence[int]) -> Iterable[object]:
-    """For `at_once`: `calls` of these entries."""
+def moving(states: Sequence[dict[str, Any]]) -> Iterable[object]:
+    """For `at_once`: `calls` of these entries, by one."""
+    clocks = map(add, map(getitem, states, repeat("calls")), repeat(1))
     return map(setitem, states, repeat("calls"), clocks)
 
 

@@ -260,8 +260,7 @@ class SOAP(torch.optim.Optimizer):
         """
         if not self._in_graphs:
             raise RuntimeError("no step of this optimizer has been captured in a CUDA graph")
-        states = [self.state[param] for param in self._in_graphs]
-        at_once(moving(states, [state["calls"] + 1 for state in states]))
+        at_once(moving([self.state[param] for param in self._in_graphs]))
         self._backend.replayed()
 
     def _begin(self, calls: list[TensorCall]) -> None:

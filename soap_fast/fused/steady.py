@@ -81,9 +81,8 @@ class Steady:
             self.engine.accept(addresses, params)
             with named("update"):
                 torch.autograd.graph.increment_version(params)
-                clocks = [entry["calls"] + 1 for entry in self.states]
                 left = map(setattr, (self,), ("left",), (self.left - 1,))
-                self.engine.run(scaling, moving(self.states, clocks), left)
+                self.engine.run(scaling, moving(self.states), left)
             return True
 
     def _options_are_known(self, groups: Groups) -> bool:

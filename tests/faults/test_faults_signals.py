@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sys
 import time
-from itertools import count
 
 import pytest
 import torch
@@ -34,26 +33,22 @@ def as_before():
     torch.set_grad_enabled(True)
 
 
-@pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(("backend", "moment"), CASES)
-def test_at_any_line(backend, moment, act):
-    """Another signal at each, since all are to be held alike."""
+def test_at_any_line(backend, moment):
+    """Another signal and another act at each, since all are to be met alike."""
     straight = Straight(backend, MOMENTS[moment])
     _, optimizer = straight.ready()
     with CtrlC() as lines:
         optimizer.step()
-    most = 2 if backend == "triton" else 40
-    for at, number in zip(some_of(lines.count, most, soaking=400), cycle(), strict=False):
+    most = {"most": 3, "soaking": 30} if backend == "triton" else {"most": 120}
+    for place, at in enumerate(some_of(lines.count, **most)):
+        number, act = NUMBERS[place % len(NUMBERS)], ACTS[place % len(ACTS)]
         params, optimizer = straight.ready()
         handlers = Handlers(optimizer, params, ACTS)
-        with CtrlC(at, number, lambda handlers=handlers: handlers.act(act)) as sent:
+        with CtrlC(at, number, lambda handlers=handlers, act=act: handlers.act(act)) as sent:
             raised = steps(optimizer, handlers)
         where = f"{act} at line {at} of {lines.count}, {sent.raised_in}"
         check(straight, optimizer, params, handlers, raised, where)
-
-
-def cycle():
-    return (NUMBERS[place % len(NUMBERS)] for place in count())
 
 
 def steps(optimizer, handlers) -> bool:
