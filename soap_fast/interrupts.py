@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from itertools import chain
 from types import FrameType
 
@@ -30,12 +31,13 @@ def at_once(*parts: Iterable[object]) -> None:
 
     So what an operator writes and the clock that counts it belong together, whatever a handler
     does. Modes of torch's functions, of which a default device is one, are Python and passed over.
-    Dispatch modes, which count or check operators, are not: who debugs by one must see them all.
+    Dispatch modes, which count or check operators, go on seeing them, and handlers wait for these.
 
     Args:
         parts: each a `map` of a function in C over what is there already.
     """
-    with torch._C.DisableTorchFunction():
+    watched = torch._C._len_torch_dispatch_stack() > 0
+    with held if watched else nullcontext(), torch._C.DisableTorchFunction():
         deque(chain.from_iterable(parts), maxlen=0)
 
 

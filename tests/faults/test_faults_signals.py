@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import time
 
@@ -12,7 +13,9 @@ from injected import CtrlC
 from signals import NUMBERS, Handlers, Sender, Told
 from soaking import SOAKING, some_of
 from straight import CASES, MOMENTS, Saved, Straight
+from streams import backends
 from subjects import BACKENDS, one_thread  # noqa: F401
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from soap_fast import ambient
 
@@ -72,6 +75,36 @@ def check(straight, optimizer, params, handlers, raised, where) -> None:
     for number, saved in enumerate(handlers.saved):
         straight.check_saved(saved, f"{where}, save {number}")
     assert ambient._precision._inside == 0, where
+
+
+class Signalling(TorchDispatchMode):
+    """Sends a signal behind operator number `at`, in Python code that is called by the operator."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.at, self.count = at, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if self.count == self.at:
+            signal.raise_signal(NUMBERS[self.at % len(NUMBERS)])
+        self.count += 1
+        return result
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_behind_any_operator_that_a_mode_sees(backend):
+    straight = Straight(backend, MOMENTS["refresh"])
+    _, optimizer = straight.ready()
+    with Signalling() as operators:
+        optimizer.step()
+    for at in some_of(operators.count, 60):
+        params, optimizer = straight.ready()
+        act = ACTS[at % len(ACTS)]
+        with Handlers(optimizer, params, [act]) as handlers, Signalling(at):
+            raised = steps(optimizer, handlers)
+        where = f"{act} at operator {at} of {operators.count}"
+        check(straight, optimizer, params, handlers, raised, where)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
