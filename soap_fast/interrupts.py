@@ -67,7 +67,7 @@ class _Held:
             self._exchange()
             self._depth = 1
         except BaseException:
-            self._depth = 0
+            self._depth, self._holder = 0, None
             self._put_back()
             raise
 
@@ -109,7 +109,8 @@ class _Held:
 
     def _put_back(self) -> None:
         for number, handler in self._handlers.items():
-            set_handler(number, handler)
+            if get_handler(number) == self._note:  # and no handler has put another one there
+                set_handler(number, handler)
 
     def _raise_noted(self) -> None:
         """Once more, all that came: where the handler of one raises, the others' still run."""
