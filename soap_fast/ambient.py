@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -27,59 +27,77 @@ def neutral(device_types: Iterable[str]) -> Iterator[None]:
 
     In a process that was forked, on the threads that it has.
     """
-    stack = ExitStack()
+    # What is found is noted before any of it is changed, and put back as often as one likes:
+    # a handler of a signal may raise on the way in, and once more on the way out.
+    casting = [one for one in device_types if torch.is_autocast_enabled(one)]
+    with_grad, seldom, mine = torch.is_grad_enabled(), ExitStack(), object()
+
+    def put_back() -> None:
+        _precision.leave(mine)
+        torch._C._set_grad_enabled(with_grad)
+        for device_type in casting:
+            torch.set_autocast_enabled(device_type, True)
+        with held if elsewhere or alone else nullcontext():
+            seldom.close()
+
+    elsewhere, alone = torch.get_default_device().type != "cpu", forks.lost_threads()
     try:
-        with held:  # what has been entered is known to be
-            for device_type in device_types:
-                if torch.is_autocast_enabled(device_type):
-                    stack.enter_context(torch.autocast(device_type, enabled=False))
-            if torch.get_default_device().type != "cpu":
-                stack.enter_context(torch.device("cpu"))
-            stack.enter_context(torch.no_grad())
-            forks.note_work()
-            if forks.lost_threads():
-                stack.enter_context(forks.on_own_threads())
-            stack.enter_context(_precision)
+        for device_type in casting:
+            torch.set_autocast_enabled(device_type, False)
+        torch._C._set_grad_enabled(False)
+        forks.note_work()
+        if elsewhere or alone:
+            with held:  # what has been entered is known to be
+                if elsewhere:
+                    seldom.enter_context(torch.device("cpu"))
+                if alone:
+                    seldom.enter_context(forks.on_own_threads())
+        _precision.enter(mine)
         yield
     finally:
         try:
-            with held:
-                stack.close()
+            put_back()
         finally:
-            stack.close()  # should an interrupt have come before it was held
+            put_back()
 
 
 class _FullPrecision:
     """Holds the process-wide matmul precision at full float32 while any thread is inside.
 
     The first thread to enter remembers the settings and the last to leave restores them: two
-    optimizers stepping on two threads must not restore each other's override.
+    optimizers stepping on two threads must not restore each other's override. Leaving once more
+    completes what an exception has cut off.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
+        self._lock = threading.RLock()
+        self._users: set[object] = set()
         self._found: dict[tuple[str, str], str] = {}
         self._found_legacy: str | None = None
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._override()
-            self._inside += 1
+    @property
+    def _inside(self) -> int:
+        return len(self._users)
 
-    def __exit__(self, *error: object) -> None:
+    def enter(self, user: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
+            first = not self._users
+            self._users.add(user)
+            if first:
+                self._override()
+
+    def leave(self, user: object) -> None:
+        with self._lock:
+            self._users.discard(user)
+            if not self._users:
                 self._restore()
 
     def _override(self) -> None:
-        self._found = {setting: _get(*setting) for setting in SETTINGS}
-        if all(value in FULL_PRECISION for value in self._found.values()):
-            self._found = {}
+        found = {setting: _get(*setting) for setting in SETTINGS}
+        if all(value in FULL_PRECISION for value in found.values()):
             return
         self._found_legacy = _legacy_precision()
+        self._found = found  # from here on there is something to restore
         if self._found_legacy is not None:
             torch.set_float32_matmul_precision("highest")
         for setting in SETTINGS:
@@ -93,6 +111,7 @@ class _FullPrecision:
         for (backend, op), value in self._found.items():
             # Equal to what its backend says: it was inherited, and goes on being so.
             _set(backend, op, "none" if value == _get(backend, "all") else value)
+        self._found = {}
 
 
 _precision = _FullPrecision()

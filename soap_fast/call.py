@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import add, getitem, setitem
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +33,18 @@ class Scaling(NamedTuple):
 UNSCALED = Scaling()
 
 
+class Owed(NamedTuple):
+    """A refresh that fell due by a call of a tensor and is not made yet.
+
+    Attributes:
+        modes: whose bases it is of.
+        taken: [] bool, whether the call's step was taken; where not, nothing is refreshed.
+    """
+
+    modes: list[int]
+    taken: torch.Tensor
+
+
 @dataclass(frozen=True)
 class TensorCall:
     """A parameter with a gradient, checked.
@@ -54,12 +69,24 @@ class TensorCall:
     def is_first(self) -> bool:
         return not self.state["calls"]
 
+    @property
+    def owed(self) -> Owed | None:
+        found: Owed | None = self.state.get("owed")
+        return found
+
     def modes_due(self) -> list[int]:
         """The modes whose bases this call, already counted in `calls`, refreshes at its end."""
-        after_first, frequency = self.state["calls"] - 1, self.options.precondition_frequency
+        owed = self.owed
+        return self._due_after(self.state["calls"] - 1) if owed is None else owed.modes
+
+    def _due_after(self, after_first: int) -> list[int]:
+        """The modes whose refresh falls to the call with so many before it, the first left out."""
+        frequency = self.options.precondition_frequency
+        if self.options.refresh_schedule == "periodic" and after_first % frequency:
+            return []
         modes = [mode for mode, size in enumerate(self.plan.factors) if size is not None]
         if self.options.refresh_schedule == "periodic":
-            return modes if after_first % frequency == 0 else []
+            return modes
         phases = self.state["phases"]
         return [mode for mode in modes if (after_first - phases[mode]) % frequency == 0]
 
@@ -84,6 +111,32 @@ class TensorCall:
         if found is None:
             return usable
         return usable & (found.to(grad.device, non_blocking=True) == 0).reshape(())
+
+
+Parts = tuple[Iterable[object], ...]  # of `at_once`
+
+
+def counting(calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> Parts:
+    """For `at_once` behind what they write: calls are counted, and owe what falls due by them."""
+    owing, owed = [], []
+    for call, flag in zip(calls, taken, strict=True):
+        modes = call._due_after(call.state["calls"])
+        if modes:
+            owing.append(call.state)
+            owed.append(Owed(modes, flag))
+    states = [call.state for call in calls]
+    return moving(states), map(setitem, owing, repeat("owed"), owed)
+
+
+def moving(states: Sequence[dict[str, Any]]) -> Iterable[object]:
+    """For `at_once`: `calls` of these entries, by one."""
+    clocks = map(add, map(getitem, states, repeat("calls")), repeat(1))
+    return map(setitem, states, repeat("calls"), clocks)
+
+
+def settling(calls: Sequence[TensorCall]) -> Iterable[object]:
+    """For `at_once` behind what it writes: the refresh that these calls owe is made."""
+    return map(dict.pop, [call.state for call in calls], repeat("owed"), repeat(None))
 
 
 def state_dtype(param: torch.Tensor) -> torch.dtype:

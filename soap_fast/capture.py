@@ -36,6 +36,11 @@ def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str]
                 "has not been stepped yet, and a first call waits for the device: take two steps "
                 "outside of the capture first"
             )
+        if call.owed is not None:
+            return call, (
+                "owes a refresh from a step that was interrupted, which the graph would repeat for "
+                "ever: take a step outside of the capture first"
+            )
         lr = call.options.lr
         if not isinstance(lr, torch.Tensor) or lr.device != call.param.device:
             return call, (

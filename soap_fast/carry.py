@@ -1,16 +1,17 @@
-"""A refresh of whole tensors: their factors stack by stack, then their moments carried over."""
+"""A refresh of whole tensors: their factors stack by stack, then their moments carried over.
+
+The operator works on copies of the bases. A tensor's own are written with its moments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from soap_fast.call import TensorCall
-from soap_fast.interrupts import held
+from soap_fast.call import TensorCall, settling
 from soap_fast.modes import from_modes, rotate, to_modes
 from soap_fast.ranges import station
 from soap_fast.refresh import FAILED, KEPT, REFRESHED, Refreshed
@@ -18,7 +19,7 @@ from soap_fast.update import commit
 
 RefreshOp = Callable[..., Refreshed]
 Changes = dict[int, dict[int, "ModeChange"]]  # by index of the call and by mode
-CarryOp = Callable[[Sequence[TensorCall], Sequence[Tensor], Changes], Iterator[int]]
+CarryOp = Callable[[Sequence[TensorCall], Sequence[Tensor], Changes], None]
 
 
 @dataclass
@@ -29,12 +30,26 @@ class Batch:
     Q: torch.Tensor  # [n, d, d]
     slots: list[int] = field(default_factory=list)
     owners: list[tuple[int, int]] = field(default_factory=list)  # index of a call, mode
+    all_due: torch.Tensor | None = None  # [k] int32, 0, 1 .., once it was asked for
 
     def selection(self) -> torch.Tensor:  # [k] int32
         slots = torch.tensor(self.slots, dtype=torch.int32, device="cpu")
         if self.K.device.type == "cuda":  # from other memory the copy would wait for the device
             slots = slots.pin_memory()
         return slots.to(self.K.device, non_blocking=True)
+
+    def copied(self, selection: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors and bases that are due, [k, d, d] each, and a selection of all of them.
+
+        Args:
+            selection: that of this batch.
+        """
+        bases = self.Q.index_select(0, selection)
+        if self.slots == list(range(len(self.K))):
+            return self.K, bases, selection
+        if self.all_due is None:
+            self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
+        return self.K.index_select(0, selection), bases, self.all_due
 
 
 @dataclass
@@ -45,15 +60,23 @@ class ModeChange:
     carry: torch.Tensor  # [d, d]
     outcome: torch.Tensor  # [] int64
     off_diagonal: torch.Tensor  # []
+    new: torch.Tensor | None = None  # [d, d], the basis; None where it is written already
+    old: torch.Tensor | None = None  # [d, d], that of the state, to be written
 
 
 def carry_each(
     calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
-) -> Iterator[int]:
-    """Carry the moments of each tensor over and count its outcomes; yields the index of each."""
+) -> None:
+    """Write the bases of each tensor, carry its moments over and count its outcomes."""
     for index, call in enumerate(calls):
         _carry(call, taken[index], changes[index])
-        yield index
+
+
+def writing_bases(changes: Iterable[Mapping[int, ModeChange]]) -> Iterable[object]:
+    """For `at_once`: new bases to their places."""
+    both = [(c.old, c.new) for by_mode in changes for c in by_mode.values() if c.new is not None]
+    pairs = [list(side) for side in zip(*both, strict=True)]
+    return map(torch._foreach_copy_, *([side] for side in pairs)) if pairs else ()
 
 
 def refresh_tensors(
@@ -64,8 +87,7 @@ def refresh_tensors(
 ) -> None:
     """Refresh the factors of these tensors that are due, and carry exp_avg and exp_avg_sq along.
 
-    A tensor's bases and moments change together or not at all: what goes wrong before its moments
-    are carried over gives it its old bases back.
+    A tensor's bases and moments change together or not at all, and with them it owes no refresh.
 
     Args:
         calls: tensors with factors due, K already updated by this call's gradient.
@@ -89,35 +111,22 @@ def _refresh_together(
     carry: CarryOp,
     tolerance: float,
 ) -> None:
-    selections = [batch.selection() for batch in due]
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
-    with old_bases_on_error(due, selections) as carried:
-        results = op([b.K for b in due], [b.Q for b in due], selections, allowed, tolerance)
-        changes = by_call(due, results)
-        with held:
-            carried.update(carry(calls, taken, changes))
+    results, bases = refreshed(due, [batch.selection() for batch in due], allowed, op, tolerance)
+    carry(calls, taken, by_call(due, results, bases))
 
 
-@contextmanager
-def old_bases_on_error(due: Sequence[Batch], selections: Sequence[Tensor]) -> Iterator[set[int]]:
-    """Within it bases change; after an exception only those of calls in the yielded set have."""
-    before = [
-        batch.Q.index_select(0, chosen) for batch, chosen in zip(due, selections, strict=True)
-    ]
-    carried: set[int] = set()
-    try:
-        yield carried
-    except BaseException:
-        with held:
-            _put_back(due, before, carried)
-        raise
-
-
-def _put_back(due: Sequence[Batch], before: Sequence[Tensor], carried: set[int]) -> None:
-    for batch, old in zip(due, before, strict=True):
-        for position, (slot, (index, _)) in enumerate(zip(batch.slots, batch.owners, strict=True)):
-            if index not in carried:
-                batch.Q[slot].copy_(old[position])
+def refreshed(
+    due: Sequence[Batch],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    op: RefreshOp,
+    tolerance: float,
+) -> tuple[Refreshed, list[Tensor]]:
+    """What the operator makes of copies of these bases, and the copies, [k, d, d] each."""
+    copies = [batch.copied(chosen) for batch, chosen in zip(due, selections, strict=True)]
+    factors, bases, chosen = ([copy[i] for copy in copies] for i in range(3))
+    return op(factors, bases, chosen, list(allowed), tolerance), bases
 
 
 def batches(
@@ -155,13 +164,15 @@ def _stack_of(view: torch.Tensor) -> tuple[torch.Tensor, int]:
     return view.as_strided((n, d, d), (d * d, d, 1), 0), slot
 
 
-def by_call(due: Sequence[Batch], results: Refreshed) -> Changes:
-    """The results by call and mode."""
+def by_call(due: Sequence[Batch], results: Refreshed, bases: Sequence[Tensor]) -> Changes:
+    """The results and the new bases by call and mode."""
     changes: Changes = {}
-    for batch, columns in zip(due, zip(*results, strict=True), strict=True):
+    for batch, *columns in zip(due, *results, bases, strict=True):
         for position, (index, mode) in enumerate(batch.owners):
-            parts = (column[position] for column in columns)
-            changes.setdefault(index, {})[mode] = ModeChange(*parts)
+            order, carry, outcome, share, new = (column[position] for column in columns)
+            old = batch.Q[batch.slots[position]]
+            change = ModeChange(order, carry, outcome, share, new, old)
+            changes.setdefault(index, {})[mode] = change
     return changes
 
 
@@ -189,4 +200,5 @@ def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]
         (exp_avg_sq, state["exp_avg_sq"]),
         (off_diagonal, state["off_diagonal"]),
         (state["refreshes"] + torch.stack(counts), state["refreshes"]),
+        then=(writing_bases([changes]), settling([call])),
     )

@@ -10,7 +10,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from soap_fast import layouts
-from soap_fast.call import state_dtype
+from soap_fast.call import Owed, state_dtype
 from soap_fast.options import plain_options, plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
 from soap_fast.state import ENTRY_KEYS, NOT_SAVED, entries, not_saved, refresh_counters
@@ -48,10 +48,15 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
                 "delete its entry of optimizer.state"
             )
     others = _others(state, set(indices.values()))
+    begun = {param: entry for param, entry in entries(state) if entry}
     written = {
-        "state": {indices[p]: _snapshot(_saved(e), HOST) for p, e in entries(state) if e} | others,
+        "state": {indices[p]: _snapshot(_saved(e), HOST) for p, e in begun.items()} | others,
         "param_groups": [
-            {**_snapshot(plain_options(options)), "params": [indices[p] for p in params]}
+            {
+                **_snapshot(plain_options(options)),
+                **_owed(params, begun),
+                "params": [indices[p] for p in params],
+            }
             for options, params in map(_split, groups)
         ],
     }
@@ -88,6 +93,17 @@ def _others(state: Mapping[Any, Any], indices: set[int]) -> dict[Any, Any]:
     return {key: _snapshot(value) for key, value in others.items()}
 
 
+def _owed(params: list[torch.Tensor], begun: State) -> dict[str, list[list[int]]]:
+    """What a group says of refreshes that a step has left to the next one; mostly nothing.
+
+    `owed` has for each parameter the modes that owe one. It is no part of the entries, which are
+    those of tensors to which none falls due.
+    """
+    found = (begun.get(param, {}).get("owed") for param in params)
+    owed = [owed.modes if owed is not None and bool(owed.taken) else [] for owed in found]
+    return {"owed": owed} if any(owed) else {}
+
+
 def _split(group: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]]:
     options = {key: value for key, value in group.items() if key != "params"}
     return options, group["params"]
@@ -121,6 +137,8 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
     for saved, group in zip(saved_groups, groups, strict=True):
         # An option a layout does not know keeps the value this optimizer was built with.
         options = _snapshot(layouts.group_options(saved, layout))
+        owed = options.pop("owed", [[]] * len(group["params"]))
+        _require(_is_list_for(owed, group["params"]), f"its group has owed={owed!r}")
         merged = plain_options({**group, **options, "params": group["params"]})
         planning, _ = plan_options(merged), step_options(merged)
         new_groups.append(merged)
@@ -139,6 +157,8 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
                     continue
                 entry = layouts.entry_to_ours(entry, saved, plan, layout)
                 state[param] = {**own, **_own(_checked(entry, plan), param, plan)}
+                if owed[index]:
+                    state[param]["owed"] = _owing(owed[index], plan, param)
             except ValueError as error:
                 name = merged.get("param_names", {index: f"parameter {key}"})[index]
                 raise ValueError(f"the state_dict does not fit: {name}: {error}") from None
@@ -146,6 +166,17 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
     strangers = sorted(str(key) for key, value in others.items() if _is_entry(value))
     _require(not strangers, f"the state_dict has state for parameters {strangers} of no group")
     return new_groups, {**state, **_snapshot(others)}
+
+
+def _is_list_for(owed: Any, params: list[torch.Tensor]) -> bool:
+    """Whether the group's `owed` has a list for each of its parameters."""
+    return isinstance(owed, list) and list(map(type, owed)) == [list] * len(params)
+
+
+def _owing(modes: list[Any], plan: TensorPlan, param: torch.Tensor) -> Owed:
+    factors = [mode for mode, size in enumerate(plan.factors) if size is not None]
+    _require(all(mode in factors for mode in modes), f"owed={modes!r} are not modes with a factor")
+    return Owed(modes, torch.ones((), dtype=torch.bool, device=param.device))
 
 
 def _is_entry(value: Any) -> bool:

@@ -7,7 +7,7 @@ other. csrc/step.h names what the tables hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from soap_fast import extension
-from soap_fast.call import TensorCall
-from soap_fast.carry import ModeChange
+from soap_fast.call import TensorCall, counting, settling
+from soap_fast.carry import ModeChange, writing_bases
 from soap_fast.fused.layout import Layout, axes_of, layout_of
 from soap_fast.fused.memory import adopt_moments, state_addresses, straighten_bases
-from soap_fast.interrupts import held
+from soap_fast.interrupts import at_once
 from soap_fast.plan import JOINT
 from soap_fast.rounding import noise_scale
 
@@ -61,22 +61,20 @@ class CpuStep:
         for call in calls:
             moved |= self._follow(call)
         order = [id(call.param) for call in calls]
-        self._order = before
         if moved or order != before:
-            self._order = []
             self._stack(order)
+        else:
+            self._order = before
         self._reserve(max(call.param.numel() for call in calls))
         options = torch.tensor(
             [_options(call) for call in calls], dtype=torch.float64, device="cpu"
         )
         taken = torch.empty(len(calls), dtype=torch.bool, device="cpu")
+        flags = list(taken.unbind())
         tables = (self._tensors, options, self._modes, self._walks)
-        with held:
-            torch.ops.soap_fast.step_(*tables, self._workspace, taken)
-            torch.autograd.graph.increment_version([call.param for call in calls])
-            for call in calls:
-                call.state["calls"] += 1
-        return list(taken.unbind())
+        torch.autograd.graph.increment_version([call.param for call in calls])
+        at_once(_calling("step_", *tables, self._workspace, taken), *counting(calls, flags))
+        return flags
 
     def carry(
         self,
@@ -84,9 +82,9 @@ class CpuStep:
         taken: Sequence[torch.Tensor],
         changes: Sequence[Mapping[int, ModeChange]],
     ) -> None:
-        """As `carry_each` of soap_fast/carry.py: moments follow their bases, outcomes are counted.
+        """As `carry_each` of soap_fast/carry.py: bases, the moments that follow, and the counters.
 
-        All calls are served and have just taken their step, or left it out.
+        All calls are served.
         """
         if not calls:
             return
@@ -95,8 +93,9 @@ class CpuStep:
         largest_first = sorted(together, key=lambda one: -one[0].param.numel())
         tensors = [_carried(*one, modes) for one in largest_first]
         self._reserve(max(call.param.numel() for call in calls))
-        tables = (torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in (tensors, modes))
-        torch.ops.soap_fast.carry_(*tables, self._workspace)
+        tables = [torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in (tensors, modes)]
+        moments = _calling("carry_", *tables, self._workspace)
+        at_once(moments, writing_bases(changes), settling(calls))
 
     def _follow(self, call: TensorCall) -> bool:
         """Whether anything of a tensor lies elsewhere than at the last step."""
@@ -138,6 +137,12 @@ class CpuStep:
         threads = torch.get_num_threads()
         if self._workspace.shape[0] != threads or self._workspace.shape[1] < elements:
             self._workspace = torch.empty(threads, elements, dtype=torch.float32, device="cpu")
+
+
+def _calling(operator: str, *arguments: torch.Tensor) -> Iterable[object]:
+    """For `at_once`: an operator of the extension, by its function in C."""
+    found = getattr(torch.ops.soap_fast, operator).default._op
+    return map(found, *((argument,) for argument in arguments))
 
 
 class _Rows:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from soap_fast.interrupts import held
+
 if TYPE_CHECKING:
     from soap_fast.soap import SOAP
 
@@ -62,6 +64,8 @@ class GraphedStep:
             self._generation = self.optimizer._generation
             self._graphs.clear()
             self._taken = {True: 0, False: 0}
+        if self.optimizer._underway:  # it was left, and may owe what no graph has in it
+            return self._on_side_stream()
         refreshes = self.refreshes_next()
         if refreshes not in self._graphs:
             if self._taken[refreshes] < self._before_capture(refreshes):
@@ -69,8 +73,9 @@ class GraphedStep:
                 return self._on_side_stream()
             self.optimizer.prepare_capture()
             self._capture(refreshes)
-        self._graphs[refreshes].replay()
-        self.optimizer.replayed()
+        with held:  # what was replayed is counted
+            self._graphs[refreshes].replay()
+            self.optimizer.replayed()
         return self._results[refreshes]
 
     def _before_capture(self, refreshes: bool) -> int:

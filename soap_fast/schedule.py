@@ -10,9 +10,12 @@ come later move nobody.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import setitem
 from typing import Any, NamedTuple
 
 from soap_fast.call import TensorCall
+from soap_fast.interrupts import at_once
 from soap_fast.state import State
 
 Phases = list[int | None]  # per mode, None without a factor
@@ -70,8 +73,7 @@ def assign_phases(calls: Sequence[TensorCall], peers: Iterable[dict[str, Any]]) 
         for mode in unit.modes:
             calls_then = step + calls[unit.call].state["calls"]
             phases[unit.call][mode] = (calls_then - 1) % frequency + 1
-    for call, given in zip(calls, phases, strict=True):
-        call.state["phases"] = given
+    at_once(map(setitem, [call.state for call in calls], repeat("phases"), phases))
 
 
 def _units(costs: Sequence[Sequence[int]], share: float) -> Iterable[Unit]:

@@ -13,8 +13,8 @@ from torch.optim.optimizer import ParamsT
 
 from soap_fast import ambient, capture, checkpoint, checks, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
-from soap_fast.call import Scaling, TensorCall
-from soap_fast.interrupts import held
+from soap_fast.call import Scaling, TensorCall, moving
+from soap_fast.interrupts import at_once, held
 from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
 from soap_fast.plan import plan_tensor
@@ -105,6 +105,7 @@ class SOAP(torch.optim.Optimizer):
         self._choose_backend(backend, input_precision)
         self._in_graphs: list[torch.Tensor] = []
         self._generation = 0  # of the memory that the state lies in, which graphs hold on to
+        self._underway = False  # a step, or one was left by an exception
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -173,6 +174,7 @@ class SOAP(torch.optim.Optimizer):
         if not capturing and self._backend.steady_step(self.param_groups, self.state, scaling):
             return loss
         calls = list(self._calls(scaling))
+        self._underway = True
         with (
             ambient.neutral({call.param.device.type for call in calls}),
             self._captured(calls) if capturing else nullcontext(),
@@ -182,16 +184,19 @@ class SOAP(torch.optim.Optimizer):
             with ranges.named("begin"):
                 self._begin([call for call in calls if call.is_first])
             assign_missing_phases(later, self.param_groups, self.state)
+            if any(call.owed for call in later):
+                self._backend.make_up(later)
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
             with ranges.named("update"):
                 taken = self._backend.update(later)
             # Every f-th: Q = QR(K Q), columns by descending eigenvalue; v permuted, m carried over.
-            due = [pair for pair in zip(later, taken, strict=True) if pair[0].modes_due()]
+            due = [pair for pair in zip(later, taken, strict=True) if pair[0].owed]
             with ranges.named("refresh"):
                 self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
         if not capturing:
             self._backend.settle(self.param_groups, self.state, calls)
+        self._underway = False
         return loss
 
     def _calls(
@@ -236,6 +241,7 @@ class SOAP(torch.optim.Optimizer):
         finally:
             for call, clock in zip(calls, clocks, strict=True):
                 call.state["calls"] = clock
+                call.state.pop("owed", None)
         self._in_graphs = [call.param for call in calls]
 
     def prepare_capture(self) -> None:
@@ -259,8 +265,7 @@ class SOAP(torch.optim.Optimizer):
         """
         if not self._in_graphs:
             raise RuntimeError("no step of this optimizer has been captured in a CUDA graph")
-        for param in self._in_graphs:
-            self.state[param]["calls"] += 1
+        at_once(moving([self.state[param] for param in self._in_graphs]))
         self._backend.replayed()
 
     def _begin(self, calls: list[TensorCall]) -> None:
@@ -274,14 +279,13 @@ class SOAP(torch.optim.Optimizer):
             call.param: {**call.state, **fresh(call.param, call.plan, call.state["skipped"])}
             for call in calls
         }
-        # From here on nothing is allocated: all of these tensors begin, or none.
-        with held:
-            self._generation += bool(begun)
-            self.state.update(begun)
-            bind(stacks, self.state)
-            for call in left_out:
-                call.state["skipped"].add_(1)
-                self.state[call.param] = call.state
+        # Those in the state already see their factors at two places on the way, of equal values.
+        bind(stacks, {**self.state, **begun})
+        self._generation += bool(begun)
+        self.state.update(begun)  # all of these tensors begin, or none
+        for call in left_out:
+            call.state["skipped"].add_(1)
+            self.state[call.param] = call.state
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Counters by kind and parameter; reading them waits for the device, keeping them does not.
@@ -389,7 +393,7 @@ class SOAP(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
         state = dict(state)
-        self._in_graphs, self._generation = [], 0
+        self._in_graphs, self._generation, self._underway = [], 0, False
         asked = state.pop("requested_backend", None), state.pop("input_precision", "tf32x3")
         self._choose_backend(*asked)
         super().__setstate__(state)

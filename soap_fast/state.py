@@ -12,6 +12,8 @@
     off_diagonal [modes]       share of QᵀKQ off its diagonal before the last refresh, or NaN
     phases      list           with a staggered schedule: the phase of each mode's factor, or None
     held_back   [] int64       entries that took no step at the last update (rounding.py); not saved
+    owed        Owed           between an update and the refresh that falls due by it, and where a
+                               step was left there: the next step makes it up
 
 Before its first call a parameter has no entry, or `calls` = 0 and `skipped` alone. Tensors are
 float32, float64 for float64 parameters, on the parameter's device. The entries are the only truth:
@@ -35,7 +37,7 @@ from soap_fast.plan import TensorPlan
 State = Mapping[torch.Tensor, dict[str, Any]]
 ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
 LATER_KEYS = ("refreshes", "off_diagonal", "phases")  # which old checkpoints do not have
-NOT_SAVED = ("held_back",)
+NOT_SAVED = ("held_back", "owed")  # "owed" is, in its group
 
 
 class StackKey(NamedTuple):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from soap_fast.call import TensorCall
-from soap_fast.interrupts import held
+from soap_fast.call import Parts, TensorCall, counting
+from soap_fast.interrupts import at_once
 from soap_fast.modes import grams, rotate, rotate_back
 from soap_fast.ranges import station
 from soap_fast.rounding import noise_floor
@@ -43,18 +43,17 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     param = param - size * direction
     param = param - decay(call, grad.dtype) * param  # on the already updated parameter
 
-    with held:
-        commit(
-            taken,
-            (step, state["step"]),
-            (exp_avg, state["exp_avg"]),
-            (exp_avg_sq, state["exp_avg_sq"]),
-            (param.to(call.param.dtype), call.param),
-            (held_back.sum(), state["held_back"]),
-            *((new, old) for new, old in zip(factors, state["GG"], strict=True) if new is not None),
-            count=state["skipped"],
-        )
-        state["calls"] += 1
+    commit(
+        taken,
+        (step, state["step"]),
+        (exp_avg, state["exp_avg"]),
+        (exp_avg_sq, state["exp_avg_sq"]),
+        (param.to(call.param.dtype), call.param),
+        (held_back.sum(), state["held_back"]),
+        *((new, old) for new, old in zip(factors, state["GG"], strict=True) if new is not None),
+        count=state["skipped"],
+        then=counting([call], [taken]),
+    )
     return taken
 
 
@@ -125,20 +124,22 @@ def commit(
     taken: torch.Tensor,
     *changes: tuple[torch.Tensor, torch.Tensor],
     count: torch.Tensor | None = None,
+    then: Parts = (),
 ) -> None:
     """Write every (new, old) where the step is taken, in place; without a sync, all or nothing.
 
-    All memory is taken before the first write, and the writes are one call, which no interrupt
-    divides.
+    All memory is taken before the first write, and the writes are one call, which no handler of a
+    signal divides.
 
     Args:
         taken: [] bool, on the tensors' device.
         changes: pairs of equal shape and dtype.
         count: [] int64, incremented where the step is not taken.
+        then: what belongs to the writes, for `at_once`.
     """
     old = [old for _, old in changes]
     new = [torch.where(taken, new, old) for new, old in changes]
     if count is not None:
         old.append(count)
         new.append(count + taken.logical_not())
-    torch._foreach_copy_(old, new)
+    at_once(map(torch._foreach_copy_, (old,), (new,)), *then)

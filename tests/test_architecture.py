@@ -44,6 +44,7 @@ ORDER = [
     "fused.option_rows",
     "fused.memory",
     "fused.works",
+    "fused.underway",
     "fused.launcher",
     "fused.tables",
     "fused.work",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +135,7 @@ def _carry(case: Case) -> Call:
     backend: Any = _backend(case)
     taken = [torch.ones((), dtype=torch.bool, device=case.device) for _ in calls]
     changes = {index: _changes(call) for index, call in enumerate(calls)}
-    return lambda: deque(backend.carry(calls, taken, changes), maxlen=0)
+    return lambda: backend.carry(calls, taken, changes)
 
 
 def _changes(call: TensorCall) -> dict[int, ModeChange]:

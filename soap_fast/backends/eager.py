@@ -5,7 +5,7 @@ Runs on any device and in float64; needs neither the extension nor Triton.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -133,15 +133,20 @@ class EagerBackend:
         """One step for each tensor after its first call. Returns which were taken, [] bool each."""
         return [update(call) for call in calls]
 
+    def make_up(self, calls: Sequence[TensorCall]) -> None:
+        """Ahead of the update of these calls: the refreshes that steps before still owe."""
+        owing = [(call, call.owed.taken) for call in calls if call.owed is not None]
+        self.refresh([call for call, _ in owing], [flag for _, flag in owing])
+
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         """Refresh the bases of these tensors that are due, each unless its step was left out."""
         refresh_tensors(calls, taken, self.refresh_op, self.carry)
 
     def carry(
         self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
-    ) -> Iterator[int]:
-        """Carry moments over to the new bases; yields the index of each call that has been."""
-        return carry_each(calls, taken, changes)
+    ) -> None:
+        """Write new bases and carry moments over to them."""
+        carry_each(calls, taken, changes)
 
     def eigh(self, factors: list[torch.Tensor], selections: list[torch.Tensor]) -> Pairs:
         return eigh_eager(factors, selections)

@@ -6,7 +6,7 @@ are computed as `eager` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -77,16 +77,14 @@ class NativeBackend(EagerBackend):
 
     def carry(
         self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
-    ) -> Iterator[int]:
+    ) -> None:
         ours = [i for i, call in enumerate(calls) if self.device_types != () and serves(call)]
         rest = [i for i in range(len(calls)) if i not in set(ours)]
         self.step.carry(
             [calls[i] for i in ours], [taken[i] for i in ours], [changes[i] for i in ours]
         )
-        yield from ours
         others = {place: changes[i] for place, i in enumerate(rest)}
-        for place in carry_each([calls[i] for i in rest], [taken[i] for i in rest], others):
-            yield rest[place]
+        carry_each([calls[i] for i in rest], [taken[i] for i in rest], others)
 
     def refuses(self, param: torch.Tensor) -> str | None:
         kind = param.device.type

@@ -15,7 +15,7 @@ import torch
 from soap_fast import extension
 from soap_fast.backends.native import BestOn, NativeBackend
 from soap_fast.backends.requirements import interpreted, unfit_for_triton
-from soap_fast.call import Scaling, TensorCall, state_dtype
+from soap_fast.call import Scaling, TensorCall, counting, state_dtype
 from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.option_rows import reads_lr
@@ -152,7 +152,7 @@ class TritonBackend(NativeBackend):
 
     def check_whole(self) -> None:
         for engine in self.engines.values():
-            engine.check_whole()
+            engine.underway.check_whole()
         self.follow_streams()
 
     def follow_streams(self, devices: Iterable[torch.device] = ()) -> None:
@@ -203,7 +203,8 @@ class TritonBackend(NativeBackend):
             self.by_device_clock = False
             for device in by_device:
                 self.engines[device].forget_uploads()
-                self.engines[device].halfway = False  # a capture that failed has done nothing
+                # A capture that failed has done nothing.
+                self.engines[device].underway.halfway = False
 
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         for device, chosen in self._served(calls).items():
@@ -248,16 +249,15 @@ class TritonBackend(NativeBackend):
         grads = [None if call is None else call.grad for call in found]
         options = [calls[0].options if call is None else call.options for call in found]
         present = [call for call in found if call is not None]
+        taken, noting = engine.noting_taken()
+        flags = {id(call.param): taken[engine.places[id(call.param)]] for call in present}
+        counted = counting(present, [flags[id(call.param)] for call in present])
         with held:  # what was uploaded is known to be, and what was launched is counted
             engine.follow_stream(call.grad for call in present)
             engine.upload(grads, options)
-            engine.run(calls[0].scaling)
             torch.autograd.graph.increment_version([call.param for call in present])
-            for call in present:
-                call.state["calls"] += 1
-        flags = engine.taken()
-        places = {id(param): place for place, param in enumerate(engine.params)}
-        return [flags[places[id(call.param)]] for call in calls]
+            engine.run(calls[0].scaling, noting, *counted)
+        return [flags[id(call.param)] for call in calls]
 
     def _engine(self, device: torch.device, calls: list[TensorCall]) -> Engine:
         """The engine of a device, made anew where tensors joined or their state moved."""
@@ -266,7 +266,7 @@ class TritonBackend(NativeBackend):
         engine = self.engines.get(device)
         if engine is None or not engine.holds(calls):
             if engine is not None:
-                engine.check_whole()
+                engine.underway.check_whole()
             order = self._order_on(device)
             engine = Engine(calls, self._launcher(device), self.input_precision, order)
             engine.derive_operands()
@@ -299,21 +299,36 @@ class TritonBackend(NativeBackend):
         with products_by(self._launcher(device), self.input_precision):
             return super().by_extension(*arguments)
 
+    def make_up(self, calls: Sequence[TensorCall]) -> None:
+        for device, chosen in self._served(calls).items():
+            self._engine(device, chosen)  # of all that step now, whoever owes something
+        owing = [(call, call.owed.taken) for call in calls if call.owed is not None]
+        self._refresh([call for call, _ in owing], [flag for _, flag in owing], by_last_step=False)
+
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         if self.by_device_clock:
             for each in self.engines.values():
                 each.refresh_staggered(self.refresh_op)
             return
-        by_engine: dict[torch.device, list[TensorCall]] = {}
+        self._refresh(calls, taken, by_last_step=True)
+
+    def _refresh(
+        self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], *, by_last_step: bool
+    ) -> None:
+        """Refresh by the engines what they step; they know themselves what their last step took."""
+        by_engine: dict[torch.device, list[int]] = {}
         others = []
         for index, call in enumerate(calls):
             if self.serves(call):
-                by_engine.setdefault(call.param.device, []).append(call)
+                by_engine.setdefault(call.param.device, []).append(index)
             else:
                 others.append(index)
-        for device, chosen in by_engine.items():
+        for device, indices in by_engine.items():
+            chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
             try:
-                self.engines[device].refresh(chosen, self.refresh_op)
+                self.engines[device].refresh(
+                    chosen, self.refresh_op, None if by_last_step else flags
+                )
             except BaseException:
                 del self.engines[device]  # its operands may be the carrying matrices
                 raise

@@ -20,16 +20,12 @@ from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.stream_order import StreamOrder
 from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.underway import Underway
 from soap_fast.fused.upload import upload, upload_into
 from soap_fast.fused.work import Work
 from soap_fast.fused.works import Station, Strided
 from soap_fast.options import StepOptions
 from soap_fast.refresh import Refreshed
-
-HALFWAY = (
-    "a launch failed when others of its step had been made: parameters and state lie between two "
-    "steps; load the last state_dict, and the parameters that were saved with it"
-)
 
 
 class Engine:
@@ -39,9 +35,6 @@ class Engine:
     else that changes between steps lies in tables on the device as well: addresses and strides of
     gradients and parameters, options, clocks. They are compared on the host and uploaded when they
     differ, which nothing waits for.
-
-    Attributes:
-        halfway: whether a step is underway, or was left before its last launch.
     """
 
     def __init__(
@@ -75,7 +68,8 @@ class Engine:
         self._fixed_launches()
         self.gather = self.clock = self.apply = Launch("none", (), {}, 0)  # until an upload
         self.staggered: list[StaggeredSet] = []
-        self._scaled = self.halfway = False
+        self._scaled = False
+        self.underway = Underway()
         around = Surroundings(
             self.states,
             self.memory,
@@ -83,7 +77,7 @@ class Engine:
             (self.tensors, self.options, self.directions),
             self._sum_precision(),
         )
-        self.refresher = Refresher(around, launcher)
+        self.refresher = Refresher(around, launcher, self.underway)
         self.forget_uploads()
         self.places = {id(param): place for place, param in enumerate(self.params)}
         self._known = [state_addresses(call) for call in calls]
@@ -311,32 +305,23 @@ class Engine:
 
     # A step -----------------------------------------------------------------------------------
 
-    def check_whole(self) -> None:
-        if self.halfway:
-            raise RuntimeError(HALFWAY)
-
-    def run(self, scaling: Scaling) -> None:
+    def run(self, scaling: Scaling, *counted: Iterable[object]) -> None:
         """One step, launched; its stream has followed the last one, and all is uploaded.
+
+        Args:
+            counted: what belongs to the last launch, for `at_once`.
 
         Raises:
             RuntimeError: an earlier one has failed between its launches.
         """
-        self.check_whole()
-        launcher = self.launcher
+        self.underway.check_whole()
+        norm = (self.norm,) if self._normalizes else ()
         with self._guard:
             if scaling.given or self._scaled:
                 self._scale(scaling)
-            launcher(self.gather)  # which writes to the workspace alone
-            self.halfway = True
-            launcher(self.clock)
-            for launch in self.before:
-                launcher(launch)
-            if self._normalizes:
-                launcher(self.norm)
-            for launch in self.after:
-                launcher(launch)
-            launcher(self.apply)
-            self.halfway = False
+            self.launcher(self.gather)  # which writes to the workspace alone
+            launches = (self.clock, *self.before, *norm, *self.after, self.apply)
+            self.underway.launch(self.launcher, launches, *counted)
 
     def _scale(self, scaling: Scaling) -> None:
         """What a gradient scaler handed over for this step, or its absence."""
@@ -354,7 +339,15 @@ class Engine:
 
     def taken(self) -> torch.Tensor:  # [n + 1] bool
         """Which tensors took the last step, on the device; the one behind them never does."""
-        return self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]] != 0
+        return self._taken_column() != 0
+
+    def noting_taken(self) -> tuple[torch.Tensor, Iterable[object]]:
+        """What `taken` will say of the coming step: memory for it, and for `at_once` to note it."""
+        flags = torch.empty(len(self.params) + 1, dtype=torch.bool, device=self.device)
+        return flags, map(torch.Tensor.copy_, (flags,), (self._taken_column(),))
+
+    def _taken_column(self) -> torch.Tensor:  # [n + 1] float32
+        return self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]
 
     def derive_operands(self) -> None:
         """Of bases that this engine has not refreshed itself."""
@@ -363,12 +356,26 @@ class Engine:
             for launch in self.derive:
                 self.launcher(launch)
 
-    def refresh(self, calls: Sequence[TensorCall], op: Callable[..., Refreshed]) -> None:
-        """Refresh what is due of these tensors, whose step was the last one."""
+    def refresh(
+        self,
+        calls: Sequence[TensorCall],
+        op: Callable[..., Refreshed],
+        taken: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        """Refresh what is due of these tensors.
+
+        Args:
+            taken: [] bool per call, whether its step was taken; None where it was the last one.
+        """
         places = [self.places[id(call.param)] for call in calls]
         self.follow_stream()
         with self._guard:
-            self.refresher.refresh(calls, places, self.taken(), op)
+            if taken is None:
+                flags = self.taken()
+            else:
+                flags = torch.zeros(len(self.params) + 1, dtype=torch.bool, device=self.device)
+                torch._foreach_copy_([flags[place] for place in places], list(taken))
+            self.refresher.refresh(calls, places, flags, op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
         """Upload what a graph of staggered refreshes reads, ahead of its capture."""

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import lcm
 from typing import Any
 
 import torch
 
-from soap_fast.call import TensorCall
+from soap_fast.call import TensorCall, settling
 from soap_fast.capture import is_staggered
-from soap_fast.carry import Batch, Changes, batches, by_call, old_bases_on_error
+from soap_fast.carry import Batch, Changes, batches, by_call, refreshed
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.due import Planned, Surroundings, plan, tokens_of
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.pieces import apart, joined
+from soap_fast.fused.underway import Underway
 from soap_fast.fused.upload import upload
-from soap_fast.interrupts import held
+from soap_fast.interrupts import at_once, held
 from soap_fast.modes import from_modes, to_modes
 from soap_fast.refresh import LEFT_OUT, Refreshed
 
@@ -30,7 +32,7 @@ RefreshOp = Callable[..., Refreshed]
 # of so many calls in which tensors were missing, which have gradients now and then. Frequencies
 # that differ repeat together after their least common multiple, which may be too many.
 OTHER_SETS, LONGEST_PERIOD = 64, 1024
-CARRIED = "settle exp_avg"  # after this launch state is whole; operands alone are not derived yet
+CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
 
 
 @dataclass
@@ -40,6 +42,7 @@ class DueSet:
     Attributes:
         batches: their factors by stack.
         selections: [k] int32 per batch.
+        slots: [k] int64 per batch, the same.
         owners: [all k] int64, the tensor of each factor.
         late: tables that wait for addresses of results.
         launches: in order, by name, given these tables.
@@ -48,6 +51,7 @@ class DueSet:
 
     batches: list[Batch]
     selections: list[torch.Tensor]
+    slots: list[torch.Tensor]
     owners: torch.Tensor
     late: tuple[Template, ...]
     launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
@@ -57,8 +61,8 @@ class DueSet:
 class Refresher:
     """Refreshes the tensors of one engine."""
 
-    def __init__(self, around: Surroundings, launcher: Launcher) -> None:
-        self.around, self.launcher = around, launcher
+    def __init__(self, around: Surroundings, launcher: Launcher, underway: Underway) -> None:
+        self.around, self.launcher, self.underway = around, launcher, underway
         self.device = around.memory.a.device
         self.has_run = False  # and its kernels are loaded
         self.forget()
@@ -72,6 +76,7 @@ class Refresher:
         """All tensors on the device that refreshes read at every turn."""
         for found in self.sets.values():
             yield from found.in_use
+            yield from (b.all_due for b in found.batches if b.all_due is not None)
 
     def refresh(
         self,
@@ -92,20 +97,14 @@ class Refresher:
             found = self.due(chosen, [places[i] for i in indices])
             allowed = taken.index_select(0, found.owners)
             counts = [len(selection) for selection in found.selections]
-            with old_bases_on_error(found.batches, found.selections) as carried:
-                results = op(
-                    [batch.K for batch in found.batches],
-                    [batch.Q for batch in found.batches],
-                    found.selections,
-                    list(torch.split(allowed, counts)),
-                    tolerance,
-                )
-                starts = starts_of(results)
-                filled = [late.filled(starts) for late in found.late]
-                lengths = [len(table) for table in filled]
-                late = apart(upload(joined(filled), self.device), lengths)
-                with held:
-                    self._launch(chosen, found, late, results, carried)
+            by_batch = torch.split(allowed, counts)
+            results, bases = refreshed(found.batches, found.selections, by_batch, op, tolerance)
+            starts = starts_of(results)
+            filled = [late.filled(starts) for late in found.late]
+            lengths = [len(table) for table in filled]
+            late = apart(upload(joined(filled), self.device), lengths)
+            with held:
+                self._launch(chosen, found, late, results, bases)
         self.has_run = True
 
     def _launch(
@@ -114,25 +113,28 @@ class Refresher:
         found: DueSet,
         late: Sequence[torch.Tensor],
         results: Refreshed,
-        carried: set[int],
+        bases: Sequence[torch.Tensor],
     ) -> None:
-        """Carry the moments over; where a launch fails, as a kernel may that is compiled, undo it.
+        """Carry the moments over and write the bases.
 
-        Args:
-            carried: gets the calls whose moments have followed.
+        Where a launch fails before, as a kernel may that is compiled, what others did is undone.
         """
         made: list[str] = []
+        stacks = [batch.Q for batch in found.batches]
+        writing = map(torch.Tensor.index_copy_, stacks, repeat(0), found.slots, bases)
+        self.underway.refreshing = True
         try:
             for name, launch in found.launches:
                 self.launcher(launch(late))
                 made.append(name)
+                if name == CARRIED:
+                    at_once(writing, settling(calls))
         except BaseException:
             if CARRIED not in made:
-                undo(calls, by_call(found.batches, results), made)
+                undo(calls, by_call(found.batches, results, bases), made)
             raise
         finally:
-            if CARRIED in made:
-                carried.update(range(len(calls)))
+            self.underway.refreshing = False
 
     def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
@@ -161,13 +163,14 @@ class Refresher:
         places_of = [places[index] for batch in found for index, _ in batch.owners]
         owners = upload(torch.tensor(places_of, dtype=torch.int64), self.device)
         selections = [batch.selection() for batch in found]
-        in_use = [owners, *selections]
+        slots = [selection.long() for selection in selections]
+        in_use = [owners, *selections, *slots]
         for batch in found:
             in_use += [batch.K, batch.Q]
         launches = [
             (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
         ]
-        return DueSet(found, selections, owners, planned.late, launches, in_use)
+        return DueSet(found, selections, slots, owners, planned.late, launches, in_use)
 
     def _on_device(
         self, planned: Planned, in_use: list[torch.Tensor]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from soap_fast.call import Scaling, TensorCall
+from soap_fast.call import Scaling, TensorCall, moving
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.fused.metadata import Metadata
@@ -80,11 +80,9 @@ class Steady:
                 return False
             self.engine.accept(addresses, params)
             with named("update"):
-                self.engine.run(scaling)
-            torch.autograd.graph.increment_version(params)
-            for entry in self.states:
-                entry["calls"] += 1
-            self.left -= 1
+                torch.autograd.graph.increment_version(params)
+                left = map(setattr, (self,), ("left",), (self.left - 1,))
+                self.engine.run(scaling, moving(self.states), left)
             return True
 
     def _options_are_known(self, groups: Groups) -> bool:

@@ -1,4 +1,4 @@
-"""Faults put into the middle of a step: memory that runs out, a Ctrl-C, a launch that fails."""
+"""Faults put into the middle of a step: memory that runs out, a signal, a launch that fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -66,8 +66,13 @@ def launches_that_allocate_nothing() -> Iterator[None]:
         yield
 
 
+def interrupt() -> None:
+    """What a handler does whose signal is Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 class CtrlC:
-    """Presses Ctrl-C once, as a line of soap_fast is about to run.
+    """Presses Ctrl-C once, or sends another signal, as a line of soap_fast is about to run.
 
     Python raises it where it looks for signals and nowhere else: as functions begin, after calls,
     and as loops turn. So the signal is only made pending here, by a trace function that is C code
@@ -76,35 +81,45 @@ class CtrlC:
 
     Attributes:
         at: number of the line, in the order of their running; None only counts them.
+        number: of the signal.
+        act: what its handler does.
         count: of lines so far.
         first, last: by function, the numbers of the first and the last of its lines so far.
         raised_in: function and line that were interrupted.
     """
 
-    def __init__(self, at: int | None = None) -> None:
+    def __init__(
+        self,
+        at: int | None = None,
+        number: int = signal.SIGINT,
+        act: Callable[[], object] = interrupt,
+    ) -> None:
         self.at, self.count, self.raised_in = at, 0, "nowhere"
+        self.number, self.act = number, act
         self.first: dict[CodeType, int] = {}
         self.last: dict[CodeType, int] = {}
-        prototype = ctypes.PYFUNCTYPE(None, *[ctypes.py_object] * 3)  # frame, event, argument
-        # Neither function takes any argument, and what a caller puts into registers is not read.
-        self.press = prototype(("PyErr_SetInterrupt", ctypes.pythonapi))
-        self.ignore = prototype(("Py_IsInitialized", ctypes.pythonapi))
+        called_with = [ctypes.py_object] * 3  # frame, event, argument
+        # What a caller puts into registers beyond a function's own arguments is not read.
+        prototype = ctypes.PYFUNCTYPE(None, ctypes.c_int, *called_with)
+        always = ((5, "number", int(number)), (1, "frame"), (1, "event"), (1, "argument"))
+        self.press = prototype(("PyErr_SetInterruptEx", ctypes.pythonapi), always)
+        self.ignore = ctypes.PYFUNCTYPE(None, *called_with)(("Py_IsInitialized", ctypes.pythonapi))
 
     def __enter__(self) -> CtrlC:
         self.tracing = sys.gettrace()
-        self.handler = signal.signal(signal.SIGINT, self._handle)
+        self.handler = signal.signal(self.number, self._handle)
         sys.settrace(self._call)
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.settrace(self.tracing)
-        signal.signal(signal.SIGINT, self.handler)
+        signal.signal(self.number, self.handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         sys.settrace(None)  # pressed once
         if frame is not None:
             self.raised_in = f"{frame.f_code.co_name}, line {frame.f_lineno}"
-        raise KeyboardInterrupt
+        self.act()
 
     def _call(self, frame: FrameType, event: str, argument: object):
         name = frame.f_code.co_filename

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from streams import assert_same_bits, through_a_file
 from subjects import (
@@ -25,8 +27,8 @@ CASES = for_each([("first",), ("refresh",)], [("first",), ("steady",), ("refresh
 class Straight:
     """Every tensor before, at and after call `moment`, and some calls later.
 
-    `not_refreshed` is what a call leaves whose update was taken and whose refresh was not: bases
-    stay, as they do where a refresh fails, until they are due again.
+    `not_refreshed` is what a call leaves whose update was taken and whose refresh was not: that
+    is made up for ahead of the tensor's next update.
     """
 
     def __init__(self, backend: str, moment: int) -> None:
@@ -76,11 +78,7 @@ class Straight:
 
     def check_what_follows(self, optimizer: SOAP, params, left: list[str], where: str) -> None:
         """Saved and loaded it goes on alike; a step retried makes up for the fault."""
-        others, loaded = built(self.backend)
-        loaded.load_state_dict(through_a_file(optimizer.state_dict()))
-        for param, value in zip(others, params, strict=True):
-            param.data.copy_(value.data)
-
+        others, loaded = self.loaded(Saved.of(optimizer, params))
         # The very same gradients, of which something may be known already.
         retried = [p.grad if s == "before" else None for p, s in zip(params, left, strict=True)]
         expected = ["after" if what == "before" else what for what in left]
@@ -94,9 +92,40 @@ class Straight:
             both.append(tensor_by_tensor(run, own))
             assert_orthogonal(run)
         assert_same_bits(*both, where)
-        for place, (entry, state) in enumerate(zip(both[0], expected, strict=True)):
-            if state == "after":
-                assert_same_bits(entry, self.end[place], f"{where}, tensor {place}")
+        for place, entry in enumerate(both[0]):
+            assert_same_bits(entry, self.end[place], f"{where}, tensor {place}")
+
+    def loaded(self, saved: Saved) -> tuple[list[torch.nn.Parameter], SOAP]:
+        params, optimizer = built(self.backend)
+        optimizer.load_state_dict(through_a_file(saved.state_dict))
+        with torch.no_grad():
+            for param, value in zip(params, saved.values, strict=True):
+                param.copy_(value)
+        return params, optimizer
+
+    def check_saved(self, saved: Saved, where: str) -> list[str]:
+        """What was saved at any time of the call loads, and each tensor by itself goes on."""
+        params, optimizer = self.loaded(saved)
+        left = self.found(optimizer, params)
+        assert "torn" not in left, (where, left)
+        coming = gradients(params, self.moment)
+        give(params, [g if s == "before" else None for g, s in zip(coming, left, strict=True)])
+        optimizer.step()
+        take(optimizer, params, self.later)
+        assert_same_bits(tensor_by_tensor(optimizer, params), self.end, where)
+        return left
+
+
+@dataclass
+class Saved:
+    """What a checkpoint has of an optimizer and its parameters."""
+
+    state_dict: dict
+    values: list[torch.Tensor]
+
+    @staticmethod
+    def of(optimizer: SOAP, params) -> Saved:
+        return Saved(optimizer.state_dict(), [param.detach().clone() for param in params])
 
 
 def same(one, other) -> bool:

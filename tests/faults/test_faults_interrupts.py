@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
+from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
 from injected import CtrlC
+from signals import NUMBERS
 from soaking import SOAKING, some_of
 from straight import CASES, MOMENTS, Straight
 from subjects import one_thread  # noqa: F401
@@ -80,6 +85,85 @@ def test_held_raises_as_its_block_ends_and_only_there():
     assert done == ["inside", "still inside"]
     with held:  # and nothing is left over for the next one
         pass
+
+
+def test_held_raises_all_signals_that_came_though_the_handler_of_one_raises():
+    told = []
+
+    def note(number, frame):
+        told.append(number)
+        raise InterruptedError
+
+    kept = {one: signal.signal(one, note) for one in NUMBERS}
+    try:
+        with pytest.raises(InterruptedError):
+            hold(*(partial(signal.raise_signal, one) for one in NUMBERS), partial(told.append, 0))
+        assert told.pop(0) == 0  # and none before the end of the block
+        assert sorted(told) == sorted(NUMBERS)
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+
+
+def hold(*acts) -> None:
+    with held:
+        for act in acts:
+            act()
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_exception_as_held_is_entered_or_left_leaves_handlers_as_they_were(number):
+    kept = {one: signal.signal(one, signal.default_int_handler) for one in NUMBERS}
+    try:
+        with CtrlC(None, number) as lines:
+            hold()
+        for at in range(lines.count):
+            with CtrlC(at, number) as pressed, suppress(KeyboardInterrupt):
+                hold()
+            where = f"line {at} of {lines.count}, {pressed.raised_in}"
+            found = {signal.getsignal(one) for one in NUMBERS}
+            assert found == {signal.default_int_handler}, where
+            for one in NUMBERS:
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(one)
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+
+
+def test_an_exception_of_no_handler_leaves_ctrl_c_alive():
+    """As a trace function or another thread may raise it, at any line: handlers are put back
+    by the next block at the latest, and hand on what they are told until then."""
+
+    def raising(frame, event, argument):
+        nonlocal left
+        if frame.f_code.co_filename != sys.modules[type(held).__module__].__file__:
+            return None
+        left -= 1
+        if left < 0:
+            sys.settrace(None)
+            raise InterruptedError
+        return raising
+
+    tracing, handler = sys.gettrace(), signal.getsignal(signal.SIGINT)
+    for at in range(200):
+        left = at
+        try:
+            sys.settrace(raising)
+            hold()
+        except InterruptedError:
+            done = False
+        else:
+            done = True
+        finally:
+            sys.settrace(tracing)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        hold()
+        assert signal.getsignal(signal.SIGINT) == handler, at
+        if done:
+            break
+    assert 20 < at < 199
 
 
 def test_held_does_nothing_in_another_thread():
