@@ -73,6 +73,7 @@ ORDER = [
     "capture",
     "call",
     "plan",
+    "rounding",
     "options",
     "values",
     "names",
