@@ -34,9 +34,13 @@ def test_a_stored_file_goes_on(path, backend):
 
 
 def test_there_are_files_of_every_layout():
-    """One before refreshes were counted and could be staggered, one of what is written today."""
+    """One before refreshes were counted and could be staggered, one before there was a noise floor,
+    and one of what is written today.
+    """
     saved = [torch.load(path, weights_only=True)["optimizer"] for path in FILES]
-    assert sorted("refreshes" in each["state"][1] for each in saved) == [False, True]
+    assert sorted("refreshes" in each["state"][1] for each in saved) == [False, True, True]
+    floors = ["noise_floor" in each["param_groups"][0] for each in saved]
+    assert sorted(floors) == [False, False, True]
 
     params = parameters(SHAPES)
     groups = [{"params": params[:1]}, {"params": params[1:], "refresh_schedule": "staggered"}]
@@ -45,7 +49,7 @@ def test_there_are_files_of_every_layout():
     optimizer.step()
     optimizer.step()
     today = optimizer.state_dict()
-    newest = next(each for each in saved if "refreshes" in each["state"][1])
+    newest = saved[floors.index(True)]
     again = "write a file by data/checkpoints/record.py, and keep the others"
     for entry, other in zip(newest["state"].values(), today["state"].values(), strict=True):
         assert kinds_of(entry) == kinds_of(other), again
