@@ -17,6 +17,7 @@ from bench.cost.choices import fsetp, isetp, least, plop3, select
 from bench.cost.conversions import (
     absolute,
     extend,
+    halves_of_a_word,
     packed,
     permute,
     reciprocal,
@@ -37,7 +38,7 @@ from bench.cost.operands import (
 )
 from bench.cost.sass import Instruction
 
-Builder = Callable[[Instruction, list[str], list[str], Operands], Operation]
+Builder = Callable[[Instruction, list[str], list[str], Operands], Operation | None]
 NOTHING = ("BSSY", "BSYNC", "BAR", "WARPSYNC", "NOP", "DEPBAR", "LDGDEPBAR", "MEMBAR", "FENCE")
 # Numbers by their first letter, and what is no number and decides nothing but when to go on.
 NUMBERS = re.compile(r"[FDH][A-Z0-9]+|MUFU|LDSM|LDTM|I?MMA|SYNCS|UTC\w+|ELECT|LDG|LD|LDS|NANOSLEEP")
@@ -65,7 +66,10 @@ def integer(instruction: Instruction) -> Computed | None:
         return None
     operands = Operands()
     results, sources = destinations(instruction)
-    width, compute = builder(instruction, results, sources, operands)
+    made = builder(instruction, results, sources, operands)
+    if made is None:
+        return None
+    width, compute = made
     names = [results[0], next_name(results[0])] if width == 64 else [results[0]]
     names += results[1:]
 
@@ -100,6 +104,7 @@ BUILDERS: dict[str, Builder] = {
     "MOV": move, "R2UR": move, "LDC": move, "ULDC": move, "LDCU": move, "S2R": special,
     "S2UR": special, "CS2R": special, "SGXT": extend, "PRMT": permute, "IABS": absolute,
     "I2F": to_real, "I2FP": to_real, "F2I": to_integer, "MUFU": reciprocal, "P2R": packed,
+    "HFMA2": halves_of_a_word,
 }  # fmt: skip
 
 

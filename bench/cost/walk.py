@@ -167,7 +167,7 @@ class Walker:
         words, flags = registers.words, registers.flags
         lap = self._lap(start, period, steering=False)
         states = [(now.words, now.flags), (dict(registers.words), dict(registers.flags))]
-        while lap is not None:
+        while lap is not None and len(states) < MOST:
             found = self._lap(start, period, steering=True)
             if found is None or found.path != lap.path:
                 break
