@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.cost import sass
 from bench.cost.memory import Memory
+from bench.cost.operands import Array
 from bench.cost.program import prepare
 from bench.cost.walk import Tally, Walker
 
@@ -24,8 +27,7 @@ class Case:
         code: machine code as `sass.disassemble` prints it.
         threads, registers, shared: of a program, registers each thread's, shared in bytes.
         programs: that share the tiles.
-        tiles: that the launch walks.
-        sampled: tiles that stand for all, each with how many it stands for.
+        stands: [tiles] int32, of each tile the one that stands for it.
         arguments: as bank 0 holds them.
         tables: address and bytes of each.
         flops, bytes: of the mathematics; None where nothing tells.
@@ -38,12 +40,15 @@ class Case:
     registers: int
     shared: int
     programs: int
-    tiles: int
-    sampled: dict[int, int]
+    stands: Array
     arguments: bytes
     tables: list[tuple[int, bytes]]
     flops: int | None = None
     bytes: int | None = None
+
+    @property
+    def tiles(self) -> int:
+        return len(self.stands)
 
     @property
     def warps(self) -> int:
@@ -57,17 +62,20 @@ class Walked:
     Attributes:
         instructions: executed by all warps.
         sectors, bytes: by `load` and `store`, as in Tally, of all programs.
-        tiles: of a tile that stands for others: how many, and what it does beside what a program
-            without a tile does.
+        partial: sectors stored that no warp writes whole.
+        tiles: what a program does whose one tile is this one, by tile that stands for others.
+        seen: words that were read of tables, by address.
         empty: what a program without a tile does.
     """
 
     instructions: int
     sectors: dict[str, int]
     bytes: dict[str, int]
-    tiles: list[tuple[int, Tally]]
+    partial: int
+    tiles: dict[int, Tally]
     empty: Tally
     code: sass.Code
+    seen: dict[int, int]
 
     def ratio(self, kind: str) -> float | None:
         """Sectors over the least that could hold the bytes asked for; None without any."""
@@ -83,18 +91,21 @@ def walked(case: Case) -> Walked:
     """
     code = sass.parse(case.code)
     bank = bytes(ARGUMENTS_AT[case.sm]) + case.arguments
+    memory = Memory(case.tables)
     walker = Walker(
         prepare(code),
-        Memory(case.tables),
+        memory,
         case.threads,
         {0: bank, 2: code.tables},
         PROGRAMS_AT[case.sm],
     )
     empty = walker.run(case.tiles, case.tiles)
-    tiles = [(weight, walker.run(tile, case.tiles)) for tile, weight in case.sampled.items()]
+    chosen, weights = np.unique(case.stands, return_counts=True)
+    tiles = {tile: walker.run(tile, case.tiles) for tile in chosen.tolist()}
     total = Tally()
     total.add(empty, case.programs)
-    for weight, tally in tiles:
+    for weight, tally in zip(weights.tolist(), tiles.values(), strict=True):
         total.add(tally, weight)
         total.add(empty, -weight)
-    return Walked(total.instructions, total.sectors, total.bytes, tiles, empty, code)
+    done = (total.instructions, total.sectors, total.bytes, total.partial)
+    return Walked(*done, tiles, empty, code, memory.seen)

@@ -10,7 +10,7 @@ import torch
 
 from bench.cost import sass
 from bench.cost.case import Case
-from bench.cost.sampling import sampled
+from bench.cost.sampling import representatives
 from bench.measuring import aot
 from bench.measuring.recorded import record
 from bench.shapes import Inventory
@@ -52,8 +52,7 @@ def case(name: str, launch: Launch, work: Work | None, sm: int) -> Case:
         registers,
         shared,
         persistent_programs(launch.op, launch.tiles, H100),
-        launch.tiles,
-        sampled(launch),
+        representatives(launch),
         _packed(launch.arguments),
         [(t.data_ptr(), t.numpy().tobytes()) for t in tensors if t.dtype in TABLES],
         work.needed if work else None,

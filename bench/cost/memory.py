@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,8 +50,25 @@ class Memory:
         return value
 
 
-def touched(addresses: Array, width: int, mask: Array) -> tuple[int, int]:
-    """Of one instruction: sectors its warps touch, and distinct bytes they ask for.
+class Touch(NamedTuple):
+    """What the warps of one instruction do to memory.
+
+    Attributes:
+        sectors: that they touch, each warp for itself.
+        partial: those of them that no warp touches whole.
+        bytes: distinct ones that they ask for.
+    """
+
+    sectors: int
+    partial: int
+    bytes: int
+
+
+NONE = Touch(0, 0, 0)
+
+
+def touched(addresses: Array, width: int, mask: Array) -> Touch:
+    """Of one instruction.
 
     Args:
         addresses: [threads] uint64, multiples of the width.
@@ -60,11 +78,16 @@ def touched(addresses: Array, width: int, mask: Array) -> tuple[int, int]:
     active = mask.reshape(-1, 32)
     warps = active.any(axis=1)
     if not warps.any():
-        return 0, 0
+        return NONE
     by_warp, active = by_warp[warps], active[warps]
     first = by_warp[np.arange(len(by_warp)), active.argmax(axis=1)]
     ordered = np.sort(np.where(active, by_warp, first[:, None]), axis=1)
-    apart = int((ordered[:, 1:] != ordered[:, :-1]).sum()) + len(ordered)
+    fresh = np.ones(ordered.shape, bool)
+    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     sectors = ordered >> np.uint64(SECTOR)
-    count = int((sectors[:, 1:] != sectors[:, :-1]).sum()) + len(ordered)
-    return count * max(1, width >> SECTOR), apart * width
+    begins = np.ones(ordered.shape, bool)
+    begins[:, 1:] = sectors[:, 1:] != sectors[:, :-1]
+    count, apart = int(begins.sum()), int(fresh.sum())
+    held = np.bincount(np.cumsum(begins) - 1, fresh.ravel())  # threads of each sector
+    partial = int((held * width < 32).sum())
+    return Touch(count * max(1, width >> SECTOR), partial, apart * width)

@@ -1,4 +1,4 @@
-"""Tiles that stand for others: those that differ in their addresses and places alone."""
+"""Tiles that stand for others: those that differ from it in addresses and places alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ADDRESSES = 2**32  # what is larger is an address
 CLASSES = 16  # a column of a tile's row with more values holds places, not kinds
 
 
-def sampled(launch: Launch) -> dict[int, int]:
-    """Tiles of a launch, each with how many it stands for, itself included.
+def representatives(launch: Launch) -> Array:
+    """[tiles] int32, of each tile the one that stands for it.
 
     A launch walks the rows of its first table. Where that is a table of tiles, each row begins with
     its task, a row of the second table.
@@ -54,12 +54,9 @@ def _kinds(rows: Array) -> Array:
     return np.column_stack([np.zeros(len(rows), np.int64), *few])
 
 
-def _groups(features: Array) -> dict[int, int]:
+def _groups(features: Array) -> Array:
+    """Of rows that are alike, the middle one stands for all."""
     _, places, counts = np.unique(features, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(places.ravel(), kind="stable")
-    found, start = {}, 0
-    for count in counts.tolist():
-        members = order[start : start + count]
-        found[int(members[count // 2])] = count
-        start += count
-    return found
+    middles = order[np.cumsum(counts) - counts + counts // 2]
+    return middles[places.ravel()].astype(np.int32)

@@ -55,10 +55,9 @@ class Instruction:
         return self.control & 15
 
     @property
-    def sets(self) -> tuple[int, ...]:
-        """Barriers set until a result is there, and until operands have been read."""
-        pair = (self.control >> 5 & 7, self.control >> 8 & 7)
-        return tuple(barrier for barrier in pair if barrier < BARRIERS)
+    def sets(self) -> tuple[int, int]:
+        """Barriers set until a result is there, and until operands have been read; 7 is none."""
+        return self.control >> 5 & 7, self.control >> 8 & 7
 
     @property
     def awaits(self) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +16,12 @@ MOST = 50_000  # blocks of a walk, or repetitions of a loop, which then cannot b
 PERIODS = (1, 2, 3, 4, 6)  # iterations after which a loop may repeat itself: buffers take turns
 SHARED_WORDS = 2**16  # 256 KiB, more than a multiprocessor has
 LAST = 4  # of a loop's repetitions, which are walked: there loads ahead come to their end
+LINE = 7  # log2 of the bytes of a line of the L1
 NOWHERE = ("RZ", "URZ", "PT", "UPT")
+
+
+# A block's address, or blocks and how often they follow in a row.
+Path = Sequence["int | tuple[Path, int]"]
 
 
 @dataclass
@@ -25,20 +32,23 @@ class Tally:
         instructions: executed by warps, as ncu counts them.
         sectors, bytes: by `load` and `store`: sectors touched per access of a warp, and distinct
             bytes asked for.
-        path: what the first warp took: a block's address, or blocks and how often in a row.
+        partial: of stores, sectors that no warp writes whole.
+        near: of loads by address, how much more often they came to a line again than to a new one.
+        path: what the first warp took.
     """
 
     instructions: int = 0
     sectors: dict[str, int] = field(default_factory=lambda: {"load": 0, "store": 0})
     bytes: dict[str, int] = field(default_factory=lambda: {"load": 0, "store": 0})
-    path: list[int | tuple[tuple[int, ...], int]] = field(default_factory=list)
-
-    def numbers(self) -> Array:
-        return np.array([self.instructions, *self.sectors.values(), *self.bytes.values()])
+    partial: int = 0
+    near: Counter[int] = field(default_factory=Counter)
+    path: list[int | tuple[Path, int]] = field(default_factory=list)
 
     def add(self, other: Tally, times: int) -> None:
         """What was done so many times more; the path is left alone."""
         self.instructions += times * other.instructions
+        self.partial += times * other.partial
+        self.near.update(other.near)
         for mine, theirs in ((self.sectors, other.sectors), (self.bytes, other.bytes)):
             for kind, value in theirs.items():
                 mine[kind] += times * value
@@ -89,6 +99,7 @@ class Walker:
         """
         self.registers = self._at_first(program, programs)
         self.shared = np.full(SHARED_WORDS, ONE, np.uint32)
+        self.lines: set[int] = set()
         self.tally = Tally()
         self.pending = {0: self.registers.true}
         visits: dict[int, list[Visit]] = {}
@@ -182,7 +193,7 @@ class Walker:
         if done:
             assert lap is not None
             tally.add(lap, done)
-            tally.path.append((tuple(lap.path), done))  # type: ignore[arg-type]
+            tally.path.append((tuple(lap.path), done))
 
     def _lap(self, start: int, period: int, *, steering: bool) -> Tally | None:
         """So many iterations; None where the loop ends or threads part for longer."""
@@ -201,7 +212,7 @@ class Walker:
         if step.guard is not None:
             mask = whole = mask & step.guard(registers)
         if step.access is not None:
-            self._reach(step.access, step.names, mask, whole)
+            self._reach(step.instruction.address, step.access, step.names, mask, whole)
             return
         assert step.values is not None
         for name, value in zip(step.names, step.values(registers), strict=False):
@@ -209,19 +220,25 @@ class Walker:
                 registers.set(name, value, whole)
 
     def _reach(
-        self, access: Access, names: tuple[str, ...], mask: Array, whole: Array | None
+        self, place: int, access: Access, names: tuple[str, ...], mask: Array, whole: Array | None
     ) -> None:
         addresses = access.address(self.registers)
         if "shared" in access.kind:
             self._share(access, addresses, mask, whole)
             return
         wanted = mask if access.wanted is None else mask & access.wanted(self.registers)
-        sectors, asked = touched(addresses, access.width, wanted)
-        self.tally.sectors[access.kind] += sectors
-        self.tally.bytes[access.kind] += asked
-        for place, name in enumerate(names):
+        touch = touched(addresses, access.width, wanted)
+        self.tally.sectors[access.kind] += touch.sectors
+        self.tally.bytes[access.kind] += touch.bytes
+        if access.kind == "store":
+            self.tally.partial += touch.partial
+        elif touch.sectors:
+            line = int(addresses[wanted.argmax()]) >> LINE
+            self.tally.near[place] += 1 if line in self.lines else -1
+            self.lines.add(line)
+        for behind, name in enumerate(names):
             if name[0] != "P":
-                value = self.memory.word(addresses + np.uint64(4 * place), wanted)
+                value = self.memory.word(addresses + np.uint64(4 * behind), wanted)
                 self.registers.set(name, value, whole)
 
     def _share(self, access: Access, addresses: Array, mask: Array, whole: Array | None) -> None:

@@ -1,0 +1,69 @@
+"""Loads that wait for one another before a tile's first product."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from bench.cost import alu
+from bench.cost.operands import REGISTER
+from bench.cost.sass import Code, Instruction
+from bench.cost.walk import Path, Tally
+
+PRODUCTS = ("HMMA", "HGMMA", "IMMA", "DMMA", "UTCHMMA", "UTCQMMA")
+LOADS = ("LDG", "LD", "LDGSTS")
+STORES = ("STG", "ST")
+SHARED = "shared memory"
+
+
+def dependent_loads(code: Code, tally: Tally) -> int:
+    """Of global memory, one after the other, ahead of a path's first product.
+
+    A load waits for those that its address comes from and for those that decided a branch before
+    it. Without a product, ahead of the first store.
+    """
+    wanted = PRODUCTS if any(i.name in PRODUCTS for i in along(code, tally.path)) else STORES
+    depth: dict[str, int] = {}
+    decided = 0
+    for instruction in along(code, tally.path):
+        written, read = _registers(instruction)
+        waits = max([decided, *(depth.get(name, 0) for name in read)])
+        if instruction.name in wanted:
+            return waits
+        if instruction.ends_block:
+            decided = waits
+        elif instruction.name in LOADS:
+            waits += 1
+        for name in written:
+            depth[name] = max(waits, depth.get(name, 0)) if name == SHARED else waits
+    return decided
+
+
+def along(code: Code, path: Path) -> Iterator[Instruction]:
+    """Instructions of a path; of a loop's repetitions the first."""
+    for item in path:
+        if isinstance(item, int):
+            yield from code.blocks[item]
+        else:
+            yield from along(code, item[0])
+
+
+@cache
+def _registers(instruction: Instruction) -> tuple[frozenset[str], frozenset[str]]:
+    """What an instruction writes and reads, by names of registers."""
+    made = None if instruction.ends_block else alu.integer(instruction)
+    stores = instruction.name in ("STS", "STSM", "LDGSTS", *STORES) or instruction.ends_block
+    written = () if stores else made.names if made else alu.written(instruction)
+    read = set(made.uses) if made else set()
+    for text in () if made else instruction.operands[0 if stores else 1 :]:
+        read |= {match[0] for match in re.finditer(r"\bU?R\d+\b|\bU?P\d\b", text)}
+    if instruction.guard:
+        read.add(instruction.guard.lstrip("!"))
+    fills, takes = set(written), read
+    if instruction.name in ("STS", "STSM", "LDGSTS"):
+        fills.add(SHARED)
+    if instruction.name in ("LDS", "LDSM", "HGMMA") or "UTC" in instruction.name:
+        takes = takes | {SHARED}
+    assert all(REGISTER.match(n) or n[0] in "UPs" for n in fills)
+    return frozenset(fills), frozenset(takes)
