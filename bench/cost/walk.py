@@ -178,11 +178,13 @@ class Walker:
         words, flags = registers.words, registers.flags
         lap = self._lap(start, period, steering=False)
         states = [(now.words, now.flags), (dict(registers.words), dict(registers.flags))]
-        while lap is not None and len(states) < MOST:
+        while lap is not None:
             found = self._lap(start, period, steering=True)
             if found is None or found.path != lap.path:
                 break
             states.append((dict(registers.words), dict(registers.flags)))
+            if len(states) > MOST:
+                raise Unmodelled("a loop that does not end")
         done = max(0, len(states) - 1 - LAST)
         after = states[done] if lap is not None else states[0]
         steer = self.blocks[start].steer
