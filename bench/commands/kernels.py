@@ -5,7 +5,8 @@ operators and stations of a step, by torch's profiler, as they follow one anothe
 least time that flops and bytes need under the roofs of `python -m bench roof`, over the time taken.
 `--aot` needs no GPU: every Triton kernel compiled ahead of time, with what the compiler made of it;
 `load_bytes` is the narrowest load that brings an operand of a product to shared memory or
-registers, and `--check` fails on a spill, and where that is not 16.
+registers, and `--check` fails on a spill, and where that is not 16. With `--shapes` besides, what
+every launch of that model's step issues, moves and takes: docs/cost.md says how.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from bench.cost import alu
-from bench.cost.operands import REGISTER
+from bench.cost.program import computed
 from bench.cost.sass import Code, Instruction
 from bench.cost.walk import Path, Tally
 
@@ -15,6 +14,7 @@ PRODUCTS = ("HMMA", "HGMMA", "IMMA", "DMMA", "UTCHMMA", "UTCQMMA")
 LOADS = ("LDG", "LD", "LDGSTS")
 STORES = ("STG", "ST")
 SHARED = "shared memory"
+NAMED = re.compile(r"\bU?R\d+\b|\bU?P\d\b")
 
 
 def dependent_loads(code: Code, tally: Tally) -> int:
@@ -52,18 +52,15 @@ def along(code: Code, path: Path) -> Iterator[Instruction]:
 @cache
 def _registers(instruction: Instruction) -> tuple[frozenset[str], frozenset[str]]:
     """What an instruction writes and reads, by names of registers."""
-    made = None if instruction.ends_block else alu.integer(instruction)
-    stores = instruction.name in ("STS", "STSM", "LDGSTS", *STORES) or instruction.ends_block
-    written = () if stores else made.names if made else alu.written(instruction)
-    read = set(made.uses) if made else set()
-    for text in () if made else instruction.operands[0 if stores else 1 :]:
-        read |= {match[0] for match in re.finditer(r"\bU?R\d+\b|\bU?P\d\b", text)}
+    made = computed(instruction)
+    written, read = set(made.names), set(made.uses)
+    if not read:  # of numbers, and of stores and jumps, all that is named
+        for text in instruction.operands[1 if made.names else 0 :]:
+            read |= {match[0] for match in NAMED.finditer(text)}
     if instruction.guard:
         read.add(instruction.guard.lstrip("!"))
-    fills, takes = set(written), read
     if instruction.name in ("STS", "STSM", "LDGSTS"):
-        fills.add(SHARED)
+        written.add(SHARED)
     if instruction.name in ("LDS", "LDSM", "HGMMA") or "UTC" in instruction.name:
-        takes = takes | {SHARED}
-    assert all(REGISTER.match(n) or n[0] in "UPs" for n in fills)
-    return frozenset(fills), frozenset(takes)
+        read.add(SHARED)
+    return frozenset(written), frozenset(read)

@@ -98,7 +98,7 @@ def prepare(code: Code) -> dict[int, Block]:
     Raises:
         Unmodelled: of an access to memory.
     """
-    known = {i.address: _computed(i) for i in code.instructions}
+    known = {i.address: computed(i) for i in code.instructions}
     accesses = {i.address: _access(i) for i in code.instructions}
     jumps = {i.address: _jump(i) for i in code.instructions if i.ends_block}
     needed, live = _needed(code, known, accesses, jumps, addresses=True)
@@ -110,15 +110,13 @@ def prepare(code: Code) -> dict[int, Block]:
             access = accesses[instruction.address]
             if instruction.address not in needed and (access is None or "shared" in access.kind):
                 continue
-            computed = known[instruction.address]
+            made = known[instruction.address]
             if instruction.address in needed and not _modelled(instruction):
                 raise Unmodelled(f"{instruction.opcode} at {instruction.address:#x} decides")
             guard = Operands().flag(instruction.guard) if instruction.guard else None
             if not instruction.ends_block:
                 steers = instruction.address in steering
-                steps.append(
-                    Step(instruction, guard, computed.names, computed.values, access, steers)
-                )
+                steps.append(Step(instruction, guard, made.names, made.values, access, steers))
         last = block[-1]
         taken, jump, _ = jumps.get(last.address, (None, None, frozenset()))
         end = last.address + STEP
@@ -141,7 +139,8 @@ def _modelled(instruction: Instruction) -> bool:
     return instruction.name in ("SHFL", "LDGSTS", "STG", "ST", "STS") or alu.known(instruction)
 
 
-def _computed(instruction: Instruction) -> Computed:
+def computed(instruction: Instruction) -> Computed:
+    """What an instruction writes beside memory, and what it reads for that."""
     if instruction.name == "LDC" and (match := re.search(r"\[(R\d+)\]$", instruction.operands[1])):
         return _indexed(instruction, match[1])
     if instruction.name == "SHFL":

@@ -1,0 +1,93 @@
+"""Rows of `kernels --aot --shapes`, and tiles that stand for others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cost_data import load
+
+from bench.cost.sampling import representatives
+from bench.measuring.recorded import record
+from bench.shapes import load as inventory
+
+pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SHAPES = [(64, 48, 3, 3), (64, 48, 3, 3), (96,), (40, 72)]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A file with the shapes of a few small tensors."""
+    params = [{"name": f"weight {n}", "shape": shape} for n, shape in enumerate(SHAPES)]
+    path = tmp_path_factory.mktemp("shapes") / "small.json"
+    path.write_text(json.dumps({"model": "small", "params": params}))
+    return path
+
+
+def run(*command: object) -> str:
+    """In a process that compiles; this one interprets."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.fspath(ROOT)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_tiles_stand_for_tiles_that_issue_as_much(small):
+    """Every tile of a few small tensors, walked for itself."""
+    found = json.loads(run(HERE / "every_tile.py", small))
+    for launch in found:
+        some, every = launch["instructions"]
+        assert some == pytest.approx(every, rel=0.02), launch
+        for kind in ("load", "store"):
+            some, every = launch[kind]
+            assert some == pytest.approx(every, rel=0.10), launch
+    some, every = (sum(launch["walked"][place] for launch in found) for place in (0, 1))
+    assert some < 0.8 * every
+
+
+def test_a_row_for_each_launch_and_one_of_all(small):
+    """With times on the architecture that was measured, and on no other."""
+    options = ("--sm", 90, 100, "--precision", "tf32x3", "--json", "-")
+    said = run("-m", "bench", "kernels", "--aot", "--shapes", small, *options)
+    rows = json.loads(said)["results"]
+    launches = record(inventory(str(small))).step()
+    for sm in (90, 100):
+        *each, total = (row for row in rows if row["sm"] == sm)
+        assert len(each) == launches
+        assert {row["name"] for row in each} >= {"gather", "rotate 0", "rotate back 1", "apply"}
+        assert all(1 <= row["dependent_loads"] <= 10 for row in each)
+        assert total["name"] == "all"
+        for row in each:
+            for ratio in ("sectors_ratio", "read_ratio"):
+                assert row[ratio] is None or row[ratio] >= 1
+    times = [row["predicted_us"] for row in rows if row["sm"] == 90]
+    assert sum(times[:-1]) == pytest.approx(times[-1])
+    assert min(times) > 4
+    assert all(row["predicted_us"] is None for row in rows if row["sm"] == 100)
+    assert {row["precision"] for row in rows} == {"tf32x3"}
+
+
+def test_representatives_are_tiles_of_their_own_kind(small):
+    recorded = record(inventory(str(small)))
+    recorded.step()
+    for launch in recorded.launcher.launched:
+        stands = representatives(launch)
+        assert stands.shape == (launch.tiles,)
+        assert (stands[stands] == stands).all()
+
+
+def test_stored_kernels_are_read_back():
+    (case,) = load("elic", ("adam",))
+    assert case.tiles == 176
+    assert case.code.startswith("adam\n")
