@@ -24,7 +24,7 @@ from bench.output import envelope
 from bench.output.files import differences, read
 from bench.roofline import launched, operators
 from bench.roofline.roofs import Roofs, measure
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton import PRECISIONS, interpreted
 
 COLUMNS = (
     "name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
@@ -92,7 +92,13 @@ def run(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """`--aot --shapes`: what every launch of a model's plain step costs, without a GPU."""
+    if options.check:
+        raise BadInput("--check looks at every kernel, whatever the model: leave --shapes out")
     aot.check_compiles()
+    if unknown := set(options.precision) - set(PRECISIONS):
+        raise BadInput(f"no precision {', '.join(unknown)}: take {', '.join(PRECISIONS)}")
+    if unknown := set(options.sm) - set(aot.ARCHITECTURES):
+        raise BadInput(f"no sm {', '.join(map(str, unknown))}: take 80, 90 or 100")
     found = cost.rows(shapes.load(options.shapes), options.sm, options.precision)
     show(found, cost.COLUMNS, options.json)
     return 0

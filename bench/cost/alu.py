@@ -85,7 +85,7 @@ def destinations(instruction: Instruction) -> tuple[list[str], list[str]]:
     operands = list(instruction.operands)
     if instruction.name.removeprefix("U") in ("ISETP", "FSETP", "DSETP", "PLOP3"):
         return operands[:2], operands[2:]
-    if instruction.name.removeprefix("U") == "VOTE":
+    if instruction.name in ("VOTE", "VOTEU"):
         return operands[:-1], operands[-1:]
     count = 1
     while count < len(operands) - 1 and is_predicate(operands[count]) and count < 3:
@@ -105,6 +105,7 @@ BUILDERS: dict[str, Builder] = {
     "S2UR": special, "CS2R": special, "SGXT": extend, "PRMT": permute, "IABS": absolute,
     "I2F": to_real, "I2FP": to_real, "F2I": to_integer, "MUFU": reciprocal, "P2R": packed,
     "VOTE": vote,
+    "VOTEU": vote,
     "HFMA2": halves_of_a_word,
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from soap_fast.backends.triton import Precision
 
 COLUMNS = (
     "name", "sm", "precision", "instructions_per_element", "sectors_ratio", "read_ratio",
-    "dependent_loads", "predicted_us",
+    "dependent_loads", "predicted_us", "predicted_ms",
 )  # fmt: skip
 LEAST = 0.01  # of a step's bytes; less says nothing of how a launch reaches memory
 

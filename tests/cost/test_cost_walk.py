@@ -120,6 +120,19 @@ def test_integers_are_exact(text, expected):
     assert int(found[0]) == expected & 0xFFFFFFFF
 
 
+def test_a_vote_is_of_a_warp():
+    registers = Registers(64, {}, {})
+    registers.flags = {"P0": np.arange(64) < 40}
+    for text, expected in (("VOTEU.ALL UP0, P0", [True, False]), ("VOTE.ANY P1, P0", [True, True])):
+        made = alu.integer(sass.parse(f"k\n\n7f1 {text}").instructions[0])
+        assert made is not None
+        (found,) = made.values(registers)
+        assert found[[0, 32]].tolist() == expected
+    made = alu.integer(sass.parse("k\n\n7f1 VOTEU.ANY UR5, UPT, P0").instructions[0])
+    assert made is not None
+    assert made.values(registers)[0][[0, 32]].tolist() == [0xFFFFFFFF, 0xFF]
+
+
 def test_division_is_what_compilers_make_of_it():
     """The reciprocal that ptxas corrects by integers, for all remainders that may round wrongly."""
     lines = """k
