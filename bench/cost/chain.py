@@ -11,6 +11,7 @@ from bench.cost.sass import Code, Instruction
 from bench.cost.walk import Path, Tally
 
 PRODUCTS = ("HMMA", "HGMMA", "IMMA", "DMMA", "UTCHMMA", "UTCQMMA")
+SINGLE = ("FFMA", "DFMA")  # where no tensor core multiplies
 LOADS = ("LDG", "LD", "LDGSTS")
 STORES = ("STG", "ST")
 SHARED = "shared memory"
@@ -23,7 +24,9 @@ def dependent_loads(code: Code, tally: Tally) -> int:
     A load waits for those that its address comes from and for those that decided a branch before
     it. Without a product, ahead of the first store.
     """
-    wanted = PRODUCTS if any(i.name in PRODUCTS for i in along(code, tally.path)) else STORES
+    there = {instruction.name for instruction in along(code, tally.path)}
+    kinds = (PRODUCTS, SINGLE, STORES)
+    wanted = next((names for names in kinds if there & set(names)), STORES)
     depth: dict[str, int] = {}
     decided = 0
     for instruction in along(code, tally.path):

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from cost_data import load
 
+from bench.__main__ import main as bench
 from bench.cost.sampling import representatives
+from bench.measuring import aot
 from bench.measuring.recorded import record
 from bench.shapes import load as inventory
 
@@ -91,3 +93,19 @@ def test_stored_kernels_are_read_back():
     (case,) = load("elic", ("adam",))
     assert case.tiles == 176
     assert case.code.startswith("adam\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--check",), "leave --shapes out"),
+        (("--precision", "bf16"), "no precision bf16: take tf32x3"),
+        (("--sm", "75"), "no sm 75: take 80, 90 or 100"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(options, said, small, monkeypatch, capsys):
+    monkeypatch.setattr(aot, "check_compiles", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(bench(["kernels", "--aot", "--shapes", str(small), *options]))
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
