@@ -5,7 +5,8 @@ operators and stations of a step, by torch's profiler, as they follow one anothe
 least time that flops and bytes need under the roofs of `python -m bench roof`, over the time taken.
 `--aot` needs no GPU: every Triton kernel compiled ahead of time, with what the compiler made of it;
 `load_bytes` is the narrowest load that brings an operand of a product to shared memory or
-registers, and `--check` fails on a spill, and where that is not 16.
+registers, and `--check` fails on a spill, and where that is not 16. With `--shapes` besides, what
+every launch of that model's step issues, moves and takes: docs/cost.md says how.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import argparse
 import torch
 
 from bench import shapes
-from bench.arguments import add_backend, add_device, add_shapes, positive
+from bench.arguments import add_backend, add_device, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.cost import rows as cost
 from bench.measuring import aot
 from bench.output import envelope
 from bench.output.files import differences, read
 from bench.roofline import launched, operators
 from bench.roofline.roofs import Roofs, measure
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton import PRECISIONS, interpreted
 
 COLUMNS = (
     "name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
@@ -30,7 +32,10 @@ COLUMNS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_shapes(parser)
+    parser.add_argument(
+        "--shapes",
+        help="inventory name or file (default: elic); with --aot, predict its launches",
+    )
     add_device(parser)
     parser.add_argument(
         "--of",
@@ -58,13 +63,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
+    if options.aot and options.shapes:
+        return predict(options)
     if options.aot:
         return aot.run(options.precision, options.sm, options.check, options.json)
     on_gpu = options.device.startswith("cuda")
     of = options.of or ("launches" if on_gpu else "operators")
     if of == "launches" and not on_gpu and not interpreted():
         raise BadInput("--of launches: torch sees no NVIDIA GPU; take --of operators, or --aot")
-    inventory = shapes.load(options.shapes)
+    inventory = shapes.load(options.shapes or "elic")
     roofs = read_roofs(options.roof) if options.roof else None
     try:
         if of == "launches":
@@ -80,6 +87,20 @@ def run(options: argparse.Namespace) -> int:
         row |= {"shapes": inventory.model, "device": options.device}
         row["threads"] = torch.get_num_threads()
     show(rows, COLUMNS, options.json)
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """`--aot --shapes`: what every launch of a model's plain step costs, without a GPU."""
+    if options.check:
+        raise BadInput("--check looks at every kernel, whatever the model: leave --shapes out")
+    aot.check_compiles()
+    if unknown := set(options.precision) - set(PRECISIONS):
+        raise BadInput(f"no precision {', '.join(unknown)}: take {', '.join(PRECISIONS)}")
+    if unknown := set(options.sm) - set(aot.ARCHITECTURES):
+        raise BadInput(f"no sm {', '.join(map(str, unknown))}: take 80, 90 or 100")
+    found = cost.rows(shapes.load(options.shapes), options.sm, options.precision)
+    show(found, cost.COLUMNS, options.json)
     return 0
 
 

@@ -1,0 +1,116 @@
+"""Rows of `kernels --aot --shapes`, and tiles that stand for others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cost_data import load
+
+from bench.__main__ import main as bench
+from bench.cost.sampling import representatives
+from bench.measuring import aot
+from bench.measuring.recorded import record
+from bench.shapes import load as inventory
+
+pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SHAPES = [(64, 48, 3, 3), (64, 48, 3, 3), (96,), (40, 72)]
+
+
+def shapes_file(folder, shapes):
+    params = [{"name": f"weight {n}", "shape": shape} for n, shape in enumerate(shapes)]
+    path = folder / "small.json"
+    path.write_text(json.dumps({"model": "small", "params": params}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A file with the shapes of a few small tensors."""
+    return shapes_file(tmp_path_factory.mktemp("shapes"), SHAPES)
+
+
+def run(*command: object) -> str:
+    """In a process that compiles; this one interprets."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.fspath(ROOT)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_tiles_stand_for_tiles_that_issue_as_much(small):
+    """Every tile of a few small tensors, walked for itself."""
+    found = json.loads(run(HERE / "every_tile.py", small))
+    for launch in found:
+        some, every = launch["instructions"]
+        assert some == pytest.approx(every, rel=0.02), launch
+        for kind in ("load", "store"):
+            some, every = launch[kind]
+            assert some == pytest.approx(every, rel=0.10), launch
+    some, every = (sum(launch["walked"][place] for launch in found) for place in (0, 1))
+    assert some < 0.8 * every
+
+
+def test_a_row_for_each_launch_and_one_of_all(tmp_path):
+    """With times on the architecture that was measured, and on no other."""
+    small = shapes_file(tmp_path, SHAPES[-2:])
+    options = ("--sm", 90, 100, "--precision", "tf32x3", "--json", "-")
+    said = run("-m", "bench", "kernels", "--aot", "--shapes", small, *options)
+    rows = json.loads(said)["results"]
+    launches = record(inventory(str(small))).step()
+    for sm in (90, 100):
+        *each, total = (row for row in rows if row["sm"] == sm)
+        assert len(each) == launches
+        assert {row["name"] for row in each} >= {"gather", "rotate 0", "rotate back 1", "apply"}
+        assert all(1 <= row["dependent_loads"] <= 10 for row in each)
+        assert total["name"] == "all"
+        for row in each:
+            for ratio in ("sectors_ratio", "read_ratio"):
+                assert row[ratio] is None or row[ratio] >= 1
+    times = [row["predicted_us"] for row in rows if row["sm"] == 90]
+    assert sum(times[:-1]) == pytest.approx(times[-1])
+    assert min(times) > 4
+    assert all(row["predicted_us"] is None for row in rows if row["sm"] == 100)
+    assert {row["precision"] for row in rows} == {"tf32x3"}
+
+
+def test_representatives_are_tiles_of_their_own_kind(small):
+    recorded = record(inventory(str(small)))
+    recorded.step()
+    for launch in recorded.launcher.launched:
+        stands = representatives(launch)
+        assert stands.shape == (launch.tiles,)
+        assert (stands[stands] == stands).all()
+
+
+def test_stored_kernels_are_read_back():
+    (case,) = load("elic", ("adam",))
+    assert case.tiles == 176
+    assert case.code.startswith("adam\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--check",), "leave --shapes out"),
+        (("--precision", "bf16"), "no precision bf16: take tf32x3"),
+        (("--sm", "75"), "no sm 75: take 80, 90 or 100"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(options, said, small, monkeypatch, capsys):
+    monkeypatch.setattr(aot, "check_compiles", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(bench(["kernels", "--aot", "--shapes", str(small), *options]))
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
