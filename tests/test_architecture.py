@@ -46,6 +46,8 @@ ORDER = [
     "fused.works",
     "fused.launcher",
     "fused.tables",
+    "fused.rotations",
+    "fused.gram_tables",
     "fused.work",
     "fused.operands",
     "fused.upload",

@@ -59,25 +59,53 @@ PLANE = columns(
 
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 
-# out[m, n] = sum_k a[m, k] b[n, k], see triton_kernels/rotate.py.
+# out[n, i] = sum_k b[n, k] a[i, k], a record per tile, see triton_kernels/rotate.py.
 ROTATE = columns(
-    "tensor", "a", "b", "out", "lda", "ldb", "m", "n", "k", "inner", "pitch",
-    "block", "block_stride", "row_stride",
-    "exp_avg", "exp_avg_sq", "state_block_stride", "state_row_stride", "first_tile",
+    "tensor",
+    "kind",  # see ROTATE_CLASSES
+    "a", "b",  # addresses of the first row
+    "out", "exp_avg", "exp_avg_sq",  # addresses of the first entry
+    "k",  # terms, padded: from a row to the next
+    "rows", "modes",  # how many rows of a and of b are left
+    "stored",  # what is left of the axis that out is written along, padding included
+    "step",  # from an entry of out to its neighbour on the other axis
+    # Positions of a tile lie in blocks, which lie `block + block_jump` apart in out, and in runs of
+    # `run_pitch`, of which the first `run_inner` are rows of a. `place` is that of the first
+    # position in its block or run, `inverse` is 2^32 / size, rounded up.
+    "block_place", "block", "block_inverse", "block_jump",
+    "run_place", "run_pitch", "run_inverse", "run_inner",
 )  # fmt: skip
+# Rows, modes, and whether out is written along its rows or, after a single product, its modes. On
+# tensor cores a product of at least 64 rows is one instruction of a group of four warps (sm_90).
+ROTATE_CLASSES = (
+    (128, 64, True),
+    (128, 32, True),
+    (64, 64, True),
+    (64, 32, True),
+    (64, 16, True),
+    (64, 64, False),
+    (64, 16, False),
+)
 
-# One Gram matrix, see triton_kernels/gram.py.
+# A tile of a Gram matrix, or one part of its sum, see triton_kernels/gram.py.
 GRAM = columns(
-    "tensor", "x", "size", "row_stride", "chunks_per_run", "run", "run_stride", "length", "factor",
+    "tensor",
+    "kind",  # number of its width, and so many more where it sums over rows
+    "m0", "n0",  # first row and column; equal on the diagonal
+    "a", "b",  # addresses of the first term of that row and column
+    "size", "row_stride", "run_stride", "length",  # as of `GramTask`
+    "start",  # of the sum in its run
+    "chunks",  # of the sum
+    "part", "parts",  # where the tile goes among `partials`, where there are more parts than one
+    "factor",
 )  # fmt: skip
+GRAM_ROWS, GRAM_WIDTHS = 64, (64, 32, 16)  # of tiles: a product for tensor cores has 64 rows
 
 # One factor of a folded mode: a partial trace of the joint Gram matrix.
 FOLD_GRAM = columns("tensor", "partials", "count", "padded", "size", "fold", "inner", "factor")
 
 # Elementwise Adam on a plane.
-ADAM = columns(
-    "tensor", "plane", "inner", "pitch", "positions", "exp_avg", "exp_avg_sq", "first_tile"
-)
+ADAM = columns("tensor", "plane", "inner", "pitch", "elements", "exp_avg", "exp_avg_sq")
 
 # What became of a tensor's bases at a refresh, and of each mode that was due.
 COUNT = columns(
@@ -89,11 +117,11 @@ COUNT = columns(
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
 # A second moment whose columns change places, by rows of a table of axes, the innermost last.
-PERMUTE = columns("tensor", "source", "target", "numel", "first_axis", "axes")
+PERMUTE = columns("tensor", "source", "target", "elements", "inner", "pitch", "first_axis", "axes")
 PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the identity
 
 # From a plane back to the moment it was gathered from.
-SETTLE = columns("tensor", "plane", "state", "inner", "pitch", "positions")
+SETTLE = columns("tensor", "plane", "state", "elements")
 
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(
