@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.cost.arithmetic import iadd3, imad, lea, lop3, move, shift
-from bench.cost.choices import fsetp, isetp, least, plop3, select
+from bench.cost.choices import fsetp, isetp, least, plop3, select, vote
 from bench.cost.conversions import (
     absolute,
     extend,
+    halves_of_a_word,
     packed,
     permute,
     reciprocal,
@@ -37,7 +38,7 @@ from bench.cost.operands import (
 )
 from bench.cost.sass import Instruction
 
-Builder = Callable[[Instruction, list[str], list[str], Operands], Operation]
+Builder = Callable[[Instruction, list[str], list[str], Operands], Operation | None]
 NOTHING = ("BSSY", "BSYNC", "BAR", "WARPSYNC", "NOP", "DEPBAR", "LDGDEPBAR", "MEMBAR", "FENCE")
 # Numbers by their first letter, and what is no number and decides nothing but when to go on.
 NUMBERS = re.compile(r"[FDH][A-Z0-9]+|MUFU|LDSM|LDTM|I?MMA|SYNCS|UTC\w+|ELECT|LDG|LD|LDS|NANOSLEEP")
@@ -65,9 +66,12 @@ def integer(instruction: Instruction) -> Computed | None:
         return None
     operands = Operands()
     results, sources = destinations(instruction)
-    width, compute = builder(instruction, results, sources, operands)
-    names = [results[0], next_name(results[0])] if width == 64 else [results[0]]
-    names += results[1:]
+    made = builder(instruction, results, sources, operands)
+    if made is None:
+        return None
+    width, compute = made
+    behind = [next_name(results[0], place) for place in range(1, width // 32)]
+    names = [results[0], *behind, *results[1:]]
 
     def values(s: Registers) -> tuple[Array, ...]:
         found = compute(s)
@@ -81,8 +85,8 @@ def destinations(instruction: Instruction) -> tuple[list[str], list[str]]:
     operands = list(instruction.operands)
     if instruction.name.removeprefix("U") in ("ISETP", "FSETP", "DSETP", "PLOP3"):
         return operands[:2], operands[2:]
-    if instruction.name == "R2P":
-        return operands[:1], operands[1:]
+    if instruction.name.removeprefix("U") == "VOTE":
+        return operands[:-1], operands[-1:]
     count = 1
     while count < len(operands) - 1 and is_predicate(operands[count]) and count < 3:
         count += 1
@@ -100,6 +104,8 @@ BUILDERS: dict[str, Builder] = {
     "MOV": move, "R2UR": move, "LDC": move, "ULDC": move, "LDCU": move, "S2R": special,
     "S2UR": special, "CS2R": special, "SGXT": extend, "PRMT": permute, "IABS": absolute,
     "I2F": to_real, "I2FP": to_real, "F2I": to_integer, "MUFU": reciprocal, "P2R": packed,
+    "VOTE": vote,
+    "HFMA2": halves_of_a_word,
 }  # fmt: skip
 
 

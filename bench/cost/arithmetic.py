@@ -135,8 +135,9 @@ def lop3(i: Instruction, results: list[str], sources: list[str], o: Operands) ->
 
 
 def move(i: Instruction, results: list[str], sources: list[str], o: Operands) -> Operation:
-    if "64" in i.modifiers:
-        pair = o.pair(sources[0])
-        return 64, lambda s: halves(pair(s))
-    read = o.word(sources[0])
-    return 32, lambda s: read(s)
+    width = next((int(m) for m in i.modifiers if m in ("64", "128")), 32)
+    if width == 32:
+        read = o.word(sources[0])
+        return 32, lambda s: read(s)
+    words = [o.word(o.behind(sources[0], place)) for place in range(width // 32)]
+    return width, lambda s: tuple(read(s) for read in words)

@@ -91,3 +91,18 @@ def least(i: Instruction, results: list[str], sources: list[str], o: Operands) -
 def select(i: Instruction, results: list[str], sources: list[str], o: Operands) -> Operation:
     a, b, flag = o.word(sources[0]), o.word(sources[1]), o.flag(sources[2])
     return 32, lambda s: np.where(flag(s), a(s), b(s))
+
+
+def vote(i: Instruction, results: list[str], sources: list[str], o: Operands) -> Operation:
+    """Whether a predicate holds for all or any of a warp's threads, or for which, as bits."""
+    flag, kind = o.flag(sources[0]), i.modifiers[0]
+    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
+
+    def compute(s: Registers) -> tuple[Array, ...]:
+        by_warp = flag(s).reshape(-1, 32)
+        holds = by_warp.all(axis=1) if kind == "ALL" else by_warp.any(axis=1)
+        ballot = np.repeat((by_warp * bits).sum(axis=1, dtype=np.uint32), 32)
+        found = {False: ballot, True: np.repeat(holds, 32)}
+        return tuple(found[is_predicate(name)] for name in results)
+
+    return 32, compute

@@ -100,3 +100,14 @@ def packed(i: Instruction, results: list[str], sources: list[str], o: Operands) 
         return value & mask(s)
 
     return 32, compute
+
+
+def halves_of_a_word(
+    i: Instruction, results: list[str], sources: list[str], o: Operands
+) -> Operation | None:
+    """A constant that compilers make by a sum of halves: 0 * 0 + (upper, lower)."""
+    if len(sources) != 4 or any(s.lstrip("-") != "RZ" for s in sources[:2]):
+        return None
+    upper, lower = (int(np.float16(float(s)).view(np.uint16)) for s in sources[2:])
+    value = np.uint32(upper << 16 | lower)
+    return 32, lambda s: s.zero + value

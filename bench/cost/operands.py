@@ -16,6 +16,7 @@ Array = Any  # of numpy, an element per thread
 Read = Callable[["Registers"], Array]
 REGISTER = re.compile(r"(U?R)(\d+|Z)\b")
 PREDICATE = re.compile(r"!?(U?P)(\d|T)$")
+CONSTANT = re.compile(r"c\[(0x\w+)\]\[(0x\w+)\]")
 Operation = tuple[int, Callable[["Registers"], Any]]  # bits of a result, and what computes it
 ONE = 0x3F800000  # 1.0, which stands for every number that decides nothing
 
@@ -104,7 +105,7 @@ class Operands:
             inner = self.word(text[1:])
             return lambda s: ~inner(s)
         text = text.split(".")[0] if text[0] in "RU" else text
-        if constant := re.match(r"c\[(0x\w+)\]\[(0x\w+)\]", text):
+        if constant := CONSTANT.match(text):
             bank, offset = int(constant[1], 16), int(constant[2], 16)
             return lambda s: s.zero + np.uint32(s.constant(bank, offset))
         if not REGISTER.match(text):
@@ -115,20 +116,21 @@ class Operands:
         self.uses.add(text)
         return lambda s: s.words.get(text, s.zero)
 
+    def behind(self, text: str, step: int) -> str:
+        """The operand so many words behind one."""
+        if constant := CONSTANT.match(text):
+            return f"c[{constant[1]}][{int(constant[2], 16) + 4 * step:#x}]"
+        if REGISTER.match(text):
+            return next_name(text, step)
+        return hex(int(text, 0) >> 32 * step & 0xFFFFFFFF)
+
     def pair(self, text: str) -> Read:
         """64 bits of an integer operand, uint64."""
         if text.startswith("-") and not text[1].isdigit():
             positive = self.pair(text[1:])
             return lambda s: np.negative(positive(s))
         text = text.split(".")[0] if text[0] in "RU" else text
-        low = self.word(text)
-        if constant := re.match(r"c\[(0x\w+)\]\[(0x\w+)\]", text):
-            high = self.word(f"c[{constant[1]}][{int(constant[2], 16) + 4:#x}]")
-        elif REGISTER.match(text):
-            high = self.word(next_name(text))
-        else:
-            value = int(text, 0)
-            high = self.word(hex(value >> 32 & 0xFFFFFFFF))
+        low, high = self.word(text), self.word(self.behind(text, 1))
         return lambda s: high(s).astype(np.uint64) << np.uint64(32) | low(s)
 
     def carrying(self, text: str) -> Read:

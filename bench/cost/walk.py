@@ -10,7 +10,7 @@ from bench.cost.memory import Memory, touched
 from bench.cost.operands import ONE, Array, Registers, next_name
 from bench.cost.program import Access, Block, Step, Unmodelled
 
-MOST = 1_000_000  # blocks of a walk, which then cannot be right
+MOST = 50_000  # blocks of a walk, or repetitions of a loop, which then cannot be right
 PERIODS = (1, 2, 3, 4, 6)  # iterations after which a loop may repeat itself: buffers take turns
 SHARED_WORDS = 2**16  # 256 KiB, more than a multiprocessor has
 LAST = 4  # of a loop's repetitions, which are walked: there loads ahead come to their end
@@ -167,7 +167,7 @@ class Walker:
         words, flags = registers.words, registers.flags
         lap = self._lap(start, period, steering=False)
         states = [(now.words, now.flags), (dict(registers.words), dict(registers.flags))]
-        while lap is not None:
+        while lap is not None and len(states) < MOST:
             found = self._lap(start, period, steering=True)
             if found is None or found.path != lap.path:
                 break
