@@ -141,3 +141,6 @@ DERIVE = columns(
     "out", "rows", "row_stride", "columns", "size", "transposed",
     *(f"{what}{i}" for i in range(SUB_BASES) for what in ("basis", "basis_size", "basis_inner")),
 )  # fmt: skip
+
+# By op, the columns of tiles that are records: each holds all that a kernel reads of it.
+RECORDS = {"rotate": ROTATE, "gram": GRAM, "gram_reduce": GRAM}

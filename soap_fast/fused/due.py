@@ -24,7 +24,6 @@ from soap_fast.fused.columns import (
     PERMUTE,
     PERMUTE_AXIS,
     PLANE,
-    ROTATE,
     SETTLE,
 )
 from soap_fast.fused.memory import Memory
@@ -50,8 +49,6 @@ TASKS = {
     "settle": SETTLE,
     "gather": PLANE,
 }
-# Columns of tiles that are records.
-RECORDS = {"rotate": ROTATE}
 
 
 @dataclass(frozen=True)

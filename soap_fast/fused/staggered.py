@@ -14,10 +14,10 @@ import torch
 from soap_fast.call import TensorCall
 from soap_fast.carry import Batch, batches
 from soap_fast.fused.carry_tables import Template, Tokens
+from soap_fast.fused.columns import RECORDS
 from soap_fast.fused.due import (
     DERIVED,
     LATE_COLUMNS,
-    RECORDS,
     TASKS,
     Plan,
     Planned,
