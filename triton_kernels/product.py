@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 CUT = tl.constexpr(-(1 << 13))  # clears the bits of float32's mantissa that tf32 has not
-CUTS_OFF = tl.constexpr(not triton.knobs.runtime.interpret)  # tensor cores do so themselves
+WHOLE = tl.constexpr(triton.knobs.runtime.interpret)  # the interpreter's products are float32's
 HALF = tl.constexpr(1 << 12)  # half a unit of those that it has
 
 
@@ -30,10 +30,10 @@ def add_product(acc, a, b, PRECISION: tl.constexpr, IN_SHARED: tl.constexpr):
     Args:
         IN_SHARED: whether a lies in shared memory by rows, where tensor cores can read it.
     """
-    if PRECISION == "tf32x3":
+    if PRECISION == "tf32x3" and not WHOLE:
         a_high = (a.to(tl.int32, bitcast=True) & CUT).to(tl.float32, bitcast=True)
         a_low = a - a_high
-        if IN_SHARED and CUTS_OFF:  # a is a_high to them, and need not be in registers twice
+        if IN_SHARED:  # a is a_high to tensor cores, and need not be in registers as well
             a_high = a
         b_high = ((b.to(tl.int32, bitcast=True) + HALF) & CUT).to(tl.float32, bitcast=True)
         b_low = tl.trans(b - b_high)

@@ -130,8 +130,8 @@ GROUPED_MATMUL = columns(
     "m", "n", "k", "tiles_m", "tiles_n",
     *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
 )  # fmt: skip
-# Any strides; or b by rows and a by rows or by columns, all at multiples of 16 bytes, in tiles that
-# are 32 or 64 wide.
+# Any strides; or b and out by rows and a by rows or by columns, all at multiples of 16 bytes, in
+# tiles of 32 or 64 rows.
 GROUPED_KIND = {"any": 0, "rows_32": 1, "columns_32": 2, "rows_64": 3, "columns_64": 4}
 
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
