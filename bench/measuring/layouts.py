@@ -35,13 +35,11 @@ def chained(ttir: str) -> int:
     Three products of tf32x3 in one running sum are wrong on sm_90 and sm_103, see
     triton_kernels/product.py.
     """
-    begun = dict(DOT.findall(ttir))
+    begins: dict[str, str] = {}  # by product, what the first one of its chain goes on from
     found = 0
-    for start in begun.values():
-        if start in begun:
-            while start in begun:
-                start = begun[start]
-            found += not start.startswith("%cst")
+    for name, start in DOT.findall(ttir):  # in order: other regions use the same names again
+        begins[name] = begins.get(start, start)
+        found += start in begins and not begins[name].startswith("%cst")
     return found
 
 
