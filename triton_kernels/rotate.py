@@ -67,6 +67,7 @@ def rotate(
     PRECISION: tl.constexpr,
     BK: tl.constexpr,
     STAGES: tl.constexpr,
+    TALL: tl.constexpr,  # rows that are computed at once, at most
 ):
     # Whether a tile's tensor is taken is known before the tile begins, its tensor one tile earlier.
     step = tl.num_programs(0)
@@ -86,18 +87,30 @@ def rotate(
             sums = directions + tile
             for number in tl.static_range(LOW if ADAM else 0, CLASSES):
                 if kind == number:
-                    _tile(record, tensors, option_rows, sums, number, ADAM, PRECISION, BK, STAGES)
+                    _tile(
+                        record,
+                        tensors,
+                        option_rows,
+                        sums,
+                        number,
+                        ADAM,
+                        PRECISION,
+                        BK,
+                        STAGES,
+                        TALL,
+                    )
 
 
 @triton.jit
 def _tile(
     record, tensors, option_rows, sums,
     NUMBER: tl.constexpr, ADAM: tl.constexpr, PRECISION: tl.constexpr,
-    BK: tl.constexpr, STAGES: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, TALL: tl.constexpr,
 ):  # fmt: skip
     """A tile of the product, and what becomes of it; with ADAM also its sum of n^2."""
     HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
-    BM: tl.constexpr = 64 if PRECISION == "ieee" else HEIGHT  # without tensor cores more spills
+    # Without tensor cores more than 64 rows spill.
+    BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
     BN: tl.constexpr = WIDTHS[NUMBER]
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
     square = 0.0

@@ -16,7 +16,7 @@ from bench.command import BadInput, show
 from bench.measuring.layouts import chained, store_bytes, unordered
 from bench.measuring.signatures import signatures
 from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.tuning import TUNING, constants_on
 from soap_fast.refresh import LEFT_OUT, REFRESHED
 
 COLUMNS = (
@@ -106,6 +106,7 @@ def binary(op: str, constants: dict[str, Any], sm: int) -> Any:
     from triton.compiler import ASTSource
 
     function = kernel(op)
+    constants = constants_on(op, constants, sm)
     bound = signatures()[op]
     signature, constexprs, attributes = {}, {}, {}
     for place, name in enumerate(function.arg_names):
