@@ -7,11 +7,12 @@ Every entry there has a reason and, once a GPU has timed it, the measurement tha
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from soap_fast.versions import triton_version
 
 FILE = Path(__file__).with_suffix(".json")
 
@@ -48,7 +49,7 @@ def constants_on(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
 
     These are sm_120 by Triton 3.6, and sm_90 by Triton 3.9.
     """
-    lowest = importlib.metadata.version("triton").startswith("3.6")
+    lowest = (triton_version() or "").startswith("3.6.")
     tall = op != "rotate" or (sm < 120 and lowest)
     return constants if tall else {**constants, "TALL": 64}
 
