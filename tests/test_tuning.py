@@ -12,7 +12,7 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.commands import tune
-from soap_fast.fused import tuning
+from soap_fast.fused import tuning as tunings
 from soap_fast.fused.launcher import RecordingLauncher, kernel
 from soap_fast.fused.tuning import FILE, TUNING, read, tuning_of
 
@@ -124,7 +124,7 @@ def test_without_a_gpu_it_says_so(capsys, monkeypatch):
     ],
 )
 def test_tall_tiles_are_halved_where_they_spill(monkeypatch, triton, sm, tall):
-    monkeypatch.setattr(tuning, "triton_version", lambda: triton)
-    constants = tuning.TUNING["rotate"].constants
-    assert tuning.constants_on("rotate", constants, sm)["TALL"] == tall
-    assert tuning.constants_on("gram", {}, sm) == {}
+    monkeypatch.setattr(tunings, "triton_version", lambda: triton)
+    constants = tunings.TUNING["rotate"].constants
+    assert tunings.constants_on("rotate", constants, sm)["TALL"] == tall
+    assert tunings.constants_on("gram", {}, sm) == {}
