@@ -47,6 +47,8 @@ ORDER = [
     "fused.underway",
     "fused.launcher",
     "fused.tables",
+    "fused.rotations",
+    "fused.gram_tables",
     "fused.work",
     "fused.operands",
     "fused.upload",

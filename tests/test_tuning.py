@@ -12,6 +12,7 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.commands import tune
+from soap_fast.fused import tuning as tunings
 from soap_fast.fused.launcher import RecordingLauncher, kernel
 from soap_fast.fused.tuning import FILE, TUNING, read, tuning_of
 
@@ -111,3 +112,19 @@ def test_without_a_gpu_it_says_so(capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.startswith("python -m bench tune: torch sees no NVIDIA GPU")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("triton", "sm", "tall"),
+    [
+        ("3.6.0", 90, 128),
+        ("3.6.0", 120, 64),
+        ("3.9.0", 90, 64),
+        ("of another distribution", 80, 64),
+    ],
+)
+def test_tall_tiles_are_halved_where_they_spill(monkeypatch, triton, sm, tall):
+    monkeypatch.setattr(tunings, "triton_version", lambda: triton)
+    constants = tunings.TUNING["rotate"].constants
+    assert tunings.constants_on("rotate", constants, sm)["TALL"] == tall
+    assert tunings.constants_on("gram", {}, sm) == {}

@@ -20,6 +20,7 @@ COLUMNS = tl.constexpr(DERIVE["columns"])
 SIZE = tl.constexpr(DERIVE["size"])
 TRANSPOSED = tl.constexpr(DERIVE["transposed"])
 BASIS = tl.constexpr(DERIVE["basis0"])
+SECOND = tl.constexpr(DERIVE["basis_size1"])  # 0: there is one basis
 COUNT = tl.constexpr(SUB_BASES)
 
 
@@ -32,26 +33,59 @@ def derive(
 ):
     for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
         task = tasks + tl.load(tiles + 3 * tile).to(tl.int64) * TABLE_COLUMNS
-        row = (tl.load(tiles + 3 * tile + 1) + tl.arange(0, BLOCK))[:, None]
-        column = (tl.load(tiles + 3 * tile + 2) + tl.arange(0, BLOCK))[None, :]
-        size = tl.load(task + SIZE).to(tl.int32)
-        inside = (row < size) & (column < size)
-        transposed = tl.load(task + TRANSPOSED)
-        i = tl.where(transposed != 0, column, row)
-        j = tl.where(transposed != 0, row, column)
-        value = tl.where(inside, 1.0, 0.0)
-        for sub in tl.static_range(COUNT):
-            address = tl.load(task + BASIS + 3 * sub)
-            d = tl.load(task + BASIS + 3 * sub + 1).to(tl.int32)
-            if d != 0:
-                inner = tl.load(task + BASIS + 3 * sub + 2).to(tl.int32)
-                a = i // inner % d
-                b = j // inner % d
-                if address == 0:
-                    value = tl.where(a == b, value, 0.0)
-                else:
-                    entry = a * d + b
-                    value = value * tl.load(floats(address) + entry, mask=inside, other=0.0)
-        written = (row < tl.load(task + ROWS)) & (column < tl.load(task + COLUMNS))
-        out = floats(tl.load(task + OUT)) + (row * tl.load(task + ROW_STRIDE).to(tl.int32) + column)
-        tl.store(out, value, mask=written)
+        first_row = tl.load(tiles + 3 * tile + 1)
+        first_column = tl.load(tiles + 3 * tile + 2)
+        row = first_row + tl.arange(0, BLOCK)
+        column = first_column + tl.arange(0, BLOCK)
+        if tl.load(task + SECOND) == 0:
+            value = _single(task, first_row, first_column, BLOCK)
+        else:
+            value = _joined(task, row[:, None], column[None, :])
+        written = (row < tl.load(task + ROWS))[:, None] & (column < tl.load(task + COLUMNS))[
+            None, :
+        ]
+        out = row[:, None] * tl.load(task + ROW_STRIDE).to(tl.int32) + column[None, :]
+        tl.store(floats(tl.load(task + OUT)) + out, value, mask=written)
+
+
+@triton.jit
+def _single(task, first_row, first_column, BLOCK: tl.constexpr):
+    """Of one basis, read along its rows whether it is transposed or not."""
+    size = tl.load(task + SIZE).to(tl.int32)
+    address = tl.load(task + BASIS)
+    transposed = tl.load(task + TRANSPOSED) != 0
+    i = tl.where(transposed, first_column, first_row) + tl.arange(0, BLOCK)
+    j = tl.where(transposed, first_row, first_column) + tl.arange(0, BLOCK)
+    inside = (i < size)[:, None] & (j < size)[None, :]
+    if address == 0:
+        value = tl.where(inside & (i[:, None] == j[None, :]), 1.0, 0.0)
+    else:
+        entry = i[:, None] * size + j[None, :]
+        value = tl.load(floats(address) + entry, mask=inside, other=0.0)
+    if transposed:
+        value = tl.trans(value)
+    return value
+
+
+@triton.jit
+def _joined(task, row, column):
+    """Of several, which are small: each entry is looked up in all of them."""
+    size = tl.load(task + SIZE).to(tl.int32)
+    inside = (row < size) & (column < size)
+    transposed = tl.load(task + TRANSPOSED)
+    i = tl.where(transposed != 0, column, row)
+    j = tl.where(transposed != 0, row, column)
+    value = tl.where(inside, 1.0, 0.0)
+    for sub in tl.static_range(COUNT):
+        address = tl.load(task + BASIS + 3 * sub)
+        d = tl.load(task + BASIS + 3 * sub + 1).to(tl.int32)
+        if d != 0:
+            inner = tl.load(task + BASIS + 3 * sub + 2).to(tl.int32)
+            a = i // inner % d
+            b = j // inner % d
+            if address == 0:
+                value = tl.where(a == b, value, 0.0)
+            else:
+                entry = a * d + b
+                value = value * tl.load(floats(address) + entry, mask=inside, other=0.0)
+    return value

@@ -2,29 +2,38 @@
 
     K = beta_s K + (1 - beta_s) sum_k x[i, k] x[j, k]
 
-Only tiles at and below the diagonal are computed; K gets a tile and its mirror. A long sum is cut
-into parts, whose tiles `gram_reduce` adds in their order. x is a plane, or one of its modes: the
-sum runs along the contiguous axis, run by run, or for the contiguous mode over the rows.
+Of a tile and its mirror one is computed; K gets both. A long sum is cut into parts, whose tiles
+`gram_reduce` adds in their order. x is a plane, or one of its modes: the sum runs along the
+contiguous axis, run by run, or for the contiguous mode over the rows. All that a tile reads of a
+table is one record.
 """
 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import GRAM, OPTIONS, SCALARS, TENSOR
+from soap_fast.fused.columns import GRAM, GRAM_ROWS, GRAM_WIDTHS, OPTIONS, SCALARS, TENSOR
+from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import floats, operand
 
 COLUMNS = tl.constexpr(len(GRAM))
-TILE = tl.constexpr(7)
-REDUCE_TILE = tl.constexpr(6)
-UNIT = tl.constexpr(256)  # partial tiles lie at multiples of this many elements
 TENSOR_ = tl.constexpr(GRAM["tensor"])
-X = tl.constexpr(GRAM["x"])
+KIND = tl.constexpr(GRAM["kind"])
+M0 = tl.constexpr(GRAM["m0"])
+N0 = tl.constexpr(GRAM["n0"])
+A = tl.constexpr(GRAM["a"])
+B = tl.constexpr(GRAM["b"])
 SIZE = tl.constexpr(GRAM["size"])
 ROW_STRIDE = tl.constexpr(GRAM["row_stride"])
-CHUNKS_PER_RUN = tl.constexpr(GRAM["chunks_per_run"])
 RUN_STRIDE = tl.constexpr(GRAM["run_stride"])
 LENGTH = tl.constexpr(GRAM["length"])
+START = tl.constexpr(GRAM["start"])
+CHUNKS = tl.constexpr(GRAM["chunks"])
+PART = tl.constexpr(GRAM["part"])
+PARTS = tl.constexpr(GRAM["parts"])
 FACTOR = tl.constexpr(GRAM["factor"])
+WIDTHS = tl.constexpr(GRAM_WIDTHS)
+ALONG = tl.constexpr(len(GRAM_WIDTHS))
+ROWS = tl.constexpr(GRAM_ROWS)
 TENSOR_COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
 OPTION_COLUMNS = tl.constexpr(len(OPTIONS))
@@ -35,8 +44,7 @@ TAKEN = tl.constexpr(SCALARS["taken"])
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def gram(
-    tiles,  # [n, TILE] int32: task, class, m0, n0, chunks from, to, unit of its part or -1
-    tasks,  # [m, COLUMNS] int64
+    records,  # [n, COLUMNS] int64
     tensors,
     option_rows,
     scalars,
@@ -46,117 +54,123 @@ def gram(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
-        at = tiles + TILE * tile
-        task = tasks + tl.load(at).to(tl.int64) * COLUMNS
-        index = tl.load(task + TENSOR_)
-        if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
-            tensor = tensors + index * TENSOR_COLUMNS
-            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
-            kind = tl.load(at + 1)
-            if kind == 0:
-                _along(at, task, row, partials, 64, 64, PRECISION, BK, STAGES)
-            if kind == 1:
-                _along(at, task, row, partials, 32, 32, PRECISION, BK, STAGES)
-            if kind == 2:
-                _along(at, task, row, partials, 16, 64, PRECISION, BK, STAGES)
-            if kind == 3:
-                _along(at, task, row, partials, 16, 16, PRECISION, BK, STAGES)
-            if kind == 4:
-                _across(at, task, row, partials, 64, 64, PRECISION, BK)
-            if kind == 5:
-                _across(at, task, row, partials, 32, 32, PRECISION, BK)
-            if kind == 6:
-                _across(at, task, row, partials, 16, 64, PRECISION, BK)
-            if kind == 7:
-                _across(at, task, row, partials, 16, 16, PRECISION, BK)
+    # Whether a tile's tensor is taken is known before the tile begins, its tensor one tile earlier.
+    step = tl.num_programs(0)
+    first = tl.program_id(0)
+    coming = scalars + tl.load(records + first * COLUMNS + TENSOR_) * SCALAR_COLUMNS
+    taken = tl.load(coming + TAKEN)
+    after = tl.minimum(first + step, n_tiles - 1)
+    coming = tl.load(records + after * COLUMNS + TENSOR_).to(tl.int32)
+    for tile in tl.range(first, n_tiles, step, disable_licm=True):
+        record = records + tile * COLUMNS
+        now = taken
+        taken = tl.load(scalars + coming * SCALAR_COLUMNS + TAKEN)
+        after = tl.minimum(tile + 2 * step, n_tiles - 1)
+        coming = tl.load(records + after * COLUMNS + TENSOR_).to(tl.int32)
+        if now != 0.0:
+            tables = (tensors, option_rows, partials)
+            kind = tl.load(record + KIND)
+            for number in tl.static_range(ALONG):
+                if kind == number:
+                    acc = _along(record, WIDTHS[number], PRECISION, BK, STAGES)
+                    _finish(acc, record, tables)
+            for number in tl.static_range(ALONG):
+                if kind == ALONG + number:
+                    acc = _across(record, WIDTHS[number], PRECISION, BK)
+                    _finish(acc, record, tables)
 
 
 @triton.jit
 def _along(
-    tile, task, options, partials,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
-    BK: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """Sums along the contiguous axis."""
-    m = tl.load(tile + 2) + tl.arange(0, BM)
-    n = tl.load(tile + 3) + tl.arange(0, BN)
+    record, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr
+):
+    """Sums along the contiguous axis. Beyond the edges the last row is read again."""
     k = tl.arange(0, BK)
-    size = tl.load(task + SIZE).to(tl.int32)
-    stride = tl.multiple_of(tl.load(task + ROW_STRIDE).to(tl.int32), 4)
-    run_stride = tl.multiple_of(tl.load(task + RUN_STRIDE).to(tl.int32), 4)
-    length = tl.multiple_of(tl.load(task + LENGTH).to(tl.int32), 4)
-    chunks_per_run = tl.load(task + CHUNKS_PER_RUN).to(tl.int32)
-    x = operand(tl.load(task + X))
-    a_at = m[:, None] * stride + k[None, :]
-    b_at = n[:, None] * stride + k[None, :]
-    acc = tl.zeros((BM, BN), tl.float32)
-    for chunk in tl.range(tl.load(tile + 4), tl.load(tile + 5), num_stages=STAGES):
-        run = chunk // chunks_per_run
-        start = (chunk - run * chunks_per_run) * BK
-        base = x + (run * run_stride + start)
+    last = tl.load(record + SIZE).to(tl.int32) - 1
+    m = tl.minimum(tl.arange(0, ROWS), last - tl.load(record + M0).to(tl.int32))
+    n = tl.minimum(tl.arange(0, WIDTH), last - tl.load(record + N0).to(tl.int32))
+    stride = tl.multiple_of(tl.load(record + ROW_STRIDE).to(tl.int32), 4)
+    run_stride = tl.multiple_of(tl.load(record + RUN_STRIDE).to(tl.int32), 4)
+    length = tl.multiple_of(tl.load(record + LENGTH).to(tl.int32), 4)
+    a_at = operand(tl.load(record + A)) + (m[:, None] * stride + k[None, :])
+    b_at = operand(tl.load(record + B)) + (n[:, None] * stride + k[None, :])
+    start = tl.multiple_of(tl.load(record + START).to(tl.int32), 4)  # in its run
+    run = tl.full((), 0, tl.int32)
+    acc = tl.zeros((ROWS, WIDTH), tl.float32)
+    for _ in tl.range(0, tl.load(record + CHUNKS).to(tl.int32), num_stages=STAGES):
         left = k[None, :] < length - start
-        a = tl.load(base + a_at, mask=(m < size)[:, None] & left, other=0.0)  # [BM, BK]
-        b = tl.load(base + b_at, mask=(n < size)[:, None] & left, other=0.0)  # [BN, BK]
-        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
-    _finish(acc, tile, task, options, partials, BM, BN)
+        at = run + start
+        a = tl.load(a_at + at, mask=left, other=0.0)  # [ROWS, BK]
+        b = tl.load(b_at + at, mask=left, other=0.0)  # [WIDTH, BK]
+        acc = add_product(acc, a, b, PRECISION, True)
+        start += BK
+        ends = start >= length
+        run = tl.where(ends, run + run_stride, run)
+        start = tl.where(ends, 0, start)
+    return acc
 
 
 @triton.jit
-def _across(
-    tile, task, options, partials,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+def _across(record, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr):
     """Sums over rows. One stage: copying ahead would transpose in pieces of 4 bytes (sm_80, 90)."""
-    m = tl.multiple_of(tl.load(tile + 2), 16) + tl.arange(0, BM)
-    n = tl.multiple_of(tl.load(tile + 3), 16) + tl.arange(0, BN)
     k = tl.arange(0, BK)
-    stride = tl.multiple_of(tl.load(task + ROW_STRIDE).to(tl.int32), 4)  # size, padded
-    length = tl.load(task + LENGTH).to(tl.int32)
-    x = operand(tl.load(task + X))
-    acc = tl.zeros((BM, BN), tl.float32)
-    for chunk in tl.range(tl.load(tile + 4), tl.load(tile + 5), num_stages=1):
-        row = chunk * BK + k
-        at = row[:, None] * stride
-        left = (row < length)[:, None]
-        a = tl.load(x + (at + m[None, :]), mask=left & (m < stride)[None, :], other=0.0)  # [BK, BM]
-        b = tl.load(x + (at + n[None, :]), mask=left & (n < stride)[None, :], other=0.0)  # [BK, BN]
-        acc = tl.dot(tl.trans(a), b, acc, input_precision=PRECISION)
-    _finish(acc, tile, task, options, partials, BM, BN)
+    stride = tl.multiple_of(tl.load(record + ROW_STRIDE).to(tl.int32), 4)  # size, padded
+    m = tl.arange(0, ROWS)
+    n = tl.arange(0, WIDTH)
+    m_inside = (m < stride - tl.multiple_of(tl.load(record + M0).to(tl.int32), 16))[None, :]
+    n_inside = (n < stride - tl.multiple_of(tl.load(record + N0).to(tl.int32), 16))[None, :]
+    rows = tl.load(record + LENGTH).to(tl.int32)
+    rows -= tl.load(record + START).to(tl.int32)
+    a_at = operand(tl.load(record + A)) + (k[:, None] * stride + m[None, :])
+    b_at = operand(tl.load(record + B)) + (k[:, None] * stride + n[None, :])
+    acc = tl.zeros((ROWS, WIDTH), tl.float32)
+    for chunk in tl.range(0, tl.load(record + CHUNKS).to(tl.int32), num_stages=1):
+        left = (k < rows - chunk * BK)[:, None]
+        at = chunk * (BK * stride)
+        a = tl.load(a_at + at, mask=left & m_inside, other=0.0)  # [BK, ROWS]
+        b = tl.load(b_at + at, mask=left & n_inside, other=0.0)  # [BK, WIDTH]
+        acc = add_product(acc, tl.trans(a), tl.trans(b), PRECISION, False)
+    return acc
 
 
 @triton.jit
-def _finish(acc, tile, task, options, partials, BM: tl.constexpr, BN: tl.constexpr):
-    unit = tl.load(tile + 6)
-    if unit < 0:
-        _follow(acc, tl.load(tile + 2), tl.load(tile + 3), task, options, BM, BN)
+def _finish(acc, record, tables):
+    tensors, option_rows, partials = tables
+    if tl.load(record + PARTS) == 1:
+        _follow(acc, record, tensors, option_rows)
     else:
-        entry = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
-        tl.store(partials + unit.to(tl.int64) * UNIT + entry, acc)
+        WIDTH: tl.constexpr = acc.shape[1]
+        entry = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+        part = tl.multiple_of(tl.load(record + PART), 16)
+        tl.store(partials + part + entry, acc)
 
 
 @triton.jit
-def _follow(acc, m0, n0, task, options, BM: tl.constexpr, BN: tl.constexpr):
+def _follow(acc, record, tensors, option_rows):
     """K = beta_s K + (1 - beta_s) acc, for the lower triangle and its mirror."""
+    tensor = tensors + tl.load(record + TENSOR_) * TENSOR_COLUMNS
+    options = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
     beta = tl.load(options + BETA_S)
-    m = m0 + tl.arange(0, BM)
-    n = n0 + tl.arange(0, BN)
-    size = tl.load(task + SIZE).to(tl.int32)
-    factor = floats(tl.load(task + FACTOR))
-    lower = (m < size)[:, None] & (m[:, None] >= n[None, :])
+    m0 = tl.load(record + M0).to(tl.int32)
+    n0 = tl.load(record + N0).to(tl.int32)
+    m = m0 + tl.arange(0, acc.shape[0])
+    n = n0 + tl.arange(0, acc.shape[1])
+    size = tl.load(record + SIZE).to(tl.int32)
+    factor = floats(tl.load(record + FACTOR))
+    inside = (m < size)[:, None] & (n < size)[None, :]
+    kept = inside & ((m[:, None] >= n[None, :]) | (m0 != n0))
     at = factor + (m[:, None] * size + n[None, :])
-    old = tl.load(at, mask=lower, other=0.0)
+    old = tl.load(at, mask=kept, other=0.0)
     new = beta.to(tl.float32) * old + (1.0 - beta).to(tl.float32) * acc
-    tl.store(at, new, mask=lower)
+    tl.store(at, new, mask=kept)
     mirror = factor + (n[:, None] * size + m[None, :])
-    strictly = (m < size)[None, :] & (n[:, None] < m[None, :])
-    tl.store(mirror, tl.trans(new), mask=strictly)
+    mirrored = kept & (m[:, None] != n[None, :])
+    tl.store(mirror, tl.trans(new), mask=tl.trans(mirrored))
 
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def gram_reduce(
-    tiles,  # [n, REDUCE_TILE] int32: task, class, m0, n0, unit of the first part, parts
-    tasks,  # [m, COLUMNS] int64
+    records,  # [n, COLUMNS] int64, those of gram but for the parts that they sum
     tensors,
     option_rows,
     scalars,
@@ -164,29 +178,21 @@ def gram_reduce(
     n_tiles,
 ):
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
-        at = tiles + REDUCE_TILE * tile
-        task = tasks + tl.load(at).to(tl.int64) * COLUMNS
-        index = tl.load(task + TENSOR_)
+        record = records + tile * COLUMNS
+        index = tl.load(record + TENSOR_)
         if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
-            tensor = tensors + index * TENSOR_COLUMNS
-            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
-            kind = tl.load(at + 1) % 4
-            if kind == 0:
-                _add_parts(at, task, row, partials, 64, 64)
-            if kind == 1:
-                _add_parts(at, task, row, partials, 32, 32)
-            if kind == 2:
-                _add_parts(at, task, row, partials, 16, 64)
-            if kind == 3:
-                _add_parts(at, task, row, partials, 16, 16)
+            kind = tl.load(record + KIND) % ALONG
+            for number in tl.static_range(ALONG):
+                if kind == number:
+                    _add_parts(record, tensors, option_rows, partials, WIDTHS[number])
 
 
 @triton.jit
-def _add_parts(tile, task, options, partials, BM: tl.constexpr, BN: tl.constexpr):
-    entry = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
-    part = partials + tl.load(tile + 4).to(tl.int64) * UNIT + entry
+def _add_parts(record, tensors, option_rows, partials, WIDTH: tl.constexpr):
+    entry = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    part = partials + tl.multiple_of(tl.load(record + PART), 16) + entry
     acc = tl.load(part)
-    for _ in range(1, tl.load(tile + 5)):
-        part += BM * BN
+    for _ in range(1, tl.load(record + PARTS).to(tl.int32)):
+        part += ROWS * WIDTH
         acc += tl.load(part)
-    _follow(acc, tl.load(tile + 2), tl.load(tile + 3), task, options, BM, BN)
+    _follow(acc, record, tensors, option_rows)

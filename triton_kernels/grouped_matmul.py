@@ -3,14 +3,15 @@
     out[g, i] = a[g, i] b[g, i]        for every matrix i of every group g
 
 An operand that is not contiguous along k is loaded 16 bytes at a time along its other axis and
-transposed in registers, with one stage: copying ahead would transpose in pieces of 4 bytes. So are
-loaded what lies at multiples of 16 bytes; the rest element by element, of any strides.
+transposed on its way to the product, with one stage: copying ahead would transpose in pieces of 4
+bytes. So is loaded what lies at multiples of 16 bytes; the rest one by one, of any strides.
 """
 
 import triton
 import triton.language as tl
 
 from soap_fast.fused.columns import GROUPED_KIND, GROUPED_MATMUL
+from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import floats, operand
 
 COLUMNS = tl.constexpr(len(GROUPED_MATMUL))
@@ -42,12 +43,12 @@ def grouped_matmul(
     PRECISION: tl.constexpr,
 ):
     slot = tl.arange(0, GROUPS)
-    ends = tl.load(groups + slot * COLUMNS + LAST_TILE, mask=slot < n_groups, other=n_tiles)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
+        ends = tl.load(groups + slot * COLUMNS + LAST_TILE, mask=slot < n_groups, other=n_tiles)
         group = groups + tl.sum((ends <= tile).to(tl.int32)) * COLUMNS
         kind = tl.load(group + KIND)
         if kind == ANY:
-            _any(group, tile, 32, BK, PRECISION)
+            _any(group, tile, BK, PRECISION)
         if kind == ROWS_32:
             _aligned(group, tile, 32, False, BK, PRECISION)
         if kind == COLUMNS_32:
@@ -56,15 +57,17 @@ def grouped_matmul(
             if kind == ROWS_64:
                 _aligned(group, tile, 64, False, BK, PRECISION)
             if kind == COLUMNS_64:
-                _aligned(group, tile, 64, True, BK, PRECISION)
+                _aligned(group, tile, 64, True, BK // 2, PRECISION)  # with BK it spills on sm_80
 
 
 @triton.jit
 def _aligned(
     group, tile,
-    SIZE: tl.constexpr, BY_COLUMNS: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, BY_COLUMNS: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    matrix, m, n = _place(group, tile, SIZE)
+    """A tile of ROWS rows of out, computed and written transposed: columns of b are rows there."""
+    COLUMNS: tl.constexpr = 32 if PRECISION == "ieee" else 64
+    matrix, m, n = _place(group, tile, ROWS, COLUMNS)
     k = tl.arange(0, BK)
     m_end = tl.multiple_of(tl.load(group + M).to(tl.int32), 4)
     n_end = tl.multiple_of(tl.load(group + N).to(tl.int32), 4)
@@ -72,56 +75,63 @@ def _aligned(
     a_stride = tl.load(group + A + (3 if BY_COLUMNS else 2)).to(tl.int32)
     a_stride = tl.multiple_of(a_stride, 4)
     b_stride = tl.multiple_of(tl.load(group + B + 2).to(tl.int32), 4)
-    a_at = operand(tl.load(group + A)) + matrix * tl.multiple_of(tl.load(group + A + 1), 4)
-    b_at = operand(tl.load(group + B)) + matrix * tl.multiple_of(tl.load(group + B + 1), 4)
-    acc = tl.zeros((SIZE, SIZE), tl.float32)
-    for start in tl.range(0, k_end, BK, num_stages=1):
-        row = start + k
-        left = k < k_end - start
-        inside = left[:, None]
+    a_base = operand(tl.load(group + A)) + matrix * tl.multiple_of(tl.load(group + A + 1), 4)
+    b_base = operand(tl.load(group + B)) + matrix * tl.multiple_of(tl.load(group + B + 1), 4)
+    if BY_COLUMNS:
+        a_at = a_base + (k[:, None] * a_stride + m[None, :])
+        a_step = BK * a_stride
+    else:
+        a_at = a_base + (tl.minimum(m, m_end - 1)[:, None] * a_stride + k[None, :])
+        a_step = tl.full((), BK, tl.int32)
+    b_at = b_base + (k[:, None] * b_stride + n[None, :])
+    acc = tl.zeros((COLUMNS, ROWS), tl.float32)
+    for block in tl.range(0, tl.cdiv(k_end, BK), num_stages=1):
+        left = k < k_end - block * BK
+        mask = left[:, None] & (n < n_end)[None, :]
+        b = tl.load(b_at + block * (BK * b_stride), mask=mask, other=0.0)  # [BK, COLUMNS]
         if BY_COLUMNS:
-            at = row[:, None] * a_stride + m[None, :]
-            a = tl.load(a_at + at, mask=inside & (m < m_end)[None, :], other=0.0)  # [BK, SIZE]
+            mask = left[:, None] & (m < m_end)[None, :]
+            a = tl.load(a_at + block * a_step, mask=mask, other=0.0)  # [BK, ROWS]
             a = tl.trans(a)
         else:
-            at = m[:, None] * a_stride + k[None, :]
-            mask = (m < m_end)[:, None] & left[None, :]
-            a = tl.load(a_at + start + at, mask=mask, other=0.0)  # [SIZE, BK]
-        at = row[:, None] * b_stride + n[None, :]
-        b = tl.load(b_at + at, mask=inside & (n < n_end)[None, :], other=0.0)  # [BK, SIZE]
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
-    _store(group, matrix, m, n, acc)
+            a = tl.load(a_at + block * a_step, mask=left[None, :], other=0.0)  # [ROWS, BK]
+        acc = add_product(acc, tl.trans(b), a, PRECISION, False)
+    out = operand(tl.load(group + OUT)) + matrix * tl.multiple_of(tl.load(group + OUT + 1), 4)
+    row_stride = tl.multiple_of(tl.load(group + OUT + 2).to(tl.int32), 4)
+    mask = (n < n_end)[:, None] & (m < m_end)[None, :]
+    tl.store(out + (n[:, None] + m[None, :] * row_stride), acc, mask=mask)
 
 
 @triton.jit
-def _any(group, tile, SIZE: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    matrix, m, n = _place(group, tile, SIZE)
+def _any(group, tile, BK: tl.constexpr, PRECISION: tl.constexpr):
+    ROWS: tl.constexpr = 32 if PRECISION == "ieee" else 64
+    matrix, m, n = _place(group, tile, ROWS, 32)
     k = tl.arange(0, BK)
     m_end = tl.load(group + M).to(tl.int32)
     n_end = tl.load(group + N).to(tl.int32)
     k_end = tl.load(group + K).to(tl.int32)
     left_at = _matrix(group + A, matrix) + m[:, None] * tl.load(group + A + 2)
     right_at = _matrix(group + B, matrix) + n[None, :] * tl.load(group + B + 3)
-    acc = tl.zeros((SIZE, SIZE), tl.float32)
+    acc = tl.zeros((ROWS, 32), tl.float32)
     for start in tl.range(0, k_end, BK, num_stages=1):
         row = start + k
         mask = (m < m_end)[:, None] & (row < k_end)[None, :]
         left = tl.load(left_at + row[None, :] * tl.load(group + A + 3), mask=mask, other=0.0)
         mask = (row < k_end)[:, None] & (n < n_end)[None, :]
         right = tl.load(right_at + row[:, None] * tl.load(group + B + 2), mask=mask, other=0.0)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = add_product(acc, left, tl.trans(right), PRECISION, False)
     _store(group, matrix, m, n, acc)
 
 
 @triton.jit
-def _place(group, tile, SIZE: tl.constexpr):
+def _place(group, tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Of a tile: the number of its matrix, its rows and columns."""
     tiles_n = tl.load(group + TILES_N).to(tl.int32)
     per_matrix = tl.load(group + TILES_M).to(tl.int32) * tiles_n
     local = tile - tl.load(group + FIRST_TILE).to(tl.int32)
     within = local % per_matrix
-    m = within // tiles_n * SIZE + tl.arange(0, SIZE)
-    n = within % tiles_n * SIZE + tl.arange(0, SIZE)
+    m = within // tiles_n * ROWS + tl.arange(0, ROWS)
+    n = within % tiles_n * COLUMNS + tl.arange(0, COLUMNS)
     return (local // per_matrix).to(tl.int64), m, n
 
 

@@ -5,8 +5,10 @@ operators and stations of a step, by torch's profiler, as they follow one anothe
 least time that flops and bytes need under the roofs of `python -m bench roof`, over the time taken.
 `--aot` needs no GPU: every Triton kernel compiled ahead of time, with what the compiler made of it;
 `load_bytes` is the narrowest load that brings an operand of a product to shared memory or
-registers, and `--check` fails on a spill, and where that is not 16. With `--shapes` besides, what
-every launch of that model's step issues, moves and takes: docs/cost.md says how.
+registers, `store_bytes` the narrowest store of a plane or moment. `--check` fails on a spill, where
+either is not 16, on a tile that is walked across memory (`unordered`), on a running sum that goes
+through two products (`chained`), and on more shared memory than an architecture has. With
+`--shapes` besides, what every launch of that model's step issues, moves and takes: docs/cost.md.
 """
 
 from __future__ import annotations

@@ -6,20 +6,25 @@ import numpy as np
 import torch
 
 from bench.cost.operands import Array
+from soap_fast.fused.columns import RECORDS
 from soap_fast.fused.launcher import Launch, kernel
 
 ADDRESSES = 2**32  # what is larger is an address
+EXACT = ("kind", "k", "chunks", "parts")  # columns of records
+LEFT, TALLEST = ("rows", "modes", "stored"), 128
 CLASSES = 16  # a column of a tile's row with more values holds places, not kinds
 
 
 def representatives(launch: Launch) -> Array:
     """[tiles] int32, of each tile the one that stands for it.
 
-    A launch walks the rows of its first table. Where that is a table of tiles, each row begins with
-    its task, a row of the second table.
+    A launch walks the rows of its first table. Records hold all of a tile. In a table of tiles each
+    row begins with its task, a row of the second table.
     """
     rows = _table(launch, 0, launch.tiles)
     names = kernel(launch.op).arg_names
+    if launch.op in RECORDS:
+        return _groups(_extents(rows, RECORDS[launch.op]))
     if names[0] != "tiles":
         return _groups(_plain(rows))
     tasks = rows[:, 0]
@@ -29,6 +34,18 @@ def representatives(launch: Launch) -> Array:
     np.maximum.at(most, tasks, rows)
     kinds = _kinds(rows[:, 1:])
     return _groups(np.column_stack([table[tasks], most[tasks, 1:], kinds, ends]))
+
+
+def _extents(records: Array, columns: dict[str, int]) -> Array:
+    """Of records what decides how much is done: of what is left, no more than a tile takes."""
+    kept = [records[:, columns[name]] for name in EXACT if name in columns]
+    left = [np.minimum(records[:, columns[name]], TALLEST) for name in LEFT if name in columns]
+    if "m0" in columns:
+        left += [
+            np.minimum(records[:, columns["size"]] - records[:, columns[name]], TALLEST)
+            for name in ("m0", "n0")
+        ]
+    return np.column_stack([*kept, *left])
 
 
 def _table(launch: Launch, place: int, rows: int) -> Array:

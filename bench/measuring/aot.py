@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import BadInput, show
+from bench.measuring.layouts import chained, store_bytes, unordered
 from bench.measuring.signatures import signatures
 from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.tuning import TUNING, constants_on
 from soap_fast.refresh import LEFT_OUT, REFRESHED
 
 COLUMNS = (
     "kernel", "sm", "options", "registers", "shared_bytes", "stack_bytes", "spill_bytes",
-    "load_bytes",
+    "load_bytes", "store_bytes", "unordered", "chained",
 )  # fmt: skip
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+SMALL, SMALL_SHARED = (86, 89, 120), 99 * 1024  # bytes of shared memory of a program there
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
+STORED_WIDE = ("rotate", "adam", "permute", "settle")  # what stores planes and moments alone
+STRIDED = {"grouped_matmul": 3, "derive": 5}  # accesses of any strides, and look-ups in small bases
 PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
 
 
@@ -85,6 +89,14 @@ def complaints(result: dict[str, Any]) -> Iterator[str]:
         yield f"{where} spills {spilled} bytes"
     if result["load_bytes"] not in (None, 16):
         yield f"{where} loads operands {result['load_bytes']} bytes at a time"
+    if result["store_bytes"] not in (None, 16):
+        yield f"{where} stores tiles {result['store_bytes']} bytes at a time"
+    if result["unordered"] > STRIDED.get(result["kernel"], 0):
+        yield f"{where} walks {result['unordered']} tiles across memory"
+    if result["chained"]:
+        yield f"{where} chains {result['chained']} products through a running sum"
+    if result["sm"] in SMALL and result["shared_bytes"] > SMALL_SHARED:
+        yield f"{where} takes {result['shared_bytes']} bytes of shared memory"
 
 
 def binary(op: str, constants: dict[str, Any], sm: int) -> Any:
@@ -94,6 +106,7 @@ def binary(op: str, constants: dict[str, Any], sm: int) -> Any:
     from triton.compiler import ASTSource
 
     function = kernel(op)
+    constants = constants_on(op, constants, sm)
     bound = signatures()[op]
     signature, constexprs, attributes = {}, {}, {}
     for place, name in enumerate(function.arg_names):
@@ -121,6 +134,9 @@ def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
         "shared_bytes": made.metadata.shared,
         **usage(made.asm["cubin"], triton_folder()),
         "load_bytes": operand_load(made.asm["ptx"], operand_lines(op)) if op in PRODUCTS else None,
+        "store_bytes": store_bytes(op, made.asm["ptx"]) if op in STORED_WIDE else None,
+        "unordered": unordered(made.asm["ttgir"]),
+        "chained": chained(made.asm["ttir"]),
     }
 
 

@@ -93,13 +93,16 @@ def permute_work(
                 found[-1] = (found[-1][0] * size, 0)
             else:
                 found.append((size, order))
+        layout = member.layout
         work.add(
             PERMUTE,
-            _tiles(len(work.tasks), member.layout.numel, rows),
+            _tiles(len(work.tasks), layout.elements, rows),
             tensor=member.index,
             source=member.exp_avg_sq,
             target=member.a,
-            numel=member.layout.numel,
+            elements=layout.elements,
+            inner=layout.inner,
+            pitch=layout.pitch,
             first_axis=len(axes),
             axes=len(found),
         )
@@ -112,8 +115,7 @@ def settle_permuted_work(members: Sequence[Member], rows: int) -> Work:
     """exp_avg_sq back from the first planes."""
     work = Work()
     for member in members:
-        n = member.layout.numel
-        _add_settled(work, member, member.a, member.exp_avg_sq, 0, n, n, n, rows)
+        _add_settled(work, member, member.a, member.exp_avg_sq, 0, rows)
     return work
 
 
@@ -121,38 +123,18 @@ def settle_rotated_work(members: Sequence[Member], rows: int) -> Work:
     """exp_avg back from the planes in which its rotation ended."""
     work = Work()
     for member in members:
-        layout = member.layout
-        plane = member.a if len(layout.levels) % 2 == 0 else member.b
-        positions = layout.fold * layout.positions
-        state, squares = member.exp_avg, member.exp_avg_sq
-        _add_settled(
-            work, member, plane, state, squares, layout.inner, layout.pitch, positions, rows
-        )
+        plane = member.a if len(member.layout.levels) % 2 == 0 else member.b
+        _add_settled(work, member, plane, member.exp_avg, member.exp_avg_sq, rows)
     return work
 
 
 def _add_settled(
-    work: Work,
-    member: Member,
-    plane: int,
-    state: int,
-    squares: int,
-    inner: int,
-    pitch: int,
-    positions: int,
-    rows: int,
+    work: Work, member: Member, plane: int, state: int, squares: int, rows: int
 ) -> None:
-    work.add(
-        SETTLE,
-        _tiles(len(work.tasks), positions, rows),
-        tensor=member.index,
-        plane=plane,
-        state=state,
-        squares=squares,
-        inner=inner,
-        pitch=pitch,
-        positions=positions,
-    )
+    elements = member.layout.elements
+    tiles = _tiles(len(work.tasks), elements, rows)
+    values = {"plane": plane, "state": state, "squares": squares, "elements": elements}
+    work.add(SETTLE, tiles, tensor=member.index, **values)
     work.bytes += (3 if squares else 2) * FLOAT * member.layout.numel
 
 

@@ -60,25 +60,53 @@ PLANE = columns(
 
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 
-# out[m, n] = sum_k a[m, k] b[n, k], see triton_kernels/rotate.py.
+# out[n, i] = sum_k b[n, k] a[i, k], a record per tile, see triton_kernels/rotate.py.
 ROTATE = columns(
-    "tensor", "a", "b", "out", "lda", "ldb", "m", "n", "k", "inner", "pitch",
-    "block", "block_stride", "row_stride",
-    "exp_avg", "exp_avg_sq", "state_block_stride", "state_row_stride", "first_tile",
+    "tensor",
+    "kind",  # see ROTATE_CLASSES
+    "a", "b",  # addresses of the first row
+    "out", "exp_avg", "exp_avg_sq",  # addresses of the first entry
+    "k",  # terms, padded: from a row to the next
+    "rows", "modes",  # how many rows of a and of b are left
+    "stored",  # what is left of the axis that out is written along, padding included
+    "step",  # from an entry of out to its neighbour on the other axis
+    # Positions of a tile lie in blocks, which lie `block + block_jump` apart in out, and in runs of
+    # `run_pitch`, of which the first `run_inner` are rows of a. `place` is that of the first
+    # position in its block or run, `inverse` is 2^32 / size, rounded up.
+    "block_place", "block", "block_inverse", "block_jump",
+    "run_place", "run_pitch", "run_inverse", "run_inner",
 )  # fmt: skip
+# Rows, modes, and whether out is written along its rows or, after a single product, its modes. On
+# tensor cores a product of at least 64 rows is one instruction of a group of four warps (sm_90).
+ROTATE_CLASSES = (
+    (128, 64, True),
+    (128, 32, True),
+    (64, 64, True),
+    (64, 32, True),
+    (64, 16, True),
+    (64, 64, False),
+    (64, 16, False),
+)
 
-# One Gram matrix, see triton_kernels/gram.py.
+# A tile of a Gram matrix, or one part of its sum, see triton_kernels/gram.py.
 GRAM = columns(
-    "tensor", "x", "size", "row_stride", "chunks_per_run", "run", "run_stride", "length", "factor",
+    "tensor",
+    "kind",  # number of its width, and so many more where it sums over rows
+    "m0", "n0",  # first row and column; equal on the diagonal
+    "a", "b",  # addresses of the first term of that row and column
+    "size", "row_stride", "run_stride", "length",  # as of `GramTask`
+    "start",  # of the sum in its run
+    "chunks",  # of the sum
+    "part", "parts",  # where the tile goes among `partials`, where there are more parts than one
+    "factor",
 )  # fmt: skip
+GRAM_ROWS, GRAM_WIDTHS = 64, (64, 32, 16)  # of tiles: a product for tensor cores has 64 rows
 
 # One factor of a folded mode: a partial trace of the joint Gram matrix.
 FOLD_GRAM = columns("tensor", "partials", "count", "padded", "size", "fold", "inner", "factor")
 
 # Elementwise Adam on a plane.
-ADAM = columns(
-    "tensor", "plane", "inner", "pitch", "positions", "exp_avg", "exp_avg_sq", "first_tile"
-)
+ADAM = columns("tensor", "plane", "inner", "pitch", "elements", "exp_avg", "exp_avg_sq")
 
 # What became of a tensor's bases at a refresh, and of each mode that was due.
 COUNT = columns(
@@ -90,12 +118,12 @@ COUNT = columns(
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
 # A second moment whose columns change places, by rows of a table of axes, the innermost last.
-PERMUTE = columns("tensor", "source", "target", "numel", "first_axis", "axes")
+PERMUTE = columns("tensor", "source", "target", "elements", "inner", "pitch", "first_axis", "axes")
 PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the identity
 
 # From a plane back to the moment it was gathered from.
 # "squares" is the address of exp_avg_sq where exp_avg is settled, else 0.
-SETTLE = columns("tensor", "plane", "state", "squares", "inner", "pitch", "positions")
+SETTLE = columns("tensor", "plane", "state", "squares", "elements")
 
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(
@@ -104,8 +132,8 @@ GROUPED_MATMUL = columns(
     "m", "n", "k", "tiles_m", "tiles_n",
     *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
 )  # fmt: skip
-# Any strides; or b by rows and a by rows or by columns, all at multiples of 16 bytes, in tiles that
-# are 32 or 64 wide.
+# Any strides; or b and out by rows and a by rows or by columns, all at multiples of 16 bytes, in
+# tiles of 32 or 64 rows.
 GROUPED_KIND = {"any": 0, "rows_32": 1, "columns_32": 2, "rows_64": 3, "columns_64": 4}
 
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
@@ -115,3 +143,6 @@ DERIVE = columns(
     "out", "rows", "row_stride", "columns", "size", "transposed",
     *(f"{what}{i}" for i in range(SUB_BASES) for what in ("basis", "basis_size", "basis_inner")),
 )  # fmt: skip
+
+# By op, the columns of tiles that are records: each holds all that a kernel reads of it.
+RECORDS = {"rotate": ROTATE, "gram": GRAM, "gram_reduce": GRAM}

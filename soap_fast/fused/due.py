@@ -24,11 +24,11 @@ from soap_fast.fused.columns import (
     PERMUTE,
     PERMUTE_AXIS,
     PLANE,
-    ROTATE,
     SETTLE,
 )
 from soap_fast.fused.memory import Memory
 from soap_fast.fused.operands import Operand
+from soap_fast.fused.rotations import rotate_work
 from soap_fast.fused.tuning import TUNING
 from soap_fast.fused.work import Work
 from soap_fast.refresh import LEFT_OUT, REFRESHED
@@ -48,7 +48,6 @@ TASKS = {
     "permute": PERMUTE,
     "settle": SETTLE,
     "gather": PLANE,
-    "rotate": ROTATE,
 }
 
 
@@ -59,7 +58,7 @@ class Planned:
     Attributes:
         name, op: of the launch, of its kernel.
         work: what it costs.
-        tiles: [n, fields] int32; None where a kernel walks tensors.
+        tiles: [n, fields] int32, or records int64; None where a kernel walks tensors.
         tables: what follows the tiles, each [rows, columns] int64 or the number of a late one.
         arguments: what follows the tables, without the count.
         constants: `tl.constexpr` arguments.
@@ -156,10 +155,10 @@ def plan(around: Surroundings, due: Mapping[int, Mapping[int, list[int]]], token
     deepest = max(len(member.layout.levels) for member in memory.members)
     tensors, options, directions = around.step_tables
     for place in range(deepest):
-        work = tables.rotate_work(members, place, deepest, back=False)
+        work = rotate_work(members, place, deepest, back=False)
         then = (tensors, options, carried, directions)
         name = f"rotate exp_avg {place}"
-        add(name, "rotate", work, tasks(work, "rotate"), then=then, ADAM=False, **precision)
+        add(name, "rotate", work, then=then, ADAM=False, **precision)
     work = carry_tables.settle_rotated_work(members, rows)
     add("settle exp_avg", "settle", work, tasks(work, "settle"), then=(carried,))
 

@@ -10,10 +10,10 @@ import torch
 
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.fused import tables, works
-from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
+from soap_fast.fused.columns import OPTIONS, ROTATE, SCALARS, TENSOR
 from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
-from soap_fast.fused.layout import layout_of
+from soap_fast.fused.layout import layout_of, padded
 from soap_fast.fused.memory import Memory, empty, state_addresses, state_tensors
 from soap_fast.fused.option_rows import fingerprint, row
 from soap_fast.fused.refresher import Refresher, by_tolerance
@@ -158,8 +158,10 @@ class Engine:
             if station.op in ("gram", "gram_reduce"):
                 arguments = (*common, memory.gram_partials)
                 constants = sums if station.op == "gram" else {}
-            elif station.op in ("rotate", "adam"):
+            elif station.op == "rotate":
                 arguments = (*common, self.directions)
+            elif station.op == "adam":
+                arguments = (*common, self.directions[self._of_adam :])
             if station.op == "rotate":
                 constants = {**products, "ADAM": station.name == last}
             self.before += self._launches(station, *arguments, **constants)
@@ -181,20 +183,27 @@ class Engine:
         self.works[station.name] = work
         if not work.count:
             return []
-        walked = [upload(torch.tensor(work.tasks, dtype=torch.int64), self.device)]
+        walked = []
         if work.tiles[0].numel():
-            walked.insert(0, upload(torch.cat(work.tiles), self.device))
+            walked.append(upload(torch.cat(work.tiles), self.device))
+        if work.tasks:
+            walked.append(upload(torch.tensor(work.tasks, dtype=torch.int64), self.device))
         constants = {**TUNING[station.op].constants, **constants}
         return [Launch(station.op, (*walked, *arguments, work.count), constants, work.count)]
 
     def _tensor_table(self, last: Work, adam: Work) -> None:
         """Where each tensor's clocks and its shares of the sums lie."""
         squares, directions = 0, 0
-        by_tensor = {}
-        for work in (last, adam):
-            for task, covered in zip(work.tasks, work.tiles, strict=True):
-                by_tensor[task[0]] = (directions, len(covered))
-                directions += len(covered)
+        by_tensor: dict[int, tuple[int, int]] = {}
+        for records in last.tiles:
+            place = int(records[0, ROTATE["tensor"]])
+            first, count = by_tensor.get(place, (directions, 0))
+            by_tensor[place] = first, count + len(records)
+            directions += len(records)
+        directions = self._of_adam = padded(directions)
+        for task, covered in zip(adam.tasks, adam.tiles, strict=True):
+            by_tensor[task[0]] = (directions, len(covered))
+            directions += len(covered)
         rows = []
         for index, (layout, state) in enumerate(zip(self.layouts, self.states, strict=True)):
             rows_of_tile = tables.plane_rows(layout, TUNING["gather"].constants)

@@ -92,8 +92,8 @@ def _rows(
     rows, tiles = [], 0
     for a, b, product in groups:
         count, m, n = product.shape
-        kind, size = _kind(a, b, m, n, widest)
-        tiles_m, tiles_n = -(-m // size), -(-n // size)
+        kind, height, width = _kind(a, b, product, widest)
+        tiles_m, tiles_n = -(-m // height), -(-n // width)
         last = tiles + count * tiles_m * tiles_n
         row = {
             "first_tile": tiles,
@@ -113,19 +113,16 @@ def _rows(
     return rows, tiles
 
 
-def _kind(a: Tensor, b: Tensor, m: int, n: int, widest: int) -> tuple[str, int]:
-    """How a group is loaded, and the width of its tiles."""
+def _kind(a: Tensor, b: Tensor, product: Tensor, widest: int) -> tuple[str, int, int]:
+    """How a group is loaded and written, and the height and width of its tiles."""
     along = [axis for axis in (2, 1) if a.stride(axis) == 1]  # rows before columns
-    if not along or b.stride(2) != 1:
-        return "any", 32
+    if not along or b.stride(2) != 1 or product.stride(2) != 1:
+        return "any", widest, 32
+    _, m, n = product.shape
     other = 3 - along[0]
-    steps = (m, n, a.shape[2], a.stride(other), b.stride(1), a.stride(0), b.stride(0))
-    if any(step % 4 for step in steps) or a.data_ptr() % 16 or b.data_ptr() % 16:
-        return "any", 32
-    size = 64 if widest == 64 and _area(m, n, 32) > 0.8 * _area(m, n, 64) else 32
-    return ("rows" if along[0] == 2 else "columns") + f"_{size}", size
-
-
-def _area(m: int, n: int, size: int) -> int:
-    """Entries that tiles of this size compute."""
-    return -(-m // size) * size * (-(-n // size) * size)
+    steps = [m, n, a.shape[2], a.stride(other), b.stride(1), product.stride(1)]
+    steps += [x.stride(0) for x in (a, b, product)]
+    if any(step % 4 for step in steps) or any(x.data_ptr() % 16 for x in (a, b, product)):
+        return "any", widest, 32
+    height = 64 if widest == 64 and -(-m // 32) * 32 > 0.8 * (-(-m // 64) * 64) else 32
+    return ("rows" if along[0] == 2 else "columns") + f"_{height}", height, widest

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.tuning import TUNING, constants_on
 from soap_fast.ranges import named
 
 
@@ -48,6 +48,7 @@ class TritonLauncher:
     def __call__(self, launch: Launch) -> None:
         if launch.compiled is None:
             launch.compiled = kernel(launch.op)[(self.programs(launch.op, launch.tiles),)]
+            launch.constants = constants_on(launch.op, launch.constants, architecture())
         # Triton 3.9 warns where fusion is left to its default, which 3.10 will change.
         with named(launch.op):
             launch.compiled(
@@ -74,6 +75,14 @@ class RecordingLauncher:
 
 def persistent_programs(op: str, tiles: int, multiprocessors: int) -> int:
     return min(tiles, multiprocessors * TUNING[op].programs_per_sm)
+
+
+def architecture() -> int:
+    """That Triton compiles for, 90 for sm_90; 0 where it interprets."""
+    from triton import knobs  # type: ignore[import-untyped]
+    from triton.runtime import driver  # type: ignore[import-untyped]
+
+    return 0 if knobs.runtime.interpret else int(driver.active.get_current_target().arch)
 
 
 def kernel(op: str) -> Any:

@@ -7,8 +7,8 @@ contracts the contiguous axis and writes its output as the slowest axis behind t
 after all of them the order has cycled back. The contiguous axis is padded to a multiple of four
 elements, by zeros: 16 bytes at a time can be loaded.
 
-exp_avg and exp_avg_sq lie in the order of the plane, without padding; `state_view` shows them in
-the parameter's shape.
+exp_avg and exp_avg_sq lie as the plane does, padding included, in which nothing is ever read;
+`state_view` shows them in the parameter's shape.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ class Level:
     block: int
     block_stride: int
     row_stride: int
-    state_block_stride: int
-    state_row_stride: int
 
     @property
     def flops(self) -> int:
@@ -153,7 +151,7 @@ class Layout:
         groups = list(self.products)
         if len(groups) == 1:
             d, pitch = groups[0].size, padded(groups[0].size)
-            return (Level(groups[0], False, batch, pitch, pitch, d, pitch, pitch, 0, pitch, 0, d),)
+            return (Level(groups[0], False, batch, pitch, pitch, d, pitch, pitch, 0, pitch),)
         levels = []
         for _ in self.products:
             *rest, last = groups
@@ -172,8 +170,6 @@ class Layout:
                     block,
                     d * block,
                     block,
-                    d * middle * inner,
-                    middle * inner,
                 )
             )
             groups = [last, *rest]
@@ -200,11 +196,22 @@ class Layout:
         order = [self.folded] if self.folded else []
         return tuple(m for group in (*order, *self.plain, *self.products) for m in group.modes)
 
+    @property
+    def elements(self) -> int:
+        """Of a plane, exp_avg or exp_avg_sq, padding included."""
+        return self.fold * self.positions
+
     def state_view(self, flat: torch.Tensor) -> torch.Tensor:
-        """The elements [numel] of exp_avg or exp_avg_sq in the parameter's shape, not copied."""
+        """exp_avg or exp_avg_sq [elements] in the parameter's shape, not copied."""
         plan, ones = self.plan, [m for m, size in enumerate(self.plan.modes) if size == 1]
         physical = [*self.physical_modes, *ones]
-        by_mode = flat.view([plan.modes[m] for m in physical])
+        sizes = [plan.modes[m] for m in physical]
+        strides, step = [], 1
+        for size in reversed(sizes):  # to the end of the contiguous axis, and from its pitch on
+            step = self.pitch if step == self.inner else step
+            strides.append(step)
+            step *= size
+        by_mode = flat.as_strided(sizes, strides[::-1])
         by_mode = by_mode.permute([physical.index(m) for m in range(len(plan.modes))])
         ordered = by_mode.view([plan.shape[i] for i in plan.order])
         return ordered.permute([plan.order.index(i) for i in range(len(plan.order))])
@@ -212,7 +219,7 @@ class Layout:
     @cached_property
     def state_strides(self) -> tuple[int, ...]:
         """Strides of `state_view`."""
-        return self.state_view(torch.empty(self.numel, device="meta")).stride()
+        return self.state_view(torch.empty(self.elements, device="meta")).stride()
 
 
 def axes_of(layout: Layout, stride: tuple[int, ...]) -> tuple[list[tuple[int, int]], ...]:

@@ -10,6 +10,7 @@ import torch
 from soap_fast.call import TensorCall
 from soap_fast.fused import tables
 from soap_fast.fused.columns import SCALARS
+from soap_fast.fused.gram_tables import gram_parts
 from soap_fast.fused.layout import Layout, padded
 from soap_fast.fused.operands import Operands
 from soap_fast.fused.tuning import GRAM_CHUNKS, TUNING
@@ -47,7 +48,8 @@ class Memory:
                 rows = tables.plane_rows(layout, TUNING["gather"].constants)
                 total += -(-layout.positions // rows) * layout.fold_block**2
         total = padded(total)
-        parts = tables.gram_parts(layouts, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
+        grams = [gram for layout in layouts for gram in layout.grams]
+        parts = gram_parts(grams, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
         second = sum(layout.memory[1] for layout in layouts)
         n = len(layouts)
         self.a = empty(sum(layout.memory[0] for layout in layouts), device)
@@ -91,11 +93,12 @@ def empty(elements: int, device: torch.device) -> torch.Tensor:
 def adopt_moments(
     layouts: Sequence[Layout], states: Sequence[dict[str, Any]], device: torch.device
 ) -> None:
-    """exp_avg and exp_avg_sq lie in the order of the planes from here on."""
+    """exp_avg and exp_avg_sq lie as the planes do from here on, each in memory of its own."""
     for layout, state in zip(layouts, states, strict=True):
         for name in ("exp_avg", "exp_avg_sq"):
-            if state[name].stride() != layout.state_strides:
-                flat = torch.empty(layout.numel, dtype=torch.float32, device=device)
+            whole = state[name].untyped_storage().nbytes() == FLOAT * layout.elements
+            if state[name].stride() != layout.state_strides or not whole:
+                flat = torch.zeros(layout.elements, dtype=torch.float32, device=device)
                 state[name] = layout.state_view(flat).copy_(state[name])
 
 

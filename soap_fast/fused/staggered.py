@@ -14,6 +14,7 @@ import torch
 from soap_fast.call import TensorCall
 from soap_fast.carry import Batch, batches
 from soap_fast.fused.carry_tables import Template, Tokens
+from soap_fast.fused.columns import RECORDS
 from soap_fast.fused.due import (
     DERIVED,
     LATE_COLUMNS,
@@ -122,7 +123,9 @@ class StaggeredSet:
         tiles = None
         if first.tiles is not None:
             fields = next((p.tiles.shape[1] for p in station if p.count and p.tiles is not None), 0)
-            tiles = self.small.add([_tiles(p, count, fields) for p in station]) if count else None
+            rows = self.long if first.op in RECORDS else self.small
+            if count:
+                tiles = rows.add([_tiles(p, count, fields, nobody) for p in station])
         numbers: list[tuple[bool, int]] = []  # whether late, and which
         for position, table in enumerate(first.tables):
             if isinstance(table, int):
@@ -138,7 +141,8 @@ class StaggeredSet:
         ) -> Launch | None:
             if not count:
                 return None
-            walked = () if tiles is None else (small[tiles],)
+            rows = long if first.op in RECORDS else small
+            walked = () if tiles is None else (rows[tiles],)
             read = (late[number] if is_late else long[number] for is_late, number in numbers)
             arguments = (*walked, *read, *first.arguments, count)
             return Launch(first.op, arguments, first.constants, count)
@@ -209,11 +213,14 @@ def _owners(
     return torch.tensor([*owners, *[nobody] * (width - len(owners))])
 
 
-def _tiles(planned: Planned, count: int, fields: int) -> torch.Tensor:
-    """Tiles of a phase, and so many of the task behind the last that there are `count`."""
+def _tiles(planned: Planned, count: int, fields: int, nobody: int) -> torch.Tensor:
+    """Tiles of a phase, then others up to `count`: of `nobody`, or of the task behind the last."""
     assert planned.tiles is not None
-    tiles = torch.zeros((count, fields), dtype=torch.int32)
+    tiles = torch.zeros((count, fields), dtype=planned.tiles.dtype)
     tiles[: planned.count] = planned.tiles.view(-1, fields) if planned.count else 0
+    if planned.op in RECORDS:
+        tiles[planned.count :, RECORDS[planned.op]["tensor"]] = nobody
+        return tiles.flatten()
     table = planned.tables[0]
     tasks = len(planned.work.tasks) if isinstance(table, int) else len(table)
     tiles[planned.count :, 0] = tasks

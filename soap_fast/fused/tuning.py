@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soap_fast.versions import triton_version
+
 FILE = Path(__file__).with_suffix(".json")
 
 
@@ -40,6 +42,16 @@ def read(path: Path = FILE) -> tuple[dict[str, Tuning], int]:
 def tuning_of(entry: dict[str, Any]) -> Tuning:
     """What a step reads of an op's entry."""
     return Tuning(entry["constants"], entry["num_warps"], entry["programs_per_sm"])
+
+
+def constants_on(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
+    """An op's constants on an architecture: where tiles of rotate with 128 rows spill, 64.
+
+    These are sm_120 by Triton 3.6, and sm_90 by Triton 3.9.
+    """
+    lowest = (triton_version() or "").startswith("3.6.")
+    tall = op != "rotate" or (sm < 120 and lowest)
+    return constants if tall else {**constants, "TALL": 64}
 
 
 # By op; and how many chunks of BK terms one program sums into a Gram tile.

@@ -215,7 +215,7 @@ def derive(
 
 def permute(
     exp_avg_sq: torch.Tensor, orders: Sequence[torch.Tensor | None], layout: Layout
-) -> torch.Tensor:  # [numel]
+) -> torch.Tensor:  # [elements]
     """v[order_1[i_1], .., order_k[i_k]], in the order in which moments lie in memory.
 
     Args:
@@ -226,7 +226,7 @@ def permute(
     for mode, order in enumerate(orders):
         if order is not None:
             by_mode = by_mode.index_select(mode, order)
-    flat = exp_avg_sq.new_empty(layout.numel)
+    flat = exp_avg_sq.new_zeros(layout.elements)
     layout.state_view(flat).copy_(from_modes(by_mode, layout.plan))
     return flat
 
@@ -272,14 +272,14 @@ def count(
 
 def to_plane(x: torch.Tensor, layout: Layout) -> torch.Tensor:  # [F, P]
     """A tensor of the parameter's shape as a plane, zeros where it is padded."""
-    flat = x.new_empty(layout.numel)
+    flat = x.new_zeros(layout.elements)
     layout.state_view(flat).copy_(x)
-    return with_padding(flat.view(-1, layout.inner)).view(layout.fold, layout.positions)
+    return flat.view(layout.fold, layout.positions)
 
 
 def from_plane(plane: torch.Tensor, layout: Layout) -> torch.Tensor:  # [d_1 .. d_k]
     """A plane in the parameter's shape."""
-    return layout.state_view(without_padding(plane, layout.inner).flatten())
+    return layout.state_view(plane.flatten())
 
 
 def with_padding(rows: torch.Tensor) -> torch.Tensor:  # [n, pitch]

@@ -15,8 +15,9 @@ class Work:
     """Tasks and tiles of one launch, and what they cost.
 
     Attributes:
-        tasks: [m, columns] int64.
-        tiles: [n, fields] int32; empty where the kernel walks tasks.
+        tasks: [m, columns] int64; none where tiles are records.
+        tiles: [n, fields] int32; empty where the kernel walks tasks. Or [n, columns] int64, records
+            that hold all of a tile.
         needed: floating point operations of the mathematics.
         executed: those of the tiles, padding included.
         bytes: every operand once read, every result once written.
@@ -28,6 +29,10 @@ class Work:
     needed: int = 0
     executed: int = 0
     bytes: int = 0
+
+    def add_records(self, records: torch.Tensor) -> None:
+        self.tiles.append(records)
+        self.count += len(records)
 
     def add(self, columns: dict[str, int], tiles: torch.Tensor, /, **values: int) -> None:
         row = [0] * len(columns)

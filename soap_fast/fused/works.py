@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 
 from soap_fast.fused import tables
+from soap_fast.fused.gram_tables import gram_work
 from soap_fast.fused.layout import Layout
+from soap_fast.fused.rotations import rotate_work
 from soap_fast.fused.tuning import GRAM_CHUNKS, TUNING
 from soap_fast.fused.work import Member, Work
 
@@ -36,7 +38,7 @@ def gather_station(members: Sequence[Member], gradients: Sequence[Strided]) -> S
 
 def stations_before(members: Sequence[Member]) -> list[Station]:
     """Between the clock and norm: factors, rotations, moments."""
-    gram, reduce = tables.gram_work(members, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
+    gram, reduce = gram_work(members, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
     fold_gram = tables.fold_gram_work(members, TUNING["gather"].constants)
     return [
         Station("gram", "gram", gram),
@@ -60,7 +62,7 @@ def apply_station(members: Sequence[Member], parameters: Sequence[Strided]) -> S
 def _rotations(members: Sequence[Member], *, back: bool) -> Iterator[Station]:
     deepest = max((len(member.layout.levels) for member in members), default=0)
     for place in range(deepest):
-        work = tables.rotate_work(members, place, deepest, back=back)
+        work = rotate_work(members, place, deepest, back=back)
         yield Station(f"rotate back {place}" if back else f"rotate {place}", "rotate", work)
 
 

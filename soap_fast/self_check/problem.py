@@ -33,11 +33,11 @@ TENSORS: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (
     ((144, 144, 3, 3), torch.float32),
     ((12, 10, 5, 5), torch.float32),
     ((16, 5, 5), torch.float32),
-    ((48, 48), torch.float32),
+    ((96, 96), torch.float32),
     ((33,), torch.float32),
     ((), torch.float32),
     ((24, 24), torch.bfloat16),
-    ((40, 8000), torch.float32),
+    ((56, 8000), torch.float32),
 )
 
 MakeOptimizer = Callable[..., Any]

@@ -1,0 +1,47 @@
+"""How products of tiles are made: float32 accuracy from tensor cores that keep 10 bits.
+
+tf32x3 cuts an operand in two, x = high + low, and adds three products:
+
+    a b = a_high b_high + a_high b_low + a_low b_high        a_low b_low is left out
+
+high of a is a without its last 13 bits, so |a_low| < 2^-10 |a|; that of b is rounded to nearest, so
+|b_low| <= 2^-11 |b|. What is left out is below 2^-21 |a| |b|, and what tensor cores cut off from
+the two lows below 2^-21 |a| |b| and 2^-23 |a| |b|: 18 units of 2^-24, where tests allow 21 (see
+tests/tf32.py). Nothing asks for NaN or inf: a tensor with any of them takes no step.
+"""
+
+import triton
+import triton.language as tl
+
+CUT = tl.constexpr(-(1 << 13))  # clears the bits of float32's mantissa that tf32 has not
+WHOLE = tl.constexpr(triton.knobs.runtime.interpret)  # the interpreter's products are float32's
+HALF = tl.constexpr(1 << 12)  # half a unit of those that it has
+
+
+@triton.jit
+def add_product(acc, a, b, PRECISION: tl.constexpr, IN_SHARED: tl.constexpr):
+    """acc [M, N] + a [M, K] b [N, K]^T.
+
+    The three products of tf32x3 go into an accumulator of their own, which is added outside. Never
+    chain them through `acc`: on sm_90 a register operand is then overwritten before the product has
+    read it (triton-lang/triton#9433), and on sm_103 two chained products are wrong (#10821).
+    `python -m bench kernels --aot --check` fails where a running sum goes through two products.
+
+    Args:
+        IN_SHARED: whether a lies in shared memory by rows, where tensor cores can read it.
+    """
+    if PRECISION == "tf32x3" and not WHOLE:
+        a_high = (a.to(tl.int32, bitcast=True) & CUT).to(tl.float32, bitcast=True)
+        a_low = a - a_high
+        if IN_SHARED:  # a is a_high to tensor cores, and need not be in registers as well
+            a_high = a
+        b_high = ((b.to(tl.int32, bitcast=True) + HALF) & CUT).to(tl.float32, bitcast=True)
+        b_low = tl.trans(b - b_high)
+        b_high = tl.trans(b_high)
+        part = tl.dot(a_low, b_high, input_precision="tf32")
+        part = tl.dot(a_high, b_low, part, input_precision="tf32")
+        part = tl.dot(a_high, b_high, part, input_precision="tf32")
+        acc += part
+    else:
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+    return acc
