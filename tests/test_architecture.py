@@ -46,6 +46,7 @@ ORDER = [
     "fused.works",
     "fused.launcher",
     "fused.tables",
+    "fused.plane_tables",
     "fused.work",
     "fused.operands",
     "fused.upload",

@@ -2,20 +2,42 @@
 
 u[k, r] = sum_k' Q[k, k'] plane[k', r]
 p = p - size u ;  p = p - decay p         in float32, rounded once to the parameter's dtype
+
+Folds are rotated as in gather.
 """
 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import PLANE, SCALARS
-from soap_fast.triton_kernels.plane import folded, rows
-from soap_fast.triton_kernels.table import floats, load_float, store_float
+from soap_fast.fused.columns import PLANE, PLANE_KINDS, SCALARS
+from soap_fast.triton_kernels.plane import (
+    contiguous,
+    elements,
+    entries_in_plane,
+    entries_in_tensor,
+    fold_matrix,
+    in_plane,
+    in_use,
+    load_quads,
+    quads,
+    store_quads,
+    tile_in_plane,
+    tile_in_tensor,
+)
+from soap_fast.triton_kernels.registers import apart, joined, rotated, rows_of, tile_of
+from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
 TENSOR = tl.constexpr(PLANE["tensor"])
 PLANE_ = tl.constexpr(PLANE["plane"])
 POSITIONS = tl.constexpr(PLANE["positions"])
 DTYPE = tl.constexpr(PLANE["dtype"])
+MATRIX = tl.constexpr(PLANE["matrix"])
+FLAT = tl.constexpr(PLANE_KINDS["flat"])
+FOLD_3 = tl.constexpr(PLANE_KINDS["fold_3_3"])
+FOLD_5 = tl.constexpr(PLANE_KINDS["fold_5_5"])
+FOLD_16 = tl.constexpr(PLANE_KINDS["fold_16"])
+FOLD_32 = tl.constexpr(PLANE_KINDS["fold_32"])
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 SIZE = tl.constexpr(SCALARS["size"])
@@ -24,38 +46,114 @@ DECAY = tl.constexpr(SCALARS["decay"])
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def apply(
-    tiles,  # [n, 3] int32: task, first position, width of the fold's tile
+    tiles,  # [n, 3] int32: task, first position, kind
     tasks,  # [m, COLUMNS] int64
     parameters,  # [tensors] int64, addresses
     scalars,  # [tensors, SCALAR_COLUMNS] float32
     n_tiles,
-    ROWS: tl.constexpr,
+    ROWS: tl.constexpr,  # these as in gather
+    FOLD_LANES: tl.constexpr,
     FOLD_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    tile = tl.program_id(0)
+    number = tl.load(tiles + 3 * tile)
+    first = tl.load(tiles + 3 * tile + 1)
+    kind = tl.load(tiles + 3 * tile + 2)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
-        task = tasks + tl.load(tiles + 3 * tile).to(tl.int64) * COLUMNS
-        first = tl.load(tiles + 3 * tile + 1)
-        width = tl.load(tiles + 3 * tile + 2)
+        # The next tile's record is on its way while this one is worked on.
+        ahead = tiles + 3 * (tile + tl.num_programs(0))
+        another = tile + tl.num_programs(0) < n_tiles
+        next_number = tl.load(ahead, mask=another, other=0)
+        next_first = tl.load(ahead + 1, mask=another, other=0)
+        next_kind = tl.load(ahead + 2, mask=another, other=0)
+        task = tasks + number.to(tl.int64) * COLUMNS
         index = tl.load(task + TENSOR)
         scalar = scalars + index * SCALAR_COLUMNS
+        parameter = tl.load(parameters + index)
         if tl.load(scalar + TAKEN) != 0.0:
-            parameter = tl.load(parameters + index)
-            if width == 1:
+            if kind == FLAT:
                 _flat(task, parameter, scalar, first, ROWS)
-            if width == 16:
+            if kind == FOLD_3:
+                _unfold_pair(task, parameter, scalar, first, 3, 4, FOLD_LANES)
+            if kind == FOLD_5:
+                _unfold_pair(task, parameter, scalar, first, 5, 8, FOLD_LANES)
+            if kind == FOLD_16:
                 _unfold(task, parameter, scalar, first, 16, FOLD_ROWS, BLOCK, PRECISION)
-            if width == 32:
+            if kind == FOLD_32:
                 _unfold(task, parameter, scalar, first, 32, FOLD_ROWS, BLOCK, PRECISION)
+        number, first, kind = next_number, next_first, next_kind
 
 
 @triton.jit
 def _flat(task, parameter, scalar, first, ROWS: tl.constexpr):
-    position = first + tl.arange(0, ROWS)
-    offset, real = rows(task, position)
-    u = tl.load(floats(tl.load(task + PLANE_)) + position, mask=real, other=0.0)
-    _update(parameter, offset, u, real, scalar, tl.load(task + DTYPE))
+    dtype = tl.load(task + DTYPE)
+    place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+    plane = floats(tl.load(task + PLANE_))
+    u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
+    if contiguous(task, parameter):
+        _update(parameter, place, u, inside, scalar, dtype, True)
+    else:
+        offset, real = elements(task, first, ROWS // 4)
+        _update(parameter, offset, u, real, scalar, dtype, False)
+
+
+@triton.jit
+def _unfold_pair(
+    task, parameter, scalar, first, D: tl.constexpr, PITCH: tl.constexpr, LANES: tl.constexpr
+):
+    positions = tl.load(task + POSITIONS).to(tl.int32)
+    dtype = tl.load(task + DTYPE)
+    place, inside = in_plane(first, LANES), in_use(task, first, LANES)
+    plane = floats(tl.load(task + PLANE_))
+    n = rows_of(_entries(plane, place, inside, positions, 0, D * D), D * D)
+    u = rotated(n, floats(tl.load(task + MATRIX)), D, PITCH)
+    if contiguous(task, parameter):
+        _update_run(parameter, first, inside, u, scalar, dtype, 0, 4 * D * D, LANES)
+    else:
+        offset, real = elements(task, first, LANES)
+        _update_entries(task, parameter, offset, real, u, scalar, dtype, 0, D)
+
+
+@triton.jit
+def _entries(plane, place, inside, positions, START: tl.constexpr, F: tl.constexpr):
+    """Entries from START on in tiles of `registers`, split."""
+    E: tl.constexpr = 16 if F - START >= 16 else 8 if F - START >= 8 else 1
+    at = quads(plane, entries_in_plane(place, positions, START, E), 4)
+    n = tl.load(at, mask=tl.expand_dims(inside, 2), other=0.0)  # [LANES, 4, E]
+    vectors = apart(tl.reshape(n, (n.shape[0], 4 * E)), 4 * E)
+    if START + E == F:
+        return vectors
+    else:
+        return vectors + _entries(plane, place, inside, positions, START + E, F)
+
+
+@triton.jit
+def _update_entries(
+    task, parameter, offset, real, u, scalar, dtype, START: tl.constexpr, D: tl.constexpr
+):
+    """Of a parameter with any strides, entries from START on."""
+    E: tl.constexpr = 16 if D * D - START >= 16 else 8 if D * D - START >= 8 else 1
+    at = entries_in_tensor(task, offset, D, START, E)
+    tile = tile_of(u, D * D, START, E)
+    _update(parameter, at, tile, tl.expand_dims(real, 2), scalar, dtype, False)
+    if START + E < D * D:
+        _update_entries(task, parameter, offset, real, u, scalar, dtype, START + E, D)
+
+
+@triton.jit
+def _update_run(
+    parameter, first, inside, u, scalar, dtype,
+    START: tl.constexpr, N: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Of the N elements in a row that are a lane's, those from START on."""
+    WIDTH: tl.constexpr = 64 if N - START >= 64 else 32 if N - START >= 32 else 4
+    lane = tl.arange(0, LANES)[:, None]
+    offset = first * (N // 4) + (lane * N + START + tl.arange(0, WIDTH)[None, :])
+    _update(parameter, offset, joined(u, START, WIDTH), inside, scalar, dtype, True)
+    if START + WIDTH < N:
+        _update_run(parameter, first, inside, u, scalar, dtype, START + WIDTH, N, LANES)
 
 
 @triton.jit
@@ -63,22 +161,20 @@ def _unfold(
     task, parameter, scalar, first,
     S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    in_tensor, in_plane, inside, basis = folded(task, S)
-    plane = floats(tl.load(task + PLANE_))
-    last = tl.minimum(tl.load(task + POSITIONS).to(tl.int32) - first, ROWS).to(tl.int32)
-    for start in range(0, last, BLOCK):
-        position = first + start + tl.arange(0, BLOCK)
-        offset, real = rows(task, position)
-        mask = inside & real[None, :]
-        source = plane + (in_plane + position[None, :])
-        n = tl.load(source, mask=mask, other=0.0)  # [S, BLOCK]
+    positions = tl.load(task + POSITIONS).to(tl.int32)
+    basis = fold_matrix(task, S)
+    last = tl.minimum(positions - first, ROWS).to(tl.int32)
+    for start in tl.range(0, last, BLOCK, num_stages=1):
+        source, inside = tile_in_plane(task, first + start, S, BLOCK)
+        n = tl.load(source, mask=inside, other=0.0)  # [S, BLOCK]
         u = tl.dot(basis, n, input_precision=PRECISION)
-        _update(parameter, in_tensor + offset[None, :], u, mask, scalar, tl.load(task + DTYPE))
+        offset, mask = tile_in_tensor(task, first + start, S, BLOCK)
+        _update(parameter, offset, u, mask, scalar, tl.load(task + DTYPE), False)
 
 
 @triton.jit
-def _update(parameter, offset, u, mask, scalar, dtype):
-    p = load_float(parameter, offset, mask, dtype)
+def _update(parameter, offset, u, mask, scalar, dtype, ALIGNED: tl.constexpr):
+    p = load_quads(parameter, offset, mask, dtype, ALIGNED)
     p = p - tl.load(scalar + SIZE) * u
     p = p - tl.load(scalar + DECAY) * p
-    store_float(parameter, offset, p, mask, dtype)
+    store_quads(parameter, offset, p, mask, dtype, ALIGNED)

@@ -1,67 +1,174 @@
 """gather: gradients as they are into planes, in float32.
 
     plane[k', r] = sum_k Q[k, k'] g[k, r] / grad_scale          Q of the folded mode
-    partials[tile] = g g^T over the rows of a tile, [S, S]      not rotated
+    partials[tile] = Gram sums of the folded modes over the rows of a tile, not rotated
     squares[tile]  = sum of g^2 over the tile
 
-Any strides; float32, bfloat16 or float16. Padding of a plane is written as zero.
+Any strides; float32, bfloat16 or float16. Padding of a plane is written as zero. Folds of two modes
+of 3 or of 5 are rotated in registers, one mode after the other, and leave both modes' triangles;
+all others are a product of tiles, and leave the joint matrix [S, S].
 """
 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import PLANE
-from soap_fast.triton_kernels.plane import folded, rows
-from soap_fast.triton_kernels.table import floats, load_float
+from soap_fast.fused.columns import PLANE, PLANE_KINDS
+from soap_fast.triton_kernels.plane import (
+    contiguous,
+    elements,
+    entries_in_plane,
+    entries_in_tensor,
+    fold_matrix,
+    in_plane,
+    in_use,
+    load_quads,
+    quads,
+    tile_in_plane,
+    tile_in_tensor,
+)
+from soap_fast.triton_kernels.registers import apart, gram_sums, joined, rotated, rows_of, tile_of
+from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
 TENSOR = tl.constexpr(PLANE["tensor"])
 PLANE_ = tl.constexpr(PLANE["plane"])
 POSITIONS = tl.constexpr(PLANE["positions"])
 DTYPE = tl.constexpr(PLANE["dtype"])
+MATRIX = tl.constexpr(PLANE["matrix"])
 PARTIALS = tl.constexpr(PLANE["partials"])
 FIRST_TILE = tl.constexpr(PLANE["first_tile"])
+FLAT = tl.constexpr(PLANE_KINDS["flat"])
+FOLD_3 = tl.constexpr(PLANE_KINDS["fold_3_3"])
+FOLD_5 = tl.constexpr(PLANE_KINDS["fold_5_5"])
+FOLD_16 = tl.constexpr(PLANE_KINDS["fold_16"])
+FOLD_32 = tl.constexpr(PLANE_KINDS["fold_32"])
 
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def gather(
-    tiles,  # [n, 3] int32: task, first position, width of the fold's tile
+    tiles,  # [n, 3] int32: task, first position, kind
     tasks,  # [m, COLUMNS] int64
     gradients,  # [tensors] int64, addresses; 0 without a gradient
     inverse_scale,  # [1] float32
     squares,  # [n] float32
     n_tiles,
     ROWS: tl.constexpr,  # positions of a tile without a fold
-    FOLD_ROWS: tl.constexpr,  # of one with a fold, BLOCK at a time
+    FOLD_LANES: tl.constexpr,  # of a tile that is rotated in registers, four positions each
+    FOLD_ROWS: tl.constexpr,  # positions of a tile with any other fold, BLOCK at a time
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     scale = tl.load(inverse_scale)
+    tile = tl.program_id(0)
+    number = tl.load(tiles + 3 * tile)
+    first = tl.load(tiles + 3 * tile + 1)
+    kind = tl.load(tiles + 3 * tile + 2)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
-        task = tasks + tl.load(tiles + 3 * tile).to(tl.int64) * COLUMNS
-        first = tl.load(tiles + 3 * tile + 1)
-        width = tl.load(tiles + 3 * tile + 2)
+        # The next tile's record is on its way while this one is worked on.
+        ahead = tiles + 3 * (tile + tl.num_programs(0))
+        another = tile + tl.num_programs(0) < n_tiles
+        next_number = tl.load(ahead, mask=another, other=0)
+        next_first = tl.load(ahead + 1, mask=another, other=0)
+        next_kind = tl.load(ahead + 2, mask=another, other=0)
+        task = tasks + number.to(tl.int64) * COLUMNS
         gradient = tl.load(gradients + tl.load(task + TENSOR))
         square = squares + tile
         if gradient == 0:
             tl.store(square, 0.0)
         else:
-            if width == 1:
+            if kind == FLAT:
                 _copy(task, gradient, first, scale, square, ROWS)
-            if width == 16:
+            if kind == FOLD_3:
+                _fold_pair(task, gradient, first, scale, square, tile, 3, 4, 16, FOLD_LANES)
+            if kind == FOLD_5:
+                _fold_pair(task, gradient, first, scale, square, tile, 5, 8, 32, FOLD_LANES)
+            if kind == FOLD_16:
                 _fold(task, gradient, first, scale, square, tile, 16, FOLD_ROWS, BLOCK, PRECISION)
-            if width == 32:
+            if kind == FOLD_32:
                 _fold(task, gradient, first, scale, square, tile, 32, FOLD_ROWS, BLOCK, PRECISION)
+        number, first, kind = next_number, next_first, next_kind
 
 
 @triton.jit
 def _copy(task, gradient, first, scale, square, ROWS: tl.constexpr):
-    position = first + tl.arange(0, ROWS)
-    offset, real = rows(task, position)
-    x = load_float(gradient, offset, real, tl.load(task + DTYPE)) * scale  # [ROWS]
-    plane = floats(tl.load(task + PLANE_))
-    tl.store(plane + position, x, mask=position < tl.load(task + POSITIONS))
+    dtype = tl.load(task + DTYPE)
+    place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+    if contiguous(task, gradient):
+        x = load_quads(gradient, place, inside, dtype, True)
+    else:
+        offset, real = elements(task, first, ROWS // 4)
+        x = load_quads(gradient, offset, real, dtype, False)
+    x *= scale  # [ROWS / 4, 4]
+    tl.store(quads(floats(tl.load(task + PLANE_)), place, 4), x, mask=inside)
     tl.store(square, tl.sum(x * x))
+
+
+@triton.jit
+def _fold_pair(
+    task, gradient, first, scale, square, tile,
+    D: tl.constexpr, PITCH: tl.constexpr, SUMS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    positions = tl.load(task + POSITIONS).to(tl.int32)
+    dtype = tl.load(task + DTYPE)
+    inside = in_use(task, first, LANES)
+    if contiguous(task, gradient):
+        x = _run(gradient, first, inside, dtype, 0, 4 * D * D, LANES)
+    else:
+        offset, real = elements(task, first, LANES)
+        x = rows_of(_entries(task, gradient, offset, real, dtype, 0, D), D * D)
+    scaled = ()
+    for number in tl.static_range(4 * D * D):
+        scaled = scaled + (x[number] * scale,)  # noqa: RUF005
+
+    sums = tl.sum(joined(gram_sums(scaled, D, SUMS), 0, SUMS), 0)
+    number = tl.arange(0, SUMS)
+    partials = floats(tl.load(task + PARTIALS)) + (tile - tl.load(task + FIRST_TILE)) * SUMS
+    tl.store(partials + number, sums)
+    # The diagonal of the first mode: 0, 2, 5, 9, 14.
+    diagonal = (number == 0) | (number == 2) | (number == 5)
+    if D == 5:
+        diagonal = diagonal | (number == 9) | (number == 14)
+    tl.store(square, tl.sum(tl.where(diagonal, sums, 0.0)))
+
+    out = rotated(scaled, floats(tl.load(task + MATRIX)), D, PITCH)
+    place = in_plane(first, LANES)
+    plane = floats(tl.load(task + PLANE_))
+    _store_entries(out, plane, place, inside, positions, 0, D * D)
+
+
+@triton.jit
+def _run(gradient, first, inside, dtype, START: tl.constexpr, N: tl.constexpr, LANES: tl.constexpr):
+    """Of the N elements in a row that are a lane's, those from START on."""
+    WIDTH: tl.constexpr = 64 if N - START >= 64 else 32 if N - START >= 32 else 4
+    lane = tl.arange(0, LANES)[:, None]
+    offset = first * (N // 4) + (lane * N + START + tl.arange(0, WIDTH)[None, :])
+    x = load_quads(gradient, offset, inside, dtype, True)  # [LANES, WIDTH]
+    if START + WIDTH == N:
+        return apart(x, WIDTH)
+    else:
+        return apart(x, WIDTH) + _run(gradient, first, inside, dtype, START + WIDTH, N, LANES)
+
+
+@triton.jit
+def _entries(task, gradient, offset, real, dtype, START: tl.constexpr, D: tl.constexpr):
+    """Of a tensor with any strides, entries from START on in tiles of `registers`, split."""
+    E: tl.constexpr = 16 if D * D - START >= 16 else 8 if D * D - START >= 8 else 1
+    at = entries_in_tensor(task, offset, D, START, E)
+    x = load_quads(gradient, at, tl.expand_dims(real, 2), dtype, False)  # [LANES, 4, E]
+    vectors = apart(tl.reshape(x, (x.shape[0], 4 * E)), 4 * E)
+    if START + E == D * D:
+        return vectors
+    else:
+        return vectors + _entries(task, gradient, offset, real, dtype, START + E, D)
+
+
+@triton.jit
+def _store_entries(rows, plane, place, inside, positions, START: tl.constexpr, F: tl.constexpr):
+    E: tl.constexpr = 16 if F - START >= 16 else 8 if F - START >= 8 else 1
+    at = quads(plane, entries_in_plane(place, positions, START, E), 4)
+    tl.store(at, tile_of(rows, F, START, E), mask=tl.expand_dims(inside, 2))
+    if START + E < F:
+        _store_entries(rows, plane, place, inside, positions, START + E, F)
 
 
 @triton.jit
@@ -69,21 +176,17 @@ def _fold(
     task, gradient, first, scale, square, tile,
     S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    in_tensor, in_plane, inside, basis = folded(task, S)  # transposed: row k' is column k' of Q
     positions = tl.load(task + POSITIONS).to(tl.int32)
-    plane = floats(tl.load(task + PLANE_))
-    dtype = tl.load(task + DTYPE)
+    basis = fold_matrix(task, S)  # transposed: row k' is column k' of Q
     gram = tl.zeros((S, S), tl.float32)
     last = tl.minimum(positions - first, ROWS).to(tl.int32)
-    for start in range(0, last, BLOCK):
-        position = first + start + tl.arange(0, BLOCK)
-        offset, real = rows(task, position)
-        mask = inside & real[None, :]
-        x = load_float(gradient, in_tensor + offset[None, :], mask, dtype) * scale  # [S, BLOCK]
+    for start in tl.range(0, last, BLOCK, num_stages=1):
+        offset, mask = tile_in_tensor(task, first + start, S, BLOCK)
+        x = load_quads(gradient, offset, mask, tl.load(task + DTYPE), False) * scale  # [S, BLOCK]
         gram = tl.dot(x, tl.trans(x), gram, input_precision=PRECISION)
-        rotated = tl.dot(basis, x, input_precision=PRECISION)
-        target = plane + (in_plane + position[None, :])
-        tl.store(target, rotated, mask=inside & (position < positions)[None, :])
+        out = tl.dot(basis, x, input_precision=PRECISION)
+        target, inside = tile_in_plane(task, first + start, S, BLOCK)
+        tl.store(target, out, mask=inside)
     row, column = tl.arange(0, S)[:, None], tl.arange(0, S)[None, :]
     partial = (tile - tl.load(task + FIRST_TILE)) * (S * S) + (row * S + column)
     tl.store(floats(tl.load(task + PARTIALS)) + partial, gram)
