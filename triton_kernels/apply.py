@@ -13,22 +13,24 @@ from soap_fast.fused.columns import PLANE, PLANE_KINDS, SCALARS
 from soap_fast.triton_kernels.plane import (
     contiguous,
     elements,
-    entries_in_plane,
-    entries_in_tensor,
+    entry_in_tensor,
     fold_matrix,
     in_plane,
     in_use,
+    load_entries,
     load_quads,
     quads,
+    store_entries,
     store_quads,
     tile_in_plane,
     tile_in_tensor,
 )
-from soap_fast.triton_kernels.registers import apart, joined, rotated, rows_of, tile_of
+from soap_fast.triton_kernels.registers import joined, rotated, run_of
 from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
 TENSOR = tl.constexpr(PLANE["tensor"])
+KIND = tl.constexpr(PLANE["kind"])
 PLANE_ = tl.constexpr(PLANE["plane"])
 POSITIONS = tl.constexpr(PLANE["positions"])
 DTYPE = tl.constexpr(PLANE["dtype"])
@@ -46,7 +48,7 @@ DECAY = tl.constexpr(SCALARS["decay"])
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def apply(
-    tiles,  # [n, 3] int32: task, first position, kind
+    tiles,  # [n, 2] int32: task, first position
     tasks,  # [m, COLUMNS] int64
     parameters,  # [tensors] int64, addresses
     scalars,  # [tensors, SCALAR_COLUMNS] float32
@@ -55,21 +57,17 @@ def apply(
     FOLD_LANES: tl.constexpr,
     FOLD_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     tile = tl.program_id(0)
-    number = tl.load(tiles + 3 * tile)
-    first = tl.load(tiles + 3 * tile + 1)
-    kind = tl.load(tiles + 3 * tile + 2)
+    number, first = tl.load(tiles + 2 * tile), tl.load(tiles + 2 * tile + 1)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         # The next tile's record is on its way while this one is worked on.
-        ahead = tiles + 3 * (tile + tl.num_programs(0))
+        ahead = tiles + 2 * (tile + tl.num_programs(0))
         another = tile + tl.num_programs(0) < n_tiles
         next_number = tl.load(ahead, mask=another, other=0)
         next_first = tl.load(ahead + 1, mask=another, other=0)
-        next_kind = tl.load(ahead + 2, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
-        index = tl.load(task + TENSOR)
+        index, kind = tl.load(task + TENSOR), tl.load(task + KIND)
         scalar = scalars + index * SCALAR_COLUMNS
         parameter = tl.load(parameters + index)
         if tl.load(scalar + TAKEN) != 0.0:
@@ -80,23 +78,26 @@ def apply(
             if kind == FOLD_5:
                 _unfold_pair(task, parameter, scalar, first, 5, 8, FOLD_LANES)
             if kind == FOLD_16:
-                _unfold(task, parameter, scalar, first, 16, FOLD_ROWS, BLOCK, PRECISION)
+                _unfold(task, parameter, scalar, first, 16, FOLD_ROWS, BLOCK)
             if kind == FOLD_32:
-                _unfold(task, parameter, scalar, first, 32, FOLD_ROWS, BLOCK, PRECISION)
-        number, first, kind = next_number, next_first, next_kind
+                _unfold(task, parameter, scalar, first, 32, FOLD_ROWS, BLOCK)
+        number, first = next_number, next_first
 
 
 @triton.jit
 def _flat(task, parameter, scalar, first, ROWS: tl.constexpr):
     dtype = tl.load(task + DTYPE)
-    place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
     plane = floats(tl.load(task + PLANE_))
-    u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
     if contiguous(task, parameter):
+        place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+        u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
         _update(parameter, place, u, inside, scalar, dtype, True)
     else:
-        offset, real = elements(task, first, ROWS // 4)
-        _update(parameter, offset, u, real, scalar, dtype, False)
+        for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
+            place, inside = in_plane(start, ROWS // 16), in_use(task, start, ROWS // 16)
+            u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
+            offset, real = elements(task, start, ROWS // 16)
+            _update(parameter, offset, u, real, scalar, dtype, False)
 
 
 @triton.jit
@@ -105,61 +106,41 @@ def _unfold_pair(
 ):
     positions = tl.load(task + POSITIONS).to(tl.int32)
     dtype = tl.load(task + DTYPE)
-    place, inside = in_plane(first, LANES), in_use(task, first, LANES)
-    plane = floats(tl.load(task + PLANE_))
-    n = rows_of(_entries(plane, place, inside, positions, 0, D * D), D * D)
+    inside = in_use(task, first, LANES)
+    plane, place = floats(tl.load(task + PLANE_)), in_plane(first, LANES)
+    n = load_entries(plane, place, inside, positions, 0, D * D)
     u = rotated(n, floats(tl.load(task + MATRIX)), D, PITCH)
     if contiguous(task, parameter):
-        _update_run(parameter, first, inside, u, scalar, dtype, 0, 4 * D * D, LANES)
-    else:
+        run = run_of(u, D * D)
+        _update_run(parameter, first, inside, run, scalar, dtype, 0, 4 * D * D, LANES)
+    else:  # by way of the plane, so that an entry after the other is enough
+        store_entries(u, plane, place, inside, positions, 0, D * D)
+        tl.debug_barrier()
         offset, real = elements(task, first, LANES)
-        _update_entries(task, parameter, offset, real, u, scalar, dtype, 0, D)
-
-
-@triton.jit
-def _entries(plane, place, inside, positions, START: tl.constexpr, F: tl.constexpr):
-    """Entries from START on in tiles of `registers`, split."""
-    E: tl.constexpr = 16 if F - START >= 16 else 8 if F - START >= 8 else 1
-    at = quads(plane, entries_in_plane(place, positions, START, E), 4)
-    n = tl.load(at, mask=tl.expand_dims(inside, 2), other=0.0)  # [LANES, 4, E]
-    vectors = apart(tl.reshape(n, (n.shape[0], 4 * E)), 4 * E)
-    if START + E == F:
-        return vectors
-    else:
-        return vectors + _entries(plane, place, inside, positions, START + E, F)
-
-
-@triton.jit
-def _update_entries(
-    task, parameter, offset, real, u, scalar, dtype, START: tl.constexpr, D: tl.constexpr
-):
-    """Of a parameter with any strides, entries from START on."""
-    E: tl.constexpr = 16 if D * D - START >= 16 else 8 if D * D - START >= 8 else 1
-    at = entries_in_tensor(task, offset, D, START, E)
-    tile = tile_of(u, D * D, START, E)
-    _update(parameter, at, tile, tl.expand_dims(real, 2), scalar, dtype, False)
-    if START + E < D * D:
-        _update_entries(task, parameter, offset, real, u, scalar, dtype, START + E, D)
+        for entry in tl.range(0, D * D, num_stages=1):
+            one = tl.load(quads(plane, place + entry * positions, 4), mask=inside, other=0.0)
+            at = offset + entry_in_tensor(task, entry, D)
+            _update(parameter, at, one, real, scalar, dtype, False)
 
 
 @triton.jit
 def _update_run(
-    parameter, first, inside, u, scalar, dtype,
+    parameter, first, inside, run, scalar, dtype,
     START: tl.constexpr, N: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Of the N elements in a row that are a lane's, those from START on."""
     WIDTH: tl.constexpr = 64 if N - START >= 64 else 32 if N - START >= 32 else 4
     lane = tl.arange(0, LANES)[:, None]
     offset = first * (N // 4) + (lane * N + START + tl.arange(0, WIDTH)[None, :])
-    _update(parameter, offset, joined(u, START, WIDTH), inside, scalar, dtype, True)
+    _update(parameter, offset, joined(run, START, 1, WIDTH), inside, scalar, dtype, True)
     if START + WIDTH < N:
-        _update_run(parameter, first, inside, u, scalar, dtype, START + WIDTH, N, LANES)
+        _update_run(parameter, first, inside, run, scalar, dtype, START + WIDTH, N, LANES)
 
 
 @triton.jit
 def _unfold(
     task, parameter, scalar, first,
-    S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     positions = tl.load(task + POSITIONS).to(tl.int32)
     basis = fold_matrix(task, S)
@@ -167,7 +148,7 @@ def _unfold(
     for start in tl.range(0, last, BLOCK, num_stages=1):
         source, inside = tile_in_plane(task, first + start, S, BLOCK)
         n = tl.load(source, mask=inside, other=0.0)  # [S, BLOCK]
-        u = tl.dot(basis, n, input_precision=PRECISION)
+        u = tl.dot(basis, n, input_precision="ieee")
         offset, mask = tile_in_tensor(task, first + start, S, BLOCK)
         _update(parameter, offset, u, mask, scalar, tl.load(task + DTYPE), False)
 

@@ -6,7 +6,7 @@
 
 Any strides; float32, bfloat16 or float16. Padding of a plane is written as zero. Folds of two modes
 of 3 or of 5 are rotated in registers, one mode after the other, and leave both modes' triangles;
-all others are a product of tiles, and leave the joint matrix [S, S].
+all others are a product of tiles in full precision, and leave the joint matrix [S, S].
 """
 
 import triton
@@ -16,21 +16,23 @@ from soap_fast.fused.columns import PLANE, PLANE_KINDS
 from soap_fast.triton_kernels.plane import (
     contiguous,
     elements,
-    entries_in_plane,
-    entries_in_tensor,
+    entry_in_tensor,
     fold_matrix,
     in_plane,
     in_use,
+    load_entries,
     load_quads,
     quads,
+    store_entries,
     tile_in_plane,
     tile_in_tensor,
 )
-from soap_fast.triton_kernels.registers import apart, gram_sums, joined, rotated, rows_of, tile_of
+from soap_fast.triton_kernels.registers import apart, entries_of, gram_sums, rotated
 from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
 TENSOR = tl.constexpr(PLANE["tensor"])
+KIND = tl.constexpr(PLANE["kind"])
 PLANE_ = tl.constexpr(PLANE["plane"])
 POSITIONS = tl.constexpr(PLANE["positions"])
 DTYPE = tl.constexpr(PLANE["dtype"])
@@ -46,7 +48,7 @@ FOLD_32 = tl.constexpr(PLANE_KINDS["fold_32"])
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def gather(
-    tiles,  # [n, 3] int32: task, first position, kind
+    tiles,  # [n, 2] int32: task, first position
     tasks,  # [m, COLUMNS] int64
     gradients,  # [tensors] int64, addresses; 0 without a gradient
     inverse_scale,  # [1] float32
@@ -56,21 +58,18 @@ def gather(
     FOLD_LANES: tl.constexpr,  # of a tile that is rotated in registers, four positions each
     FOLD_ROWS: tl.constexpr,  # positions of a tile with any other fold, BLOCK at a time
     BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     scale = tl.load(inverse_scale)
     tile = tl.program_id(0)
-    number = tl.load(tiles + 3 * tile)
-    first = tl.load(tiles + 3 * tile + 1)
-    kind = tl.load(tiles + 3 * tile + 2)
+    number, first = tl.load(tiles + 2 * tile), tl.load(tiles + 2 * tile + 1)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         # The next tile's record is on its way while this one is worked on.
-        ahead = tiles + 3 * (tile + tl.num_programs(0))
+        ahead = tiles + 2 * (tile + tl.num_programs(0))
         another = tile + tl.num_programs(0) < n_tiles
         next_number = tl.load(ahead, mask=another, other=0)
         next_first = tl.load(ahead + 1, mask=another, other=0)
-        next_kind = tl.load(ahead + 2, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
+        kind = tl.load(task + KIND)
         gradient = tl.load(gradients + tl.load(task + TENSOR))
         square = squares + tile
         if gradient == 0:
@@ -83,24 +82,30 @@ def gather(
             if kind == FOLD_5:
                 _fold_pair(task, gradient, first, scale, square, tile, 5, 8, 32, FOLD_LANES)
             if kind == FOLD_16:
-                _fold(task, gradient, first, scale, square, tile, 16, FOLD_ROWS, BLOCK, PRECISION)
+                _fold(task, gradient, first, scale, square, tile, 16, FOLD_ROWS, BLOCK)
             if kind == FOLD_32:
-                _fold(task, gradient, first, scale, square, tile, 32, FOLD_ROWS, BLOCK, PRECISION)
-        number, first, kind = next_number, next_first, next_kind
+                _fold(task, gradient, first, scale, square, tile, 32, FOLD_ROWS, BLOCK)
+        number, first = next_number, next_first
 
 
 @triton.jit
 def _copy(task, gradient, first, scale, square, ROWS: tl.constexpr):
     dtype = tl.load(task + DTYPE)
-    place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+    plane = floats(tl.load(task + PLANE_))
     if contiguous(task, gradient):
-        x = load_quads(gradient, place, inside, dtype, True)
+        place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+        x = load_quads(gradient, place, inside, dtype, True) * scale  # [ROWS / 4, 4]
+        tl.store(quads(plane, place, 4), x, mask=inside)
+        tl.store(square, tl.sum(x * x))
     else:
-        offset, real = elements(task, first, ROWS // 4)
-        x = load_quads(gradient, offset, real, dtype, False)
-    x *= scale  # [ROWS / 4, 4]
-    tl.store(quads(floats(tl.load(task + PLANE_)), place, 4), x, mask=inside)
-    tl.store(square, tl.sum(x * x))
+        squares = tl.zeros((ROWS // 16, 4), tl.float32)
+        for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
+            place, inside = in_plane(start, ROWS // 16), in_use(task, start, ROWS // 16)
+            offset, real = elements(task, start, ROWS // 16)
+            x = load_quads(gradient, offset, real, dtype, False) * scale
+            tl.store(quads(plane, place, 4), x, mask=inside)
+            squares += x * x
+        tl.store(square, tl.sum(squares))
 
 
 @triton.jit
@@ -111,16 +116,18 @@ def _fold_pair(
     positions = tl.load(task + POSITIONS).to(tl.int32)
     dtype = tl.load(task + DTYPE)
     inside = in_use(task, first, LANES)
+    plane, place = floats(tl.load(task + PLANE_)), in_plane(first, LANES)
     if contiguous(task, gradient):
-        x = _run(gradient, first, inside, dtype, 0, 4 * D * D, LANES)
-    else:
-        offset, real = elements(task, first, LANES)
-        x = rows_of(_entries(task, gradient, offset, real, dtype, 0, D), D * D)
+        x = entries_of(_run(gradient, first, inside, dtype, 0, 4 * D * D, LANES), D * D)
+    else:  # by way of the plane, so that an entry after the other is enough
+        _spread(task, gradient, first, plane, place, inside, positions, dtype, D, LANES)
+        tl.debug_barrier()
+        x = load_entries(plane, place, inside, positions, 0, D * D)
     scaled = ()
-    for number in tl.static_range(4 * D * D):
-        scaled = scaled + (x[number] * scale,)  # noqa: RUF005
+    for entry in tl.static_range(D * D):
+        scaled = scaled + (x[entry] * scale,)  # noqa: RUF005
 
-    sums = tl.sum(joined(gram_sums(scaled, D, SUMS), 0, SUMS), 0)
+    sums = gram_sums(scaled, D, SUMS)
     number = tl.arange(0, SUMS)
     partials = floats(tl.load(task + PARTIALS)) + (tile - tl.load(task + FIRST_TILE)) * SUMS
     tl.store(partials + number, sums)
@@ -131,9 +138,7 @@ def _fold_pair(
     tl.store(square, tl.sum(tl.where(diagonal, sums, 0.0)))
 
     out = rotated(scaled, floats(tl.load(task + MATRIX)), D, PITCH)
-    place = in_plane(first, LANES)
-    plane = floats(tl.load(task + PLANE_))
-    _store_entries(out, plane, place, inside, positions, 0, D * D)
+    store_entries(out, plane, place, inside, positions, 0, D * D)
 
 
 @triton.jit
@@ -150,31 +155,22 @@ def _run(gradient, first, inside, dtype, START: tl.constexpr, N: tl.constexpr, L
 
 
 @triton.jit
-def _entries(task, gradient, offset, real, dtype, START: tl.constexpr, D: tl.constexpr):
-    """Of a tensor with any strides, entries from START on in tiles of `registers`, split."""
-    E: tl.constexpr = 16 if D * D - START >= 16 else 8 if D * D - START >= 8 else 1
-    at = entries_in_tensor(task, offset, D, START, E)
-    x = load_quads(gradient, at, tl.expand_dims(real, 2), dtype, False)  # [LANES, 4, E]
-    vectors = apart(tl.reshape(x, (x.shape[0], 4 * E)), 4 * E)
-    if START + E == D * D:
-        return vectors
-    else:
-        return vectors + _entries(task, gradient, offset, real, dtype, START + E, D)
-
-
-@triton.jit
-def _store_entries(rows, plane, place, inside, positions, START: tl.constexpr, F: tl.constexpr):
-    E: tl.constexpr = 16 if F - START >= 16 else 8 if F - START >= 8 else 1
-    at = quads(plane, entries_in_plane(place, positions, START, E), 4)
-    tl.store(at, tile_of(rows, F, START, E), mask=tl.expand_dims(inside, 2))
-    if START + E < F:
-        _store_entries(rows, plane, place, inside, positions, START + E, F)
+def _spread(
+    task, gradient, first, plane, place, inside, positions, dtype,
+    D: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Entries of a tensor with any strides into the plane as they are."""
+    offset, real = elements(task, first, LANES)
+    for entry in tl.range(0, D * D, num_stages=1):
+        at = offset + entry_in_tensor(task, entry, D)
+        x = load_quads(gradient, at, real, dtype, False)
+        tl.store(quads(plane, place + entry * positions, 4), x, mask=inside)
 
 
 @triton.jit
 def _fold(
     task, gradient, first, scale, square, tile,
-    S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     positions = tl.load(task + POSITIONS).to(tl.int32)
     basis = fold_matrix(task, S)  # transposed: row k' is column k' of Q
@@ -183,8 +179,8 @@ def _fold(
     for start in tl.range(0, last, BLOCK, num_stages=1):
         offset, mask = tile_in_tensor(task, first + start, S, BLOCK)
         x = load_quads(gradient, offset, mask, tl.load(task + DTYPE), False) * scale  # [S, BLOCK]
-        gram = tl.dot(x, tl.trans(x), gram, input_precision=PRECISION)
-        out = tl.dot(basis, x, input_precision=PRECISION)
+        gram = tl.dot(x, tl.trans(x), gram, input_precision="ieee")
+        out = tl.dot(basis, x, input_precision="ieee")
         target, inside = tile_in_plane(task, first + start, S, BLOCK)
         tl.store(target, out, mask=inside)
     row, column = tl.arange(0, S)[:, None], tl.arange(0, S)[None, :]

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from soap_fast.fused.columns import COLUMN_AXES, DTYPES, FOLD_AXES, LINE_AXES, PLANE
+from soap_fast.triton_kernels.registers import apart, joined
 from soap_fast.triton_kernels.table import floats, strided
 
 PLANE_ = tl.constexpr(PLANE["plane"])
@@ -121,19 +122,39 @@ def store_quads(address, offset, x, mask, dtype, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def entries_in_plane(place, positions, START: tl.constexpr, E: tl.constexpr):
-    """Offsets of E entries from START on at positions [LANES, 4]: [LANES, 4, E]."""
-    entry = START + tl.arange(0, E)[None, None, :]
-    return tl.expand_dims(place, 2) + entry * positions
+def load_entries(plane, place, inside, positions, START: tl.constexpr, F: tl.constexpr):
+    """Of F entries at positions [LANES, 4] of a plane those from START on, see `registers`."""
+    E: tl.constexpr = 16 if F - START >= 16 else 8 if F - START >= 8 else 1
+    at = _entries_in_plane(plane, place, positions, START, E)
+    x = tl.load(at, mask=tl.expand_dims(inside, 2), other=0.0)  # [LANES, 4, E]
+    if START + E == F:
+        return apart(x, E)
+    else:
+        return apart(x, E) + load_entries(plane, place, inside, positions, START + E, F)
 
 
 @triton.jit
-def entries_in_tensor(task, offset, D: tl.constexpr, START: tl.constexpr, E: tl.constexpr):
-    """The same in the tensor, whose first entries lie at `offset`."""
+def store_entries(entries, plane, place, inside, positions, START: tl.constexpr, F: tl.constexpr):
+    """The same back."""
+    E: tl.constexpr = 16 if F - START >= 16 else 8 if F - START >= 8 else 1
+    at = _entries_in_plane(plane, place, positions, START, E)
+    tl.store(at, joined(entries, START, 1, E), mask=tl.expand_dims(inside, 2))
+    if START + E < F:
+        store_entries(entries, plane, place, inside, positions, START + E, F)
+
+
+@triton.jit
+def _entries_in_plane(plane, place, positions, START: tl.constexpr, E: tl.constexpr):
     entry = START + tl.arange(0, E)[None, None, :]
+    return quads(plane, tl.expand_dims(place, 2) + entry * positions, 4)
+
+
+@triton.jit
+def entry_in_tensor(task, entry, D: tl.constexpr):
+    """Offset of an entry of a pair of D x D, from the first one."""
     outer = tl.load(task + PAIR_AT).to(tl.int32)
     inner = tl.load(task + PAIR_AT + 1).to(tl.int32)
-    return tl.expand_dims(offset, 2) + (entry // D * outer + entry % D * inner)
+    return entry // D * outer + entry % D * inner
 
 
 @triton.jit

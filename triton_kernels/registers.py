@@ -1,8 +1,8 @@
-"""A fold of two modes of D entries each in a lane's registers, four rows of it: 4 D D vectors.
+"""A fold of two modes of D entries each in a lane's registers, with four rows of it.
 
-`rows` is a tuple of vectors [LANES], one per row and entry: number `row * D * D + a * D + b`. They
-come from and go to tiles [LANES, 4, E] of E entries, a power of two: 16, 8 and 1 make 25, 8 and 1
-make 9. Few wide tiles, since Triton's compiler takes time for every access to memory.
+`entries` is a tuple of D * D tensors [LANES, 4], number `a * D + b`. They come from and go to tiles
+[LANES, 4, E] of E entries, a power of two: 16, 8 and 1 make 25, 8 and 1 make 9. Tensors are few
+and wide, since what Triton's compiler takes grows with accesses to memory times operations.
 """
 
 import triton
@@ -11,77 +11,88 @@ import triton.language as tl
 
 @triton.jit
 def apart(x, N: tl.constexpr):
-    """[LANES, N] as N vectors [LANES], in order."""
-    if N == 1:
-        return (tl.reshape(x, (x.shape[0],)),)
+    """[.., N] as N tensors [..], in order."""
+    if len(x.shape) == 2:
+        if N == 1:
+            return (tl.reshape(x, (x.shape[0],)),)
+        else:
+            evens, odds = tl.split(tl.reshape(x, (x.shape[0], N // 2, 2)))
+            return _interleaved(apart(evens, N // 2), apart(odds, N // 2), N)
     else:
-        halves = tl.permute(tl.reshape(x, (x.shape[0], 2, N // 2)), (0, 2, 1))
-        left, right = tl.split(halves)
-        return apart(left, N // 2) + apart(right, N // 2)
+        if N == 1:
+            return (tl.reshape(x, (x.shape[0], x.shape[1])),)
+        else:
+            evens, odds = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], N // 2, 2)))
+            return _interleaved(apart(evens, N // 2), apart(odds, N // 2), N)
 
 
 @triton.jit
-def joined(vectors, FIRST: tl.constexpr, N: tl.constexpr):
-    """N of the vectors [LANES], from number FIRST on, as [LANES, N]."""
+def _interleaved(evens, odds, N: tl.constexpr):
+    both = ()
+    for number in tl.static_range(N // 2):
+        both = both + (evens[number], odds[number])  # noqa: RUF005
+    return both
+
+
+@triton.jit
+def joined(tensors, FIRST: tl.constexpr, STEP: tl.constexpr, N: tl.constexpr):
+    """N of the tensors [..], from number FIRST on and STEP apart, as [.., N]."""
     if N == 1:
-        return tl.expand_dims(vectors[FIRST], 1)
+        return tl.expand_dims(tensors[FIRST], len(tensors[FIRST].shape))
     else:
-        left = joined(vectors, FIRST, N // 2)
-        right = joined(vectors, FIRST + N // 2, N // 2)
-        halves = tl.permute(tl.join(left, right), (0, 2, 1))
-        return tl.reshape(halves, (halves.shape[0], N))
+        evens = joined(tensors, FIRST, 2 * STEP, N // 2)
+        odds = joined(tensors, FIRST + STEP, 2 * STEP, N // 2)
+        both = tl.join(evens, odds)
+        if len(both.shape) == 3:
+            return tl.reshape(both, (both.shape[0], N))
+        else:
+            return tl.reshape(both, (both.shape[0], both.shape[1], N))
 
 
 @triton.jit
-def tile_of(rows, F: tl.constexpr, START: tl.constexpr, E: tl.constexpr):
-    """Of F entries a row, those from START on, [LANES, 4, E]."""
-    chosen = ()
-    for row in tl.static_range(4):
-        for entry in tl.static_range(START, START + E):
-            chosen = chosen + (rows[row * F + entry],)  # noqa: RUF005
-    tile = joined(chosen, 0, 4 * E)
-    return tl.reshape(tile, (tile.shape[0], 4, E))
+def entries_of(run, F: tl.constexpr):
+    """Of what four rows hold in a row, 4 F vectors [LANES]."""
+    entries = ()
+    for entry in tl.static_range(F):
+        entries = entries + (joined(run, entry, F, 4),)  # noqa: RUF005
+    return entries
 
 
 @triton.jit
-def rows_of(x, F: tl.constexpr):
-    """The vectors of tiles of 16, 8 and 1 entries, or of 8 and 1, that `apart` has split."""
-    rows = ()
+def run_of(entries, F: tl.constexpr):
+    """The vectors back, row by row."""
+    found = ()
+    for entry in tl.static_range(F):
+        found = found + apart(entries[entry], 4)
+    run = ()
     for row in tl.static_range(4):
         for entry in tl.static_range(F):
-            if F == 25 and entry < 16:
-                rows = rows + (x[row * 16 + entry],)  # noqa: RUF005
-            elif entry < F - 1:
-                rows = rows + (x[4 * (F - 9) + row * 8 + entry - (F - 9)],)  # noqa: RUF005
-            else:
-                rows = rows + (x[4 * entry + row],)  # noqa: RUF005
-    return rows
+            run = run + (found[4 * entry + row],)  # noqa: RUF005
+    return run
 
 
 @triton.jit
-def rotated(rows, matrices, D: tl.constexpr, PITCH: tl.constexpr):
+def rotated(entries, matrices, D: tl.constexpr, PITCH: tl.constexpr):
     """Both modes rotated, one after the other: out[a, b] = sum_{c, d} M0[a, c] M1[b, d] x[c, d].
 
     `matrices` holds M0 and M1 [D, PITCH], float32, one behind the other.
     """
     m = _matrix(matrices, D, PITCH)
     half = ()
-    for row in tl.static_range(4):
+    for b in tl.static_range(D):  # column by column, each of them in its own place
         for a in tl.static_range(D):
-            for b in tl.static_range(D):
-                total = m[a * D] * rows[row * D * D + b]
-                for c in tl.static_range(1, D):
-                    total += m[a * D + c] * rows[row * D * D + c * D + b]
-                half = half + (total,)  # noqa: RUF005
+            total = m[a * D] * entries[b]
+            for c in tl.static_range(1, D):
+                total += m[a * D + c] * entries[c * D + b]
+            half = half + (total,)  # noqa: RUF005
     m = _matrix(matrices + D * PITCH, D, PITCH)
     out = ()
-    for row in tl.static_range(4):
-        for a in tl.static_range(D):
-            for b in tl.static_range(D):
-                total = m[b * D] * half[row * D * D + a * D]
-                for c in tl.static_range(1, D):
-                    total += m[b * D + c] * half[row * D * D + a * D + c]
-                out = out + (total,)  # noqa: RUF005
+    for a in tl.static_range(D):
+        for b in tl.static_range(D):
+            total = m[b * D] * half[a]
+            for c in tl.static_range(1, D):
+                total += m[b * D + c] * half[c * D + a]
+            out = out + (total,)  # noqa: RUF005
     return out
 
 
@@ -95,8 +106,8 @@ def _matrix(at, D: tl.constexpr, PITCH: tl.constexpr):
 
 
 @triton.jit
-def gram_sums(rows, D: tl.constexpr, N: tl.constexpr):
-    """Lower triangles of both modes' Gram matrices over a lane's rows, and zeros: N vectors.
+def gram_sums(entries, D: tl.constexpr, N: tl.constexpr):
+    """Lower triangles of both modes' Gram matrices over all rows, and zeros: [N].
 
     Number `a (a + 1) / 2 + b` is sum over rows and d of x[a, d] x[b, d]; the second mode's follow.
     """
@@ -104,14 +115,13 @@ def gram_sums(rows, D: tl.constexpr, N: tl.constexpr):
     for mode in tl.static_range(2):
         for a in tl.static_range(D):
             for b in tl.static_range(a + 1):
-                total = tl.zeros_like(rows[0])
-                for row in tl.static_range(4):
-                    for d in tl.static_range(D):
-                        if mode == 0:
-                            total += rows[row * D * D + a * D + d] * rows[row * D * D + b * D + d]
-                        else:
-                            total += rows[row * D * D + d * D + a] * rows[row * D * D + d * D + b]
-                sums = sums + (total,)  # noqa: RUF005
+                total = tl.zeros_like(entries[0])
+                for d in tl.static_range(D):
+                    if mode == 0:
+                        total += entries[a * D + d] * entries[b * D + d]
+                    else:
+                        total += entries[d * D + a] * entries[d * D + b]
+                sums = sums + (tl.sum(total, 1),)  # noqa: RUF005
     for _ in tl.static_range(N - D * (D + 1)):
-        sums = sums + (tl.zeros_like(rows[0]),)  # noqa: RUF005
-    return sums
+        sums = sums + (tl.zeros_like(sums[0]),)  # noqa: RUF005
+    return tl.sum(joined(sums, 0, 1, N), 0)

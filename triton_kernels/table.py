@@ -27,7 +27,7 @@ def strided(index, axes, COUNT: tl.constexpr):
     The first axis of size 0 ends them. One axis divides nothing.
     """
     offset = index * tl.load(axes + 1).to(tl.int32)
-    for axis in tl.static_range(1, COUNT):
+    for axis in range(1, COUNT):
         if tl.load(axes + 2 * axis) != 0:
             # What counts beyond the axis before belongs to this one.
             size = tl.load(axes + 2 * axis - 2).to(tl.int32)

@@ -45,6 +45,7 @@ SCALARS = columns("taken", "size", "decay")
 # Between a strided tensor and its plane [fold, positions], in lines of `pitch`: gather, apply.
 PLANE = columns(
     "tensor",
+    "kind",  # see PLANE_KINDS
     "plane",  # address of [fold, positions] float32
     "fold",  # size of the folded mode, 1 without
     "positions",  # padding included
@@ -63,7 +64,7 @@ PLANE = columns(
     *_axes("fold", FOLD_AXES),
 )
 
-# Tiles of gather and apply: without a fold; with one of d x d that is rotated in registers; with
+# What gather and apply walk: without a fold; with one of d x d that is rotated in registers; with
 # any other that is padded to 16 or to 32.
 PLANE_KINDS = {"flat": 0, "fold_3_3": 1, "fold_5_5": 2, "fold_16": 3, "fold_32": 4}
 

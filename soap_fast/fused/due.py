@@ -152,7 +152,7 @@ def plan(around: Surroundings, due: Mapping[int, Mapping[int, list[int]]], token
     one = torch.ones_like(memory.inverse_scale)
     precision = {"PRECISION": around.precision}
     scratch = (one, around.squares)
-    add("gather exp_avg", "gather", work, tasks(work, "gather"), sources, then=scratch, **precision)
+    add("gather exp_avg", "gather", work, tasks(work, "gather"), sources, then=scratch)
     deepest = max(len(member.layout.levels) for member in memory.members)
     tensors, options, directions = around.step_tables
     for place in range(deepest):

@@ -278,7 +278,6 @@ class Engine:
                 self.gradient_addresses,
                 memory.inverse_scale,
                 self.squares,
-                PRECISION=self._sum_precision(),
             )
             n = len(self.params)
             clock = (
@@ -299,7 +298,6 @@ class Engine:
                 works.apply_station(self.memory.members, strided),
                 self.parameter_addresses,
                 self.memory.scalars,
-                PRECISION=self.precision,
             )
             self._parameter_strides = strided
         self._parameters = parameters

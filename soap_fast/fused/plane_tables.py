@@ -51,11 +51,9 @@ def plane_count(layout: Layout, constants: Mapping[str, int]) -> int:
 
 
 def plane_tiles(task: int, layout: Layout, rows: int) -> torch.Tensor:
-    """[tiles, 3] int32: task, first position, kind."""
+    """[tiles, 2] int32: task, first position."""
     starts = torch.arange(0, layout.positions, rows, dtype=torch.int32)
-    tiles = torch.empty((len(starts), 3), dtype=torch.int32)
-    tiles[:, 0], tiles[:, 1], tiles[:, 2] = task, starts, plane_kind(layout)
-    return tiles
+    return torch.stack([torch.full_like(starts, task), starts], dim=1)
 
 
 def gather_work(
@@ -102,6 +100,7 @@ def _add_plane(
         PLANE,
         tiles,
         tensor=member.index,
+        kind=plane_kind(layout),
         plane=member.a,
         fold=layout.fold,
         positions=layout.positions,
