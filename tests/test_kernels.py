@@ -60,10 +60,16 @@ GROUPS = (
             ((5, 7, 9, 11), FLOAT),  # a fold and three products
             ((33, 34), FLOAT),  # two products, no fold
             ((3, 73, 5), FLOAT),  # a plain mode between two others
+            # Gradients of these lie as planes do, see `LINEAR`.
+            ((36, 16, 3, 3), FLOAT),  # several tiles
+            ((12, 8, 5, 5), BRAIN),
+            ((8, 12, 3, 3), FLOAT),  # but not at a multiple of 16 bytes
+            ((12, 8), FLOAT),
         ],
     ),
 )
 POISONED, WITHOUT_GRADIENT = 5, 7
+LINEAR, UNALIGNED = range(14, 18), 16
 INVERSE_SCALE = 0.7
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -78,7 +84,12 @@ def random_gradients(params, seed: int) -> None:
                 (..., *[None] * (grad.dim() - 1))
             ]
         grad = grad.to(param.dtype)
-        if grad.dim() == 4:
+        if index == UNALIGNED:
+            one_more = torch.cat([grad.new_zeros(1), grad.flatten()]).to(DEVICE)
+            grad = one_more[1:].view(grad.shape)
+        elif index in LINEAR:
+            pass
+        elif grad.dim() == 4:
             grad = grad.to(memory_format=torch.channels_last)
         elif index % 2 and grad.dim() > 1:  # every second element of something larger
             larger = torch.full((*grad.shape[:-1], 2 * grad.shape[-1]), float("nan"))

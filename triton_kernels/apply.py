@@ -20,6 +20,7 @@ from soap_fast.triton_kernels.plane import (
     load_entries,
     load_quads,
     quads,
+    record,
     store_entries,
     store_quads,
     tile_in_plane,
@@ -29,11 +30,6 @@ from soap_fast.triton_kernels.registers import joined, rotated, run_of
 from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
-TENSOR = tl.constexpr(PLANE["tensor"])
-KIND = tl.constexpr(PLANE["kind"])
-PLANE_ = tl.constexpr(PLANE["plane"])
-POSITIONS = tl.constexpr(PLANE["positions"])
-DTYPE = tl.constexpr(PLANE["dtype"])
 MATRIX = tl.constexpr(PLANE["matrix"])
 FLAT = tl.constexpr(PLANE_KINDS["flat"])
 FOLD_3 = tl.constexpr(PLANE_KINDS["fold_3_3"])
@@ -67,56 +63,53 @@ def apply(
         next_number = tl.load(ahead, mask=another, other=0)
         next_first = tl.load(ahead + 1, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
-        index, kind = tl.load(task + TENSOR), tl.load(task + KIND)
+        index, kind, linear, dtype, positions, plane = record(task)
         scalar = scalars + index * SCALAR_COLUMNS
         parameter = tl.load(parameters + index)
+        walk = (task, parameter, first, contiguous(linear, parameter), dtype, positions, plane)
         if tl.load(scalar + TAKEN) != 0.0:
             if kind == FLAT:
-                _flat(task, parameter, scalar, first, ROWS)
+                _flat(walk, scalar, ROWS)
             if kind == FOLD_3:
-                _unfold_pair(task, parameter, scalar, first, 3, 4, FOLD_LANES)
+                _unfold_pair(walk, scalar, 3, 4, FOLD_LANES)
             if kind == FOLD_5:
-                _unfold_pair(task, parameter, scalar, first, 5, 8, FOLD_LANES)
+                _unfold_pair(walk, scalar, 5, 8, FOLD_LANES)
             if kind == FOLD_16:
-                _unfold(task, parameter, scalar, first, 16, FOLD_ROWS, BLOCK)
+                _unfold(walk, scalar, 16, FOLD_ROWS, BLOCK)
             if kind == FOLD_32:
-                _unfold(task, parameter, scalar, first, 32, FOLD_ROWS, BLOCK)
+                _unfold(walk, scalar, 32, FOLD_ROWS, BLOCK)
         number, first = next_number, next_first
 
 
 @triton.jit
-def _flat(task, parameter, scalar, first, ROWS: tl.constexpr):
-    dtype = tl.load(task + DTYPE)
-    plane = floats(tl.load(task + PLANE_))
-    if contiguous(task, parameter):
-        place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+def _flat(walk, scalar, ROWS: tl.constexpr):
+    task, parameter, first, run, dtype, positions, plane = walk
+    if run:
+        place, inside = in_plane(first, ROWS // 4), in_use(first, positions, ROWS // 4)
         u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
         _update(parameter, place, u, inside, scalar, dtype, True)
     else:
         for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
-            place, inside = in_plane(start, ROWS // 16), in_use(task, start, ROWS // 16)
+            place, inside = in_plane(start, ROWS // 16), in_use(start, positions, ROWS // 16)
             u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
-            offset, real = elements(task, start, ROWS // 16)
+            offset, real = elements(task, start, positions, ROWS // 16)
             _update(parameter, offset, u, real, scalar, dtype, False)
 
 
 @triton.jit
-def _unfold_pair(
-    task, parameter, scalar, first, D: tl.constexpr, PITCH: tl.constexpr, LANES: tl.constexpr
-):
-    positions = tl.load(task + POSITIONS).to(tl.int32)
-    dtype = tl.load(task + DTYPE)
-    inside = in_use(task, first, LANES)
-    plane, place = floats(tl.load(task + PLANE_)), in_plane(first, LANES)
+def _unfold_pair(walk, scalar, D: tl.constexpr, PITCH: tl.constexpr, LANES: tl.constexpr):
+    task, parameter, first, run, dtype, positions, plane = walk
+    inside = in_use(first, positions, LANES)
+    place = in_plane(first, LANES)
     n = load_entries(plane, place, inside, positions, 0, D * D)
     u = rotated(n, floats(tl.load(task + MATRIX)), D, PITCH)
-    if contiguous(task, parameter):
-        run = run_of(u, D * D)
-        _update_run(parameter, first, inside, run, scalar, dtype, 0, 4 * D * D, LANES)
+    if run:
+        rows = run_of(u, D * D)
+        _update_run(parameter, first, inside, rows, scalar, dtype, 0, 4 * D * D, LANES)
     else:  # by way of the plane, so that an entry after the other is enough
         store_entries(u, plane, place, inside, positions, 0, D * D)
         tl.debug_barrier()
-        offset, real = elements(task, first, LANES)
+        offset, real = elements(task, first, positions, LANES)
         for entry in tl.range(0, D * D, num_stages=1):
             one = tl.load(quads(plane, place + entry * positions, 4), mask=inside, other=0.0)
             at = offset + entry_in_tensor(task, entry, D)
@@ -125,32 +118,29 @@ def _unfold_pair(
 
 @triton.jit
 def _update_run(
-    parameter, first, inside, run, scalar, dtype,
+    parameter, first, inside, rows, scalar, dtype,
     START: tl.constexpr, N: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Of the N elements in a row that are a lane's, those from START on."""
     WIDTH: tl.constexpr = 64 if N - START >= 64 else 32 if N - START >= 32 else 4
     lane = tl.arange(0, LANES)[:, None]
     offset = first * (N // 4) + (lane * N + START + tl.arange(0, WIDTH)[None, :])
-    _update(parameter, offset, joined(run, START, 1, WIDTH), inside, scalar, dtype, True)
+    _update(parameter, offset, joined(rows, START, 1, WIDTH), inside, scalar, dtype, True)
     if START + WIDTH < N:
-        _update_run(parameter, first, inside, run, scalar, dtype, START + WIDTH, N, LANES)
+        _update_run(parameter, first, inside, rows, scalar, dtype, START + WIDTH, N, LANES)
 
 
 @triton.jit
-def _unfold(
-    task, parameter, scalar, first,
-    S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    positions = tl.load(task + POSITIONS).to(tl.int32)
+def _unfold(walk, scalar, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    task, parameter, first, _, dtype, positions, plane = walk
     basis = fold_matrix(task, S)
     last = tl.minimum(positions - first, ROWS).to(tl.int32)
     for start in tl.range(0, last, BLOCK, num_stages=1):
-        source, inside = tile_in_plane(task, first + start, S, BLOCK)
+        source, inside = tile_in_plane(task, first + start, positions, plane, S, BLOCK)
         n = tl.load(source, mask=inside, other=0.0)  # [S, BLOCK]
         u = tl.dot(basis, n, input_precision="ieee")
-        offset, mask = tile_in_tensor(task, first + start, S, BLOCK)
-        _update(parameter, offset, u, mask, scalar, tl.load(task + DTYPE), False)
+        offset, mask = tile_in_tensor(task, first + start, positions, S, BLOCK)
+        _update(parameter, offset, u, mask, scalar, dtype, False)
 
 
 @triton.jit

@@ -23,6 +23,7 @@ from soap_fast.triton_kernels.plane import (
     load_entries,
     load_quads,
     quads,
+    record,
     store_entries,
     tile_in_plane,
     tile_in_tensor,
@@ -31,11 +32,6 @@ from soap_fast.triton_kernels.registers import apart, entries_of, gram_sums, rot
 from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
-TENSOR = tl.constexpr(PLANE["tensor"])
-KIND = tl.constexpr(PLANE["kind"])
-PLANE_ = tl.constexpr(PLANE["plane"])
-POSITIONS = tl.constexpr(PLANE["positions"])
-DTYPE = tl.constexpr(PLANE["dtype"])
 MATRIX = tl.constexpr(PLANE["matrix"])
 PARTIALS = tl.constexpr(PLANE["partials"])
 FIRST_TILE = tl.constexpr(PLANE["first_tile"])
@@ -69,39 +65,39 @@ def gather(
         next_number = tl.load(ahead, mask=another, other=0)
         next_first = tl.load(ahead + 1, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
-        kind = tl.load(task + KIND)
-        gradient = tl.load(gradients + tl.load(task + TENSOR))
+        index, kind, linear, dtype, positions, plane = record(task)
+        gradient = tl.load(gradients + index)
+        walk = (task, gradient, first, contiguous(linear, gradient), dtype, positions, plane)
         square = squares + tile
         if gradient == 0:
             tl.store(square, 0.0)
         else:
             if kind == FLAT:
-                _copy(task, gradient, first, scale, square, ROWS)
+                _copy(walk, scale, square, ROWS)
             if kind == FOLD_3:
-                _fold_pair(task, gradient, first, scale, square, tile, 3, 4, 16, FOLD_LANES)
+                _fold_pair(walk, scale, square, tile, 3, 4, 16, FOLD_LANES)
             if kind == FOLD_5:
-                _fold_pair(task, gradient, first, scale, square, tile, 5, 8, 32, FOLD_LANES)
+                _fold_pair(walk, scale, square, tile, 5, 8, 32, FOLD_LANES)
             if kind == FOLD_16:
-                _fold(task, gradient, first, scale, square, tile, 16, FOLD_ROWS, BLOCK)
+                _fold(walk, scale, square, tile, 16, FOLD_ROWS, BLOCK)
             if kind == FOLD_32:
-                _fold(task, gradient, first, scale, square, tile, 32, FOLD_ROWS, BLOCK)
+                _fold(walk, scale, square, tile, 32, FOLD_ROWS, BLOCK)
         number, first = next_number, next_first
 
 
 @triton.jit
-def _copy(task, gradient, first, scale, square, ROWS: tl.constexpr):
-    dtype = tl.load(task + DTYPE)
-    plane = floats(tl.load(task + PLANE_))
-    if contiguous(task, gradient):
-        place, inside = in_plane(first, ROWS // 4), in_use(task, first, ROWS // 4)
+def _copy(walk, scale, square, ROWS: tl.constexpr):
+    task, gradient, first, run, dtype, positions, plane = walk
+    if run:
+        place, inside = in_plane(first, ROWS // 4), in_use(first, positions, ROWS // 4)
         x = load_quads(gradient, place, inside, dtype, True) * scale  # [ROWS / 4, 4]
         tl.store(quads(plane, place, 4), x, mask=inside)
         tl.store(square, tl.sum(x * x))
     else:
         squares = tl.zeros((ROWS // 16, 4), tl.float32)
         for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
-            place, inside = in_plane(start, ROWS // 16), in_use(task, start, ROWS // 16)
-            offset, real = elements(task, start, ROWS // 16)
+            place, inside = in_plane(start, ROWS // 16), in_use(start, positions, ROWS // 16)
+            offset, real = elements(task, start, positions, ROWS // 16)
             x = load_quads(gradient, offset, real, dtype, False) * scale
             tl.store(quads(plane, place, 4), x, mask=inside)
             squares += x * x
@@ -110,17 +106,16 @@ def _copy(task, gradient, first, scale, square, ROWS: tl.constexpr):
 
 @triton.jit
 def _fold_pair(
-    task, gradient, first, scale, square, tile,
+    walk, scale, square, tile,
     D: tl.constexpr, PITCH: tl.constexpr, SUMS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    positions = tl.load(task + POSITIONS).to(tl.int32)
-    dtype = tl.load(task + DTYPE)
-    inside = in_use(task, first, LANES)
-    plane, place = floats(tl.load(task + PLANE_)), in_plane(first, LANES)
-    if contiguous(task, gradient):
+    task, gradient, first, run, dtype, positions, plane = walk
+    inside = in_use(first, positions, LANES)
+    place = in_plane(first, LANES)
+    if run:
         x = entries_of(_run(gradient, first, inside, dtype, 0, 4 * D * D, LANES), D * D)
     else:  # by way of the plane, so that an entry after the other is enough
-        _spread(task, gradient, first, plane, place, inside, positions, dtype, D, LANES)
+        _spread(walk, place, inside, D, LANES)
         tl.debug_barrier()
         x = load_entries(plane, place, inside, positions, 0, D * D)
     scaled = ()
@@ -155,12 +150,10 @@ def _run(gradient, first, inside, dtype, START: tl.constexpr, N: tl.constexpr, L
 
 
 @triton.jit
-def _spread(
-    task, gradient, first, plane, place, inside, positions, dtype,
-    D: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
+def _spread(walk, place, inside, D: tl.constexpr, LANES: tl.constexpr):
     """Entries of a tensor with any strides into the plane as they are."""
-    offset, real = elements(task, first, LANES)
+    task, gradient, first, _, dtype, positions, plane = walk
+    offset, real = elements(task, first, positions, LANES)
     for entry in tl.range(0, D * D, num_stages=1):
         at = offset + entry_in_tensor(task, entry, D)
         x = load_quads(gradient, at, real, dtype, False)
@@ -168,20 +161,17 @@ def _spread(
 
 
 @triton.jit
-def _fold(
-    task, gradient, first, scale, square, tile,
-    S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    positions = tl.load(task + POSITIONS).to(tl.int32)
+def _fold(walk, scale, square, tile, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    task, gradient, first, _, dtype, positions, plane = walk
     basis = fold_matrix(task, S)  # transposed: row k' is column k' of Q
     gram = tl.zeros((S, S), tl.float32)
     last = tl.minimum(positions - first, ROWS).to(tl.int32)
     for start in tl.range(0, last, BLOCK, num_stages=1):
-        offset, mask = tile_in_tensor(task, first + start, S, BLOCK)
-        x = load_quads(gradient, offset, mask, tl.load(task + DTYPE), False) * scale  # [S, BLOCK]
+        offset, mask = tile_in_tensor(task, first + start, positions, S, BLOCK)
+        x = load_quads(gradient, offset, mask, dtype, False) * scale  # [S, BLOCK]
         gram = tl.dot(x, tl.trans(x), gram, input_precision="ieee")
         out = tl.dot(basis, x, input_precision="ieee")
-        target, inside = tile_in_plane(task, first + start, S, BLOCK)
+        target, inside = tile_in_plane(task, first + start, positions, plane, S, BLOCK)
         tl.store(target, out, mask=inside)
     row, column = tl.arange(0, S)[:, None], tl.arange(0, S)[None, :]
     partial = (tile - tl.load(task + FIRST_TILE)) * (S * S) + (row * S + column)

@@ -11,6 +11,9 @@ from soap_fast.fused.columns import COLUMN_AXES, DTYPES, FOLD_AXES, LINE_AXES, P
 from soap_fast.triton_kernels.registers import apart, joined
 from soap_fast.triton_kernels.table import floats, strided
 
+TENSOR = tl.constexpr(PLANE["tensor"])
+KIND = tl.constexpr(PLANE["kind"])
+DTYPE = tl.constexpr(PLANE["dtype"])
 PLANE_ = tl.constexpr(PLANE["plane"])
 FOLD = tl.constexpr(PLANE["fold"])
 POSITIONS = tl.constexpr(PLANE["positions"])
@@ -30,16 +33,26 @@ BFLOAT16 = tl.constexpr(DTYPES["bfloat16"])
 
 
 @triton.jit
-def contiguous(task, address):
+def record(task):
+    """What every tile reads of its task, at once: tensor, kind, linear, dtype, positions, plane."""
+    positions = tl.load(task + POSITIONS).to(tl.int32)
+    plane = floats(tl.load(task + PLANE_))
+    linear = tl.load(task + LINEAR)
+    dtype = tl.load(task + DTYPE)
+    return tl.load(task + TENSOR), tl.load(task + KIND), linear, dtype, positions, plane
+
+
+@triton.jit
+def contiguous(linear, address):
     """Whether the elements of a tensor lie in the order of positions, from a multiple of 16 bytes.
 
     Its folded mode then lies innermost: element `position * fold + entry`.
     """
-    return (tl.load(task + LINEAR) != 0) & (address % 16 == 0)
+    return (linear != 0) & (address % 16 == 0)
 
 
 @triton.jit
-def elements(task, first, LANES: tl.constexpr):
+def elements(task, first, positions, LANES: tl.constexpr):
     """Offsets in the tensor of positions from `first`, a multiple of 4, on.
 
     Returns:
@@ -50,7 +63,7 @@ def elements(task, first, LANES: tl.constexpr):
     position = first + 4 * tl.arange(0, LANES)[:, None]
     line = position // pitch
     column = position - line * pitch + tl.arange(0, 4)[None, :]
-    real = (column < inner) & (position < tl.load(task + POSITIONS).to(tl.int32))
+    real = (column < inner) & (position < positions)
     offset = strided(line, task + LINES_AT, LINE_COUNT)
     return offset + strided(column, task + COLUMNS_AT, COLUMN_COUNT), real
 
@@ -62,9 +75,9 @@ def in_plane(first, LANES: tl.constexpr):
 
 
 @triton.jit
-def in_use(task, first, LANES: tl.constexpr):
+def in_use(first, positions, LANES: tl.constexpr):
     """Which lanes' positions the plane has, [LANES, 1]: all four or none."""
-    return first + 4 * tl.arange(0, LANES)[:, None] < tl.load(task + POSITIONS).to(tl.int32)
+    return first + 4 * tl.arange(0, LANES)[:, None] < positions
 
 
 @triton.jit
@@ -158,13 +171,13 @@ def entry_in_tensor(task, entry, D: tl.constexpr):
 
 
 @triton.jit
-def tile_in_tensor(task, first, S: tl.constexpr, BLOCK: tl.constexpr):
+def tile_in_tensor(task, first, positions, S: tl.constexpr, BLOCK: tl.constexpr):
     """Offsets of a fold's entries 0 .. S - 1 at positions from `first` on, and what there is of it.
 
     Returns:
         [S, BLOCK] both.
     """
-    offset, real = elements(task, first, BLOCK // 4)
+    offset, real = elements(task, first, positions, BLOCK // 4)
     k = tl.arange(0, S)
     entry = strided(k, task + FOLD_AT, FOLD_COUNT)
     mask = (k < tl.load(task + FOLD))[:, None] & tl.reshape(real, (BLOCK,))[None, :]
@@ -172,13 +185,11 @@ def tile_in_tensor(task, first, S: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def tile_in_plane(task, first, S: tl.constexpr, BLOCK: tl.constexpr):
+def tile_in_plane(task, first, positions, plane, S: tl.constexpr, BLOCK: tl.constexpr):
     """Pointers to the same in the plane, and what it has, where padding is inside."""
-    plane = floats(tl.load(task + PLANE_))
-    positions = tl.load(task + POSITIONS).to(tl.int32)
     k = tl.arange(0, S)[:, None]
     position = tl.reshape(in_plane(first, BLOCK // 4), (1, BLOCK))
-    inside = tl.broadcast_to(in_use(task, first, BLOCK // 4), (BLOCK // 4, 4))
+    inside = tl.broadcast_to(in_use(first, positions, BLOCK // 4), (BLOCK // 4, 4))
     inside = tl.reshape(inside, (1, BLOCK))
     return quads(plane, k * positions + position, 4), (k < tl.load(task + FOLD)) & inside
 
