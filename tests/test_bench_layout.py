@@ -15,6 +15,7 @@ ORDER = (
     "report",  # pages of what was kept
     "gates",  # what must not change
     "peers",  # others, beside ours
+    "cost",  # what a launch costs by its machine code
     "roofline",  # what is measured against
     "measuring",  # what is measured with
     "output",  # what is kept and shown

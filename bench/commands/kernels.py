@@ -15,8 +15,9 @@ import argparse
 import torch
 
 from bench import shapes
-from bench.arguments import add_backend, add_device, add_shapes, positive
+from bench.arguments import add_backend, add_device, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
+from bench.cost import rows as cost
 from bench.measuring import aot
 from bench.output import envelope
 from bench.output.files import differences, read
@@ -30,7 +31,10 @@ COLUMNS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_shapes(parser)
+    parser.add_argument(
+        "--shapes",
+        help="inventory name or file (default: elic); with --aot, predict its launches",
+    )
     add_device(parser)
     parser.add_argument(
         "--of",
@@ -58,13 +62,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_target(options.json)
+    if options.aot and options.shapes:
+        return predict(options)
     if options.aot:
         return aot.run(options.precision, options.sm, options.check, options.json)
     on_gpu = options.device.startswith("cuda")
     of = options.of or ("launches" if on_gpu else "operators")
     if of == "launches" and not on_gpu and not interpreted():
         raise BadInput("--of launches: torch sees no NVIDIA GPU; take --of operators, or --aot")
-    inventory = shapes.load(options.shapes)
+    inventory = shapes.load(options.shapes or "elic")
     roofs = read_roofs(options.roof) if options.roof else None
     try:
         if of == "launches":
@@ -80,6 +86,14 @@ def run(options: argparse.Namespace) -> int:
         row |= {"shapes": inventory.model, "device": options.device}
         row["threads"] = torch.get_num_threads()
     show(rows, COLUMNS, options.json)
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """`--aot --shapes`: what every launch of a model's plain step costs, without a GPU."""
+    aot.check_compiles()
+    found = cost.rows(shapes.load(options.shapes), options.sm, options.precision)
+    show(found, cost.COLUMNS, options.json)
     return 0
 
 

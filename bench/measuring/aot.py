@@ -31,12 +31,7 @@ def run(
     precisions: Sequence[str], architectures: Sequence[int], check: bool, target: str | None
 ) -> int:
     """`kernels --aot`: a row for each configuration; 1 where something must not be."""
-    try:
-        import triton
-    except ImportError:
-        raise BadInput("triton is not installed: pip install triton") from None
-    if triton.knobs.runtime.interpret:
-        raise BadInput("TRITON_INTERPRET is set: one process cannot interpret and compile")
+    check_compiles()
     results = [
         compiled(op, constants, sm)
         for op, constants in configurations()
@@ -48,6 +43,20 @@ def run(
     for complaint in wrong if check else ():
         print(f"python -m bench kernels: {complaint}", file=sys.stderr)
     return int(check and bool(wrong))
+
+
+def check_compiles() -> None:
+    """Whether Triton is here and compiles.
+
+    Raises:
+        BadInput: it is not, or interprets.
+    """
+    try:
+        import triton
+    except ImportError:
+        raise BadInput("triton is not installed: pip install triton") from None
+    if triton.knobs.runtime.interpret:
+        raise BadInput("TRITON_INTERPRET is set: one process cannot interpret and compile")
 
 
 def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,8 +85,8 @@ def complaints(result: dict[str, Any]) -> Iterator[str]:
         yield f"{where} loads operands {result['load_bytes']} bytes at a time"
 
 
-def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
-    """Compile one configuration for one architecture and read what came out."""
+def binary(op: str, constants: dict[str, Any], sm: int) -> Any:
+    """One configuration compiled for one architecture, as Triton has it."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -94,7 +103,12 @@ def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature, constexprs, attributes)
     options = {"num_warps": TUNING[op].num_warps, "enable_fp_fusion": True}
-    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+
+
+def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
+    """Compile one configuration for one architecture and read what came out."""
+    made = binary(op, constants, sm)
     shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
     return {
         "kernel": op,
@@ -102,12 +116,16 @@ def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
         "options": " ".join(str(v) if k == "PRECISION" else k for k, v in shown.items() if v),
         "constants": constants,
         "num_warps": TUNING[op].num_warps,
-        "shared_bytes": binary.metadata.shared,
-        **usage(binary.asm["cubin"], Path(triton.__file__).parent),
-        "load_bytes": operand_load(binary.asm["ptx"], operand_lines(op))
-        if op in PRODUCTS
-        else None,
+        "shared_bytes": made.metadata.shared,
+        **usage(made.asm["cubin"], triton_folder()),
+        "load_bytes": operand_load(made.asm["ptx"], operand_lines(op)) if op in PRODUCTS else None,
     }
+
+
+def triton_folder() -> Path:
+    import triton
+
+    return Path(triton.__file__).parent
 
 
 def usage(cubin: bytes, triton_folder: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.shapes import Inventory
 from soap_fast import SOAP
-from soap_fast.backends.triton import TritonBackend
+from soap_fast.backends.triton import Precision, TritonBackend
 from soap_fast.fused.engine import Engine
 from soap_fast.fused.launcher import RecordingLauncher
 from soap_fast.options import plan_options
@@ -22,8 +22,8 @@ from soap_fast.state import allocate, bind, fresh, not_begun
 class RecordingBackend(TritonBackend):
     """Refreshes bases in name only, and keeps what was to be refreshed: factors and selections."""
 
-    def __init__(self, launcher: RecordingLauncher) -> None:
-        super().__init__(launcher=launcher)
+    def __init__(self, launcher: RecordingLauncher, precision: Precision = "tf32x3") -> None:
+        super().__init__(precision, launcher=launcher)
         self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
 
     def refresh_op(
@@ -93,13 +93,13 @@ class Recorded:
         return self.step()
 
 
-def record(inventory: Inventory, device: str = "cpu") -> Recorded:
+def record(inventory: Inventory, device: str = "cpu", precision: Precision = "tf32x3") -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
     launcher = RecordingLauncher()
     # Values matter to no launch, and memory that nobody touches costs nothing.
     params = [torch.nn.Parameter(torch.empty(e.shape, device=device)) for e in inventory.entries]
     optimizer = SOAP(params, backend="eager")
-    backend = RecordingBackend(launcher)
+    backend = RecordingBackend(launcher, precision)
     optimizer._backend = backend
     options = plan_options(optimizer.param_groups[0])
     plans = [(param, plan_tensor(tuple(param.shape), options)) for param in params]
