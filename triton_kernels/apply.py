@@ -123,11 +123,11 @@ def _update_run(
 ):  # fmt: skip
     """Of the N elements in a row that are a lane's, those from START on."""
     WIDTH: tl.constexpr = 64 if N - START >= 64 else 32 if N - START >= 32 else 4
+    if START + WIDTH < N:  # the widest part last, when fewest registers hold the rest
+        _update_run(parameter, first, inside, rows, scalar, dtype, START + WIDTH, N, LANES)
     lane = tl.arange(0, LANES)[:, None]
     offset = first * (N // 4) + (lane * N + START + tl.arange(0, WIDTH)[None, :])
     _update(parameter, offset, joined(rows, START, 1, WIDTH), inside, scalar, dtype, True)
-    if START + WIDTH < N:
-        _update_run(parameter, first, inside, rows, scalar, dtype, START + WIDTH, N, LANES)
 
 
 @triton.jit

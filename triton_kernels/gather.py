@@ -55,7 +55,6 @@ def gather(
     FOLD_ROWS: tl.constexpr,  # positions of a tile with any other fold, BLOCK at a time
     BLOCK: tl.constexpr,
 ):
-    scale = tl.load(inverse_scale)
     tile = tl.program_id(0)
     number, first = tl.load(tiles + 2 * tile), tl.load(tiles + 2 * tile + 1)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
@@ -68,45 +67,45 @@ def gather(
         index, kind, linear, dtype, positions, plane = record(task)
         gradient = tl.load(gradients + index)
         walk = (task, gradient, first, contiguous(linear, gradient), dtype, positions, plane)
-        square = squares + tile
+        scale = tl.load(inverse_scale)  # kept by no register in between
         if gradient == 0:
-            tl.store(square, 0.0)
+            tl.store(squares + tile, 0.0)
         else:
             if kind == FLAT:
-                _copy(walk, scale, square, ROWS)
+                _copy(walk, scale, squares, tile, ROWS)
             if kind == FOLD_3:
-                _fold_pair(walk, scale, square, tile, 3, 4, 16, FOLD_LANES)
+                _fold_pair(walk, scale, squares, tile, 3, 4, 16, FOLD_LANES)
             if kind == FOLD_5:
-                _fold_pair(walk, scale, square, tile, 5, 8, 32, FOLD_LANES)
+                _fold_pair(walk, scale, squares, tile, 5, 8, 32, FOLD_LANES)
             if kind == FOLD_16:
-                _fold(walk, scale, square, tile, 16, FOLD_ROWS, BLOCK)
+                _fold(walk, scale, squares, tile, 16, FOLD_ROWS, BLOCK)
             if kind == FOLD_32:
-                _fold(walk, scale, square, tile, 32, FOLD_ROWS, BLOCK)
+                _fold(walk, scale, squares, tile, 32, FOLD_ROWS, BLOCK)
         number, first = next_number, next_first
 
 
 @triton.jit
-def _copy(walk, scale, square, ROWS: tl.constexpr):
+def _copy(walk, scale, squares, tile, ROWS: tl.constexpr):
     task, gradient, first, run, dtype, positions, plane = walk
     if run:
         place, inside = in_plane(first, ROWS // 4), in_use(first, positions, ROWS // 4)
         x = load_quads(gradient, place, inside, dtype, True) * scale  # [ROWS / 4, 4]
         tl.store(quads(plane, place, 4), x, mask=inside)
-        tl.store(square, tl.sum(x * x))
+        tl.store(squares + tile, tl.sum(x * x))
     else:
-        squares = tl.zeros((ROWS // 16, 4), tl.float32)
+        total = tl.zeros((ROWS // 16, 4), tl.float32)
         for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
             place, inside = in_plane(start, ROWS // 16), in_use(start, positions, ROWS // 16)
             offset, real = elements(task, start, positions, ROWS // 16)
             x = load_quads(gradient, offset, real, dtype, False) * scale
             tl.store(quads(plane, place, 4), x, mask=inside)
-            squares += x * x
-        tl.store(square, tl.sum(squares))
+            total += x * x
+        tl.store(squares + tile, tl.sum(total))
 
 
 @triton.jit
 def _fold_pair(
-    walk, scale, square, tile,
+    walk, scale, squares, tile,
     D: tl.constexpr, PITCH: tl.constexpr, SUMS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     task, gradient, first, run, dtype, positions, plane = walk
@@ -130,7 +129,7 @@ def _fold_pair(
     diagonal = (number == 0) | (number == 2) | (number == 5)
     if D == 5:
         diagonal = diagonal | (number == 9) | (number == 14)
-    tl.store(square, tl.sum(tl.where(diagonal, sums, 0.0)))
+    tl.store(squares + tile, tl.sum(tl.where(diagonal, sums, 0.0)))
 
     out = rotated(scaled, floats(tl.load(task + MATRIX)), D, PITCH)
     store_entries(out, plane, place, inside, positions, 0, D * D)
@@ -161,19 +160,22 @@ def _spread(walk, place, inside, D: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
-def _fold(walk, scale, square, tile, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _fold(walk, scale, squares, tile, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     task, gradient, first, _, dtype, positions, plane = walk
-    basis = fold_matrix(task, S)  # transposed: row k' is column k' of Q
-    gram = tl.zeros((S, S), tl.float32)
     last = tl.minimum(positions - first, ROWS).to(tl.int32)
-    for start in tl.range(0, last, BLOCK, num_stages=1):
-        offset, mask = tile_in_tensor(task, first + start, positions, S, BLOCK)
+    gram = tl.zeros((S, S), tl.float32)
+    for start in tl.range(first, first + last, BLOCK, num_stages=1):
+        offset, mask = tile_in_tensor(task, start, positions, S, BLOCK)
         x = load_quads(gradient, offset, mask, dtype, False) * scale  # [S, BLOCK]
         gram = tl.dot(x, tl.trans(x), gram, input_precision="ieee")
-        out = tl.dot(basis, x, input_precision="ieee")
-        target, inside = tile_in_plane(task, first + start, positions, plane, S, BLOCK)
-        tl.store(target, out, mask=inside)
     row, column = tl.arange(0, S)[:, None], tl.arange(0, S)[None, :]
     partial = (tile - tl.load(task + FIRST_TILE)) * (S * S) + (row * S + column)
     tl.store(floats(tl.load(task + PARTIALS)) + partial, gram)
-    tl.store(square, tl.sum(tl.where(row == column, gram, 0.0)))
+    tl.store(squares + tile, tl.sum(tl.where(row == column, gram, 0.0)))
+    # The gradient is read again: both products' operands at once would not fit in registers.
+    basis = fold_matrix(task, S)  # transposed: row k' is column k' of Q
+    for start in tl.range(first, first + last, BLOCK, num_stages=1):
+        offset, mask = tile_in_tensor(task, start, positions, S, BLOCK)
+        x = load_quads(gradient, offset, mask, dtype, False) * scale
+        target, inside = tile_in_plane(task, start, positions, plane, S, BLOCK)
+        tl.store(target, tl.dot(basis, x, input_precision="ieee"), mask=inside)
