@@ -89,10 +89,10 @@ def _flat(walk, scalar, ROWS: tl.constexpr):
         u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
         _update(parameter, place, u, inside, scalar, dtype, True)
     else:
-        for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
-            place, inside = in_plane(start, ROWS // 16), in_use(start, positions, ROWS // 16)
+        for start in tl.range(first, first + ROWS, ROWS // 8, num_stages=1):
+            place, inside = in_plane(start, ROWS // 32), in_use(start, positions, ROWS // 32)
             u = tl.load(quads(plane, place, 4), mask=inside, other=0.0)
-            offset, real = elements(task, start, positions, ROWS // 16)
+            offset, real = elements(task, start, positions, ROWS // 32)
             _update(parameter, offset, u, real, scalar, dtype, False)
 
 

@@ -91,16 +91,16 @@ def _copy(walk, scale, squares, tile, ROWS: tl.constexpr):
         place, inside = in_plane(first, ROWS // 4), in_use(first, positions, ROWS // 4)
         x = load_quads(gradient, place, inside, dtype, True) * scale  # [ROWS / 4, 4]
         tl.store(quads(plane, place, 4), x, mask=inside)
-        tl.store(squares + tile, tl.sum(x * x))
+        total = tl.sum(tl.reshape(x * x, (8, ROWS // 32, 4)), 0)
     else:
-        total = tl.zeros((ROWS // 16, 4), tl.float32)
-        for start in tl.range(first, first + ROWS, ROWS // 4, num_stages=1):
-            place, inside = in_plane(start, ROWS // 16), in_use(start, positions, ROWS // 16)
-            offset, real = elements(task, start, positions, ROWS // 16)
+        total = tl.zeros((ROWS // 32, 4), tl.float32)
+        for start in tl.range(first, first + ROWS, ROWS // 8, num_stages=1):
+            place, inside = in_plane(start, ROWS // 32), in_use(start, positions, ROWS // 32)
+            offset, real = elements(task, start, positions, ROWS // 32)
             x = load_quads(gradient, offset, real, dtype, False) * scale
             tl.store(quads(plane, place, 4), x, mask=inside)
             total += x * x
-        tl.store(squares + tile, tl.sum(total))
+    tl.store(squares + tile, tl.sum(total))
 
 
 @triton.jit
@@ -131,6 +131,7 @@ def _fold_pair(
         diagonal = diagonal | (number == 9) | (number == 14)
     tl.store(squares + tile, tl.sum(tl.where(diagonal, sums, 0.0)))
 
+    tl.debug_barrier()  # or the compiler loads matrices while registers hold the sums
     out = rotated(scaled, floats(tl.load(task + MATRIX)), D, PITCH)
     store_entries(out, plane, place, inside, positions, 0, D * D)
 
@@ -168,10 +169,11 @@ def _fold(walk, scale, squares, tile, S: tl.constexpr, ROWS: tl.constexpr, BLOCK
         offset, mask = tile_in_tensor(task, start, positions, S, BLOCK)
         x = load_quads(gradient, offset, mask, dtype, False) * scale  # [S, BLOCK]
         gram = tl.dot(x, tl.trans(x), gram, input_precision="ieee")
-    row, column = tl.arange(0, S)[:, None], tl.arange(0, S)[None, :]
-    partial = (tile - tl.load(task + FIRST_TILE)) * (S * S) + (row * S + column)
-    tl.store(floats(tl.load(task + PARTIALS)) + partial, gram)
-    tl.store(squares + tile, tl.sum(tl.where(row == column, gram, 0.0)))
+    partials = floats(tl.load(task + PARTIALS)) + (tile - tl.load(task + FIRST_TILE)) * (S * S)
+    k = tl.arange(0, S)
+    tl.store(partials + (k[:, None] * S + k[None, :]), gram)
+    tl.debug_barrier()
+    tl.store(squares + tile, tl.sum(tl.load(partials + k * (S + 1))))  # its trace
     # The gradient is read again: both products' operands at once would not fit in registers.
     basis = fold_matrix(task, S)  # transposed: row k' is column k' of Q
     for start in tl.range(first, first + last, BLOCK, num_stages=1):
