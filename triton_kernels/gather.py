@@ -100,7 +100,9 @@ def _copy(walk, scale, squares, tile, ROWS: tl.constexpr):
             x = load_quads(gradient, offset, real, dtype, False) * scale
             tl.store(quads(plane, place, 4), x, mask=inside)
             total += x * x
-    tl.store(squares + tile, tl.sum(total))
+    # By columns first: a sum of scalars over warps keeps a register from tile to tile.
+    columns = tl.sum(tl.reshape(total, (ROWS // 256, 32)), 0)
+    tl.store(squares + tile, tl.sum(columns))
 
 
 @triton.jit
