@@ -32,7 +32,7 @@ def test_little_is_computed_or_moved_twice(measured):
 
 
 def test_flops_are_those_of_the_mathematics(measured):
-    """Rotations there and back, 4 n sum(d), and the lower triangles of Gram matrices, mode by mode."""
+    """Rotations there and back, 4 n sum(d), and the triangles of Gram matrices, mode by mode."""
     inventory = shapes.load("hyperprior")
     from soap_fast.options import PlanOptions
     from soap_fast.plan import plan_tensor

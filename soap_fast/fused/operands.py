@@ -91,8 +91,8 @@ class Operands:
             addresses[operand.index][operand.group] = operand.address
         for index, layout in enumerate(layouts):
             if layout.folded and layout.pair:
-                for addresses in (self.forward[index], self.backward[index]):
-                    addresses[layout.folded] = addresses[layout.operands[0][0]]
+                for by_group in (self.forward[index], self.backward[index]):
+                    by_group[layout.folded] = by_group[layout.operands[0][0]]
 
 
 def _shape(layout: Layout, group: Group) -> tuple[int, int]:
