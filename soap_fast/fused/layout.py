@@ -292,7 +292,8 @@ def walk_of(layout: Layout, stride: tuple[int, ...]) -> Walk:
     linear = layout.inner == layout.pitch and _collapsed(folded) == wanted
     linear = linear and _collapsed(lines + columns) == [(layout.positions, layout.fold)]
     # A mode of a pair is prime, so it is one axis.
-    pair = tuple(of_mode[m][0][1] for m in layout.folded.modes) if layout.pair else ()
+    folded_modes = layout.folded.modes if layout.folded and layout.pair else ()
+    pair = tuple(of_mode[m][0][1] for m in folded_modes)
     return Walk(_collapsed(lines), _collapsed(columns), _collapsed(folded), pair, linear)
 
 
