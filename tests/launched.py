@@ -13,7 +13,7 @@ from soap_fast import SOAP
 from soap_fast.backends.triton import _multiprocessors
 from soap_fast.call import UNSCALED
 from soap_fast.fused import engine as engines
-from soap_fast.fused import memory, works
+from soap_fast.fused import memory, twins, works
 from soap_fast.fused.columns import SCALARS, TENSOR
 from soap_fast.fused.launcher import Launch, TritonLauncher, kernel
 
@@ -147,14 +147,41 @@ class LaunchedAlone:
         return memory[f"Q{group.modes[0]} {index}"].double()
 
     def basis(self, memory: Memory, index: int, group, *, back: bool) -> torch.Tensor:  # [d, d]
+        layout = self.layouts[index]
+        if layout.pair and group is layout.folded:
+            parts = (self.basis(memory, index, g, back=back) for g in layout.operands[0])
+            return torch.kron(*parts)
         return self.operand(memory, index, group, back=back)[: group.size, : group.size]
 
     def partials(self, memory: Memory, index: int) -> torch.Tensor:
-        """[tiles, S, S]: what gather leaves of the folded mode's Gram matrix."""
-        width = self.layouts[index].fold_block
+        """[tiles, sums]: what gather leaves of the folded modes' Gram matrices."""
+        sums = self.layouts[index].fold_sums
         first = (self.members[index].partials - self.engine.memory.b.data_ptr()) // 4
-        elements = self.row(index, "squares") * width**2
-        return memory["b"][first : first + elements].double().view(-1, width, width)
+        elements = self.row(index, "squares") * sums
+        return memory["b"][first : first + elements].double().view(-1, sums)
+
+    def fold_grams(self, memory: Memory, index: int) -> dict[int, torch.Tensor]:
+        """By folded mode its part of each tile [tiles, d, d]: lower triangle and its mirror."""
+        layout, parts = self.layouts[index], self.partials(memory, index)
+        found = {}
+        if layout.pair:
+            d = layout.fold_sizes[0]
+            rows, columns = torch.tril_indices(d, d)
+            for place, mode in enumerate(layout.folded.modes):
+                matrix = parts.new_zeros(len(parts), d, d)
+                sums = parts[:, place * len(rows) : (place + 1) * len(rows)]
+                matrix[:, rows, columns] = matrix[:, columns, rows] = sums
+                found[mode] = matrix
+            assert (parts[:, d * (d + 1) :] == 0).all()
+            return found
+        joint = parts.view(-1, layout.fold_block, layout.fold_block)
+        joint = joint[:, : layout.fold, : layout.fold]
+        joint = joint.tril() + joint.tril(-1).mT
+        for mode in layout.folded.modes:
+            zero = parts.new_zeros(layout.plan.modes[mode], layout.plan.modes[mode])
+            each = [twins.fold_gram(one, zero, 0.0, layout, mode) for one in joint]
+            found[mode] = torch.stack(each)
+        return found
 
     def sums(self, memory: Memory, index: int, name: str) -> torch.Tensor:
         """A tensor's shares of 'squares' or 'directions'."""

@@ -49,6 +49,7 @@ ORDER = [
     "fused.tables",
     "fused.rotations",
     "fused.gram_tables",
+    "fused.plane_tables",
     "fused.work",
     "fused.operands",
     "fused.upload",

@@ -61,10 +61,16 @@ GROUPS = (
             ((5, 7, 9, 11), FLOAT),  # a fold and three products
             ((33, 34), FLOAT),  # two products, no fold
             ((3, 73, 5), FLOAT),  # a plain mode between two others
+            # Gradients of these lie as planes do, see `LINEAR`.
+            ((36, 16, 3, 3), FLOAT),  # several tiles
+            ((12, 8, 5, 5), BRAIN),
+            ((8, 12, 3, 3), FLOAT),  # but not at a multiple of 16 bytes
+            ((12, 8), FLOAT),
         ],
     ),
 )
 POISONED, WITHOUT_GRADIENT = 5, 7
+LINEAR, UNALIGNED = range(14, 18), 16
 INVERSE_SCALE = 0.7
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -79,7 +85,12 @@ def random_gradients(params, seed: int) -> None:
                 (..., *[None] * (grad.dim() - 1))
             ]
         grad = grad.to(param.dtype)
-        if grad.dim() == 4:
+        if index == UNALIGNED:
+            one_more = torch.cat([grad.new_zeros(1), grad.flatten()]).to(DEVICE)
+            grad = one_more[1:].view(grad.shape)
+        elif index in LINEAR:
+            pass
+        elif grad.dim() == 4:
             grad = grad.to(memory_format=torch.channels_last)
         elif index % 2 and grad.dim() > 1:  # every second element of something larger
             larger = torch.full((*grad.shape[:-1], 2 * grad.shape[-1]), float("nan"))
@@ -135,7 +146,7 @@ def accurate(alone: LaunchedAlone) -> str:
 def test_derive(alone):
     before, after = alone.seen["derive"]
     for index, layout in enumerate(alone.layouts):
-        for group in (*([layout.folded] if layout.folded else []), *layout.products):
+        for group in (group for groups in layout.operands for group in groups):
             bases = [before[f"Q{mode} {index}"].double() for mode in group.modes]
             for back in (False, True):
                 found = alone.operand(after, index, group, back=back)
@@ -156,16 +167,12 @@ def test_gather(alone):
         fold = product_error(accurate(alone), layout.fold) if layout.folded else 0.0
         close(alone.plane(after, index, "a", 0), wanted.plane, (fold + 2 * U) * sizes.plane, index)
         rows = product_error(accurate(alone), layout.numel // layout.fold) + 4 * U
-        if layout.folded:
-            joint = alone.partials(after, index).sum(0)
-            width = layout.fold_block - layout.fold
-            close(
-                joint,
-                torch.nn.functional.pad(wanted.joint, (0, width, 0, width)),
-                rows * torch.nn.functional.pad(sizes.joint, (0, width, 0, width)),
-                index,
-            )
-        else:
+        for mode, parts in (alone.fold_grams(after, index) if layout.folded else {}).items():
+            zero = torch.zeros(parts.shape[1:], dtype=torch.float64)
+            gram = twins.fold_gram(wanted.joint, zero, 0.0, layout, mode)
+            size = twins.fold_gram(sizes.joint, zero, 0.0, layout, mode)
+            close(parts.sum(0), gram, rows * size, (index, mode))
+        if not layout.folded:
             rows = product_error("ieee", layout.numel) + 4 * U
         close(alone.sums(after, index, "squares").sum(), wanted.square, rows * sizes.square, index)
     assert not alone.sums(after, POISONED, "squares").sum().isfinite()
@@ -223,20 +230,14 @@ def test_fold_gram(alone):
         layout, beta_s = alone.layouts[index], alone.options[index].shampoo_beta
         if layout.folded is None:
             continue
-        parts = alone.partials(before, index)[:, : layout.fold, : layout.fold]
-        for mode in layout.folded.modes:
+        for mode, parts in alone.fold_grams(before, index).items():
             name = f"K{mode} {index}"
             old, new = before[name].double(), after[name]
-            wanted = twins.fold_gram(lower(parts.sum(0)), old, beta_s, layout, mode)
-            sizes = twins.fold_gram(parts.abs().sum(0), old.abs(), beta_s, layout, mode)
+            wanted = beta_s * old + (1 - beta_s) * parts.sum(0)
+            sizes = beta_s * old.abs() + (1 - beta_s) * parts.abs().sum(0)
             terms = len(parts) * layout.fold // layout.plan.modes[mode]
             close(new, wanted, (product_error("ieee", terms) + 4 * U) * sizes, name)
             assert torch.equal(new, new.T)
-
-
-def lower(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower triangle and its mirror."""
-    return matrix.tril() + matrix.tril(-1).T
 
 
 def place_of_level(alone: LaunchedAlone, index: int, number: int) -> int:

@@ -7,11 +7,6 @@ pointers, and a tensor of 2^30 elements or more is not served.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import DTYPES
-
-BFLOAT16 = tl.constexpr(DTYPES["bfloat16"])
-FLOAT32 = tl.constexpr(DTYPES["float32"])
-
 
 @triton.jit
 def floats(address):
@@ -27,43 +22,19 @@ def operand(address):
 
 @triton.jit
 def strided(index, axes, COUNT: tl.constexpr):
-    """Offset of elements of a strided tensor; `axes` holds size and stride, innermost first."""
-    offset = tl.zeros_like(index)
-    for axis in tl.static_range(COUNT):
-        size = tl.load(axes + 2 * axis).to(tl.int32)
-        offset += index % size * tl.load(axes + 2 * axis + 1).to(tl.int32)
-        index = index // size
+    """Offset of elements of a strided tensor; `axes` holds size and stride, innermost first.
+
+    The first axis of size 0 ends them. One axis divides nothing.
+    """
+    offset = index * tl.load(axes + 1).to(tl.int32)
+    for axis in range(1, COUNT):
+        if tl.load(axes + 2 * axis) != 0:
+            # What counts beyond the axis before belongs to this one.
+            size = tl.load(axes + 2 * axis - 2).to(tl.int32)
+            beyond = index // size
+            offset += beyond * (
+                tl.load(axes + 2 * axis + 1).to(tl.int32)
+                - size * tl.load(axes + 2 * axis - 1).to(tl.int32)
+            )
+            index = beyond
     return offset
-
-
-@triton.jit
-def load_float(address, offset, mask, dtype):
-    """Elements of a float32, bfloat16 or float16 tensor in float32."""
-    if dtype == FLOAT32:
-        x = tl.load(address.to(tl.pointer_type(tl.float32)) + offset, mask=mask, other=0.0)
-    elif dtype == BFLOAT16:
-        brain = tl.load(address.to(tl.pointer_type(tl.bfloat16)) + offset, mask=mask, other=0.0)
-        x = brain.to(tl.float32)
-    else:
-        half = tl.load(address.to(tl.pointer_type(tl.float16)) + offset, mask=mask, other=0.0)
-        x = half.to(tl.float32)
-    return x
-
-
-@triton.jit
-def store_float(address, offset, x, mask, dtype):
-    """The same back, rounded once."""
-    if dtype == FLOAT32:
-        tl.store(address.to(tl.pointer_type(tl.float32)) + offset, x, mask=mask)
-    elif dtype == BFLOAT16:
-        tl.store(
-            address.to(tl.pointer_type(tl.bfloat16)) + offset,
-            x.to(tl.bfloat16),
-            mask=mask,
-        )
-    else:
-        tl.store(
-            address.to(tl.pointer_type(tl.float16)) + offset,
-            x.to(tl.float16),
-            mask=mask,
-        )

@@ -34,7 +34,8 @@ Values = dict[str, tuple[int, ...]]
 # Only what neither spills nor loads operands more narrowly than 16 bytes: products keep BK 32 and
 # 4 warps (`python -m bench kernels --aot --check` says so).
 FLAT: Values = {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "ROWS": (512, 1024, 2048)}
-PLANES: Values = {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "FOLD_ROWS": (512, 1024, 2048)}
+# A lane's registers are what FOLD_LANES fill with 4 warps.
+PLANES: Values = {"programs_per_sm": (1, 2, 4), "ROWS": (2048, 4096, 8192)}
 PRODUCTS: Values = {"programs_per_sm": (1, 2, 3), "STAGES": (2, 3, 4)}
 SMALL: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (4, 8, 16)}
 VALUES: dict[str, Values] = {

@@ -72,9 +72,7 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
             yield op, fixed
             continue
         lowest = (
-            ("tf32x3", "ieee")
-            if op in ("gather", "gram", "grouped_matmul")
-            else ("tf32x3", "ieee", "tf32")
+            ("tf32x3", "ieee") if op in ("gram", "grouped_matmul") else ("tf32x3", "ieee", "tf32")
         )
         for precision in lowest:
             for adam in (False, True) if "ADAM" in arguments else (None,):

@@ -19,8 +19,8 @@ from soap_fast.call import Scaling, TensorCall, counting, state_dtype
 from soap_fast.capture import is_staggered
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.option_rows import reads_lr
+from soap_fast.fused.plane_tables import walkable
 from soap_fast.fused.stream_order import StreamOrder
-from soap_fast.fused.tables import walkable
 from soap_fast.interrupts import held
 from soap_fast.plan import TensorPlan
 from soap_fast.refresh import Refreshed

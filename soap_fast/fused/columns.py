@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-ROW_AXES, FOLD_AXES = 4, 3  # axes of a strided tensor that a kernel can walk, after collapsing
+# Axes of a strided tensor that a kernel can walk, after collapsing: of lines, columns, the fold.
+LINE_AXES, COLUMN_AXES, FOLD_AXES = 4, 4, 3
 
 
 def columns(*names: str) -> dict[str, int]:
@@ -42,21 +43,31 @@ OPTIONS = columns(
 # Per tensor, float32: what a step decides once and every later launch reads.
 SCALARS = columns("taken", "size", "decay", "floor")
 
-# Between a strided tensor and its plane [fold, rows]: gather, apply.
+# Between a strided tensor and its plane [fold, positions], in lines of `pitch`: gather, apply.
 PLANE = columns(
     "tensor",
+    "kind",  # see PLANE_KINDS
     "plane",  # address of [fold, positions] float32
     "fold",  # size of the folded mode, 1 without
-    "positions",  # rows, padding included
+    "positions",  # padding included
+    "linear",  # whether the tensor's elements lie in the order of positions, the fold innermost
     "inner",  # size of the contiguous axis
     "pitch",  # the same, padded to a multiple of 4
     "dtype",  # of the strided tensor, see DTYPES
-    "matrix",  # address of the folded mode's basis [S, S], zeros around [fold, fold]
-    "partials",  # address of [tiles, S, S]: Gram of the folded mode, one per gather tile
+    "matrix",  # address of the folded mode's basis [S, S], zeros around [fold, fold]; or, of a pair
+    # that is rotated in registers, of both bases [d, padded d] behind each other
+    "partials",  # address of [tiles, S, S], Gram of the folded mode; or of [tiles, sums], of a pair
     "first_tile",
-    *_axes("row", ROW_AXES),
+    "pair0_stride",
+    "pair1_stride",  # of the modes of such a pair
+    *_axes("line", LINE_AXES),
+    *_axes("column", COLUMN_AXES),
     *_axes("fold", FOLD_AXES),
 )
+
+# What gather and apply walk: without a fold; with one of d x d that is rotated in registers; with
+# any other that is padded to 16 or to 32.
+PLANE_KINDS = {"flat": 0, "fold_3_3": 1, "fold_5_5": 2, "fold_16": 3, "fold_32": 4}
 
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 
@@ -102,8 +113,17 @@ GRAM = columns(
 )  # fmt: skip
 GRAM_ROWS, GRAM_WIDTHS = 64, (64, 32, 16)  # of tiles: a product for tensor cores has 64 rows
 
-# One factor of a folded mode: a partial trace of the joint Gram matrix.
-FOLD_GRAM = columns("tensor", "partials", "count", "padded", "size", "fold", "inner", "factor")
+# One factor of a folded mode: a partial trace of the joint Gram matrix, or a triangle of a pair.
+FOLD_GRAM = columns(
+    "tensor",
+    "partials",  # address of [count, sums]
+    "count", "sums",
+    "first",  # sum where a triangle begins
+    "triangle",  # whether there is one
+    "padded",  # width of the joint matrix
+    "size", "rest", "inner",  # of the mode, of all other folded modes, of those behind it
+    "factor",
+)  # fmt: skip
 
 # Elementwise Adam on a plane.
 ADAM = columns("tensor", "plane", "inner", "pitch", "elements", "exp_avg", "exp_avg_sq")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from soap_fast.fused import carry_tables, tables
+from soap_fast.fused import carry_tables, plane_tables, tables
 from soap_fast.fused.carry_tables import Template, Tokens
 from soap_fast.fused.columns import (
     COUNT,
@@ -144,14 +144,14 @@ def plan(around: Surroundings, due: Mapping[int, Mapping[int, list[int]]], token
     add("settle exp_avg_sq", "settle", work, tasks(work, "settle"), then=(carried,))
 
     strided = [(member.layout.state_strides, torch.float32) for member in members]
-    work = tables.gather_work(members, strided, TUNING["gather"].constants)
+    work = plane_tables.gather_work(members, strided, TUNING["gather"].constants)
     sources = torch.zeros(n + 1, 1, dtype=torch.int64)  # one more for the task of padding
     addresses = [member.exp_avg for member in members]
     sources[places, 0] = torch.tensor(addresses, dtype=torch.int64)
     one = torch.ones_like(memory.inverse_scale)
     precision = {"PRECISION": around.precision}
     scratch = (one, around.squares)
-    add("gather exp_avg", "gather", work, tasks(work, "gather"), sources, then=scratch, **precision)
+    add("gather exp_avg", "gather", work, tasks(work, "gather"), sources, then=scratch)
     deepest = max(len(member.layout.levels) for member in memory.members)
     tensors, options, directions = around.step_tables
     for place in range(deepest):

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from soap_fast.call import Scaling, TensorCall
-from soap_fast.fused import tables, works
+from soap_fast.fused import plane_tables, tables, works
 from soap_fast.fused.columns import OPTIONS, ROTATE, SCALARS, TENSOR
 from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of, padded
 from soap_fast.fused.memory import Memory, empty, state_addresses, state_tensors
 from soap_fast.fused.option_rows import fingerprint, row
+from soap_fast.fused.plane_tables import Strided
 from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.stream_order import StreamOrder
@@ -23,7 +24,7 @@ from soap_fast.fused.tuning import TUNING
 from soap_fast.fused.underway import Underway
 from soap_fast.fused.upload import upload, upload_into
 from soap_fast.fused.work import Work
-from soap_fast.fused.works import Station, Strided
+from soap_fast.fused.works import Station
 from soap_fast.options import StepOptions
 from soap_fast.refresh import Refreshed
 
@@ -206,8 +207,7 @@ class Engine:
             directions += len(covered)
         rows = []
         for index, (layout, state) in enumerate(zip(self.layouts, self.states, strict=True)):
-            rows_of_tile = tables.plane_rows(layout, TUNING["gather"].constants)
-            tiles = -(-layout.positions // rows_of_tile)
+            tiles = plane_tables.plane_count(layout, TUNING["gather"].constants)
             row = [0] * len(TENSOR)
             row[TENSOR["step"]] = state["step"].data_ptr()
             row[TENSOR["skipped"]] = state["skipped"].data_ptr()
@@ -285,7 +285,6 @@ class Engine:
                 self.gradient_addresses,
                 memory.inverse_scale,
                 self.squares,
-                PRECISION=self._sum_precision(),
             )
             n = len(self.params)
             clock = (
@@ -306,7 +305,6 @@ class Engine:
                 works.apply_station(self.memory.members, strided),
                 self.parameter_addresses,
                 self.memory.scalars,
-                PRECISION=self.precision,
             )
             self._parameter_strides = strided
         self._parameters = parameters

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from soap_fast.call import TensorCall
-from soap_fast.fused import tables
+from soap_fast.fused import plane_tables
 from soap_fast.fused.columns import SCALARS
 from soap_fast.fused.gram_tables import gram_parts
 from soap_fast.fused.layout import Layout, padded
@@ -45,8 +45,8 @@ class Memory:
         for layout in layouts:
             folded.append(total)
             if layout.folded:
-                rows = tables.plane_rows(layout, TUNING["gather"].constants)
-                total += -(-layout.positions // rows) * layout.fold_block**2
+                tiles = plane_tables.plane_count(layout, TUNING["gather"].constants)
+                total += tiles * layout.fold_sums
         total = padded(total)
         grams = [gram for layout in layouts for gram in layout.grams]
         parts = gram_parts(grams, TUNING["gram"].constants["BK"], GRAM_CHUNKS)

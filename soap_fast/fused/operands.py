@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -52,7 +53,8 @@ class Operands:
     """The operands of all tensors, in one piece of memory.
 
     Attributes:
-        forward: per tensor and group, the address of the transposed basis.
+        forward: per tensor and group, the address of the transposed basis; of a pair that is folded
+            those of both modes, one behind the other.
         backward: of the basis; its own memory where that will do.
         derived: those that are derived.
     """
@@ -65,22 +67,19 @@ class Operands:
         wanted: list[Operand] = []
         total, device = 0, torch.device("cpu")
         for index, (layout, found) in enumerate(zip(layouts, bases, strict=True)):
-            folded = (layout.folded,) if layout.folded else ()
-            for group in (*folded, *layout.products):
-                members = [_basis(found, mode) for mode in group.modes]
-                device = members[0].device
-                parts = tuple((q.data_ptr(), q.shape[0]) for q in members)
-                rows, length = group.size, padded(group.size)
-                if group is layout.folded:
-                    rows = length = layout.fold_block
-                size = FLOAT * padded(rows * length)
-                wanted.append(Operand(index, group, parts, True, rows, length, total))
-                total += size
-                if len(parts) == 1 and rows == length == group.size and parts[0][0] % 16 == 0:
-                    self.backward[index][group] = parts[0][0]
-                else:
-                    wanted.append(Operand(index, group, parts, False, rows, length, total))
-                    total += size
+            for groups in layout.operands:
+                bases_of = [[_basis(found, mode) for mode in group.modes] for group in groups]
+                device = bases_of[0][0].device
+                for transposed in (True, False):
+                    own = bases_of[0][0]
+                    if not transposed and len(groups) == 1 and _serves(layout, groups[0], own):
+                        self.backward[index][groups[0]] = own.data_ptr()
+                        continue
+                    for group, members in zip(groups, bases_of, strict=True):
+                        parts = tuple((q.data_ptr(), q.shape[0]) for q in members)
+                        shape = _shape(layout, group)
+                        wanted.append(Operand(index, group, parts, transposed, *shape, total))
+                        total += FLOAT * padded(prod(shape))
         self.memory = torch.empty(total // FLOAT, dtype=torch.float32, device=device)
         start = self.memory.data_ptr()
         self.derived = [
@@ -90,6 +89,23 @@ class Operands:
         for operand in self.derived:
             addresses = self.forward if operand.transposed else self.backward
             addresses[operand.index][operand.group] = operand.address
+        for index, layout in enumerate(layouts):
+            if layout.folded and layout.pair:
+                for by_group in (self.forward[index], self.backward[index]):
+                    by_group[layout.folded] = by_group[layout.operands[0][0]]
+
+
+def _shape(layout: Layout, group: Group) -> tuple[int, int]:
+    """Rows and length of a group's operand."""
+    if group is layout.folded:
+        return layout.fold_block, layout.fold_block
+    return group.size, padded(group.size)
+
+
+def _serves(layout: Layout, group: Group, basis: torch.Tensor) -> bool:
+    """Whether the basis itself lies as its operand would."""
+    fits = _shape(layout, group) == (group.size, group.size) and len(group.modes) == 1
+    return fits and basis.data_ptr() % 16 == 0
 
 
 def _basis(bases: Sequence[torch.Tensor | None], mode: int) -> torch.Tensor:

@@ -44,6 +44,8 @@ def gather(
 ) -> Gathered:
     """plane = Qᵀ g along the fold; sum g²; J = g gᵀ of the fold, before its rotation.
 
+    Of a pair (`Layout.pair`) the kernel leaves the lower triangles of both partial traces of J.
+
     Args:
         grad: [d_1 .. d_k], the parameter's shape, any strides.
         basis: [F, F], Q of the folded modes as `derive` joins them; None without a fold.

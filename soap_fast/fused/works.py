@@ -6,16 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-
-from soap_fast.fused import tables
+from soap_fast.fused import plane_tables, tables
 from soap_fast.fused.gram_tables import gram_work
 from soap_fast.fused.layout import Layout
+from soap_fast.fused.plane_tables import Strided
 from soap_fast.fused.rotations import rotate_work
 from soap_fast.fused.tuning import GRAM_CHUNKS, TUNING
 from soap_fast.fused.work import Member, Work
-
-Strided = tuple[tuple[int, ...], torch.dtype]  # strides and dtype of a gradient or a parameter
 
 
 class Station(NamedTuple):
@@ -32,14 +29,14 @@ class Station(NamedTuple):
 
 
 def gather_station(members: Sequence[Member], gradients: Sequence[Strided]) -> Station:
-    work = tables.gather_work(members, gradients, TUNING["gather"].constants)
+    work = plane_tables.gather_work(members, gradients, TUNING["gather"].constants)
     return Station("gather", "gather", work)
 
 
 def stations_before(members: Sequence[Member]) -> list[Station]:
     """Between the clock and norm: factors, rotations, moments."""
     gram, reduce = gram_work(members, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
-    fold_gram = tables.fold_gram_work(members, TUNING["gather"].constants)
+    fold_gram = plane_tables.fold_gram_work(members, TUNING["gather"].constants)
     return [
         Station("gram", "gram", gram),
         Station("gram_reduce", "gram_reduce", reduce),
@@ -55,7 +52,7 @@ def stations_after(members: Sequence[Member]) -> list[Station]:
 
 
 def apply_station(members: Sequence[Member], parameters: Sequence[Strided]) -> Station:
-    work = tables.apply_work(members, parameters, TUNING["apply"].constants)
+    work = plane_tables.apply_work(members, parameters, TUNING["apply"].constants)
     return Station("apply", "apply", work)
 
 

@@ -64,12 +64,11 @@ def check_compiled(sm: int, precisions: tuple[str, ...]) -> None:
     assert {row["kernel"] for row in kernels} == expected
     once = {(row["kernel"], str(row["constants"])) for row in kernels}
     assert len(once) == len(kernels), "a kernel is compiled more than once with the same constants"
-    for op in {"grouped_matmul", "gather", "gram"} & expected:
+    for op in {"grouped_matmul", "gram"} & expected:
         found = {row["constants"]["PRECISION"] for row in kernels if row["kernel"] == op}
         assert found == {"ieee" if precision == "ieee" else "tf32x3" for precision in precisions}
-    for op in ("rotate", "apply"):
-        found = {row["constants"]["PRECISION"] for row in kernels if row["kernel"] == op}
-        assert found >= set(precisions)
+    found = {row["constants"]["PRECISION"] for row in kernels if row["kernel"] == "rotate"}
+    assert found >= set(precisions)
     for row in kernels:
         assert row["shared_bytes"] <= SHARED[sm], row
         assert row["stack_bytes"] == row["spill_bytes"] == 0, row
