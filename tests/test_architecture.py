@@ -43,6 +43,7 @@ ORDER = [
     "fused.carry_tables",
     "fused.option_rows",
     "fused.memory",
+    "fused.tensor_table",
     "fused.works",
     "fused.underway",
     "fused.launcher",

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from soap_fast.call import Scaling, TensorCall
-from soap_fast.fused import plane_tables, tables, works
-from soap_fast.fused.columns import OPTIONS, ROTATE, SCALARS, TENSOR
+from soap_fast.fused import tables, tensor_table, works
+from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
-from soap_fast.fused.layout import layout_of, padded
+from soap_fast.fused.layout import layout_of
 from soap_fast.fused.memory import Memory, empty, state_addresses, state_tensors
 from soap_fast.fused.option_rows import fingerprint, row
 from soap_fast.fused.plane_tables import Strided
@@ -194,32 +194,8 @@ class Engine:
 
     def _tensor_table(self, last: Work, adam: Work) -> None:
         """Where each tensor's clocks and its shares of the sums lie."""
-        squares, directions = 0, 0
-        by_tensor: dict[int, tuple[int, int]] = {}
-        for records in last.tiles:
-            place = int(records[0, ROTATE["tensor"]])
-            first, count = by_tensor.get(place, (directions, 0))
-            by_tensor[place] = first, count + len(records)
-            directions += len(records)
-        directions = self._of_adam = padded(directions)
-        for task, covered in zip(adam.tasks, adam.tiles, strict=True):
-            by_tensor[task[0]] = (directions, len(covered))
-            directions += len(covered)
-        rows = []
-        for index, (layout, state) in enumerate(zip(self.layouts, self.states, strict=True)):
-            tiles = plane_tables.plane_count(layout, TUNING["gather"].constants)
-            row = [0] * len(TENSOR)
-            row[TENSOR["step"]] = state["step"].data_ptr()
-            row[TENSOR["skipped"]] = state["skipped"].data_ptr()
-            row[TENSOR["held_back"]] = state["held_back"].data_ptr()
-            for factor in [k for k in state["GG"] if k is not None][:1]:
-                row[TENSOR["factor"]] = factor.data_ptr()
-                row[TENSOR["factor_size"]] = factor.shape[0]
-            row[TENSOR["first_square"]], row[TENSOR["squares"]] = squares, tiles
-            row[TENSOR["first_direction"]], row[TENSOR["directions"]] = by_tensor[index]
-            row[TENSOR["numel"]] = layout.numel
-            squares += tiles
-            rows.append(row)
+        shares, self._of_adam, directions = tensor_table.shares_of_directions(last, adam)
+        rows, squares = tensor_table.rows_of(self.layouts, self.states, shares)
         self._tensor_rows = torch.tensor(rows, dtype=torch.int64)
         self.tensors = upload(self._tensor_rows, self.device)
         n_options = len(rows) * len(OPTIONS)
