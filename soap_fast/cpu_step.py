@@ -100,7 +100,7 @@ class CpuStep:
     def _follow(self, call: TensorCall) -> bool:
         """Whether anything of a tensor lies elsewhere than at the last step."""
         layout = layout_of(call.plan)
-        adopt_moments([layout], [call.state], call.param.device)
+        adopt_moments([layout], [call.state], call.param.device, padding=False)
         straighten_bases([call.state])
         param, grad = call.param, call.grad
         found = (

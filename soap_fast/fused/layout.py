@@ -236,13 +236,18 @@ class Layout:
         return self.fold * self.positions
 
     def state_view(self, flat: torch.Tensor) -> torch.Tensor:
-        """exp_avg or exp_avg_sq [elements] in the parameter's shape, not copied."""
+        """exp_avg or exp_avg_sq in the parameter's shape, not copied.
+
+        Args:
+            flat: [elements], as the planes lie, or [numel] without their padding.
+        """
+        pitch = self.pitch if flat.numel() == self.elements else self.inner
         plan, ones = self.plan, [m for m, size in enumerate(self.plan.modes) if size == 1]
         physical = [*self.physical_modes, *ones]
         sizes = [plan.modes[m] for m in physical]
         strides, step = [], 1
         for size in reversed(sizes):  # to the end of the contiguous axis, and from its pitch on
-            step = self.pitch if step == self.inner else step
+            step = pitch if step == self.inner else step
             strides.append(step)
             step *= size
         by_mode = flat.as_strided(sizes, strides[::-1])
@@ -252,8 +257,13 @@ class Layout:
 
     @cached_property
     def state_strides(self) -> tuple[int, ...]:
-        """Strides of `state_view`."""
+        """Strides of `state_view` with padding."""
         return self.state_view(torch.empty(self.elements, device="meta")).stride()
+
+    @cached_property
+    def dense_strides(self) -> tuple[int, ...]:
+        """Strides of `state_view` without padding."""
+        return self.state_view(torch.empty(self.numel, device="meta")).stride()
 
 
 def axes_of(layout: Layout, stride: tuple[int, ...]) -> tuple[list[tuple[int, int]], ...]:

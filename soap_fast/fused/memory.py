@@ -91,14 +91,24 @@ def empty(elements: int, device: torch.device) -> torch.Tensor:
 
 
 def adopt_moments(
-    layouts: Sequence[Layout], states: Sequence[dict[str, Any]], device: torch.device
+    layouts: Sequence[Layout],
+    states: Sequence[dict[str, Any]],
+    device: torch.device,
+    *,
+    padding: bool = True,
 ) -> None:
-    """exp_avg and exp_avg_sq lie as the planes do from here on, each in memory of its own."""
+    """exp_avg and exp_avg_sq lie as the planes do from here on, each in memory of its own.
+
+    Args:
+        padding: whether with that of the planes, which the CPU step does without.
+    """
     for layout, state in zip(layouts, states, strict=True):
+        elements = layout.elements if padding else layout.numel
+        strides = layout.state_strides if padding else layout.dense_strides
         for name in ("exp_avg", "exp_avg_sq"):
-            whole = state[name].untyped_storage().nbytes() == FLOAT * layout.elements
-            if state[name].stride() != layout.state_strides or not whole:
-                flat = torch.zeros(layout.elements, dtype=torch.float32, device=device)
+            whole = state[name].untyped_storage().nbytes() == FLOAT * elements
+            if state[name].stride() != strides or not whole:
+                flat = torch.zeros(elements, dtype=torch.float32, device=device)
                 state[name] = layout.state_view(flat).copy_(state[name])
 
 
