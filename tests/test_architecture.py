@@ -78,6 +78,7 @@ ORDER = [
     "capture",
     "call",
     "plan",
+    "rounding",
     "options",
     "values",
     "names",

@@ -59,11 +59,11 @@ class ActivationStatistics:
                 model(images)
         statistics.summary()
 
-    Within the context every named layer's output is looked at after each of its calls, about a
-    dozen passes over it and two copies of it in float32 for the while; outside there are no hooks
-    and no cost. Nothing waits for the device until `summary` is asked, outputs stay as they are.
-    Central moments of each call are merged in float64 with those before (Pébay, SAND2008-6212,
-    eqs. 2.1 and on), so that a large mean does no harm. Contexts may be entered again and go on.
+    Within the context every named layer's output is looked at after each of its calls: no more than
+    twenty passes over it, and for the while four copies of it in float32. Outside there are no
+    hooks and no cost. Nothing waits for the device until `summary` is asked, and outputs stay as
+    they are. Central moments of each call are merged in float64 with those before (Pébay,
+    SAND2008-6212), so that a large mean does no harm. Contexts may be entered again and go on.
 
     Under autocast outputs have the dtype that the model gives them. In a forward pass that
     activation checkpointing repeats within the context, outputs count twice.
@@ -181,17 +181,18 @@ def _moments(values: torch.Tensor) -> torch.Tensor:  # [7]
     x = values.detach().flatten()
     x = x if x.dtype == torch.float64 else x.float()
     mean = x.mean(dtype=torch.float64)
-    shifted = x - mean.to(x.dtype)
-    scale = shifted.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
-    shifted = shifted / scale  # [n] in [-1, 1]
+    centre, (low, high) = mean.to(x.dtype), x.aminmax()
+    scale = torch.maximum(high - centre, centre - low).clamp(min=torch.finfo(x.dtype).tiny)
+    shifted = (x - centre).div_(scale)  # [n] in [-1, 1]
     square = shifted.square()
     count, scale = mean.new_tensor(x.numel()), scale.double()
     second = square.sum(dtype=torch.float64)
     third = (square * shifted).sum(dtype=torch.float64)
     fourth = square.square().sum(dtype=torch.float64)
     beyond = (square > (SIGMAS**2 * second / count).to(x.dtype)).sum()
+    largest = torch.maximum(-low, high)
     central = (second * scale**2, third * scale**3, fourth * scale**4)
-    return torch.stack([count, mean, *central, x.abs().amax().double(), beyond.double()])
+    return torch.stack([count, mean, *central, largest.double(), beyond.double()])
 
 
 def _merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # [7] of both

@@ -55,8 +55,10 @@ def intra_step_score(
     for float16 has the same score.
 
     It costs one backward pass and one P for each loss, for SOAP that is the rotations of a step
-    there and back, and memory for n updates of the model and one gradient. It waits for the device
-    twice, to read its numbers. `.grad` is not touched and the losses' graph can be used again.
+    there and back, and memory for n updates of the model and one gradient. For two losses, every
+    k steps, it adds 2 / k to a run's backward passes. It waits for the device twice, to read its
+    numbers, and with `process_group` once more for each loss. `.grad` is not touched, and the
+    losses' graph can be used again.
 
     Args:
         optimizer: with its state as of now; call it before `step`, or after.
