@@ -59,10 +59,10 @@ class ActivationStatistics:
                 model(images)
         statistics.summary()
 
-    Within the context every named layer's output is looked at after each of its calls: no more than
-    twenty passes over it, and for the while four copies of it in float32. Outside there are no
-    hooks and no cost. Nothing waits for the device until `summary` is asked, and outputs stay as
-    they are. Central moments of each call are merged in float64 with those before (Pébay,
+    Within the context every named layer's output is looked at after each of its calls: about
+    twenty passes over it, and for the while two or three copies of it in float32. Outside there
+    are no hooks and no cost. Nothing waits for the device until `summary` is asked, and outputs
+    stay as they are. Central moments of each call are merged in float64 with those before (Pébay,
     SAND2008-6212), so that a large mean does no harm. Contexts may be entered again and go on.
 
     Under autocast outputs have the dtype that the model gives them. In a forward pass that
@@ -174,24 +174,31 @@ def _tensors(output: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _moments(values: torch.Tensor) -> torch.Tensor:  # [7]
-    """Of one tensor; float32 unless it is float64, sums in float64.
+    """Of one tensor: its entries in float32 unless they are float64, what follows in float64.
 
-    Deviations are scaled by the largest, so that no power of them over- or underflows.
+    Deviations are scaled by the largest, so that no power of them over- or underflows, and taken
+    from a mean as rounded; what they show it to be off by is corrected.
     """
     x = values.detach().flatten()
     x = x if x.dtype == torch.float64 else x.float()
-    mean = x.mean(dtype=torch.float64)
-    centre, (low, high) = mean.to(x.dtype), x.aminmax()
+    centre, (low, high) = x.mean(), x.aminmax()
     scale = torch.maximum(high - centre, centre - low).clamp(min=torch.finfo(x.dtype).tiny)
-    shifted = (x - centre).div_(scale)  # [n] in [-1, 1]
-    square = shifted.square()
-    count, scale = mean.new_tensor(x.numel()), scale.double()
-    second = square.sum(dtype=torch.float64)
-    third = (square * shifted).sum(dtype=torch.float64)
-    fourth = square.square().sum(dtype=torch.float64)
-    beyond = (square > (SIGMAS**2 * second / count).to(x.dtype)).sum()
-    largest = torch.maximum(-low, high)
-    central = (second * scale**2, third * scale**3, fourth * scale**4)
+    off = (x - centre).div_(scale)  # [n] in [-1, 1]
+    sums = [off.sum()]
+    square = off.square()
+    sums += [square.sum(), off.mul_(square).sum()]  # in its place: off³
+    sums.append(torch.mul(square, square, out=off).sum())
+    powers = torch.stack(sums).double()
+    count = powers.new_tensor(x.numel())
+    beyond = (square > (SIGMAS**2 * powers[1] / count).to(x.dtype)).to(x.dtype).sum()
+
+    rest, p2, p3, p4 = powers[0] / count, *powers[1:].unbind()
+    m2 = p2 - count * rest**2
+    m3 = p3 - 3 * rest * p2 + 2 * count * rest**3
+    m4 = p4 - 4 * rest * p3 + 6 * rest**2 * p2 - 3 * count * rest**4
+    scale = scale.double()
+    central = (m2 * scale**2, m3 * scale**3, m4 * scale**4)
+    mean, largest = centre.double() + rest * scale, torch.maximum(-low, high)
     return torch.stack([count, mean, *central, largest.double(), beyond.double()])
 
 

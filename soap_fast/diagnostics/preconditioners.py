@@ -78,7 +78,7 @@ def _adam(grad: torch.Tensor, entry: Entry, group: Options) -> torch.Tensor:
 
 def _radam(grad: torch.Tensor, entry: Entry, group: Options) -> torch.Tensor:
     """Adam's, eps before the correction, times the rectification; g before it (1908.03265)."""
-    beta2, step = group["betas"][1], entry["step"].double()
+    beta2, step = group["betas"][1], entry["step"].to(grad.device).double()
     correction = 1 - beta2**step
     last = 2 / (1 - beta2) - 1
     rho = last - 2 * step * beta2**step / correction
