@@ -239,7 +239,7 @@ def _outliers(
     rms = (m2 / count + mean**2) ** 0.5
     return Outliers(
         int(count),
-        m4 / m2 / m2 * count if m2 else float("nan"),
+        m4 / m2 / m2 * count if m2 > 0 else float("nan"),
         largest / rms if rms else float("nan"),
         beyond / count,
     )
