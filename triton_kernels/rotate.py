@@ -261,10 +261,11 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor,
     exp_avg = tl.where(held, 0.0, exp_avg)
     tl.store(exp_avg_at, exp_avg, mask=inside)
     tl.store(exp_avg_sq_at, tl.where(held, 0.0, exp_avg_sq), mask=inside)
-    count = tl.sum(held.to(tl.int32))
-    if count != 0:
-        tl.atomic_add(held_back, count.to(tl.int64), sem="relaxed")
     denominator = root + eps
     inverse = tl.rsqrt(denominator * denominator)
     usable = filled & (denominator >= LEAST)
-    return tl.where(usable, exp_avg * inverse, 0.0)
+    direction = tl.where(usable, exp_avg * inverse, 0.0)
+    count = tl.sum(held.to(tl.int32))
+    if count != 0:
+        tl.atomic_add(held_back, count.to(tl.int64), sem="relaxed")
+    return direction
