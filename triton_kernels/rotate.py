@@ -9,8 +9,8 @@ product g' = out is not stored; what is, is
 
     m = beta1 m + (1 - beta1) g' ;  v = beta2 v + (1 - beta2) g'^2 ;  out = n = m / (sqrt(v) + eps)
 
-and 0 for all three where sqrt(v) is below the tensor's noise floor. Moments lie as out does. All
-that a tile reads of a table is one record.
+and n = 0 where sqrt(v) is below the tensor's noise floor. Moments lie as out does. All that a tile
+reads of a table is one record.
 """
 
 import triton
@@ -238,7 +238,7 @@ def _split(i, place, size, inverse):
 def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor, held_back):
     """Moments follow g in place; returns m / (sqrt(v) + eps), 0 where that is m / 0.
 
-    All three are 0 where sqrt(v) is below the floor; `held_back` counts these up.
+    It is 0 where sqrt(v) is below the floor as well; `held_back` counts these up.
 
     Roots are approximate, one instruction each. In units of 2^-24 sqrt errs by 2, its sum with eps
     and eps itself by 1, the square of that sum by 1, of which a root halves the effect, rsqrt by
@@ -256,14 +256,13 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor,
     exp_avg_sq = tl.load(exp_avg_sq_at, mask=inside, other=0.0)
     exp_avg = beta1.to(tl.float32) * exp_avg + (1.0 - beta1).to(tl.float32) * g
     exp_avg_sq = beta2.to(tl.float32) * exp_avg_sq + (1.0 - beta2).to(tl.float32) * (g * g)
+    tl.store(exp_avg_at, exp_avg, mask=inside)
+    tl.store(exp_avg_sq_at, exp_avg_sq, mask=inside)
     root = tl.sqrt(exp_avg_sq)
     held = filled & (root < floor)
-    exp_avg = tl.where(held, 0.0, exp_avg)
-    tl.store(exp_avg_at, exp_avg, mask=inside)
-    tl.store(exp_avg_sq_at, tl.where(held, 0.0, exp_avg_sq), mask=inside)
     denominator = root + eps
     inverse = tl.rsqrt(denominator * denominator)
-    usable = filled & (denominator >= LEAST)
+    usable = filled & (denominator >= LEAST) & (root >= floor)
     direction = tl.where(usable, exp_avg * inverse, 0.0)
     count = tl.sum(held.to(tl.int32))
     if count != 0:

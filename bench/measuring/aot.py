@@ -27,7 +27,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 SMALL, SMALL_SHARED = (86, 89, 120), 99 * 1024  # bytes of shared memory of a program there
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 STORED_WIDE = ("rotate", "adam", "permute", "settle")  # what stores planes and moments alone
-# Accesses of any strides, look-ups in small bases, and in the sums that gather leaves of small modes.
+# Accesses of any strides, and look-ups in small bases and in the sums that gather leaves of them.
 STRIDED = {"grouped_matmul": 3, "derive": 5, "fold_gram": 1}
 PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
 
