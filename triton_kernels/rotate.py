@@ -260,11 +260,12 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor,
     tl.store(exp_avg_sq_at, exp_avg_sq, mask=inside)
     root = tl.sqrt(exp_avg_sq)
     held = filled & (root < floor)
-    denominator = root + eps
-    inverse = tl.rsqrt(denominator * denominator)
-    usable = filled & (denominator >= LEAST) & (root >= floor)
-    direction = tl.where(usable, exp_avg * inverse, 0.0)
     count = tl.sum(held.to(tl.int32))
     if count != 0:
         tl.atomic_add(held_back, count.to(tl.int64), sem="relaxed")
+    denominator = root + eps
+    inverse = tl.rsqrt(denominator * denominator)
+    exp_avg = tl.where(held, 0.0, exp_avg)
+    usable = filled & (denominator >= LEAST)
+    direction = tl.where(usable, exp_avg * inverse, 0.0)
     return direction
