@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.cost.arithmetic import iadd3, imad, lea, lop3, move, shift
-from bench.cost.choices import fsetp, isetp, least, plop3, select, vote
+from bench.cost.choices import fsetp, isetp, least, ones, over_a_warp, plop3, select, vote
 from bench.cost.conversions import (
     absolute,
     extend,
@@ -106,6 +106,8 @@ BUILDERS: dict[str, Builder] = {
     "I2F": to_real, "I2FP": to_real, "F2I": to_integer, "MUFU": reciprocal, "P2R": packed,
     "VOTE": vote,
     "VOTEU": vote,
+    "REDUX": over_a_warp,
+    "POPC": ones,
     "HFMA2": halves_of_a_word,
 }  # fmt: skip
 

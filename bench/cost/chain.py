@@ -13,7 +13,7 @@ from bench.cost.walk import Path, Tally
 PRODUCTS = ("HMMA", "HGMMA", "IMMA", "DMMA", "UTCHMMA", "UTCQMMA")
 SINGLE = ("FFMA", "DFMA")  # where no tensor core multiplies
 LOADS = ("LDG", "LD", "LDGSTS")
-STORES = ("STG", "ST")
+STORES = ("STG", "ST", "REDG")
 SHARED = "shared memory"
 NAMED = re.compile(r"\bU?R\d+\b|\bU?P\d\b")
 

@@ -106,3 +106,28 @@ def vote(i: Instruction, results: list[str], sources: list[str], o: Operands) ->
         return tuple(found[is_predicate(name)] for name in results)
 
     return 32, compute
+
+
+OVER_A_WARP = {"SUM": np.add, "OR": np.bitwise_or, "XOR": np.bitwise_xor}
+
+
+def over_a_warp(i: Instruction, results: list[str], sources: list[str], o: Operands) -> Operation:
+    """A register's sum over a warp or, without a name, its bits in common; in all threads."""
+    value = o.word(sources[0])
+    combine = next((OVER_A_WARP[m] for m in i.modifiers if m in OVER_A_WARP), np.bitwise_and)
+
+    def compute(s: Registers) -> tuple[Array, ...]:
+        found = combine.reduce(value(s).astype(np.uint32).reshape(-1, 32), axis=1)
+        return (np.repeat(found.astype(np.uint32), 32),)
+
+    return 32, compute
+
+
+def ones(i: Instruction, results: list[str], sources: list[str], o: Operands) -> Operation:
+    """How many bits of a word are set."""
+    value = o.word(sources[0])
+
+    def compute(s: Registers) -> tuple[Array, ...]:
+        return (np.bitwise_count(value(s)).astype(np.uint32),)
+
+    return 32, compute

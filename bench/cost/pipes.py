@@ -20,7 +20,7 @@ PIPES = {
     **dict.fromkeys(("MUFU", "I2F", "F2I", "F2F", "POPC", "FLO"), ("special", constants.CONVERT)),
     "HMMA": ("tensor", constants.HMMA),
 }
-MEMORY = ("LDS", "STS", "LDSM", "STSM", "LDG", "STG", "LDGSTS", "SHFL", "LD", "ST")
+MEMORY = ("LDS", "STS", "LDSM", "STSM", "LDG", "STG", "LDGSTS", "SHFL", "LD", "ST", "REDG")
 WIDE = {"128": 4, "64": 2, "4": 4, "2": 2}  # wavefronts by a modifier
 
 

@@ -19,8 +19,15 @@ from bench.cost.alu import Computed
 from bench.cost.operands import Array, Operands, Registers, is_predicate, next_name, nothing
 from bench.cost.sass import STEP, Code, Instruction
 
-GLOBAL = {"LDG": "load", "LD": "load", "LDGSTS": "load", "STG": "store", "ST": "store"}
-UNKNOWN = ("UBLKCP", "UTMALDG", "UTMASTG", "UBLKRED", "LDGMC", "RED", "ATOMG", "ATOM", "REDG")
+GLOBAL = {
+    "LDG": "load",
+    "LD": "load",
+    "LDGSTS": "load",
+    "STG": "store",
+    "ST": "store",
+    "REDG": "store",
+}
+UNKNOWN = ("UBLKCP", "UTMALDG", "UTMASTG", "UBLKRED", "LDGMC", "RED", "ATOMG", "ATOM")
 SHARED = ("LDS", "STS")
 BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
 
@@ -136,7 +143,9 @@ def prepare(code: Code) -> dict[int, Block]:
 
 
 def _modelled(instruction: Instruction) -> bool:
-    return instruction.name in ("SHFL", "LDGSTS", "STG", "ST", "STS") or alu.known(instruction)
+    return instruction.name in ("SHFL", "LDGSTS", "STG", "ST", "REDG", "STS") or alu.known(
+        instruction
+    )
 
 
 def computed(instruction: Instruction) -> Computed:
@@ -145,7 +154,7 @@ def computed(instruction: Instruction) -> Computed:
         return _indexed(instruction, match[1])
     if instruction.name == "SHFL":
         return _shuffled(instruction)
-    if instruction.ends_block or instruction.name in ("STS", "STG", "ST", "LDGSTS"):
+    if instruction.ends_block or instruction.name in ("STS", "STG", "ST", "REDG", "LDGSTS"):
         return Computed((), lambda s: (), frozenset())
     return alu.integer(instruction) or alu.numbers(instruction)
 

@@ -103,6 +103,7 @@ def test_a_program_without_end_is_an_error():
         ("VIMNMX R9, R0, R2, PT", -10),
         ("SGXT R9, R1, 0x1", -1),
         ("IABS R9, R0", 10),
+        ("POPC R9, R1", 5),
         ("IADD3 R9, -R0, 0x1, RZ", 11),
         ("HFMA2.MMA R9, -RZ, RZ, 1.875, 0", 0x3F800000),
         ("SEL R9, R0, R2, !PT", 0x12345678),
@@ -131,6 +132,15 @@ def test_a_vote_is_of_a_warp():
     made = alu.integer(sass.parse("k\n\n7f1 VOTEU.ANY UR5, UPT, P0").instructions[0])
     assert made is not None
     assert made.values(registers)[0][[0, 32]].tolist() == [0xFFFFFFFF, 0xFF]
+
+
+def test_a_sum_is_of_a_warp():
+    registers = Registers(64, {}, {})
+    registers.words = {"R5": np.arange(64, dtype=np.uint32)}
+    made = alu.integer(sass.parse("k\n\n7f1 REDUX.SUM.S32 UR4, R5").instructions[0])
+    assert made is not None
+    (found,) = made.values(registers)
+    assert found[[0, 31, 32]].tolist() == [496, 496, 1520]
 
 
 def test_division_is_what_compilers_make_of_it():
