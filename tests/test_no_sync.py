@@ -8,6 +8,7 @@ from streams import backends, parameters, set_gradients, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from soap_fast import SOAP
+from soap_fast.diagnostics import ActivationStatistics, InterStepScore
 
 # What reads a value back to the host, or has a shape that depends on values.
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
@@ -41,6 +42,17 @@ def test_later_calls_read_nothing_back(backend, options):
             params[1].grad[0] = float("nan")
         with NoReads():
             optimizer.step()
+
+
+def test_nor_do_diagnostics_that_are_kept_along():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    optimizer = SOAP(model.parameters())
+    followed = [InterStepScore(optimizer, entries=entries) for entries in (None, 3)]
+    with ActivationStatistics(model), NoReads():
+        for _ in range(4):
+            model(torch.ones(2, 4))
+            for one in followed:
+                one.update()
 
 
 def test_the_watch_notices_a_read():
