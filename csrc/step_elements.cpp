@@ -215,8 +215,8 @@ SOAP_FAST_CLONES double adam_clones(int64_t n, float beta1, float left1, float b
       const float root = std::sqrt(v), denominator = root + eps;
       const bool held = root < floor;
       held_here += held;
-      exp_avg[i] = held ? 0.0f : m;
-      exp_avg_sq[i] = held ? 0.0f : v;
+      exp_avg[i] = m;
+      exp_avg_sq[i] = v;
       g[i] = denominator != 0 && !held ? m / denominator : 0.0f;
     }
     held_back += held_here;

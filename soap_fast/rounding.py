@@ -2,8 +2,7 @@
 
 A direction without gradient holds nothing but the rounding of the rotation. Adam divides it by its
 own root mean square and makes a full step of it, so that weights move which no gradient asked to
-move. An entry whose sqrt(v) lies below the floor takes no step, and its moments are 0: float32
-does not know them.
+move. An entry whose sqrt(v) lies below the floor takes no step: float32 does not know it.
 
     floor = noise_floor · UNITS · u · sqrt(trace K)
 
@@ -21,9 +20,8 @@ Where rounding comes from, in units of u sqrt(trace K):
   it points: 9 at most after first bases by LAPACK, 7 after refreshes by any of the algorithms, for
   d from 16 to 1280. A floor that is local to rows and columns does not see this, and failed.
 
-`UNITS` is therefore 12. Moments that were held back begin at 0, so that one gradient alone, which
-counts for 1 - beta2 of v, must be 1 / sqrt(1 - beta2) times as large to be a step. They must: a
-refresh only permutes v, and what was the noise of one column would be a signal in another.
+`UNITS` is therefore 12. The floor is the same for all columns of a basis: a refresh only permutes
+v, and the noise of one column stays noise in the place of another.
 
 v averages by beta2 and K by beta_s: where v forgets faster, a gradient counts for more in it, by
 (1 - beta2) / (1 - beta_s) at most.

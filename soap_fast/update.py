@@ -35,8 +35,7 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
     step = state["step"] + 1
     exp_avg, exp_avg_sq = averaged_moments(call, rotated)
     held_back = below_noise(call, factors, exp_avg_sq)
-    exp_avg, exp_avg_sq = exp_avg.masked_fill(held_back, 0), exp_avg_sq.masked_fill(held_back, 0)
-    direction = direction_of(call, exp_avg, exp_avg_sq)  # u
+    direction = direction_of(call, exp_avg.masked_fill(held_back, 0), exp_avg_sq)  # u
 
     size = step_size(call, step).to(grad.dtype)  # a
     param = call.param.detach().to(grad.dtype)

@@ -146,10 +146,6 @@ def test_what_is_held_back_is_counted_and_the_same_on_every_backend():
         _, optimizer = trained(gradients_of_low_rank(7, 9, 2, 14, 0.0), backend=backend)
         counts = optimizer.stats()["held_back"]
         assert list(counts.values()) == [7 * 9 - 2 * 2], backend
-        (entry,) = optimizer.state.values()
-        held = entry["exp_avg_sq"] == 0
-        assert held.sum() == 7 * 9 - 2 * 2
-        assert (entry["exp_avg"][held] == 0).all()
         assert "held_back" not in optimizer.state_dict()["state"][0]
         optimizer.load_state_dict(optimizer.state_dict())
         assert list(optimizer.stats()["held_back"].values()) == [0]

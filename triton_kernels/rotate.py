@@ -8,7 +8,7 @@ With ADAM the product g' = out is not stored; what is, is
 
     m = beta1 m + (1 - beta1) g' ;  v = beta2 v + (1 - beta2) g'^2 ;  out = n = m / (sqrt(v) + eps)
 
-and 0 for all three where sqrt(v) is below the tensor's noise floor.
+and n = 0 where sqrt(v) is below the tensor's noise floor.
 """
 
 import triton
@@ -193,7 +193,7 @@ def _product(
 def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, options, floor, held_back):
     """Moments follow g in place; returns m / (sqrt(v) + eps), 0 outside and where both are 0.
 
-    All three are 0 where sqrt(v) is below the floor; `held_back` counts these up.
+    It is 0 where sqrt(v) is below the floor as well; `held_back` counts these up.
     """
     beta1 = tl.load(options + BETA1)
     beta2 = tl.load(options + BETA2)
@@ -202,11 +202,11 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, options, floor, held_ba
     exp_avg_sq = tl.load(exp_avg_sq_at, mask=inside, other=0.0)
     exp_avg = beta1.to(tl.float32) * exp_avg + (1.0 - beta1).to(tl.float32) * g
     exp_avg_sq = beta2.to(tl.float32) * exp_avg_sq + (1.0 - beta2).to(tl.float32) * (g * g)
+    tl.store(exp_avg_at, exp_avg, mask=inside)
+    tl.store(exp_avg_sq_at, exp_avg_sq, mask=inside)
     root = tl.sqrt_rn(exp_avg_sq)
     held = inside & (root < floor)
     exp_avg = tl.where(held, 0.0, exp_avg)
-    tl.store(exp_avg_at, exp_avg, mask=inside)
-    tl.store(exp_avg_sq_at, tl.where(held, 0.0, exp_avg_sq), mask=inside)
     count = tl.sum(held.to(tl.int32))
     if count != 0:
         tl.atomic_add(held_back, count.to(tl.int64), sem="relaxed")

@@ -151,18 +151,17 @@ def adam(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g²;  n = m / (sqrt(v) + eps).
 
-    Elementwise, all of one shape; n is 0 where both m and the denominator are. Where sqrt(v) is
-    below the floor all three are 0.
+    Elementwise, all of one shape; n is 0 where both m and the denominator are, and where sqrt(v)
+    is below the floor.
 
     Returns:
         m, v, n.
     """
     exp_avg = options.beta1 * exp_avg + (1 - options.beta1) * g
     exp_avg_sq = options.beta2 * exp_avg_sq + (1 - options.beta2) * g.square()
-    held = exp_avg_sq.sqrt() < floor
-    exp_avg, exp_avg_sq = exp_avg.masked_fill(held, 0), exp_avg_sq.masked_fill(held, 0)
-    denominator = exp_avg_sq.sqrt() + options.eps
-    n = torch.where(denominator == 0, 0, exp_avg / denominator)
+    root = exp_avg_sq.sqrt()
+    denominator = root + options.eps
+    n = torch.where((denominator == 0) | (root < floor), 0, exp_avg / denominator)
     return exp_avg, exp_avg_sq, n
 
 

@@ -29,7 +29,7 @@ shapes = st.one_of(
     st.lists(st.sampled_from([1, 2, 9]), min_size=2, max_size=2),
 ).map(tuple)
 options = st.fixed_dictionaries(
-    {},
+    {"noise_floor": st.just(0.0)},  # what steps are held to here has none
     optional={
         # Not beta2 = 0, which divides what is left of m by eps alone where a gradient is zero.
         "betas": st.sampled_from([(0.9, 0.95), (0.0, 0.9), (0.9, 0.5)]),
