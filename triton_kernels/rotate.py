@@ -68,75 +68,36 @@ def rotate(
         at = tiles + 4 * tile
         task = tasks + tl.load(at).to(tl.int64) * COLUMNS
         kind = tl.load(at + 1)
-        m0 = tl.load(at + 2)
-        n0 = tl.load(at + 3)
         index = tl.load(task + TENSOR_)
         if tl.load(scalars + index * SCALAR_COLUMNS + TAKEN) != 0.0:
             tensor = tensors + index * TENSOR_COLUMNS
             row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             place = tl.load(tensor + FIRST_DIRECTION) + tile - tl.load(task + FIRST_TILE)
             sums = directions + place
-            floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
-            held_back = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
+            own = scalars + index * SCALAR_COLUMNS
             if not ADAM:  # with the moments a tile of 64 rows spills
                 if kind == 0:
-                    _tile(
-                        task,
-                        row,
-                        floor,
-                        held_back,
-                        sums,
-                        m0,
-                        n0,
-                        64,
-                        64,
-                        ADAM,
-                        PRECISION,
-                        BK,
-                        STAGES,
-                    )
+                    _tile(at, task, tensor, row, own, sums, 64, 64, ADAM, PRECISION, BK, STAGES)
                 if kind == 3:
-                    _tile(
-                        task,
-                        row,
-                        floor,
-                        held_back,
-                        sums,
-                        m0,
-                        n0,
-                        64,
-                        16,
-                        ADAM,
-                        PRECISION,
-                        BK,
-                        STAGES,
-                    )
+                    _tile(at, task, tensor, row, own, sums, 64, 16, ADAM, PRECISION, BK, STAGES)
             if kind == 1:
-                _tile(
-                    task, row, floor, held_back, sums, m0, n0, 32, 64, ADAM, PRECISION, BK, STAGES
-                )
+                _tile(at, task, tensor, row, own, sums, 32, 64, ADAM, PRECISION, BK, STAGES)
             if kind == 2:
-                _tile(
-                    task, row, floor, held_back, sums, m0, n0, 16, 64, ADAM, PRECISION, BK, STAGES
-                )
+                _tile(at, task, tensor, row, own, sums, 16, 64, ADAM, PRECISION, BK, STAGES)
             if kind == 4:
-                _tile(
-                    task, row, floor, held_back, sums, m0, n0, 32, 16, ADAM, PRECISION, BK, STAGES
-                )
+                _tile(at, task, tensor, row, own, sums, 32, 16, ADAM, PRECISION, BK, STAGES)
             if kind == 5:
-                _tile(
-                    task, row, floor, held_back, sums, m0, n0, 16, 16, ADAM, PRECISION, BK, STAGES
-                )
+                _tile(at, task, tensor, row, own, sums, 16, 16, ADAM, PRECISION, BK, STAGES)
 
 
 @triton.jit
 def _tile(
-    task, options, floor, held_back, sums, m0, n0,
+    at, task, tensor, options, own, sums,
     BM: tl.constexpr, BN: tl.constexpr, ADAM: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    m = m0 + tl.arange(0, BM)
-    position = n0 + tl.arange(0, BN)
+    m = tl.load(at + 2) + tl.arange(0, BM)
+    position = tl.load(at + 3) + tl.arange(0, BN)
     inner = tl.load(task + INNER).to(tl.int32)
     pitch = tl.load(task + PITCH).to(tl.int32)
     m_end = tl.load(task + M).to(tl.int32)
@@ -161,6 +122,8 @@ def _tile(
         exp_avg = floats(tl.load(task + EXP_AVG)) + state
         exp_avg_sq = floats(tl.load(task + EXP_AVG_SQ)) + state
         inside = m_inside[:, None] & real[None, :]
+        floor = tl.load(own + FLOOR)
+        held_back = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
         acc = adam_direction(acc, exp_avg, exp_avg_sq, inside, options, floor, held_back)
         tl.store(sums, tl.sum(acc * acc))
     else:
