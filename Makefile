@@ -64,7 +64,7 @@ soak: setup
 		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py \
 		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_twins.py \
 		tests/contract/test_compiled.py tests/test_self_check_problem.py tests/test_zero_rows.py \
-		tests/test_zero_gradients.py tests/faults tests/jit
+		tests/test_zero_gradients.py tests/test_noise_floor.py tests/faults tests/jit
 
 # runs/ stays: it holds what was trained.
 clean:

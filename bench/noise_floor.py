@@ -130,7 +130,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--out", type=Path, default=Path("bench/results/noise_floor"), help="default: %(default)s")
+    add("--out", type=Path, default=Path("docs/measured/noise_floor"), help="default: %(default)s")
     add("--runs", type=Path, default=Path("runs/noise_floor"), help="default: %(default)s")
     add("--drift-only", action="store_true", help="train nothing")
     options = parser.parse_args()

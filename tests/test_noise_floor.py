@@ -83,12 +83,16 @@ def test_nothing_moves_out_of_a_span_in_other_arithmetic(one_thread):
         assert moved_outside(24, 16, 12, 60, backend="eager") <= 1e-5
 
 
-@pytest.mark.skipif(not (torch.cuda.is_available() or interpreted()), reason="needs Triton")
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() or interpreted()),
+    reason="no GPU, and TRITON_INTERPRET is not set",
+)
 def test_nothing_moves_out_of_a_span_by_triton(one_thread):
     assert moved_outside(8, 16, 3, 23, backend="triton") <= 1e-5
 
 
 @pytest.mark.soak
+@pytest.mark.skipif(not SOAKING, reason="takes minutes: make soak runs it")
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e12])
 @pytest.mark.parametrize("growth", GROWTHS)
 @pytest.mark.parametrize("backend", ["eager", NATIVE])

@@ -25,23 +25,32 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", GRADIENTS)
-def test_only_problems_that_make_steps_of_rounding_part(kind):
-    """The same gradients take two optimizers, each under noise of its own."""
+def parted(kind: str, lr: float, noise_floor: float) -> float:
+    """How far two optimizers part that see the same gradients, each under noise of its own."""
     perturbation, ends = Perturbation(1e-7), []
     for _ in range(2):
         (param,) = parameters(((8, 8),))
-        optimizer = SOAP([param], backend="eager", lr=(lr := 0.01))
+        optimizer = SOAP([param], backend="eager", lr=lr, noise_floor=noise_floor)
         for grad in GRADIENTS[kind]:
             param.grad = grad.clone()
             with perturbation.noise(optimizer):
                 optimizer.step()
         ends.append(param.detach())
-    apart = float((ends[0] - ends[1]).abs().max())
+    return float((ends[0] - ends[1]).abs().max())
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_only_problems_that_make_steps_of_rounding_part(kind):
+    apart = parted(kind, lr=(lr := 0.01), noise_floor=0.0)
     if kind == "of full rank":
         assert 0 < apart < 1e-3 * lr
     else:
         assert apart > 0.1 * lr
+
+
+@pytest.mark.parametrize("kind", ["of full rank", "of rank one"])
+def test_under_the_floor_low_rank_parts_no_more_than_full(kind):
+    assert parted(kind, lr=(lr := 0.01), noise_floor=1.0) < 1e-3 * lr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

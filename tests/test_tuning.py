@@ -115,16 +115,19 @@ def test_without_a_gpu_it_says_so(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("triton", "sm", "tall"),
+    ("triton", "sm", "tall", "lanes"),
     [
-        ("3.6.0", 90, 128),
-        ("3.6.0", 120, 64),
-        ("3.9.0", 90, 64),
-        ("of another distribution", 80, 64),
+        ("3.6.0", 90, 128, 128),
+        ("3.6.0", 120, 64, 128),
+        ("3.9.0", 90, 64, 64),
+        ("of another distribution", 80, 64, 64),
     ],
 )
-def test_tall_tiles_are_halved_where_they_spill(monkeypatch, triton, sm, tall):
+def test_tiles_are_halved_where_they_spill(monkeypatch, triton, sm, tall, lanes):
     monkeypatch.setattr(tunings, "triton_version", lambda: triton)
+    found, _ = read()
+    assert found["gather"].constants["FOLD_LANES"] == lanes
+    assert found["apply"].constants["FOLD_LANES"] == lanes
     constants = tunings.TUNING["rotate"].constants
     assert tunings.constants_on("rotate", constants, sm)["TALL"] == tall
     assert tunings.constants_on("gram", {}, sm) == {}

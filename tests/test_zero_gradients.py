@@ -35,7 +35,7 @@ OPTIONS = {
     "normalised": {"normalize_grads": True, "precondition_frequency": 2},
     "every step": {"precondition_frequency": 1, "correct_bias": False},
 }
-SCALES = [1e-18, 1.0, 1e9] if SOAK else [1.0]
+SCALES = [1e-20, 1.0, 1e15] if SOAK else [1.0]
 BACKENDS = ["eager", pytest.param("native", marks=needs_native)]
 
 
@@ -82,6 +82,8 @@ def check_steps(
     for name, p, q, mask in zip(names, params, begun, masks, strict=True):
         moved = p.detach() != q
         assert p.isfinite().all(), name
+        if scale < 1e-6:  # beside eps a step is lost in the rounding of the weight
+            continue
         assert moved[~mask].all(), name
         assert moved[mask].all() == (joined <= calls) or not mask.any(), name
 
