@@ -20,7 +20,6 @@ import torch
 from bench import shapes
 from bench.arguments import add_backend, add_device, positive
 from bench.command import BadInput, Row, add_json_option, check_target, show
-from bench.cost import rows as cost
 from bench.measuring import aot
 from bench.output import envelope
 from bench.output.files import differences, read
@@ -101,6 +100,8 @@ def predict(options: argparse.Namespace) -> int:
         raise BadInput(f"no precision {', '.join(unknown)}: take {', '.join(PRECISIONS)}")
     if unknown := set(options.sm) - set(aot.ARCHITECTURES):
         raise BadInput(f"no sm {', '.join(map(str, unknown))}: take 80, 90 or 100")
+    from bench.cost import rows as cost  # needs numpy, which a GPU's machine may lack
+
     found = cost.rows(shapes.load(options.shapes), options.sm, options.precision)
     show(found, cost.COLUMNS, options.json)
     return 0
