@@ -94,20 +94,26 @@ def test_the_first_half_of_what_the_networks_give_is_the_scale() -> None:
     assert (mean == 0.5).all()
 
 
-def test_soap_writes_to_masked_taps_and_the_convolution_does_not_read_them() -> None:
+@pytest.mark.parametrize("noise_floor", [0.0, 1.0])
+def test_soap_without_a_floor_writes_to_masked_taps_which_the_convolution_does_not_read(
+    noise_floor: float,
+) -> None:
     torch.manual_seed(0)
     conv = CheckerboardConv(2, 4)
     masked = conv.mask == 0
     assert masked.sum() == 13
     assert masked[2, 2]
-    optimizer = SOAP(conv.parameters(), lr=1e-2, precondition_frequency=2)
+    optimizer = SOAP(
+        conv.parameters(), lr=(lr := 1e-2), precondition_frequency=2, noise_floor=noise_floor
+    )
     for _ in range(8):
         optimizer.zero_grad()
         (conv(torch.randn(1, 2, 9, 9)) - 1).square().sum().backward()
         assert conv.weight.grad is not None
         assert not conv.weight.grad[..., masked].any()
         optimizer.step()
-    assert conv.weight[..., masked].abs().max() > 1e-3
+    written = conv.weight[..., masked].abs().max()
+    assert written < 1e-3 * lr if noise_floor else written > 0.1 * lr
     impulse = torch.zeros(1, 2, 9, 9)
     impulse[..., 4, 4] = 1.0
     response = (conv(impulse) - conv(torch.zeros_like(impulse)))[0]
