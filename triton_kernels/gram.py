@@ -112,24 +112,40 @@ def _along(
 
 @triton.jit
 def _across(record, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr):
-    """Sums over rows. One stage: copying ahead would transpose in pieces of 4 bytes (sm_80, 90)."""
+    """Sums over rows, of which the next are on their way in registers while some are multiplied.
+
+    Copied ahead to shared memory they would be transposed in pieces of 4 bytes (sm_80, 90).
+    Without tensor cores the next ones would spill.
+    """
+    AHEAD: tl.constexpr = 0 if PRECISION == "ieee" else 1
     k = tl.arange(0, BK)
     stride = tl.multiple_of(tl.load(record + ROW_STRIDE).to(tl.int32), 4)  # size, padded
     m = tl.arange(0, ROWS)
     n = tl.arange(0, WIDTH)
     m_inside = (m < stride - tl.multiple_of(tl.load(record + M0).to(tl.int32), 16))[None, :]
     n_inside = (n < stride - tl.multiple_of(tl.load(record + N0).to(tl.int32), 16))[None, :]
+    chunks = tl.load(record + CHUNKS).to(tl.int32)
     rows = tl.load(record + LENGTH).to(tl.int32)
     rows -= tl.load(record + START).to(tl.int32)
+    rows = tl.minimum(rows, chunks * BK)
     a_at = operand(tl.load(record + A)) + (k[:, None] * stride + m[None, :])
     b_at = operand(tl.load(record + B)) + (k[:, None] * stride + n[None, :])
     acc = tl.zeros((ROWS, WIDTH), tl.float32)
-    for chunk in tl.range(0, tl.load(record + CHUNKS).to(tl.int32), num_stages=1):
+    a = tl.zeros((BK, ROWS), tl.float32)
+    b = tl.zeros((BK, WIDTH), tl.float32)
+    if AHEAD:
+        first = (k < rows)[:, None]
+        a = tl.load(a_at, mask=first & m_inside, other=0.0)
+        b = tl.load(b_at, mask=first & n_inside, other=0.0)
+    for chunk in tl.range(AHEAD, chunks + AHEAD, num_stages=1):
         left = (k < rows - chunk * BK)[:, None]
         at = chunk * (BK * stride)
-        a = tl.load(a_at + at, mask=left & m_inside, other=0.0)  # [BK, ROWS]
-        b = tl.load(b_at + at, mask=left & n_inside, other=0.0)  # [BK, WIDTH]
+        a_next = tl.load(a_at + at, mask=left & m_inside, other=0.0)  # [BK, ROWS]
+        b_next = tl.load(b_at + at, mask=left & n_inside, other=0.0)  # [BK, WIDTH]
+        if not AHEAD:
+            a, b = a_next, b_next
         acc = add_product(acc, tl.trans(a), tl.trans(b), PRECISION, False)
+        a, b = a_next, b_next
     return acc
 
 
