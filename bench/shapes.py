@@ -11,6 +11,7 @@ import torch
 from bench.command import BadInput
 
 FOLDER = Path(__file__).parent / "shapes"
+FOLDS = 7  # modes up to this size keep it, since they may fold
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,19 @@ class Inventory:
     @property
     def numel(self) -> int:
         return sum(torch.Size(entry.shape).numel() for entry in self.entries)
+
+    def small(self) -> Inventory:
+        """As many tensors of as many different sizes, each as small as that allows.
+
+        The host does the same for it: as many stacks of factors, as many modes that fold.
+        """
+        sizes = sorted({size for entry in self.entries for size in entry.shape if size > FOLDS})
+        smaller = {size: FOLDS + 1 + place for place, size in enumerate(sizes)}
+        entries = (
+            Entry(e.name, tuple(smaller.get(size, size) for size in e.shape), e.contiguous)
+            for e in self.entries
+        )
+        return Inventory(self.model, tuple(entries))
 
     def parameters(self, device: str = "cpu", seed: int = 0) -> list[torch.nn.Parameter]:
         """Normal random parameters, float32, with the strides the model gives them."""

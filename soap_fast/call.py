@@ -77,9 +77,9 @@ class TensorCall:
     def modes_due(self) -> list[int]:
         """The modes whose bases this call, already counted in `calls`, refreshes at its end."""
         owed = self.owed
-        return self._due_after(self.state["calls"] - 1) if owed is None else owed.modes
+        return self.due_after(self.state["calls"] - 1) if owed is None else owed.modes
 
-    def _due_after(self, after_first: int) -> list[int]:
+    def due_after(self, after_first: int) -> list[int]:
         """The modes whose refresh falls to the call with so many before it, the first left out."""
         frequency = self.options.precondition_frequency
         if self.options.refresh_schedule == "periodic" and after_first % frequency:
@@ -120,7 +120,7 @@ def counting(calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> Part
     """For `at_once` behind what they write: calls are counted, and owe what falls due by them."""
     owing, owed = [], []
     for call, flag in zip(calls, taken, strict=True):
-        modes = call._due_after(call.state["calls"])
+        modes = call.due_after(call.state["calls"])
         if modes:
             owing.append(call.state)
             owed.append(Owed(modes, flag))

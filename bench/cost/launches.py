@@ -51,7 +51,7 @@ def case(name: str, launch: Launch, work: Work | None, sm: int) -> Case:
         32 * warps,
         registers,
         shared,
-        persistent_programs(launch.op, launch.tiles, H100),
+        persistent_programs(launch, H100),
         representatives(launch),
         _packed(launch.arguments),
         [(t.data_ptr(), t.numpy().tobytes()) for t in tensors if t.dtype in TABLES],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,17 +12,23 @@ from bench.shapes import Inventory
 from soap_fast import SOAP
 from soap_fast.backends.triton import Precision, TritonBackend
 from soap_fast.fused.engine import Engine
-from soap_fast.fused.launcher import RecordingLauncher
+from soap_fast.fused.launcher import Launch, Launcher, RecordingLauncher, TritonLauncher
 from soap_fast.options import plan_options
 from soap_fast.plan import plan_tensor
 from soap_fast.refresh import Refreshed, refresh_launches, uninitialised
 from soap_fast.state import allocate, bind, fresh, not_begun
 
 
+class Keeping(Launcher, Protocol):
+    """A launcher that keeps what it was given."""
+
+    launched: list[Launch]
+
+
 class RecordingBackend(TritonBackend):
     """Refreshes bases in name only, and keeps what was to be refreshed: factors and selections."""
 
-    def __init__(self, launcher: RecordingLauncher, precision: Precision = "tf32x3") -> None:
+    def __init__(self, launcher: Keeping, precision: Precision = "tf32x3") -> None:
         super().__init__(precision, launcher=launcher)
         self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
 
@@ -36,6 +42,25 @@ class RecordingBackend(TritonBackend):
     ) -> Refreshed:
         self.refreshed.append((factors, selections))
         return uninitialised(factors, selections)
+
+
+class CallingLauncher(TritonLauncher):
+    """Calls every launch as one that has been compiled; what Triton then calls does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(multiprocessors=132)
+        self.launched: list[Launch] = []
+
+    def __call__(self, launch: Launch) -> None:
+        self.launched.append(launch)
+        super().__call__(launch)
+
+    def _compile(self, launch: Launch) -> None:
+        launch.kept |= {"constants": list(launch.constants.values()), "run": nothing}
+
+
+def nothing(*arguments: Any) -> None:
+    """In the place of a compiled kernel."""
 
 
 class Computes(TorchDispatchMode):
@@ -58,7 +83,7 @@ class Recorded:
 
     optimizer: SOAP
     params: list[torch.nn.Parameter]
-    launcher: RecordingLauncher
+    launcher: Keeping
     backend: RecordingBackend
 
     @property
@@ -93,9 +118,14 @@ class Recorded:
         return self.step()
 
 
-def record(inventory: Inventory, device: str = "cpu", precision: Precision = "tf32x3") -> Recorded:
+def record(
+    inventory: Inventory,
+    device: str = "cpu",
+    precision: Precision = "tf32x3",
+    launcher: Keeping | None = None,
+) -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
-    launcher = RecordingLauncher()
+    launcher = launcher or RecordingLauncher()
     # Values matter to no launch, and memory that nobody touches costs nothing.
     params = [torch.nn.Parameter(torch.empty(e.shape, device=device)) for e in inventory.entries]
     optimizer = SOAP(params, backend="eager")

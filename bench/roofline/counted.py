@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from bench import shapes
 from bench.measuring.calls import state_bytes
-from bench.measuring.recorded import Recorded, record
+from bench.measuring.recorded import CallingLauncher, Recorded, record
 from bench.roofline.costs import costs
 from soap_fast.fused.floor import floor_seconds
 from soap_fast.options import plan_options
@@ -63,27 +64,59 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
     }
 
 
-def host_times(
-    recorded: Recorded, rounds: int = 60, *, new_gradients: bool = False
-) -> tuple[float, float]:
-    """Milliseconds of a plain step's host side, and of a pass over the gradients; medians.
+def host_times(inventory: shapes.Inventory, rounds: int = 60) -> dict[str, float]:
+    """Milliseconds that a step keeps the host, medians; launches are called, kernels do not run.
 
-    Args:
-        new_gradients: tensors that the step has not seen, as after `zero_grad()`; else they stay.
+    Returns:
+        `host_ms` of a plain step, `host_new_gradients_ms` of one with tensors that it has not seen,
+        as after `zero_grad()`, `host_refresh_ms` of one that ends with a refresh, and `host_ratio`
+        of the first to a pass over the gradients. What is refreshed is as many smaller factors,
+        for memory is copied by the host here.
     """
-    params, steps, passes = recorded.params, [], []
+    recorded = record(inventory, launcher=CallingLauncher())
+    passes = [_seconds(lambda: _look(recorded)) for _ in range(rounds)]
+    base, same = statistics.median(passes), _plain(recorded, rounds)
+    new = _plain(recorded, rounds, new_gradients=True)
+    refreshing = _refreshing(record(inventory.small(), launcher=CallingLauncher()))
+    return {
+        "host_ms": 1e3 * same,
+        "host_new_gradients_ms": 1e3 * new,
+        "host_refresh_ms": 1e3 * refreshing,
+        "host_ratio": same / base,
+    }
+
+
+def _look(recorded: Recorded) -> None:
+    for param in recorded.params:
+        param.grad.data_ptr()  # type: ignore[union-attr]
+
+
+def _plain(recorded: Recorded, rounds: int, *, new_gradients: bool = False) -> float:
+    steps = []
     for _ in range(rounds):
         for state in recorded.optimizer.state.values():
             state["calls"] = 2  # never due
+        recorded.backend.forget_steadiness()
         recorded.step()  # settles
         if new_gradients:
-            for param in params:
+            for param in recorded.params:
                 param.grad = torch.empty_like(param)
-        start = time.perf_counter()
-        recorded.step()
-        steps.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        for param in params:
-            param.grad.data_ptr()  # type: ignore[union-attr]
-        passes.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(steps), 1e3 * statistics.median(passes)
+        steps.append(_seconds(recorded.step))
+    return statistics.median(steps)
+
+
+def _refreshing(recorded: Recorded, periods: int = 8) -> float:
+    """Calls that refresh; those of the first two periods make tables."""
+    frequency, steps = recorded.optimizer.param_groups[0]["precondition_frequency"], []
+    for call in range((2 + periods) * frequency):
+        recorded.backend.refreshed.clear()
+        taken = _seconds(recorded.step)
+        if recorded.backend.refreshed and call >= 2 * frequency:
+            steps.append(taken)
+    return statistics.median(steps)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -61,6 +61,7 @@ class TritonBackend(NativeBackend):
         self.engines: dict[torch.device, Engine] = {}
         self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
         self.steady: Steady | None = None
+        self.has_refreshed = False  # at the end of the last whole step
         self.by_device_clock = False  # while a graph of staggered refreshes is captured
 
     def stepped_by(
@@ -117,10 +118,12 @@ class TritonBackend(NativeBackend):
 
     def steady_step(self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling) -> bool:
         """Take a step in which only what may differ differs; False, and nothing done, in others."""
-        if self.steady is not None:
-            if self.steady.step(groups, state, scaling):
-                return True
-            self.steady = None
+        steady, self.steady = self.steady, None  # for good where an exception leaves it
+        if steady is not None and steady.step(groups, state, scaling):
+            with self._forgetting(steady.engine.device):
+                steady.refresh(self.refresh_op)
+            self.steady = steady
+            return True
         # First calls read and write the state as well, ahead of any engine.
         self.follow_streams({param.device for group in groups for param in group["params"]})
         return False
@@ -139,7 +142,7 @@ class TritonBackend(NativeBackend):
             if same:
                 from soap_fast.fused.steady import Steady
 
-                self.steady = Steady(groups, state, calls, engine)
+                self.steady = Steady(groups, state, calls, engine, refreshed=self.has_refreshed)
 
     def forget_steadiness(self) -> None:
         """The next step is taken the whole way: a clock, or what else it reads, has changed."""
@@ -310,6 +313,7 @@ class TritonBackend(NativeBackend):
             for each in self.engines.values():
                 each.refresh_staggered(self.refresh_op)
             return
+        self.has_refreshed = bool(calls)
         self._refresh(calls, taken, by_last_step=True)
 
     def _refresh(
@@ -325,19 +329,25 @@ class TritonBackend(NativeBackend):
                 others.append(index)
         for device, indices in by_engine.items():
             chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
-            try:
+            with self._forgetting(device):
                 self.engines[device].refresh(
                     chosen, self.refresh_op, None if by_last_step else flags
                 )
-            except BaseException:
-                del self.engines[device]  # its operands may be the carrying matrices
-                raise
         super().refresh([calls[i] for i in others], [taken[i] for i in others])
         for index in others:  # an engine that has stepped it at other times derives from its bases
             param = calls[index].param
             engine = self.engines.get(param.device)
             if engine is not None and id(param) in engine.places:
                 del self.engines[param.device]
+
+    @contextmanager
+    def _forgetting(self, device: torch.device) -> Iterator[None]:
+        """A refresh that fails may leave carrying matrices in the place of an engine's operands."""
+        try:
+            yield
+        except BaseException:
+            del self.engines[device]
+            raise
 
 
 def unserved(param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:

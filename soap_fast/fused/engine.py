@@ -21,6 +21,7 @@ from soap_fast.fused.refresher import Refresher, by_tolerance
 from soap_fast.fused.staggered import StaggeredSet
 from soap_fast.fused.stream_order import StreamOrder
 from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.turns import Turn
 from soap_fast.fused.underway import Underway
 from soap_fast.fused.upload import upload, upload_into
 from soap_fast.fused.work import Work
@@ -359,6 +360,14 @@ class Engine:
                 flags = torch.zeros(len(self.params) + 1, dtype=torch.bool, device=self.device)
                 torch._foreach_copy_([flags[place] for place in places], list(taken))
             self.refresher.refresh(calls, places, flags, op)
+
+    def refresh_turn(self, turn: Turn, taken: torch.Tensor, op: Callable[..., Refreshed]) -> None:
+        """Refresh what recurs, of all tensors whether their step was taken being known by place."""
+        with self._guard:
+            if turn.sets is None:
+                turn.sets = self.refresher.due_sets(turn.calls, turn.places)
+            for found in turn.sets:
+                self.refresher.refresh_set(found, taken, op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
         """Upload what a graph of staggered refreshes reads, ahead of its capture."""

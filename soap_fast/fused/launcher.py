@@ -1,4 +1,4 @@
-"""The last call of a launch, and what takes its place where none can be made."""
+"""Kernel launchers: Triton's, and one that keeps launches where none can be made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from soap_fast.fused.tuning import TUNING, constants_on
+import torch
+
+from soap_fast.fused.tuning import TUNING, constants_on, programs_on
 from soap_fast.ranges import named
 
 
@@ -19,18 +21,18 @@ class Launch:
         arguments: in the order of the kernel's, without `tl.constexpr`.
         constants: `tl.constexpr` arguments by name.
         tiles: what the programs walk.
-        compiled: what the launcher keeps between calls.
+        kept: what the launcher keeps between calls, also of this launch with other arguments.
     """
 
     op: str
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     tiles: int
-    compiled: Any = field(default=None, repr=False)
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Launcher(Protocol):
-    def programs(self, op: str, tiles: int) -> int: ...
+    def programs(self, launch: Launch) -> int: ...
 
     def __call__(self, launch: Launch) -> None: ...
 
@@ -41,22 +43,43 @@ class TritonLauncher:
     def __init__(self, multiprocessors: int) -> None:
         self.multiprocessors = multiprocessors
 
-    def programs(self, op: str, tiles: int) -> int:
+    def programs(self, launch: Launch) -> int:
         """How many persistent programs share the tiles."""
-        return persistent_programs(op, tiles, self.multiprocessors)
+        return persistent_programs(launch, self.multiprocessors, architecture())
 
     def __call__(self, launch: Launch) -> None:
-        if launch.compiled is None:
-            launch.compiled = kernel(launch.op)[(self.programs(launch.op, launch.tiles),)]
-            launch.constants = constants_on(launch.op, launch.constants, architecture())
-        # Triton 3.9 warns where fusion is left to its default, which 3.10 will change.
+        """Launch a kernel: through Triton's JIT once, from then on the kernel that came of it.
+
+        A kernel is compiled by the types of its arguments and by which of them 16 divides. Of one
+        launch these stay: tables begin at multiples of 16 bytes, numbers are not specialised.
+        """
         with named(launch.op):
-            launch.compiled(
-                *launch.arguments,
-                **launch.constants,
-                num_warps=TUNING[launch.op].num_warps,
-                enable_fp_fusion=True,
-            )
+            run = launch.kept.get("run")
+            if run is None:
+                self._compile(launch)
+            else:
+                run(*map(_plain, launch.arguments), *launch.kept["constants"])
+
+    def _compile(self, launch: Launch) -> None:
+        grid = (self.programs(launch), 1, 1)
+        function = kernel(launch.op)
+        constants = constants_on(launch.op, launch.constants, architecture())
+        # Triton 3.9 warns where fusion is left to its default, which 3.10 will change.
+        compiled = function[grid](
+            *launch.arguments,
+            **constants,
+            num_warps=TUNING[launch.op].num_warps,
+            enable_fp_fusion=True,
+        )
+        if compiled is not None:  # it is where Triton interprets
+            order = function.arg_names[len(launch.arguments) :]
+            launch.kept["constants"] = [constants[name] for name in order]
+            launch.kept["run"] = compiled[grid]
+
+
+def _plain(argument: Any) -> Any:
+    """An address, which Triton's launcher need not ask a tensor for."""
+    return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument
 
 
 @dataclass
@@ -66,15 +89,15 @@ class RecordingLauncher:
     multiprocessors: int = 132
     launched: list[Launch] = field(default_factory=list)
 
-    def programs(self, op: str, tiles: int) -> int:
-        return persistent_programs(op, tiles, self.multiprocessors)
+    def programs(self, launch: Launch) -> int:
+        return persistent_programs(launch, self.multiprocessors)
 
     def __call__(self, launch: Launch) -> None:
         self.launched.append(launch)
 
 
-def persistent_programs(op: str, tiles: int, multiprocessors: int) -> int:
-    return min(tiles, multiprocessors * TUNING[op].programs_per_sm)
+def persistent_programs(launch: Launch, multiprocessors: int, sm: int = 90) -> int:
+    return min(launch.tiles, multiprocessors * programs_on(launch.op, launch.constants, sm))
 
 
 def architecture() -> int:

@@ -7,10 +7,11 @@ the device, and a refresh uploads one table with the addresses of its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from math import lcm
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
@@ -35,7 +36,7 @@ OTHER_SETS, LONGEST_PERIOD = 64, 1024
 CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
 
 
-@dataclass
+@dataclass(eq=False)
 class DueSet:
     """Tensors whose refresh falls together; everything of it but the results, on the device.
 
@@ -47,6 +48,7 @@ class DueSet:
         late: tables that wait for addresses of results.
         launches: in order, by name, given these tables.
         in_use: what all of these read on the device.
+        calls: whose tensors they are, without their gradients.
     """
 
     batches: list[Batch]
@@ -56,6 +58,11 @@ class DueSet:
     late: tuple[Template, ...]
     launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
     in_use: list[torch.Tensor]
+    calls: list[TensorCall]
+
+    @property
+    def tolerance(self) -> float:
+        return self.calls[0].options.refresh_tolerance
 
 
 class Refresher:
@@ -70,11 +77,12 @@ class Refresher:
     def forget(self) -> None:
         """The tables of what was due together are built and uploaded anew."""
         self.sets: dict[tuple[Any, ...], DueSet] = {}  # the one that was due last at the end
+        self.alive = WeakSet[DueSet]()  # those, and what steady steps hold of them
         self.frequencies: dict[float, set[int]] = {}  # of staggered tensors, by tolerance
 
     def in_use(self) -> Iterator[torch.Tensor]:
         """All tensors on the device that refreshes read at every turn."""
-        for found in self.sets.values():
+        for found in self.alive:
             yield from found.in_use
             yield from (b.all_due for b in found.batches if b.all_due is not None)
 
@@ -92,24 +100,32 @@ class Refresher:
             taken: [n + 1] bool of all tensors of the engine, whether their step was taken.
             op: `refresh_eager` or another that computes the same.
         """
-        for tolerance, indices in by_tolerance(calls).items():
-            chosen = [calls[i] for i in indices]
-            found = self.due(chosen, [places[i] for i in indices])
-            allowed = taken.index_select(0, found.owners)
-            counts = [len(selection) for selection in found.selections]
-            by_batch = torch.split(allowed, counts)
-            results, bases = refreshed(found.batches, found.selections, by_batch, op, tolerance)
-            starts = starts_of(results)
-            filled = [late.filled(starts) for late in found.late]
-            lengths = [len(table) for table in filled]
-            late = apart(upload(joined(filled), self.device), lengths)
-            with held:
-                self._launch(chosen, found, late, results, bases)
+        for found in self.due_sets(calls, places):
+            self.refresh_set(found, taken, op)
+
+    def due_sets(self, calls: Sequence[TensorCall], places: Sequence[int]) -> list[DueSet]:
+        """What is due of these tensors, a set for each tolerance."""
+        return [
+            self._due([calls[i] for i in indices], [places[i] for i in indices])
+            for indices in by_tolerance(calls).values()
+        ]
+
+    def refresh_set(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
+        """Refresh one set, of which nothing but values has changed since it was built."""
+        allowed = taken.index_select(0, found.owners)
+        counts = [len(selection) for selection in found.selections]
+        by_batch = torch.split(allowed, counts)
+        results, bases = refreshed(found.batches, found.selections, by_batch, op, found.tolerance)
+        starts = starts_of(results)
+        filled = [late.filled(starts) for late in found.late]
+        lengths = [len(table) for table in filled]
+        late = apart(upload(joined(filled), self.device), lengths)
+        with held:
+            self._launch(found, late, results, bases)
         self.has_run = True
 
     def _launch(
         self,
-        calls: Sequence[TensorCall],
         found: DueSet,
         late: Sequence[torch.Tensor],
         results: Refreshed,
@@ -128,17 +144,22 @@ class Refresher:
                 self.launcher(launch(late))
                 made.append(name)
                 if name == CARRIED:
-                    at_once(writing, settling(calls))
+                    at_once(writing, settling(found.calls))
         except BaseException:
             if CARRIED not in made:
-                undo(calls, by_call(found.batches, results, bases), made)
+                undo(found.calls, by_call(found.batches, results, bases), made)
             raise
         finally:
             self.underway.refreshing = False
 
-    def due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
-        key = tuple((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
-        found = self.sets.pop(key, None) or self._build(calls, places)
+    def _due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
+        due = ((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
+        key = (calls[0].options.refresh_tolerance, *due)
+        found = self.sets.pop(key, None)
+        if found is None or any(
+            c.state is not k.state for c, k in zip(calls, found.calls, strict=True)
+        ):
+            found = self._build(calls, places)
         self.sets[key] = found
         staggered = self.frequencies.setdefault(calls[0].options.refresh_tolerance, set())
         staggered.update(c.options.precondition_frequency for c in calls if is_staggered(c))
@@ -170,7 +191,10 @@ class Refresher:
         launches = [
             (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
         ]
-        return DueSet(found, selections, slots, owners, planned.late, launches, in_use)
+        without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
+        made = DueSet(found, selections, slots, owners, planned.late, launches, in_use, without)
+        self.alive.add(made)
+        return made
 
     def _on_device(
         self, planned: Planned, in_use: list[torch.Tensor]
@@ -178,11 +202,12 @@ class Refresher:
         walked = () if planned.tiles is None else (upload(planned.tiles, self.device),)
         fixed = [t if isinstance(t, int) else upload(t, self.device) for t in planned.tables]
         in_use += [*walked, *planned.arguments, *(t for t in fixed if isinstance(t, torch.Tensor))]
+        kept: dict[str, Any] = {}
 
         def launch(late: Sequence[torch.Tensor]) -> Launch:
             tables = (late[t] if isinstance(t, int) else t for t in fixed)
             arguments = (*walked, *tables, *planned.arguments, planned.count)
-            return Launch(planned.op, arguments, planned.constants, planned.count)
+            return Launch(planned.op, arguments, planned.constants, planned.count, kept)
 
         return launch
 

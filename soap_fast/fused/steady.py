@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 
+from soap_fast import ambient
 from soap_fast.call import Scaling, TensorCall, moving
 from soap_fast.checks import check_lr
 from soap_fast.fused.engine import Engine
 from soap_fast.fused.metadata import Metadata
 from soap_fast.fused.option_rows import reads_lr
+from soap_fast.fused.refresher import RefreshOp
+from soap_fast.fused.turns import Turn, Turns, calls_until_due
 from soap_fast.interrupts import held
 from soap_fast.options import OUR_OPTIONS, PLAN_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
@@ -35,14 +38,28 @@ class Steady:
     """What a step may take for granted.
 
     Attributes:
-        left: calls until the first of the tensors has a refresh due, which is not a steady step.
+        left: calls until the first of the tensors has a refresh due.
+        due: what the last step left to be refreshed, and whether each tensor took that step.
     """
 
     def __init__(
-        self, groups: Groups, state: State, calls: Sequence[TensorCall], engine: Engine
+        self,
+        groups: Groups,
+        state: State,
+        calls: Sequence[TensorCall],
+        engine: Engine,
+        *,
+        refreshed: bool,
     ) -> None:
-        """Every parameter of the groups has just had a call, in this order, by this engine."""
+        """Every parameter of the groups has just had a call, in this order, by this engine.
+
+        Args:
+            refreshed: whether that call ended with a refresh. Only then the next ones are steady
+                as well: where that is rare, nothing is prepared for it.
+        """
         self.engine = engine
+        self.due: tuple[Turn, torch.Tensor] | None = None
+        self.turns = Turns(calls, engine.places) if refreshed else None
         self.entries = [entry for _, entry in entries(state)]
         self.others = len(state) - len(self.entries)  # what is kept there under other keys
         self.states = [call.state for call in calls]
@@ -52,11 +69,12 @@ class Steady:
         self.sizes = [len(group["params"]) for group in groups]
         self.fixed = [_fixed(group) for group in groups]
         self.free = [_values(group) for group in groups]
-        self.left = min(calls_until_due(call) for call in calls)
+        waits = chain.from_iterable(map(calls_until_due, calls))
+        self.left = min(waits, default=2**62)
 
     def step(self, groups: Groups, state: State, scaling: Scaling) -> bool:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
-        if self.left <= 1 or [len(group["params"]) for group in groups] != self.sizes:
+        if [len(group["params"]) for group in groups] != self.sizes:
             return False
         found = [e for _, e in entries(state)] if self.others else list(state.values())
         if len(found) != len(self.entries) or not all(map(is_, found, self.entries)):
@@ -74,6 +92,11 @@ class Steady:
         # `.data` gives a tensor, the same object at the same address, another shape or strides.
         if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
             return False
+        turn = None
+        if self.left <= 1:
+            turn = self.turns.coming() if self.turns else None
+            if turn is None:
+                return False
         with held:  # what was uploaded is known to be, and what was launched is counted
             self.engine.follow_stream(grads)
             if not self._options_are_known(groups):
@@ -81,9 +104,23 @@ class Steady:
             self.engine.accept(addresses, params)
             with named("update"):
                 torch.autograd.graph.increment_version(params)
-                left = map(setattr, (self,), ("left",), (self.left - 1,))
-                self.engine.run(scaling, moving(self.states), left)
-            return True
+                if turn is None:
+                    left = map(setattr, (self,), ("left",), (self.left - 1,))
+                    self.engine.run(scaling, moving(self.states), left)
+                else:
+                    taken, noting = self.engine.noting_taken()
+                    left = map(setattr, (self,) * 2, ("left", "due"), (turn.until, (turn, taken)))
+                    parts = (noting, moving(self.states), turn.owing(taken), left)
+                    self.engine.run(scaling, *parts)
+        return True
+
+    def refresh(self, op: RefreshOp) -> None:
+        """Make the refreshes that fell due by the last step."""
+        if self.due is None:
+            return
+        (turn, taken), self.due = self.due, None
+        with ambient.neutral({self.engine.device.type}), named("refresh"):
+            self.engine.refresh_turn(turn, taken, op)
 
     def _options_are_known(self, groups: Groups) -> bool:
         """Step options may change, and go to the device; others end the steady state."""
@@ -118,19 +155,3 @@ def _values(group: dict[str, Any]) -> list[Any]:
     if isinstance(lr, torch.Tensor):
         values[0] = float(lr) if lr.device.type == "cpu" else (lr.device, lr.data_ptr(), lr.dtype)
     return values
-
-
-def calls_until_due(call: TensorCall) -> int:
-    """How many calls from now the next refresh of a tensor is due, 1 for the next call."""
-    sizes, frequency = call.plan.factors, call.options.precondition_frequency
-    calls: int = call.state["calls"]
-    phases: list[int] = call.state.get("phases", [frequency] * len(sizes))
-    if not any(sizes):
-        return 2**62
-    if call.options.refresh_schedule == "periodic":
-        phases = [frequency] * len(sizes)
-    return min(
-        frequency - (calls - 1 - phase) % frequency
-        for phase, size in zip(phases, sizes, strict=True)
-        if size is not None
-    )
