@@ -76,18 +76,6 @@ def calls(left: Sequence[Part]) -> list[list[Part]]:
     return found
 
 
-def markdown() -> str:
-    """What each call begins on a GPU machine, as a list with the parts' limits."""
-    lines = []
-    for number, begun in enumerate(calls(parts()), 1):
-        again = "" if number == 1 else " again"
-        named = ", ".join(f"{part.name} {part.limit:g}" for part in begun)
-        lines.append(
-            f"{number}. `python -m bench device`{again}, at most {LIMIT_OF_A_CALL} s: {named}\n"
-        )
-    return "".join(lines)
-
-
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # several on small work wait for each other
 
 
