@@ -48,9 +48,9 @@ def missing_cuda() -> str | None:
     info = build_info() or {}
     if info.get("cuda"):
         return None
-    because = info.get("cuda_missing_because") or "nothing is known of its build"
+    because = info.get("cuda_missing_because") or "nothing is known about its build"
     return (
-        f"the extension was built without CUDA, for {because}; install the CUDA toolkit and "
+        f"the extension was built without CUDA ({because}); install the CUDA toolkit and "
         "reinstall with SOAP_FAST_CUDA=ON"
     )
 

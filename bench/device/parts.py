@@ -31,9 +31,8 @@ class Part(NamedTuple):
     """A command line of its own.
 
     Attributes:
-        name: of its result, NAME.json, and of what it printed, NAME.log.
-        command: `{out}` stands for the path of the result, `{toy}` for that of a small inventory; a
-            command without the former leaves only what it printed.
+        name: of its result, NAME.json.
+        command: `{out}` stands for the path of the result, `{toy}` for that of a small inventory.
         limit: seconds.
     """
 
