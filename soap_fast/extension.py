@@ -26,6 +26,12 @@ _HOW_TO_GET_IT = (
 def reason() -> str | None:
     """Loads the operators once; None if they are there, else why not and how to get them."""
     if not LIBRARY.exists():
+        if (folder := _clone()) is not None:
+            return (
+                f"{LIBRARY.parent} is the source folder, in which no extension was built: work "
+                f"outside of {folder}, where Python finds what pip installed, or install with "
+                "--editable"
+            )
         return f"soap_fast was installed without its extension; {_HOW_TO_GET_IT}"
     try:
         torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
@@ -34,6 +40,12 @@ def reason() -> str | None:
             f"the extension does not load on torch {torch.__version__}: {error}; {_HOW_TO_GET_IT}"
         )
     return None
+
+
+def _clone() -> Path | None:
+    """The clone that this module was imported from, if it was."""
+    folder = LIBRARY.parent.parent
+    return folder if (folder / "setup.py").exists() and (folder / "csrc").is_dir() else None
 
 
 def available() -> bool:

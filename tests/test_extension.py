@@ -57,6 +57,17 @@ def test_missing_extension_is_explained(tmp_path):
     assert "SOAP_FAST_EXTENSION=ON" in reason
 
 
+def test_the_source_folder_is_not_taken_for_an_install(tmp_path):
+    """In a clone Python imports the folder soap_fast/ there, in place of what pip installed."""
+    copy_without_extension(tmp_path)
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "setup.py").touch()
+    *_, reason = run_python(SAY, tmp_path).split("|")
+    assert reason.startswith(f"{tmp_path / 'soap_fast'} is the source folder")
+    assert f"outside of {tmp_path}" in reason
+    assert "--editable" in reason
+
+
 def test_broken_extension_is_explained(tmp_path):
     (copy_without_extension(tmp_path) / "_operators.so").write_bytes(b"not a library")
     _, available, _, reason = run_python(SAY, tmp_path).split("|")
