@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ _HOW_TO_GET_IT = (
 def reason() -> str | None:
     """Loads the operators once; None if they are there, else why not and how to get them."""
     if not LIBRARY.exists():
-        if (folder := _clone()) is not None:
+        if (hidden := _hidden_install()) is not None:
             return (
-                f"{LIBRARY.parent} is the source folder, in which no extension was built: work "
-                f"outside of {folder}, where Python finds what pip installed, or install with "
+                f"{LIBRARY.parent} is imported in place of the installed {hidden}, and has no "
+                f"extension: run Python outside of {LIBRARY.parent.parent}, or install with "
                 "--editable"
             )
         return f"soap_fast was installed without its extension; {_HOW_TO_GET_IT}"
@@ -42,10 +43,13 @@ def reason() -> str | None:
     return None
 
 
-def _clone() -> Path | None:
-    """The clone that this module was imported from, if it was."""
-    folder = LIBRARY.parent.parent
-    return folder if (folder / "setup.py").exists() and (folder / "csrc").is_dir() else None
+def _hidden_install() -> Path | None:
+    """The installed package where a clone's folder was imported in its place."""
+    for found in importlib.metadata.distributions(name="soap_fast"):
+        folder = Path(str(found.locate_file("soap_fast")))
+        if folder.is_dir() and folder.resolve() != LIBRARY.parent.resolve():
+            return folder
+    return None
 
 
 def available() -> bool:
