@@ -112,13 +112,13 @@ class TestTable:
         keep(tmp_path / "train" / "elic_quarter_cpu.json", TRAIN)
         text = front.markdown(tmp_path, tmp_path).splitlines()
         assert text[2:5] == [
-            "| an optimizer step | elic, 2.5 M | 30 | 10 | 3 | 60 | 0.5 | CPU |",
-            "| a training step | elic at a quarter of its width, 2.5 M, 2 crops of 64 x 64 "
-            "| 125 | 100 | 1.25 | - | - | CPU |",
+            "| an optimizer step | elic, 2.5 M parameters | 30 | 10 | 3 | 60 | 0.5 | CPU |",
+            "| a training step | elic at a quarter of its width, 2.5 M parameters, 2 crops of 64 x 64"
+            " | 125 | 100 | 1.25 | - | - | CPU |",
             "",
         ]
         assert "- CPU: made up, 2 threads, torch 1, commit c0ffee" in text
-        told = "- The state of elic, 2.5 M: 3.10 times the parameters' memory; Adam's: 2.00 times"
+        told = "- Memory of the state of elic: 3.10 times its parameters', Adam's 2.00 times"
         assert told in text
 
     def test_results_of_a_gpu_come_first_and_rows_stay_few(self, tmp_path):

@@ -103,8 +103,8 @@ def _mean(rows: dict[str, Row], names: Sequence[str]) -> float | None:
 
 
 def _model(row: Row) -> str:
-    """E.g. `elic, 32.1 M`, or `elic at half of its width, 2.0 M, 2 crops of 128 x 128`."""
-    size = f"{row['parameters'] / 1e6:.1f} M"
+    """E.g. `elic at a quarter of its width, 2.0 M parameters, 2 crops of 128 x 128`."""
+    size = f"{row['parameters'] / 1e6:.1f} M parameters"
     if "shapes" in row:
         return f"{row['shapes']}, {size}"
     name, width = row["model"], row.get("width")
@@ -130,10 +130,10 @@ def _state(chosen: Sequence[Found]) -> str:
         rows = _by_name(one.file)
         ratios = {name: row["state_ratio"] for name, row in rows.items() if row.get("state_ratio")}
         if {"soap_fast", "adamw"} <= set(ratios):
-            model = _model(rows["soap_fast"])
             return (
-                f"- The state of {model}: {ratios['soap_fast']:.2f} times the parameters' memory; "
-                f"Adam's: {ratios['adamw']:.2f} times\n"
+                f"- Memory of the state of {rows['soap_fast']['shapes']}: "
+                f"{ratios['soap_fast']:.2f} times its parameters', Adam's {ratios['adamw']:.2f} "
+                "times\n"
             )
     return ""
 
