@@ -113,8 +113,8 @@ class TestTable:
         text = front.markdown(tmp_path, tmp_path).splitlines()
         assert text[2:5] == [
             "| an optimizer step | elic, 2.5 M parameters | 30 | 10 | 3 | 60 | 0.5 | CPU |",
-            "| a training step | elic at a quarter of its width, 2.5 M parameters, 2 crops of 64 x 64"
-            " | 125 | 100 | 1.25 | - | - | CPU |",
+            "| a training step | elic at a quarter of its width, 2.5 M parameters, "
+            "2 crops of 64 x 64 | 125 | 100 | 1.25 | - | - | CPU |",
             "",
         ]
         assert "- CPU: made up, 2 threads, torch 1, commit c0ffee" in text
