@@ -82,7 +82,7 @@ def rehearsal() -> list[Part]:
     """The same kinds of parts on the CPU, on the inventory `{toy}`; for ONE_THREAD."""
     return [
         Part("install", (PYTHON, "-m", "soap_fast", "--json"), 60),
-        Part("tests", _tests(("tests/test_readme.py",)), 60),
+        Part("tests", _tests(("tests/test_architecture.py",)), 60),
         *(Part(name, _bench(*command), limit) for name, command, limit in _small_measurements()),
     ]
 
