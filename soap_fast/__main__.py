@@ -1,4 +1,4 @@
-"""What is installed, what it was built with, which backend would run and why, and does it work."""
+"""Shows what is installed, how it was built, which backend runs and why, and if it works."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m soap_fast", description=__doc__)
     add = parser.add_argument
     add("--json", action="store_true", help="print JSON and nothing else")
-    add("--check", choices=NAMES, help="check this backend alone, in this process, as JSON")
-    add("--device", default="cpu", help="where to check it")
-    add("--input-precision", default="tf32x3", choices=PRECISIONS, help="of its products")
+    add("--check", choices=NAMES, help="check this backend only, in this process, and print JSON")
+    add("--device", default="cpu", help="device to check it on")
+    add("--input-precision", default="tf32x3", choices=PRECISIONS, help="precision of its products")
     options = parser.parse_args(arguments)
     if options.check is not None:
         how = {"input_precision": options.input_precision}

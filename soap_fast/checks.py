@@ -17,7 +17,7 @@ from soap_fast.names import Group, label
 from soap_fast.options import plan_options, step_options
 from soap_fast.plan import TensorPlan
 
-DELETE_ENTRY = "delete its entry, `del optimizer.state[p]`, and it does at its next gradient"
+DELETE_ENTRY = "delete its entry, `del optimizer.state[p]`, and its next gradient starts it"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -112,7 +112,7 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
     if found != plan.shape:
         raise ValueError(
             f"is {list(plan.shape)} but was {list(found)} at its first call: a resized "
-            f"parameter must begin anew: {DELETE_ENTRY}"
+            f"parameter must start anew; {DELETE_ENTRY}"
         )
     dtype = state["exp_avg"].dtype
     if dtype != state_dtype(param):
@@ -130,16 +130,17 @@ def check_state(state: dict[str, Any], plan: TensorPlan, param: torch.Tensor) ->
         merged = plan.modes != plan.shape or len(sizes) != len(plan.modes)  # now or before
         if not merged and _of_other_sizes(sizes, plan):
             raise ValueError(
-                f"is {list(plan.shape)} but its factors are of {list(sizes)}: it was resized and "
-                f"its moments with it, which factors cannot be, and must begin anew: {DELETE_ENTRY}"
+                f"is {list(plan.shape)} but its factors are of {list(sizes)}: it was resized with "
+                "its moments, but factors cannot be resized and must start anew; "
+                f"{DELETE_ENTRY}"
             )
         if merged:
             raise ValueError(
                 f"has factors of sizes {list(sizes)} but its shape and options now ask for "
-                f"{list(plan.factors)}: it was resized with its moments, which factors cannot be, "
-                "or max_precond_dim, merge_dims, precondition_1d or data_format has changed, which "
-                "cannot change after a parameter's first call. Set that back, or have it begin "
-                f"anew: {DELETE_ENTRY}"
+                f"{list(plan.factors)}: either it was resized with its moments, or one of "
+                "max_precond_dim, merge_dims, precondition_1d and data_format was changed, which "
+                "cannot change after a parameter's first call. Restore that option, or start the "
+                f"parameter anew: {DELETE_ENTRY}"
             )
         raise ValueError(
             f"has factors of sizes {list(sizes)} but its options now ask for "

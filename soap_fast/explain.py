@@ -108,7 +108,7 @@ def explain(optimizer: SOAP) -> Explanation:
                 served.append((param, plan))
             by, why = optimizer._backend.stepped_by(param, grad, plan, group["lr"])
             if why and optimizer._requested_backend == "triton":
-                by = "nobody: refused"
+                by = "refused"
             names = str(param.dtype).removeprefix("torch."), str(param.device)
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
@@ -146,9 +146,9 @@ def group_names(plan: TensorPlan) -> str:
 
 def _why(optimizer: SOAP) -> str:
     if optimizer._requested_backend is not None:
-        return "asked for"
+        return "asked for by name"
     others = [s for s in survey() if s.name != optimizer.backend and not s.usable]
-    reasons = [f"{status.name} is not: {status.reason}" for status in others]
+    reasons = [f"{status.name} cannot run: {status.reason}" for status in others]
     reasons += optimizer._best_on.passed_over
     return "; ".join(["the best that runs here", *reasons])
 
@@ -164,7 +164,7 @@ def _lines(found: Explanation) -> Iterator[str]:
     yield from (f"Refreshes on {line}." for line in found.refreshes)
     yield ""
     yield f"Tensors, {found.factors} factors of {found.factor_sizes} sizes"
-    yield "(in a group, modes joined by x rotate as one; those in brackets have no factor)"
+    yield "(dots separate groups of modes; modes joined by x rotate as one; [modes] have no factor)"
     header = ["count", "shape", "dtype", "device", "groups", "stepped by"]
     rows = [
         [
@@ -181,11 +181,11 @@ def _lines(found: Explanation) -> Iterator[str]:
     if found.uninitialised:
         yield f"  and {found.uninitialised} parameters are not initialised yet: run the model once"
     yield ""
-    yield f"Launches of a plain step {_on(found)}"
+    yield _launches_of(found)
     header = ["launch", "tiles", "GFLOP", "padding", "MB", "floor us", "bound by"]
     rows = [_launch_row(launch) for launch in found.launches]
     yield from _table(header, rows, numbers=header[1:-1])
-    yield f"  and over tensors: {', '.join(found.without_tiles)}"
+    yield f"  one launch each over all tensors: {', '.join(found.without_tiles)}"
     total = len(found.launches) + len(found.without_tiles)
     flops, moved = (sum(getattr(x, name) for x in found.launches) for name in ("flops", "bytes"))
     floor = 1e3 * sum(launch.floor for launch in found.launches)
@@ -196,10 +196,11 @@ def _lines(found: Explanation) -> Iterator[str]:
     )
 
 
-def _on(found: Explanation) -> str:
+def _launches_of(found: Explanation) -> str:
     if found.backend == "triton":
-        return "of the tensors that Triton steps"
-    return f"under backend 'triton' on CUDA; '{found.backend}' steps tensor by tensor"
+        return "Launches of a plain step of the tensors that Triton steps"
+    ours = f"'{found.backend}' steps tensor by tensor"
+    return f"Launches of a plain step by 'triton' on an NVIDIA GPU; {ours}"
 
 
 def _launch_row(launch: Launched) -> list[str]:

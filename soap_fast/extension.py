@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ _HOW_TO_GET_IT = (
 def reason() -> str | None:
     """Loads the operators once; None if they are there, else why not and how to get them."""
     if not LIBRARY.exists():
+        if (hidden := _hidden_install()) is not None:
+            return (
+                f"{LIBRARY.parent} is imported in place of the installed {hidden}, and has no "
+                f"extension: run Python outside of {LIBRARY.parent.parent}, or install with "
+                "--editable"
+            )
         return f"soap_fast was installed without its extension; {_HOW_TO_GET_IT}"
     try:
         torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
@@ -33,6 +40,15 @@ def reason() -> str | None:
         return (
             f"the extension does not load on torch {torch.__version__}: {error}; {_HOW_TO_GET_IT}"
         )
+    return None
+
+
+def _hidden_install() -> Path | None:
+    """The installed package where a clone's folder was imported in its place."""
+    for found in importlib.metadata.distributions(name="soap_fast"):
+        folder = Path(str(found.locate_file("soap_fast")))
+        if folder.is_dir() and folder.resolve() != LIBRARY.parent.resolve():
+            return folder
     return None
 
 
@@ -48,9 +64,9 @@ def missing_cuda() -> str | None:
     info = build_info() or {}
     if info.get("cuda"):
         return None
-    because = info.get("cuda_missing_because") or "nothing is known of its build"
+    because = info.get("cuda_missing_because") or "nothing is known about its build"
     return (
-        f"the extension was built without CUDA, for {because}; install the CUDA toolkit and "
+        f"the extension was built without CUDA ({because}); install the CUDA toolkit and "
         "reinstall with SOAP_FAST_CUDA=ON"
     )
 

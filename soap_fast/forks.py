@@ -68,9 +68,9 @@ def on_own_threads() -> Iterator[None]:
     if not _pool.told:
         _pool.told = True
         warnings.warn(
-            "this process was forked from one in which torch's threads had been at work, and has "
-            "none of them: SOAP computes on one thread. Start processes by 'spawn' "
-            "(torch.multiprocessing.set_start_method) or fork before the first step to have all",
+            "this process was forked after torch had started its threads, and has none of them: "
+            "SOAP computes on one thread. To use all threads, start processes by 'spawn' "
+            "(torch.multiprocessing.set_start_method), or fork before the first step",
             stacklevel=2,
         )
     torch.set_num_threads(1)

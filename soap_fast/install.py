@@ -64,9 +64,9 @@ def missing() -> list[dict[str, str]]:
     absent = []
     reason = extension.reason()
     if reason is not None:
-        absent.append({"part": "extension", "would": "batch the eigenbases", "how": reason})
+        absent.append({"part": "extension", "would": "step on the CPU", "how": reason})
     elif (how := extension.missing_cuda()) is not None:
-        would = "batch the eigenbases on NVIDIA GPUs"
+        would = "compute first bases and refreshes on NVIDIA GPUs"
         absent.append({"part": "CUDA in the extension", "would": would, "how": how})
     if triton_version() is None:
         absent.append(
@@ -78,7 +78,7 @@ def missing() -> list[dict[str, str]]:
         )
     if not torch.cuda.is_available():
         how = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no GPU"
-        absent.append({"part": "GPU", "would": "run the step there", "how": how})
+        absent.append({"part": "GPU", "would": "run the fused kernels", "how": how})
     return absent
 
 

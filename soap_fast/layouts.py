@@ -124,7 +124,7 @@ def require_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
         )
     if not tensor.isfinite().all():
         raise ValueError(
-            f"{name} has NaN or inf: the run that saved it was lost, take an earlier one"
+            f"{name} has NaN or inf: the run that saved it had diverged; load an earlier one"
         )
 
 

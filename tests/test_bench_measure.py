@@ -14,8 +14,7 @@ import pytest
 from bench.__main__ import COMMANDS
 from bench.__main__ import main as bench
 from bench.lic.models import MODELS
-from bench.output.files import ResultFile
-from bench.report import cost, gpus, page, phases, prices, roofline
+from bench.report import cost, page, phases, roofline
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,55 +152,3 @@ class TestPages:
     def test_they_are_small_and_their_drawings_are_there(self):
         for path in (ROOT / "docs" / "measured").iterdir():
             assert path.stat().st_size < 200_000, path.name
-
-    def test_gpus_have_a_place_that_says_when_nothing_is_there(self, tmp_path):
-        assert gpus.markdown([], tmp_path) == "Not measured on a GPU yet.\n"
-        row = {"name": "soap_fast", "shapes": "elic", "parameters": 2_000_000, "tensors": 3}
-        row |= {"precondition_frequency": 10}
-        row |= {"mean_ms": 2.5, "plain_ms": 2.0, "refresh_ms": 7.0}
-        ledgers = []
-        for name, gpu in (("rehearsal", None), ("made_up_9000", "Made Up 9000")):
-            ledgers.append(tmp_path / "kept" / name / "parts.json")
-            ledgers[-1].parent.mkdir(parents=True)
-            machine = {"gpu": gpu, "driver": "1.2", "processor": "p"}
-            ledgers[-1].write_text(json.dumps({"machine": machine, "parts": {}}))
-            content = {"machine": machine, "results": [row]}
-            ledgers[-1].with_name("step_elic.json").write_text(json.dumps(content))
-            beside = {"machine": machine, "results": [{**row, "shapes": "elic beside peers"}]}
-            ledgers[-1].with_name("peers_elic.json").write_text(json.dumps(beside))
-        first, *text = gpus.markdown(ledgers, tmp_path).splitlines()
-        page = "kept/made_up_9000/report.md"
-        assert first == f"Made Up 9000, driver 1.2: [{page}]({page})"
-        assert text[3:5] == [
-            f"| {model}, 2.0 M in 3 tensors | soap_fast | 2.5 | - | - | 2 | 7 | - |"
-            for model in ("elic beside peers", "elic")
-        ]
-        assert "rehearsal" not in str(text)
-
-    def test_what_a_step_costs(self):
-        def row(name, mean, **more):
-            times = {"mean_ms": mean, "plain_ms": mean, "refresh_ms": None}
-            shapes = {"shapes": "tiny", "parameters": 2_500_000, "tensors": 7}
-            return {"name": name, "precondition_frequency": 10, **times, **shapes, **more}
-
-        rows = [
-            row("soap_fast", 30.0, refresh_ms=212.6, peak_bytes=3_000_000),
-            row("adamw", 10.0),
-            row("pytorch_optimizer", 60.0),
-            {"name": "heavyball", "missing": "pip install heavyball"},
-        ]
-        machine = {"processor": "made up", "threads": 2}
-        small = ResultFile("x", machine, {"torch": "1"}, "c0ffee", rows, by_plugin=False)
-        (alone,) = ({**row("soap_fast", 5.0), "shapes": "large", "parameters": 3_000_000},)
-        large = ResultFile("y", machine, {}, None, [alone], by_plugin=False)
-        text = prices.markdown([large, small]).splitlines()
-        assert text[2:6] == [
-            "| tiny, 2.5 M in 7 tensors | soap_fast | 30 | 3 | 0.5 | 30 | 213 | 3 |",
-            "|  | adamw | 10 | 1 | 0.167 | 10 | - | - |",
-            "|  | pytorch_optimizer | 60 | 6 | 1 | 60 | - | - |",
-            "| large, 3.0 M in 7 tensors | soap_fast | 5 | - | - | 5 | - | - |",
-        ]
-        assert (
-            "- tiny: made up, 2 threads, torch 1, commit c0ffee, a refresh every 10 steps; "
-            "not measured: heavyball"
-        ) in text

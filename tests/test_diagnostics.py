@@ -244,7 +244,7 @@ def test_what_cannot_be_compared_says_why():
         intra_step_score(optimizer, [one, two])
     one, two = losses_of(model, x)
     muon = torch.optim.Muon([param for param in model.parameters() if param.ndim == 2])
-    with pytest.raises(ValueError, match=r"Muon makes of a gradient is not known.*preconditioner="):
+    with pytest.raises(ValueError, match=r"preconditioner of Muon is not known.*preconditioner="):
         intra_step_score(muon, [one, two])
     flipped = intra_step_score(muon, [one, two], preconditioner=lambda grads: grads)
     assert -1 <= flipped.overall <= 1

@@ -57,7 +57,7 @@ def test_a_tensor_that_triton_refuses_is_named_with_its_reason():
     strange = torch.nn.Parameter(torch.randn(3, 5, 3, 5, 3, 5, 3)[::2, ::2, ::2, ::2, ::2, ::2])
     page = str(explain(SOAP([strange], backend="triton", max_precond_dim=1)))
     assert "refused: strides" in page
-    assert "Backend triton: asked for." in page
+    assert "Backend triton: asked for by name." in page
 
 
 def test_the_command_prints_the_same_page():

@@ -57,6 +57,22 @@ def test_missing_extension_is_explained(tmp_path):
     assert "SOAP_FAST_EXTENSION=ON" in reason
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_source_folder_in_place_of_the_installed_one_is_named(installed, tmp_path):
+    """In a clone Python imports the folder soap_fast/ there, in place of what pip installed."""
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    clone.mkdir()
+    copy_without_extension(clone)
+    (site / "soap_fast-0.1.0.dist-info").mkdir(parents=True)
+    (site / "soap_fast-0.1.0.dist-info" / "METADATA").write_text("Name: soap_fast\n")
+    if installed:  # else as an editable install, whose code is the clone's
+        (site / "soap_fast").mkdir()
+    *_, reason = run_python(f"import sys; sys.path.append({str(site)!r})\n{SAY}", clone).split("|")
+    named = f"{clone / 'soap_fast'} is imported in place of the installed {site / 'soap_fast'}"
+    assert reason.startswith(named if installed else "soap_fast was installed without")
+    assert ("--editable" in reason) == installed
+
+
 def test_broken_extension_is_explained(tmp_path):
     (copy_without_extension(tmp_path) / "_operators.so").write_bytes(b"not a library")
     _, available, _, reason = run_python(SAY, tmp_path).split("|")

@@ -116,13 +116,13 @@ def test_memory_and_kernels_must_be_ready(capturing):
     optimizer, params = recorded_optimizer(calls=1)
     set_gradients(params, 1)
     capturing(True)
-    with pytest.raises(RuntimeError, match="take one outside of the capture first"):
+    with pytest.raises(RuntimeError, match="take a step outside of the capture first"):
         optimizer.step()
     capturing(False)
     optimizer, params = recorded_optimizer(calls=2, precondition_frequency=2)
     set_gradients(params, 2)
     capturing(True)
-    with pytest.raises(RuntimeError, match="no refresh has been made yet"):
+    with pytest.raises(RuntimeError, match="the first refresh loads kernels"):
         optimizer.step()
 
 
@@ -191,7 +191,7 @@ def test_staggered_without_preparation_or_kernels_of_ours_says_what_to_do(captur
         calls=5, refresh_schedule="staggered", precondition_frequency=2
     )
     capturing(True)
-    with pytest.raises(RuntimeError, match=r"call optimizer\.prepare_capture\(\) ahead"):
+    with pytest.raises(RuntimeError, match=r"call optimizer\.prepare_capture\(\) before"):
         optimizer.step()
     capturing(False)
     optimizer.prepare_capture()
@@ -204,7 +204,7 @@ def test_staggered_without_preparation_or_kernels_of_ours_says_what_to_do(captur
     eager = SOAP(params, backend="eager", lr=torch.tensor(1e-3), refresh_schedule="staggered")
     train(eager, params, range(3))
     capturing(True)
-    with pytest.raises(RuntimeError, match="only backend='triton' decides on the device"):
+    with pytest.raises(RuntimeError, match="only backend='triton' can choose them"):
         eager.step()
 
 
@@ -221,7 +221,7 @@ def test_a_staggered_graph_may_have_empty_tensors_and_none_that_kernels_do_not_s
     optimizer, _ = recorded_optimizer(more=[other], backend=None, **options)
     optimizer.prepare_capture()
     capturing(True)
-    with pytest.raises(RuntimeError, match="some of these tensors they do not"):
+    with pytest.raises(RuntimeError, match="needs Triton kernels to step every tensor"):
         optimizer.step()
 
 

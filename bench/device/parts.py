@@ -31,9 +31,8 @@ class Part(NamedTuple):
     """A command line of its own.
 
     Attributes:
-        name: of its result, NAME.json, and of what it printed, NAME.log.
-        command: `{out}` stands for the path of the result, `{toy}` for that of a small inventory; a
-            command without the former leaves only what it printed.
+        name: of its result, NAME.json.
+        command: `{out}` stands for the path of the result, `{toy}` for that of a small inventory.
         limit: seconds.
     """
 
@@ -76,18 +75,6 @@ def calls(left: Sequence[Part]) -> list[list[Part]]:
     return found
 
 
-def markdown() -> str:
-    """What each call begins on a GPU machine, as a list with the parts' limits."""
-    lines = []
-    for number, begun in enumerate(calls(parts()), 1):
-        again = "" if number == 1 else " again"
-        named = ", ".join(f"{part.name} {part.limit:g}" for part in begun)
-        lines.append(
-            f"{number}. `python -m bench device`{again}, at most {LIMIT_OF_A_CALL} s: {named}\n"
-        )
-    return "".join(lines)
-
-
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # several on small work wait for each other
 
 
@@ -95,7 +82,7 @@ def rehearsal() -> list[Part]:
     """The same kinds of parts on the CPU, on the inventory `{toy}`; for ONE_THREAD."""
     return [
         Part("install", (PYTHON, "-m", "soap_fast", "--json"), 60),
-        Part("tests", _tests(("tests/test_readme.py",)), 60),
+        Part("tests", _tests(("tests/test_architecture.py",)), 60),
         *(Part(name, _bench(*command), limit) for name, command, limit in _small_measurements()),
     ]
 

@@ -92,10 +92,10 @@ class BackendStatus(NamedTuple):
 def survey() -> list[BackendStatus]:
     """Every backend of this version, the best first."""
     native = (
-        "the extension computes float32 steps on the CPU, first bases and refreshes there and, "
-        "where it was built with CUDA, on NVIDIA GPUs; the rest as eager"
+        "the extension takes float32 steps on the CPU, and computes first bases and refreshes on "
+        "the CPU and, where it was built with CUDA, on NVIDIA GPUs; plain torch does the rest"
     )
-    triton = "the step in a handful of launches on NVIDIA GPUs"
+    triton = "fused kernels take the step in a few launches on NVIDIA GPUs"
     unusable = missing_for_triton()
     return [
         BackendStatus("triton", unusable is None, unusable or triton),

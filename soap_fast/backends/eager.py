@@ -89,8 +89,8 @@ class EagerBackend:
         """
         if any(is_staggered(call) for call in calls):
             raise RuntimeError(
-                "a staggered schedule refreshes other bases at every call, which only "
-                "backend='triton' decides on the device: capture refresh_schedule='periodic'"
+                "a staggered schedule refreshes other bases at every call, and only "
+                "backend='triton' can choose them within a graph: use refresh_schedule='periodic'"
             )
         return nullcontext()
 

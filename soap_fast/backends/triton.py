@@ -176,26 +176,26 @@ class TritonBackend(NativeBackend):
         stepped = sum(call.param.numel() > 0 for call in calls)
         if is_staggered(calls[0]) and sum(map(len, by_device.values())) < stepped:
             raise RuntimeError(
-                "a graph of staggered refreshes holds what Triton kernels step, and some of these "
-                "tensors they do not (soap_fast.explain says why): capture "
+                "a graph of staggered refreshes needs Triton kernels to step every tensor, and "
+                "they do not step some of these (soap_fast.explain says why): use "
                 "refresh_schedule='periodic'"
             )
         for device, chosen in by_device.items():
             engine = self.engines.get(device)
             if engine is None or not engine.holds(chosen):
                 raise RuntimeError(
-                    "these parameters have taken no step together that the graph could repeat: "
-                    "take one outside of the capture first"
+                    "these parameters have taken no step together yet, and a graph can only "
+                    "repeat one: take a step outside of the capture first"
                 )
             staggered = is_staggered(chosen[0])
             if (staggered or any(map(_refreshes, chosen))) and not engine.refresher.has_run:
                 raise RuntimeError(
-                    "the graph would refresh, and no refresh has been made yet, which loads its "
-                    "kernels: take steps outside of the capture until one was"
+                    "the graph would contain a refresh, and the first refresh loads kernels, "
+                    "which a capture cannot: take steps outside of the capture until one refreshes"
                 )
             if staggered and not engine.staggered:
                 raise RuntimeError(
-                    "under a staggered schedule call optimizer.prepare_capture() ahead of a capture"
+                    "with a staggered schedule call optimizer.prepare_capture() before the capture"
                 )
         for device in by_device:
             self.engines[device].forget_uploads()

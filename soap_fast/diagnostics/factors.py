@@ -34,7 +34,7 @@ def off_diagonal(optimizer: SOAP) -> dict[str, list[float]]:
     Source: the stopping rule of soap_fast/refresh.py.
     """
     if not isinstance(optimizer, SOAP):
-        raise TypeError(f"{type(optimizer).__name__} has no factors: off_diagonal is of SOAP")
+        raise TypeError(f"{type(optimizer).__name__} has no factors: off_diagonal needs SOAP")
     optimizer._backend.check_whole()
     names, params = named_parameters(optimizer)
     modes: list[tuple[str, int]] = []

@@ -33,7 +33,7 @@ def preconditioner_of(optimizer: torch.optim.Optimizer) -> Preconditioner:
     if rule is None:
         known = ", ".join(["SOAP", *(kind.__name__ for kind in RULES)])
         raise ValueError(
-            f"what {type(optimizer).__name__} makes of a gradient is not known here ({known} are): "
+            f"the preconditioner of {type(optimizer).__name__} is not known ({known} are): "
             "pass preconditioner=, a function from the gradients in the order of param_groups, "
             "some of them None, to as many preconditioned ones"
         )

@@ -8,12 +8,12 @@ from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.interrupts import at_once
 
 UNDERWAY = (
-    "a step is underway, between its first launch and its last: parameters and state lie between "
-    "two steps; do this once the step has ended"
+    "a step is underway, and parameters and state are partly those of the step before: do this "
+    "after the step has ended"
 )
 HALFWAY = (
-    "a launch failed when others of its step had been made: parameters and state lie between two "
-    "steps; load the last state_dict, and the parameters that were saved with it"
+    "a launch failed in the middle of a step, and parameters and state are partly those of the "
+    "step before: load the last state_dict, and the parameters that were saved with it"
 )
 
 

@@ -68,7 +68,7 @@ class Choice:
             warnings.warn(
                 f"backend '{name}' failed its self-check on {torch.cuda.get_device_name(device)} "
                 f"({of}) and {then}: {verdict}. SOAP_FAST_SELF_CHECK=always checks again, "
-                "`python -m soap_fast` tells of all backends",
+                "`python -m soap_fast` shows all backends",
                 RuntimeWarning,
                 stacklevel=2,
             )
