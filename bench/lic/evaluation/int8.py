@@ -18,6 +18,7 @@ Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 WEIGHT_LIMIT = 127  # symmetric: -128 would have no counterpart
 LEVELS = 255  # steps between the 256 integers of an activation
+TINY = torch.finfo(torch.float32).tiny  # below it a scale could not be divided by
 BAND = 2**25  # numbers of patches in memory at a time: 128 MiB of float32
 
 
@@ -31,7 +32,9 @@ class Grid(NamedTuple):
 def grid(low: float, high: float) -> Grid:
     """The grid over [low, high] and 0, which padding needs to be exact."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / LEVELS or 1.0
+    scale = (high - low) / LEVELS
+    if scale < TINY:  # all is 0, or as good as that
+        scale = 1.0
     return Grid(scale, round(-low / scale))
 
 
@@ -47,7 +50,7 @@ def weight_scale(rows: Tensor) -> Tensor:
     A channel of zeros has scale 1.
     """
     scale = rows.abs().amax(-1, keepdim=True) / WEIGHT_LIMIT
-    return torch.where(scale > 0, scale, 1.0)
+    return torch.where(scale >= TINY, scale, 1.0)
 
 
 def nearest(rows: Tensor, scale: Tensor) -> Tensor:
