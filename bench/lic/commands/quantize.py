@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from bench.lic.commands.evaluate import finished, image_sets
 from bench.lic.data import EvaluationSet, calibration_set
 from bench.lic.evaluation.adaround import ITERATIONS
 from bench.lic.evaluation.curves import against, points
-from bench.lic.evaluation.quality import Measured, Score, mean_of, measure_set
+from bench.lic.evaluation.quality import Score, mean_of, measure_set
 from bench.lic.evaluation.quantization import (
     RANGES,
     ROUNDINGS,
@@ -72,7 +73,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add(
         "--crop",
         type=positive(int),
-        default=256,
+        default=512,
         metavar="PIXELS",
         help="of each, the middle of at most so many a side (default: %(default)s)",
     )
@@ -104,19 +105,8 @@ def run(options: argparse.Namespace) -> int:
     sets = image_sets(options.data)
     calibration = _calibration(options)
     recipe = Recipe(options.percentile, options.iterations, options.entropy_networks)
-    measurements = Measurements(sets)
-    calibrating: dict[int, list[Tensor]] = {}  # by the model's stride
-    for one in groups:
-        for each in one.runs:
-            try:
-                model = _model(each, options.device)
-                stride = cast(int, model.stride)
-                if stride not in calibrating:
-                    found = crops(calibration, stride, options.crop, options.images)
-                    calibrating[stride] = found
-                measurements.add(each, model, calibrated(model, calibrating[stride], recipe))
-            except BadInput as error:
-                measurements.refused[each.name] = error
+    read = Calibration(calibration, options.crop, options.images)
+    measurements = measured(groups, sets, read, recipe, options.device)
     rows = measurements.rows(groups)
     lines = [*(data.found for data in sets), f"calibrated on {calibration.found}"]
     page = text(rows, [*lines, *measurements.absent(calibration)])
@@ -124,6 +114,37 @@ def run(options: argparse.Namespace) -> int:
         envelope.write(options.json, rows)
     print(page, file=sys.stderr if options.json == "-" else sys.stdout)
     return 0
+
+
+class Calibration(NamedTuple):
+    """Which images ranges and roundings come from."""
+
+    images: EvaluationSet
+    crop: int  # pixels a side, at most
+    count: int  # at most
+
+
+def measured(
+    groups: list[Group],
+    sets: list[EvaluationSet],
+    calibration: Calibration,
+    recipe: Recipe,
+    device: str,
+) -> Measurements:
+    """All runs of the groups, quantised and measured on the sets."""
+    measurements = Measurements(sets)
+    calibrating: dict[int, list[Tensor]] = {}  # by the model's stride
+    for each in (run for one in groups for run in one.runs):
+        try:
+            model = _model(each, device)
+            stride = cast(int, model.stride)
+            if stride not in calibrating:
+                images, side, count = calibration
+                calibrating[stride] = crops(images, stride, side, count)
+            measurements.add(each, model, calibrated(model, calibrating[stride], recipe))
+        except BadInput as error:
+            measurements.refused[each.name] = error
+    return measurements
 
 
 def _percentile(text: str) -> float:
@@ -165,7 +186,8 @@ class Measurements:
         found: dict[tuple[str, str], list[Score]] = {}
         for way in (FLOAT, *WAYS):
             for data in self.sets:
-                scores, failed, _ = _measured(model, data, quantization, way)
+                with _as(way, model, quantization):
+                    scores, failed, _ = measure_set(model, data)
                 data.left_out.update(failed)
                 found[way, data.name] = scores
         self.scores[run.name] = found
@@ -224,14 +246,9 @@ class Measurements:
         return lines
 
 
-def _measured(
-    model: nn.Module, data: EvaluationSet, quantization: Quantization, way: str
-) -> Measured:
-    if way == FLOAT:
-        return measure_set(model, data)
-    rounding, ranges = way.split(", ")
-    with quantized(model, quantization, rounding, ranges):
-        return measure_set(model, data)
+def _as(way: str, model: nn.Module, quantization: Quantization) -> AbstractContextManager[None]:
+    """The model float, or quantised in one of WAYS."""
+    return nullcontext() if way == FLOAT else quantized(model, quantization, *way.split(", "))
 
 
 def _loss(score: Score, lam: float) -> float:
@@ -378,7 +395,7 @@ def _mean_error(row: dict[str, Any]) -> str:
 
 
 TABLES = {
-    "quantized": {"Quality": _quality, "Change of the R-D loss": _changes},
+    "quantized": {"Quality, float and quantised": _quality, "Change of the R-D loss": _changes},
     "bd_rate": {"BD-rate against float": _bd_table},
-    "layers": {"Roundings": _errors},
+    "layers": {"Output errors by rounding": _errors},
 }

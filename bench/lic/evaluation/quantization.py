@@ -38,7 +38,7 @@ RANGES = ("min-max", "percentile")
 TRANSFORMS = ("analysis", "synthesis", "net.g_a", "net.g_s")
 BINS = 4096  # of a histogram between an activation's extremes: 16 to a step of its 8 bits
 APART = 4  # of so many calibration images one decides between the roundings
-PIXELS = 2**16  # of each layer's output that AdaRound goes by, on all images together
+PIXELS = 2**16  # of each layer's output that are looked at, on all images together
 GRAMS = 2**28  # numbers of Gram matrices in memory at a time: 1 GiB of float32
 
 
@@ -344,7 +344,7 @@ def _choose(
         stacked[one.name] = torch.stack([*off, rows], 1)  # [groups, 3, R, K]
 
     def add(name: str, x: Tensor) -> None:
-        for columns in patches(layers[name], x):
+        for columns in patches(layers[name], x, PIXELS // len(images)):
             outputs = stacked[name] @ columns[:, None]  # [groups, 3, R, n]
             sums[name] += outputs.square().sum((0, 2, 3), dtype=torch.float64).cpu()
 
