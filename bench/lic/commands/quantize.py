@@ -300,8 +300,8 @@ def _layers(run: Run, quantization: Quantization) -> dict[str, Any]:
 
 def _told(quantization: Quantization) -> str:
     count = len(quantization.layers)
-    said = f"{count} layers, AdaRound's output error {quantization.error_ratio:.2f} of nearest's"
-    said += f", {quantization.kept_nearest} keep nearest"
+    said = f"{count} layers, AdaRound's output error {quantization.error_ratio:.2f} of nearest's, "
+    said += f"{quantization.kept_nearest} keep nearest"
     if names := quantization.never_run:
         said += f"; {len(names)} stay float, which never run in evaluation, first {names[0]}"
     return said
@@ -351,10 +351,7 @@ def _changes(rows: Rows) -> Rows:
             "lambda": f"{lam:g}",
             "data set": data,
             "weights, activations": way,
-            **{
-                variant: f"{fmean(found[variant]):+.2%}" if variant in found else "-"
-                for variant in variants
-            },
+            **{v: f"{fmean(found[v]):+.2%}" if v in found else "-" for v in variants},
         }
         for (model, lam, data, way), found in changes.items()
     ]

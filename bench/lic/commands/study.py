@@ -117,8 +117,8 @@ def _plan(runs: str) -> str:
             "- along each run, after every fourth evaluation: intra-step and inter-step scores, "
             "kurtosis of layers and latents",
             "- at the end of each run of adam and of soap_fast at the compared frequency: W8A8 by "
-            f"{'; '.join(quantize.WAYS)}. Ranges and roundings come from images trained on, bits and "
-            "PSNR are of those held out",
+            f"{'; '.join(quantize.WAYS)}. Ranges and roundings come from images trained on, bits "
+            "and PSNR are of those held out",
         ]
     )
 

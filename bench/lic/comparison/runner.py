@@ -55,7 +55,7 @@ def compare(
     settings: Mapping[str, Any],
     workers: int = 0,
     *,
-    training: type[Training] = Training,
+    training: type[Training] | None = None,
     known: Sequence[dict[str, Any]] = (),
 ) -> Comparison:
     """Search the rates, then train all runs; `work` keeps each that is finished.
@@ -66,7 +66,7 @@ def compare(
         work: one folder for each run, as `train --out` leaves it, and the searches.
         settings: further fields of every run's Config, the same for all.
         workers: processes that read images.
-        training: what takes the steps of the runs.
+        training: what takes the steps of the runs, in place of Training.
         known: searches of other comparisons; one of equal settings is not repeated.
 
     Raises:
@@ -95,7 +95,7 @@ def compare(
         for number, (name, config) in enumerate(planned, start=1):
             say(f"{trial.model}, run {number} of {len(planned)}: {name}")
             with alone(folder / name):
-                made = partial(training, config, images, workers=workers)
+                made = partial(training or Training, config, images, workers=workers)
                 comparison.runs.append(_finished(config, made, folder / name, preset))
             comparison.add_time(wall_seconds(folder / name))
         new = [reason for reason in images.skipped if reason not in comparison.skipped]
@@ -128,7 +128,7 @@ def _searched(
     """The result of the search of one optimizer's rate, from `known` or `path` if it is there."""
     for before in known:
         if not config.differences({**before["config"], "lr": config.lr}):
-            return before
+            return {**before, "known": True, "wall_seconds": 0.0}
     if not path.exists():
         start = time.perf_counter()
         (found,) = search([config], images, preset.grid)

@@ -90,14 +90,16 @@ def layers(comparison: Comparison, latents: Latents, path: Path) -> None:
                 found = [seen[0] for seen in looks[-1]["layers"].values()]
                 found = [value for value in found if value is not None]
                 left.plot(found, label=variant.name, **drawn[variant.name])
-        for variant_name, y in values.items():
-            look = drawn[variant_name]
-            scaled = (y / y.square().mean().sqrt()).flatten().numpy()
-            right.hist(scaled, BINS, histtype="step", label=variant_name, **look)
+        scaled = {v: (y / y.square().mean().sqrt()).flatten().numpy() for v, y in values.items()}
+        span = max(abs(y).max() for y in scaled.values())
+        for variant_name, y in scaled.items():
+            look = {"range": (-span, span), "histtype": "step", **drawn[variant_name]}
+            right.hist(y, BINS, label=variant_name, **look)
         left.set(xlabel="layer", ylabel="kurtosis", yscale="log", title=f"{name}, lambda {lam:g}")
         right.set(xlabel="y over its rms", ylabel="values", yscale="log")
         for axes in (left, right):
             axes.title.set_fontsize(9)
+            axes.yaxis.set_major_formatter("{x:g}")  # plain text knows no powers
             frame(axes)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, fontsize=8)

@@ -29,7 +29,8 @@ class Watched(Training):
 
         step: taken so far
         intra: cosine of what the optimizer makes of the gradients of rate and of distortion
-        inter: cosine of the last two updates; None if a run was taken up between them
+        inter: cosine of the last two updates; None where the run was taken up between them, or the
+            look before is fewer than three steps ago
         kurtosis: median over layers of their outputs' kurtosis, of the last look for each layer
         latents: {name: [kurtosis, max over rms, share beyond 6 sigma]}
         layers: of the last look, as latents
