@@ -270,6 +270,16 @@ def test_networks_of_the_entropy_model_are_behind_a_switch_and_attention_is_not(
     assert others == {"hyper_analysis", "hyper_scale", "hyper_mean", "context"}
 
 
+def test_the_transforms_of_compressais_models_are_known_by_their_names() -> None:
+    model = build("lic.compressai_like:Autoencoder").eval()
+    for whole, names in (
+        (False, ["net.g_a", "net.g_s"]),
+        (True, ["net.g_a", "net.mean", "net.g_s"]),
+    ):
+        recipe = Recipe(iterations=1, entropy_networks=whole)
+        assert [one.name for one in calibrated(model, photos(2), recipe).layers] == names
+
+
 def test_masked_taps_stay_zero_and_move_no_scale() -> None:
     torch.manual_seed(0)
     layer = CheckerboardConv(2, 2)

@@ -183,10 +183,12 @@ def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse
     pages = [found, "## Training\n", comparison_report.text(comparison, rows)]
     if quantized:
         pages.append(quantize.text(quantized, ["held-out images, as they are in training"]))
+    page = "\n".join(["# The study", "", *pages])
     print("\n".join(pages))
+    write_text(out / "report.md", page)  # before anything is drawn
+    names = ["losses", "scores"]
     comparison_figures.losses(comparison, out / "losses.png")
     figures.along(comparison, out / "scores.png")
-    names = ["losses", "scores"]
     if latents := _latents(comparison, options):
         figures.layers(comparison, latents, out / "outliers.png")
         names.append("outliers")
@@ -195,7 +197,7 @@ def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse
         rate_distortion(curves, out / "rate_distortion.png", optimizers)
         names.append("rate_distortion")
     shown = "\n\n".join(f"![{name.replace('_', '-')}]({name}.png)" for name in names)
-    write_text(out / "report.md", "\n".join(["# The study", "", *pages, shown, ""]))
+    write_text(out / "report.md", f"{page}\n{shown}\n")
 
 
 @torch.no_grad()

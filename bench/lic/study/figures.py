@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -90,7 +91,7 @@ def layers(comparison: Comparison, latents: Latents, path: Path) -> None:
                 found = [seen[0] for seen in looks[-1]["layers"].values()]
                 found = [value for value in found if value is not None]
                 left.plot(found, label=variant.name, **drawn[variant.name])
-        scaled = {v: (y / y.square().mean().sqrt()).flatten().numpy() for v, y in values.items()}
+        scaled = {v: (y / _rms(y)).flatten().numpy() for v, y in values.items()}
         span = max(abs(y).max() for y in scaled.values())
         for variant_name, y in scaled.items():
             look = {"range": (-span, span), "histtype": "step", **drawn[variant_name]}
@@ -105,3 +106,8 @@ def layers(comparison: Comparison, latents: Latents, path: Path) -> None:
                 axes.legend(frameon=False, fontsize=8)
     with writing(path):
         figure.savefig(path, dpi=110)
+
+
+def _rms(y: Tensor) -> Tensor:
+    """Above 0, also of a latent that training has left at 0."""
+    return y.square().mean().sqrt().clamp(min=torch.finfo(y.dtype).tiny)
