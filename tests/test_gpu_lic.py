@@ -14,6 +14,9 @@ pytest.importorskip("numpy")  # and what else images need; tests of GPUs do with
 pytest.importorskip("PIL")
 
 from bench.lic.data import Images, load
+from bench.lic.evaluation.quantization import Recipe, calibrated, quantized
+from bench.lic.models import build
+from bench.lic.study.watched import Watched
 from bench.lic.training import Config, Training
 
 pytestmark = [
@@ -81,3 +84,34 @@ def test_times_and_memory_are_those_of_the_device() -> None:
     assert history.peak_memory > 4 * sum(p.numel() for p in training.model.parameters())
     for step, optimizer in zip(history.step_seconds, history.optimizer_seconds, strict=True):
         assert 0 < optimizer < step
+
+
+def test_a_run_looks_at_itself_and_its_memory_is_none_of_training() -> None:
+    config = replace(CONFIG, evaluate_every=1)
+    plain, watched = Training(config, images()), Watched(config, images())
+    for training in (plain, watched):
+        for _ in range(8):
+            training.step()
+            training.evaluate()
+    assert watched.history.losses == pytest.approx(plain.history.losses, rel=1e-2)
+    assert [look["step"] for look in watched.history.watched] == [4, 8]
+    for look in watched.history.watched:
+        assert -1 <= look["intra"] <= 1
+        assert -1 <= look["inter"] <= 1
+
+
+def test_a_model_is_quantised_on_a_gpu_as_on_the_cpu() -> None:
+    photos = [torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+    found = {}
+    for device in ("cpu", CONFIG.device):
+        torch.manual_seed(0)
+        model = build("hyperprior", 1 / 16).eval().to(device)
+        result = calibrated(model, photos, Recipe(iterations=50))
+        with torch.no_grad(), quantized(model, result, "adaround", "min-max"):
+            found[device] = result, model(photos[0].to(device)).images.cpu()
+    (expected, image), (result, other) = found["cpu"], found[CONFIG.device]
+    assert result.error_ratio == pytest.approx(expected.error_ratio, abs=0.05)
+    for ours, theirs in zip(result.layers, expected.layers, strict=True):
+        assert ours.grids["min-max"].scale == pytest.approx(theirs.grids["min-max"].scale, rel=1e-2)
+        assert ours.errors["nearest"] == pytest.approx(theirs.errors["nearest"], rel=0.1)
+    assert (image - other).norm() < 0.1 * image.norm()

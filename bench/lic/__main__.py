@@ -9,7 +9,7 @@ import sys
 
 from bench.arguments import Parser
 from bench.command import BadInput
-from bench.lic.commands import compare, demo, evaluate, search, shapes, train
+from bench.lic.commands import compare, demo, evaluate, quantize, search, shapes, study, train
 from bench.lic.training import Interrupted, say
 from bench.lic.training.processes import started
 from bench.output.writing import CannotWrite
@@ -20,7 +20,9 @@ COMMANDS = {
     "train": train,
     "search": search,
     "eval": evaluate,
+    "quantize": quantize,
     "compare": compare,
+    "study": study,
     "shapes": shapes,
 }
 INTERRUPTED = 130  # what a shell expects after Ctrl-C

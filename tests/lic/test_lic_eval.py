@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.lic.__main__ import main
-from bench.lic.commands.evaluate import _sets
+from bench.lic.commands.evaluate import image_sets
 from bench.lic.data import load
 from bench.lic.evaluation.curves import RDPoint, against, bd_rate, points
 from bench.lic.evaluation.quality import measure, padded
@@ -229,7 +229,7 @@ def test_data_sets_of_one_name_are_told_apart_by_their_folders(data: Path, tmp_p
     other.mkdir()
     (other / "0.png").write_bytes((data / "0.png").read_bytes())
     folders = [str(tmp_path / "valid" / "same"), str(tmp_path / "test" / "same"), str(other)]
-    names = [found.name for found in _sets(folders)]
+    names = [found.name for found in image_sets(folders)]
     assert names == ["folder same (valid/same)", "folder same (test/same)", "folder other"]
 
 

@@ -43,10 +43,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         help="of the CPU (default: the preset's, or torch's choice)",
     )
     add("--device", type=device, default="auto", help="default: cuda where there is one, else cpu")
-    _add_changes(command)
+    add_changes(command)
 
 
-def _add_changes(command: Parser) -> None:
+def add_changes(command: Parser) -> None:
     add = command.add_argument_group("in place of the preset's").add_argument
     add("--models", help="those of the preset to take, by comma")
     add("--optimizers", type=shared.optimizers, help="by comma; the first ones of a model's turn")

@@ -51,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
     check_target(options.json)
     folder = Path(options.out)
     check_target(str(folder / "eval.json"), "--out")
-    runs = _finished(options.runs)
-    sets = _sets(options.data)
+    runs = finished(options.runs)
+    sets = image_sets(options.data)
     evaluation = evaluate(group(runs, options.across), sets, options.device, options.coded)
     rows = report.results(evaluation)
     text = report.text(evaluation, rows)
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _finished(folders: list[str]) -> list[Run]:
+def finished(folders: list[str]) -> list[Run]:
     """The runs that have a model to evaluate: not those that diverged, which are named."""
     runs = [read(name) for name in dict.fromkeys(folders)]
     for one in runs:
@@ -75,7 +75,7 @@ def _finished(folders: list[str]) -> list[Run]:
     return left
 
 
-def _sets(folders: list[str] | None) -> list[EvaluationSet]:
+def image_sets(folders: list[str] | None) -> list[EvaluationSet]:
     """One for each folder; those of one name, as CLIC's parts, with their folder's behind it."""
     if not folders:
         return [evaluation_set(None)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 COCO_IMAGES = 118_287  # of train2017
@@ -116,3 +116,24 @@ PAPER = Preset(
 )
 
 PRESETS = {"cpu": CPU, "paper": PAPER}
+
+# The study's: the same, with Adam and soap_fast only, and the paper's frequencies beside 10.
+FREQUENCIES = (5, 20, 50)
+STUDIES = {
+    "cpu": replace(CPU, optimizers=("adam", "soap_fast"), frequencies=FREQUENCIES),
+    "gpu": replace(
+        PAPER,
+        trials=(Trial("elic", 1.0, 8, 256, 500, 0, (0.013,)),),
+        frequencies=FREQUENCIES,
+        rate=2e-4,
+        schedule="cosine",
+        milestones=(),
+        data="",
+        limits=(
+            "One seed, a few hundred steps on a handful of photos, one rate for both optimizers.",
+            "One value of lambda gives no curves, and so no BD-rate.",
+        ),
+        sources=("The width, the batch and the crops of arXiv 2601.20769; no other part of it.",),
+    ),
+    "paper": replace(PAPER, frequencies=FREQUENCIES),
+}

@@ -54,7 +54,9 @@ def results(comparison: Comparison) -> list[Row]:
 def _total(comparison: Comparison) -> Row:
     return {
         "runs": len(comparison.runs),
-        "searching_runs": sum(len(found["tried"]) for found in comparison.searches),
+        "searching_runs": sum(
+            len(found["tried"]) for found in comparison.searches if not found.get("known")
+        ),
         "wall_seconds": comparison.wall_seconds,
         "untimed": comparison.untimed,
         "threads": sorted({run.config["threads"] for run in comparison.runs}),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,14 @@ class Comparison:
 
 
 def compare(
-    preset: Preset, data: str | None, work: Path, settings: Mapping[str, Any], workers: int = 0
+    preset: Preset,
+    data: str | None,
+    work: Path,
+    settings: Mapping[str, Any],
+    workers: int = 0,
+    *,
+    training: type[Training] | None = None,
+    known: Sequence[dict[str, Any]] = (),
 ) -> Comparison:
     """Search the rates, then train all runs; `work` keeps each that is finished.
 
@@ -58,6 +66,8 @@ def compare(
         work: one folder for each run, as `train --out` leaves it, and the searches.
         settings: further fields of every run's Config, the same for all.
         workers: processes that read images.
+        training: what takes the steps of the runs, in place of Training.
+        known: searches of other comparisons; one of equal settings is not repeated.
 
     Raises:
         BadInput: there are no such images, or `work` holds runs of another comparison, or one
@@ -77,7 +87,7 @@ def compare(
                 config = search_config(preset, trial, name, shared)
                 path = folder / f"search_{name}.json"
                 with alone(path):
-                    found = _searched(config, preset, images, path)
+                    found = _searched(config, preset, images, path, known)
                 comparison.searches.append(found)
                 comparison.add_time(found.get("wall_seconds"))
                 rates[name] = found["lr"]
@@ -85,8 +95,8 @@ def compare(
         for number, (name, config) in enumerate(planned, start=1):
             say(f"{trial.model}, run {number} of {len(planned)}: {name}")
             with alone(folder / name):
-                every = preset.checkpoint_every
-                comparison.runs.append(_finished(config, images, folder / name, workers, every))
+                made = partial(training or Training, config, images, workers=workers)
+                comparison.runs.append(_finished(config, made, folder / name, preset))
             comparison.add_time(wall_seconds(folder / name))
         new = [reason for reason in images.skipped if reason not in comparison.skipped]
         comparison.skipped += new  # of a large folder those that were drawn
@@ -108,8 +118,17 @@ def _installed(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return usable, missing
 
 
-def _searched(config: Config, preset: Preset, images: Images, path: Path) -> dict[str, Any]:
-    """The result of the search of one optimizer's rate, from `path` if it is there."""
+def _searched(
+    config: Config,
+    preset: Preset,
+    images: Images,
+    path: Path,
+    known: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """The result of the search of one optimizer's rate, from `known` or `path` if it is there."""
+    for before in known:
+        if not config.differences({**before["config"], "lr": config.lr}):
+            return {**before, "known": True, "wall_seconds": 0.0}
     if not path.exists():
         start = time.perf_counter()
         (found,) = search([config], images, preset.grid)
@@ -121,15 +140,15 @@ def _searched(config: Config, preset: Preset, images: Images, path: Path) -> dic
     return {**saved, **{key: content[key] for key in ("machine", "versions", "commit")}}
 
 
-def _finished(config: Config, images: Images, folder: Path, workers: int, every: int) -> Run:
+def _finished(config: Config, made: Callable[[], Training], folder: Path, preset: Preset) -> Run:
     """The run in `folder`, which is trained, or trained to its end, if it has none."""
     if (folder / RESULT).exists():
         kept = read(str(folder))
         _refuse_another(folder, config, kept.config)
     else:
-        training = Training(config, images, workers=workers)
+        training = made()
         with timed(folder):
-            run(training, folder, resume=True, checkpoint_every=every)
+            run(training, folder, resume=True, checkpoint_every=preset.checkpoint_every)
         kept = read(str(folder))
     (folder / CHECKPOINT).unlink(missing_ok=True)  # most of the bytes, and of no use any more
     return kept

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from bench.lic.data.batches import batches
 from bench.lic.data.crops import Crops
-from bench.lic.data.evaluation import EvaluationSet, evaluation_set, reason_of
+from bench.lic.data.evaluation import (
+    EvaluationSet,
+    calibration_set,
+    evaluation_set,
+    reason_of,
+)
 from bench.lic.data.images import Images, load
 from bench.lic.data.sources import Source, Sources
 
@@ -21,6 +26,7 @@ __all__ = [
     "Source",
     "Sources",
     "batches",
+    "calibration_set",
     "evaluation_set",
     "load",
     "reason_of",

@@ -71,3 +71,16 @@ def evaluation_set(folder: str | None) -> EvaluationSet:
     layout = recognise(folder)
     layout = layout.apart or layout
     return EvaluationSet(layout.name, layout.describe(), [File(p) for p in layout.paths], folder)
+
+
+def calibration_set(folder: str | None) -> EvaluationSet:
+    """All images of a folder, of COCO those of train2017; without one, those of scikit-image.
+
+    Raises:
+        BadInput: there is no such folder, or no image in it.
+    """
+    if folder is None:
+        kept: list[Source] = [Kept(*item) for item in shipped.training()]
+        return EvaluationSet(shipped.NAME, f"{shipped.NAME}: {len(kept)} to train on", kept)
+    layout = recognise(folder, "--calibration")
+    return EvaluationSet(layout.name, layout.describe(), [File(p) for p in layout.paths], folder)

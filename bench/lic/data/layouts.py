@@ -48,17 +48,20 @@ class Layout:
         return f"{self.name}: {len(self.paths)}{of_all} images{aside}"
 
 
-def recognise(folder: str) -> Layout:
+def recognise(folder: str, option: str = "--data") -> Layout:
     """The images of a folder; only directories and at most 100 headers are read.
+
+    Args:
+        option: the one that names the folder, for the message of an error.
 
     Raises:
         BadInput: there is no such folder, or no image in it.
     """
     if not Path(folder).is_dir():
-        raise BadInput(f"--data {folder}: no such folder; name one that holds images")
+        raise BadInput(f"{option} {folder}: no such folder; name one that holds images")
     layout = _coco(Path(folder)) or _by_content(Path(folder))
     if not layout.paths:
-        raise BadInput(f"--data {folder}: no images in it; name a folder that holds some")
+        raise BadInput(f"{option} {folder}: no images in it; name a folder that holds some")
     return layout
 
 

@@ -37,6 +37,7 @@ class History:
         default_factory=lambda: [0]
     )  # steps done as a process took up the run
     ran_on: list[dict[str, Any]] = field(default_factory=list)  # see provenance.py
+    watched: list[dict[str, Any]] = field(default_factory=list)  # see bench/lic/study/watched.py
     peak_memory: int = 0  # bytes, of what `peak_memory_of` says
     peak_memory_of: str = ""  # "device memory" on a GPU, on a CPU "optimizer state"
 
@@ -92,6 +93,7 @@ def summarise(history: History, config: Config) -> dict[str, Any]:
         "peak_memory_of": history.peak_memory_of,
         "ran_on": history.ran_on,
         "curve": curve,
+        **({"watched": history.watched} if history.watched else {}),
         "config": config.as_dict(),
     }
 
