@@ -38,11 +38,17 @@ class Owed(NamedTuple):
 
     Attributes:
         modes: whose bases it is of.
-        taken: [] bool, whether the call's step was taken; where not, nothing is refreshed.
+        flags: [] bool, or [n] bool of which the one at `place` counts.
     """
 
     modes: list[int]
-    taken: torch.Tensor
+    flags: torch.Tensor
+    place: int | None = None
+
+    @property
+    def taken(self) -> torch.Tensor:  # [] bool
+        """Whether the call's step was taken; where not, nothing is refreshed."""
+        return self.flags if self.place is None else self.flags[self.place]
 
 
 @dataclass(frozen=True)

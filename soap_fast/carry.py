@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ class Batch:
     owners: list[tuple[int, int]] = field(default_factory=list)  # index of a call, mode
     all_due: torch.Tensor | None = None  # [k] int32, 0, 1 .., once it was asked for
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all factors of the stack are due, in order; asked once none is added any more."""
+        return self.slots == list(range(len(self.K)))
+
     def selection(self) -> torch.Tensor:  # [k] int32
         slots = torch.tensor(self.slots, dtype=torch.int32, device="cpu")
         if self.K.device.type == "cuda":  # from other memory the copy would wait for the device
@@ -45,7 +51,7 @@ class Batch:
             selection: that of this batch.
         """
         bases = self.Q.index_select(0, selection)
-        if self.slots == list(range(len(self.K))):
+        if self.is_whole:
             return self.K, bases, selection
         if self.all_due is None:
             self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)

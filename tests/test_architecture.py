@@ -41,6 +41,7 @@ ORDER = [
     "cpu_step",
     "fused.steady",
     "fused.engine",
+    "fused.turns",
     "fused.metadata",
     "fused.refresher",
     "fused.staggered",

@@ -59,7 +59,7 @@ class Steady:
         """
         self.engine = engine
         self.due: tuple[Turn, torch.Tensor] | None = None
-        self.turns = Turns(calls, engine.places) if refreshed else None
+        self.turns = Turns(calls, engine.places, engine.holds) if refreshed else None
         self.entries = [entry for _, entry in entries(state)]
         self.others = len(state) - len(self.entries)  # what is kept there under other keys
         self.states = [call.state for call in calls]
