@@ -1,11 +1,11 @@
 // carry_ on the CPU: moments of tensors whose bases were refreshed.
 #include <algorithm>
-#include <numeric>
+#include <vector>
 
 #include "refresh_outcome.h"
 #include "step_elements.h"
 #include "step_modes.h"
-#include "step_share.h"
+#include "workers.h"
 
 namespace soap_fast {
 namespace {
@@ -107,13 +107,12 @@ void carry_cpu(Tensor tensors, Tensor modes, Tensor workspace) {
         "carry_: the workspace is not a contiguous [threads, elements] of float32");
   float* memory = workspace.mutable_data_ptr<float>();
   const int64_t threads = workspace.size(0), elements = workspace.size(1);
-  std::vector<int64_t> order(tensors.size(0));
-  std::iota(order.begin(), order.end(), 0);
-  for (int64_t i : order) {
+  const int64_t n = tensors.size(0);
+  for (int64_t i = 0; i < n; ++i) {
     check(tensor[i].fold <= kFold && step_workspace(numel_of(tensor[i], mode)) <= elements,
           "carry_: tensor ", i, " does not fit in a workspace of ", elements, " elements a thread");
   }
-  share_out(order, 0, threads, [&](int64_t i, int64_t thread) {
+  share_out(0, n, threads, [&](int64_t i, int64_t thread) {
     carry_tensor(tensor[i], mode, memory + thread * elements);
   });
 }

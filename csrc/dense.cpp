@@ -1,18 +1,15 @@
 #include "dense.h"
 
 #include <dlfcn.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
 
-#include "dispatch.h"
+#include "common.h"
 #include "qr_blocked.h"
 
 namespace soap_fast {
 namespace {
-
-using torch::stable::Tensor;
 
 template <typename T>
 using Gemm = void (*)(const char* transpose_a, const char* transpose_b, const int* m, const int* n,
@@ -20,7 +17,7 @@ using Gemm = void (*)(const char* transpose_a, const char* transpose_b, const in
                       const int* ldb, const T* beta, T* c, const int* ldc);
 
 // MKL's own function, of the copy that libtorch_cpu contains or loads, with 32-bit integers as
-// torch links it; nullptr with another BLAS, which SerialLapack would not keep to one thread. By
+// torch links it; nullptr with another BLAS, which share_out() would not keep to one thread. By
 // torch's dispatcher a product takes 2 us more, and a QR of 192 columns is 68 products.
 template <typename T>
 Gemm<T> mkl_gemm() {

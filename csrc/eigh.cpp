@@ -1,14 +1,11 @@
 // What eigh does alike on every device: the checks, the solve and its second tries.
 #include "eigh.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
 #include <limits>
 #include <string>
-
-#include "dispatch.h"
 
 namespace soap_fast {
 namespace {

@@ -1,26 +1,11 @@
 // eigh: first bases of all factors in one call. soap_fast/eigh.py defines the operator.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <sstream>
-#include <stdexcept>
 #include <tuple>
-#include <vector>
+
+#include "common.h"
 
 namespace soap_fast {
-
-using torch::stable::Tensor;
-using TensorList = std::vector<Tensor>;
-
-// STD_TORCH_CHECK would put the file and line of our source before the sentence.
-template <typename... Parts>
-void check(bool holds, const Parts&... parts) {
-  if (holds) return;
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
 
 // Ascending, as LAPACK and cuSOLVER give them. A factor that nothing could solve has NaN values.
 struct Eigenpairs {

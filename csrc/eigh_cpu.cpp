@@ -1,16 +1,14 @@
 // eigh on the CPU: LAPACK through torch, many small factors side by side, the smallest by
 // rotations.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 
 #include "eigh.h"
 #include "eigh_jacobi.h"
-#include "serial_lapack.h"
+#include "workers.h"
 #include "zero_rows.h"
 
 namespace soap_fast {
@@ -197,17 +195,12 @@ Eigh eigh_cpu(TensorList factors, TensorList selections) {
 
   for (const Chunk& chunk : alone) run(chunk);
 
-  // Largest first, each worker takes the next: no worker is left with a large factor at the end.
+  // Largest first.
   std::stable_sort(side_by_side.begin(), side_by_side.end(), [](const Chunk& a, const Chunk& b) {
     return a.count * a.d * a.d * a.d > b.count * b.d * b.d * b.d;
   });
-  std::atomic<size_t> next{0};
-  // LAPACK keeps to one thread here, also for a single chunk: a factor's bits do not depend on what
-  // else is in the call.
-  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
-    const SerialLapack serial;
-    for (size_t i = next++; i < side_by_side.size(); i = next++) run(side_by_side[i]);
-  });
+  share_out(0, static_cast<int64_t>(side_by_side.size()), torch::stable::get_num_threads(),
+            [&](int64_t piece, int64_t) { run(side_by_side[piece]); });
   return results;
 }
 

@@ -1,11 +1,8 @@
 #include "grouped_matmul.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
-
-#include "dispatch.h"
 
 namespace soap_fast {
 

@@ -2,7 +2,7 @@
 // the operator.
 #pragma once
 
-#include "eigh.h"
+#include "common.h"
 
 namespace soap_fast {
 

@@ -2,7 +2,7 @@
 // operator.
 #pragma once
 
-#include "eigh.h"
+#include "common.h"
 #include "refresh_outcome.h"
 
 namespace soap_fast {

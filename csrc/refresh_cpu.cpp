@@ -1,14 +1,12 @@
 // refresh_ on the CPU: one factor per worker.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 
 #include "refresh.h"
 #include "refresh_factor.h"
-#include "serial_lapack.h"
+#include "workers.h"
 
 namespace soap_fast {
 namespace {
@@ -43,7 +41,7 @@ std::vector<Task> plan(const TensorList& factors, const TensorList& selections) 
       if (d > 0) tasks.push_back({s, i, slot, d});
     }
   }
-  // Largest first, each worker takes the next: none is left with a large factor at the end.
+  // Largest first.
   std::stable_sort(tasks.begin(), tasks.end(),
                    [](const Task& a, const Task& b) { return a.d > b.d; });
   return tasks;
@@ -84,17 +82,15 @@ void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, Te
     (wide ? refresh_task<double> : refresh_task<float>)(all, task, scratch);
   };
 
-  size_t first = 0;
-  Scratch of_caller;
-  for (; first < tasks.size() && tasks[first].d >= kBlasThreadsFrom; ++first) {
-    run(tasks[first], of_caller);
+  const int64_t end = static_cast<int64_t>(tasks.size()),
+                workers = torch::stable::get_num_threads();
+  std::vector<Scratch> scratches(workers);
+  int64_t first = 0;
+  for (; first < end && tasks[first].d >= kBlasThreadsFrom; ++first) {
+    run(tasks[first], scratches[0]);
   }
-  std::atomic<size_t> next{first};
-  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
-    const SerialLapack serial;
-    Scratch scratch;
-    for (size_t i = next++; i < tasks.size(); i = next++) run(tasks[i], scratch);
-  });
+  share_out(first, end, workers,
+            [&](int64_t piece, int64_t worker) { run(tasks[piece], scratches[worker]); });
 }
 
 }  // namespace soap_fast

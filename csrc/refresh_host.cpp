@@ -2,7 +2,11 @@
 // GPU where there is none. refresh_ itself has a faster one there, see refresh_cpu.cpp.
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "refresh_cholesky.h"
+#include "workers.h"
 
 namespace soap_fast {
 namespace {
@@ -12,15 +16,14 @@ void run_phase(Phase phase, const RefreshTable<T>& table, RefreshCall call) {
   visit_phase<T>(phase, [&](auto of) {
     using P = decltype(of);
     const auto parts = [&](int d) { return P::parts(d, call); };
+    constexpr int kScratch = std::max<int>(kBlockScratch<T>, refresh_workspace(kHouseholderUpTo));
+    const int64_t workers = torch::stable::get_num_threads();
+    std::vector<std::vector<T>> scratches(workers, std::vector<T>(kScratch));
     // Units are independent: any split among threads gives the same bits.
-    torch::stable::parallel_for(0, units_in(table, parts), 1, [&](int64_t begin, int64_t end) {
-      constexpr int kSmall = refresh_workspace(kHouseholderUpTo);
-      std::vector<T> scratch(std::max(kBlockScratch<T>, kSmall));
-      for (int64_t index = begin; index < end; ++index) {
-        const auto unit = unit_of(table, index, parts);
-        P::run(LoneTeam(), *unit.stack, unit.factor, unit.part, call, table.tolerance,
-               scratch.data());
-      }
+    share_out(0, units_in(table, parts), workers, [&](int64_t index, int64_t worker) {
+      const auto unit = unit_of(table, index, parts);
+      P::run(LoneTeam(), *unit.stack, unit.factor, unit.part, call, table.tolerance,
+             scratches[worker].data());
     });
   });
 }

@@ -1,7 +1,7 @@
 // step_: one step of all tensors on the CPU, in one call. soap_fast/cpu_step.py fills its tables.
 #pragma once
 
-#include "eigh.h"
+#include "common.h"
 
 namespace soap_fast {
 
@@ -69,6 +69,17 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
 
 // Whether step_ can run: it calls torch's BLAS directly.
 bool has_step();
+
+// Rows of a table, whose columns are the members of a struct.
+template <typename Row, typename Element>
+const Row* rows_of(const Tensor& table, const char* name, torch::headeronly::ScalarType dtype) {
+  static_assert(sizeof(Row) % sizeof(Element) == 0, "a struct of nothing else");
+  const int64_t columns = sizeof(Row) / sizeof(Element);
+  check(table.dim() == 2 && table.size(1) == columns && table.scalar_type() == dtype &&
+            table.is_contiguous(),
+        name, " is not a contiguous table of ", columns, " columns of its dtype");
+  return reinterpret_cast<const Row*>(table.const_data_ptr<Element>());
+}
 
 constexpr int64_t kFold = 32;  // folded modes at most
 

@@ -1,25 +1,18 @@
 // step_ on the CPU: tensors are shared out among torch's threads, each whole on one of them.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "dense.h"
-#include "step_share.h"
 #include "step_tensor.h"
+#include "workers.h"
 
 namespace soap_fast {
-namespace {
-
-using torch::headeronly::ScalarType;
-
-}  // namespace
 
 bool has_step() { return has_gemm(); }
 
 void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor workspace,
               Tensor taken) {
+  using torch::headeronly::ScalarType;
   check(has_step(), "step_: torch's BLAS cannot be called directly here");
   const auto* tensor = rows_of<StepTensor, int64_t>(tensors, "step_: tensors", ScalarType::Long);
   const auto* option = rows_of<StepOptions, double>(options, "step_: options", ScalarType::Double);
@@ -35,7 +28,7 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
   float* memory = workspace.mutable_data_ptr<float>();
   const int64_t threads = workspace.size(0), elements = workspace.size(1);
 
-  // The most work first, each thread takes the next: none is left with much at the end.
+  // The most work first.
   std::vector<int64_t> order(n), flops(n);
   std::iota(order.begin(), order.end(), 0);
   for (int64_t i = 0; i < n; ++i) {
@@ -45,7 +38,8 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
   }
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return flops[a] > flops[b]; });
-  const auto run = [&](int64_t i, int64_t thread) {
+  const auto run = [&](int64_t piece, int64_t thread) {
+    const int64_t i = order[piece];
     flags[i] = tensor[i].grad != 0 &&
                step_tensor(tensor[i], option[i], mode, walk, memory + thread * elements);
   };
@@ -54,9 +48,9 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
   int64_t first = 0, left = std::accumulate(flops.begin(), flops.end(), int64_t(0));
   for (; first < n && threads > 1 && flops[order[first]] * threads > left; ++first) {
     left -= flops[order[first]];
-    run(order[first], 0);
+    run(first, 0);
   }
-  share_out(order, first, threads, run);
+  share_out(first, n, threads, run);
 }
 
 }  // namespace soap_fast

@@ -123,7 +123,7 @@ def test_hard_factors(eigh, dtype):
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_native_is_as_accurate_as_eager(dtype):
-    """On two threads, set by torch.set_num_threads: see csrc/serial_lapack.h for what that does."""
+    """On two threads, set by torch.set_num_threads: see csrc/workers.cpp for what that does."""
     stacks, selections = everything(
         factors_of(700, dtype), *(factors_of(d, dtype, count=8) for d in (5, 33, 96, 320))
     )

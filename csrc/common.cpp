@@ -1,8 +1,7 @@
-#include "dispatch.h"
+#include "common.h"
 
 #include <dlfcn.h>
 
-#include <stdexcept>
 #include <string>
 
 namespace soap_fast {
