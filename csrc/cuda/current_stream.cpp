@@ -1,9 +1,9 @@
 // libtorch_cuda is not linked, so that one library of operators loads on a torch without CUDA too.
-#include "cuda/current_stream.h"
-
 #include <dlfcn.h>
 
 #include <stdexcept>
+
+#include "cuda/streams.h"
 
 namespace soap_fast {
 namespace {

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/side_streams.h"
+#include "cuda/streams.h"
 
 namespace soap_fast {
 namespace {

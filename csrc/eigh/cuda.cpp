@@ -1,11 +1,12 @@
 // eigh on CUDA, torch's side: small factors by our own kernel, larger ones by cuSOLVER, and by
 // torch's solver what those leave.
+#include "eigh/cuda.h"
+
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "cuda/current_stream.h"
+#include "cuda/streams.h"
 #include "eigh/by_jacobi.h"
-#include "eigh/cusolver.h"
 
 namespace soap_fast {
 namespace {

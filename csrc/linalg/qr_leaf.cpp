@@ -1,10 +1,10 @@
-#include "linalg/qr_leaf.h"
-
+// A narrow QR: the columns of one vector of the processor, reflected one by one.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>  // defines __GLIBC__
 #include <limits>
 
+#include "linalg/qr.h"
 #include "linalg/vector_clones.h"
 
 namespace soap_fast {

@@ -2,9 +2,9 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "cuda/current_stream.h"
+#include "cuda/streams.h"
 #include "refresh/by_cholesky.h"
-#include "refresh/phases/kernels.h"
+#include "refresh/phases/sequence.h"
 
 namespace soap_fast {
 

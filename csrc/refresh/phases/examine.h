@@ -1,7 +1,4 @@
 // The first phases of a refresh by Cholesky: gather K and Q, look at H = QᵀKQ, decide, sort.
-//
-// A phase is one kernel: parts(d, call) says into how many parts a factor is divided, and run() has
-// one of them done by a team. Rows are the work of a warp, whole factors that of a block.
 #pragma once
 
 #include <cmath>
@@ -9,13 +6,6 @@
 #include "refresh/phases/table.h"
 
 namespace soap_fast {
-
-// What distinguishes two launches of one phase.
-struct RefreshCall {
-  int round;  // of the Cholesky factorisation: H, H again with a larger shift, BᵀB
-  int step;   // of that factorisation: its block of columns
-};
-constexpr int kFirstTry = 0, kSecondTry = 1, kOfColumns = 2;
 
 // K and Q of the selected factors side by side, as batched products want them.
 struct GatherRow {

@@ -8,7 +8,7 @@
 
 #include "linalg/cholesky.h"
 #include "linalg/tile_product.h"
-#include "refresh/phases/examine.h"
+#include "refresh/phases/table.h"
 
 namespace soap_fast {
 

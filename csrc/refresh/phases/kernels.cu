@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "cuda/launch_error.h"
-#include "refresh/phases/kernels.h"
+#include "refresh/phases/sequence.h"
 
 namespace soap_fast {
 namespace {

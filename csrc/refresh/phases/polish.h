@@ -5,7 +5,9 @@
 // 0.017, and 1.4e-5 was left.
 #pragma once
 
-#include "refresh/phases/examine.h"
+#include <cmath>
+
+#include "refresh/phases/table.h"
 
 namespace soap_fast {
 

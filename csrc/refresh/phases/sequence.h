@@ -4,10 +4,11 @@
 // its columns normalised is well conditioned: its QR may go by a Cholesky factorisation in turn.
 #pragma once
 
+#include "refresh/phases/examine.h"
 #include "refresh/phases/factorise.h"
 #include "refresh/phases/polish.h"
 #include "refresh/phases/set_apart.h"
-#include "refresh/phases/small_phase.h"
+#include "refresh/phases/small.h"
 
 namespace soap_fast {
 
@@ -62,6 +63,12 @@ auto visit_phase(Phase phase, const Visit& visit) {
       return visit(CommitRow());
   }
 }
+
+// Runs a phase on CUDA for all factors of a table. Returns nullptr, or CUDA's words for what went
+// wrong.
+template <typename T>
+const char* launch_refresh(Phase phase, const RefreshTable<T>& table, RefreshCall call,
+                           void* stream);
 
 // Elements of memory that a team's run() may use: of a block, for tiles of up to `largest`.
 template <typename T>

@@ -7,8 +7,10 @@
 // columns turns that row into a unit vector: the span of the columns is the same.
 #pragma once
 
+#include <cmath>
+
 #include "linalg/zero_rows.h"
-#include "refresh/phases/examine.h"
+#include "refresh/phases/table.h"
 
 namespace soap_fast {
 

@@ -1,5 +1,8 @@
 // The factors of one refresh as kernels see them: by value, as a kernel's argument, so that nothing
 // is uploaded and a launch can be captured in a CUDA graph.
+//
+// A phase is one kernel: parts(d, call) says into how many parts a factor is divided, and run() has
+// one of them done by a team. Rows are the work of a warp, whole factors that of a block.
 #pragma once
 
 #include "linalg/team.h"
@@ -83,6 +86,13 @@ struct RefreshTable {
   double tolerance;
 };
 static_assert(sizeof(RefreshTable<double>) <= 4000, "leave room for what else a kernel is given");
+
+// What distinguishes two launches of one phase.
+struct RefreshCall {
+  int round;  // of the Cholesky factorisation: H, H again with a larger shift, BᵀB
+  int step;   // of that factorisation: its block of columns
+};
+constexpr int kFirstTry = 0, kSecondTry = 1, kOfColumns = 2;
 
 // One team's share of a phase: a row, a tile or the whole of one factor.
 template <typename T>

@@ -1,11 +1,15 @@
-// A few streams beside torch's current one, for work of which no single piece fills the device. No
-// torch header; what goes wrong is thrown as std::runtime_error with CUDA's words.
+// torch's current CUDA stream, and a few beside it for work of which no single piece fills the
+// device. No torch header; what goes wrong is thrown as std::runtime_error with CUDA's words.
 #pragma once
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 namespace soap_fast {
+
+// A cudaStream_t. Raises if this process has not loaded a torch with CUDA.
+void* current_cuda_stream(int32_t device_index);
 
 // A batch of ten factors of 200 leaves most of a GPU idle, a hundred of 1000 fill it alone: a few
 // streams are enough for the former, and each costs a workspace. Not measured.

@@ -1,6 +1,4 @@
 // eigh by cuSOLVER, torch's side: memory, handles, and what is left for others to solve.
-#include "eigh/cusolver.h"
-
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -11,8 +9,9 @@
 #include <optional>
 
 #include "cuda/cusolver.h"
-#include "cuda/side_streams.h"
+#include "cuda/streams.h"
 #include "eigh/batches.h"
+#include "eigh/cuda.h"
 
 namespace soap_fast {
 namespace {

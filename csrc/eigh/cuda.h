@@ -1,7 +1,8 @@
-// One stack of an eigh call on CUDA, as our launchers take it.
+// eigh on CUDA, torch's side: a stack as our launchers take it, and the larger factors by cuSOLVER.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "eigh/eigh.h"
 #include "eigh/kernels.h"
@@ -42,5 +43,16 @@ Matrices<T> matrices_of(const Tensor& tensor) {
 inline void check_launch(const char* error) {
   check(error == nullptr, "eigh: a CUDA kernel did not start: ", error ? error : "");
 }
+
+// Factors [first, first + count) of a selection, left to torch's solver.
+struct Leftover {
+  size_t call;
+  int64_t first, count;
+  bool failed;  // in their own dtype, or else: cuSOLVER does not take them
+};
+
+// Solves what it can. The results are there for `current`, torch's current stream, and the host has
+// waited for them once: what has failed is known.
+std::vector<Leftover> eigh_cusolver(const std::vector<StackCall>& calls, void* current);
 
 }  // namespace soap_fast
