@@ -13,8 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-with-$(subst /,_,$(TORCH))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h tests/native/*.cpp tests/native/*.h)
-BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(wildcard csrc/*)
+CXX_SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(shell find csrc -type f)
 
 .PHONY: setup demo test lint format measure soak clean
 

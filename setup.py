@@ -139,7 +139,8 @@ class BuildWithCMake(build_ext):
 
 def extensions() -> list[Extension]:
     """Sources are listed for the source distribution; CMakeLists.txt says which are compiled."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").iterdir())
+    files = (path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+    sources = sorted(str(path.relative_to(ROOT)) for path in files)
     return [
         Extension("soap_fast._operators", [*sources, "CMakeLists.txt"]),
         Extension("soap_fast._build_info", ["csrc/build_info.cpp"]),

@@ -14,9 +14,11 @@ targets=()
 for architecture in 80 90 100; do
   targets+=(-gencode "arch=compute_$architecture,code=sm_$architecture")
 done
-for source in csrc/*.cu; do
+mapfile -t sources < <(find csrc -name '*.cu' | sort)
+((${#sources[@]})) || { echo "no CUDA source in csrc" >&2 && exit 1; }
+for source in "${sources[@]}"; do
   if ! "$nvcc" -std=c++17 -O3 -DNDEBUG -Werror all-warnings -Xptxas -v "${targets[@]}" \
-    -c "$source" -o "$work/object" >"$work/words" 2>&1; then
+    -I csrc -c "$source" -o "$work/object" >"$work/words" 2>&1; then
     cat "$work/words" >&2
     exit 1
   fi

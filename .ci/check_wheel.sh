@@ -73,6 +73,13 @@ EOF
   )
 }
 
+# The source distribution has all that a build needs, from every folder of csrc.
+(cd "$work/source" && SOAP_FAST_EXTENSION=ON SOAP_FAST_CUDA=OFF "$python" -c \
+  'import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])' \
+  "$work/sdist" >"$work/log" 2>&1) || { cat "$work/log" >&2 && exit 1; }
+diff <(cd "$work/source" && find CMakeLists.txt csrc -type f | sort) \
+  <(tar -tzf "$work"/sdist/*.tar.gz | sed 's,^[^/]*/,,' | grep -E '^(CMakeLists.txt|csrc/.*[^/])$' | sort)
+
 unset SOAP_FAST_CUDA # .ci/run demands it, which forbids the wheels without an extension
 SOAP_FAST_EXTENSION=ON build native
 check_contents "$work"/native/*.whl native

@@ -1,10 +1,10 @@
 // The operators of the library soap_fast: schemas and registrations, nothing else.
 #include <torch/csrc/stable/library.h>
 
-#include "eigh.h"
-#include "grouped_matmul.h"
-#include "refresh.h"
-#include "step.h"
+#include "eigh/eigh.h"
+#include "linalg/grouped_matmul.h"
+#include "refresh/refresh.h"
+#include "step/step.h"
 
 STABLE_TORCH_LIBRARY(soap_fast, library) {
   library.def(

@@ -2,7 +2,7 @@
 
 What they compute is `soap_fast/update.py` and, after a refresh, `soap_fast/carry.py`. Each tensor
 goes whole through one thread: its planes stay in the cache, and threads need not wait for each
-other. csrc/step.h names what the tables hold.
+other. csrc/step/step.h names what the tables hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from soap_fast.rounding import noise_scale
 __all__ = ["CpuStep", "serves"]
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # StepDtype
-ALIGNMENT = 16  # elements, see csrc/step_tensor.h
+ALIGNMENT = 16  # elements, see csrc/step/step.h
 
 
 def serves(call: TensorCall) -> bool:

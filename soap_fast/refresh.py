@@ -42,7 +42,7 @@ __all__ = [
     "uninitialised",
 ]
 
-# What became of a basis; csrc/refresh_outcome.h names the same numbers.
+# What became of a basis; csrc/refresh/phases/outcome.h names the same numbers.
 LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 

@@ -26,7 +26,7 @@ BOTH = [
 ]
 DTYPES = [torch.float32, torch.float64]
 SIZES = [*range(1, 131), 700]
-LAPACK_THREADS_SIZE = 2048  # kLapackThreadsFrom of csrc/eigh_cpu.cpp
+LAPACK_THREADS_SIZE = 2048  # kLapackThreadsFrom of csrc/eigh/cpu.cpp
 
 # Errors of torch.linalg.eigh (MKL) in units of eps · sqrt(d), the worst over SIZES and 1300 and
 # both dtypes: reconstruction 4.4, diagonal of QᵀQ 4.0, beside it 1.5, eigenvalues 2.7. Twice that.
@@ -123,7 +123,7 @@ def test_hard_factors(eigh, dtype):
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_native_is_as_accurate_as_eager(dtype):
-    """On two threads, set by torch.set_num_threads: see csrc/serial_lapack.h for what that does."""
+    """On two threads, set by torch.set_num_threads: see csrc/workers.cpp for what that does."""
     stacks, selections = everything(
         factors_of(700, dtype), *(factors_of(d, dtype, count=8) for d in (5, 33, 96, 320))
     )
@@ -247,7 +247,7 @@ def test_bits_do_not_depend_on_the_batch(pool, alone, picks):
 
 @needs_native
 def test_large_factors_among_others(pool):
-    """The route of LAPACK's own threads, but on one: csrc/eigh_cpu.cpp says why not on two."""
+    """The route of LAPACK's own threads, but on one: csrc/eigh/cpu.cpp says why not on two."""
     large = factors_of(LAPACK_THREADS_SIZE, torch.float32, count=1)
     values, bases = eigh_native(*everything(pool[9], large, pool[130]))
     assert_same([values[1], bases[1]], [results[0] for results in eigh_native(*everything(large))])
@@ -260,7 +260,7 @@ def test_large_factors_among_others(pool):
 @pytest.mark.parametrize("eigh", BOTH)
 def test_lapack_gives_up(eigh, failing):
     """A stand-in for LAPACK refuses one factor of twenty, in float32 or in any dtype."""
-    d = 16  # csrc/eigh_cpu.cpp asks LAPACK from d = 13 on
+    d = 16  # csrc/eigh/cpu.cpp asks LAPACK from d = 13 on
     good = factors_of(d, torch.float32, count=20)
     stack = good.clone()
     stack[13] = torch.eye(d)

@@ -50,7 +50,7 @@ def test_under_compile():
 @needs_native
 @pytest.mark.parametrize("threads", [1, 2])
 def test_large_factors_on_threads(threads):
-    """MKL inside a parallel region must keep to its thread: see csrc/serial_lapack.h."""
+    """MKL inside a parallel region must keep to its thread: see csrc/workers.cpp."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,8 +1,8 @@
 // Whether zero rows of a factor are apart in its basis.
 #pragma once
 
+#include "linalg/zero_rows.h"
 #include "report.h"
-#include "zero_rows.h"
 
 // Zero rows come out as unit vectors behind the others, which are exactly 0 there.
 template <typename T>

@@ -1,10 +1,10 @@
 // plan_batches: every factor once, within every bound, the work shared out.
+#include "eigh/batches.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
-
-#include "eigh_batches.h"
 
 using namespace soap_fast;
 

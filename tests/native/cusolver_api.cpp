@@ -1,10 +1,10 @@
-// csrc/cusolver.h against NVIDIA's own headers. .ci/check_cuda.sh compiles this and links it with
-// the real library, so that a function that is not there is an error.
+// csrc/cuda/cusolver.h against NVIDIA's own headers. .ci/check_cuda.sh compiles this and links it
+// with the real library, so that a function that is not there is an error.
 #include <cusolverDn.h>
 
 #include <type_traits>
 
-#include "cusolver.h"
+#include "cuda/cusolver.h"
 
 using soap_fast::CuSolver;
 

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "cusolver.h"
+#include "cuda/cusolver.h"
 
 using namespace soap_fast;
 

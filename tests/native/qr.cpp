@@ -1,7 +1,8 @@
 // The CPU's blocked QR on hard matrices, with a plain product in place of BLAS. Errors in units of
 // eps · sqrt(d), bounds twice what they were.
-#include "householder.h"
-#include "qr_blocked.h"
+#include "linalg/qr.h"
+
+#include "linalg/householder.h"
 #include "report.h"
 
 namespace {

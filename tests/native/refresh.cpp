@@ -8,7 +8,7 @@
 #include <set>
 
 #include "apart.h"
-#include "refresh_phases.h"
+#include "refresh/phases/sequence.h"
 
 namespace {
 

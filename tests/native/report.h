@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "linalg/team.h"
 #include "matrices.h"
-#include "team.h"
 #include "thread_team.h"
 
 inline bool failed = false;

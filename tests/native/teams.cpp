@@ -9,12 +9,12 @@
 #include <numeric>
 
 #include "apart.h"
-#include "cholesky.h"
-#include "eigh_jacobi.h"
-#include "eigh_pack.h"
-#include "householder.h"
+#include "eigh/by_jacobi.h"
+#include "eigh/pack.h"
+#include "linalg/cholesky.h"
+#include "linalg/householder.h"
 #include "matrices.h"
-#include "refresh_small.h"
+#include "refresh/phases/small.h"
 #include "report.h"
 
 namespace {

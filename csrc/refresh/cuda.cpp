@@ -1,0 +1,35 @@
+// refresh_ on CUDA, torch's side: the device and its stream.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "cuda/streams.h"
+#include "refresh/by_cholesky.h"
+#include "refresh/phases/sequence.h"
+
+namespace soap_fast {
+
+void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList selections,
+                              TensorList allowed, double tolerance, TensorList orders,
+                              TensorList carries, TensorList outcomes, TensorList off_diagonals,
+                              int64_t householder_up_to) {
+  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
+                                   orders,  carries, outcomes,   off_diagonals};
+  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+  const int32_t device = factors[0].get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = current_cuda_stream(device);
+  const auto run = [stream](Phase phase, const auto& table, RefreshCall call) {
+    const char* error = launch_refresh(phase, table, call, stream);
+    check(error == nullptr, "refresh_: a CUDA kernel did not start: ", error ? error : "");
+  };
+  refresh_by_cholesky(arguments, householder_up_to, run, run);
+}
+
+void refresh_cuda(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
+                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
+                  TensorList off_diagonals) {
+  refresh_by_cholesky_cuda(factors, bases, selections, allowed, tolerance, orders, carries,
+                           outcomes, off_diagonals, kHouseholderUpTo);
+}
+
+}  // namespace soap_fast

@@ -1,0 +1,147 @@
+// The first phases of a refresh by Cholesky: gather K and Q, look at H = QᵀKQ, decide, sort.
+#pragma once
+
+#include <cmath>
+
+#include "refresh/phases/table.h"
+
+namespace soap_fast {
+
+// K and Q of the selected factors side by side, as batched products want them.
+struct GatherRow {
+  static constexpr bool kByWarp = true;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
+
+  template <typename T, typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int row, RefreshCall, double, T*) {
+    const int64_t place = stack.place(i), at = int64_t(row) * stack.d;
+    const int64_t source = place * stack.d * stack.d + at;
+    T* k = stack.matrix(Slot::kFactor, i) + at;
+    T* q = stack.matrix(Slot::kBasis, i) + at;
+    double entries = 0;  // that are not zero
+    for (int column = team.rank(); column < stack.d; column += team.size()) {
+      k[column] = place < 0 ? T(0) : stack.factors[source + column];
+      q[column] = place < 0 ? T(0) : stack.bases[source + column];
+      entries += k[column] != 0;
+    }
+    entries = team.sum(entries);
+    if (team.rank() == 0) stack.of_rows(OfRow::kPlace, i)[row] = entries == 0;
+  }
+};
+
+// Sums along one row of H, in float64: squares of 1e-30 are zero in float32.
+struct ExamineRow {
+  static constexpr bool kByWarp = true;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
+
+  template <typename T, typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int row, RefreshCall, double, T*) {
+    const T* h = stack.matrix(Slot::kRotated, i) + int64_t(row) * stack.d;
+    double absolute = 0, off_diagonal = 0, squares = 0;
+    for (int column = team.rank(); column < stack.d; column += team.size()) {
+      const double entry = h[column];
+      absolute += std::fabs(entry);
+      squares += entry * entry;
+      if (column != row) off_diagonal += entry * entry;
+    }
+    absolute = team.sum(absolute);
+    off_diagonal = team.sum(off_diagonal);
+    squares = team.sum(squares);
+    if (team.rank() != 0) return;
+    stack.of_rows(OfRow::kDiagonal, i)[row] = h[row];
+    stack.of_rows(OfRow::kAbsolute, i)[row] = absolute;
+    stack.of_rows(OfRow::kOffDiagonalSquares, i)[row] = off_diagonal;
+    stack.of_rows(OfRow::kSquares, i)[row] = squares;
+  }
+};
+
+// From the sums: whether this basis changes, the order of its columns, and the shift of H.
+struct Decide {
+  static constexpr bool kByWarp = false;
+  SOAP_FAST_HOST_DEVICE static int parts(int, RefreshCall) { return 1; }
+
+  template <typename T, typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i, int,
+                                        RefreshCall, double tolerance, T*) {
+    const int d = stack.d;
+    const double* unit = stack.of_rows(OfRow::kUnit, i);
+    const double* diagonal = stack.of_rows(OfRow::kDiagonal, i);
+    double off_diagonal = 0, squares = 0, largest = 0, norm = 0;
+    for (int row = team.rank(); row < d; row += team.size()) {
+      off_diagonal += stack.of_rows(OfRow::kOffDiagonalSquares, i)[row];
+      squares += stack.of_rows(OfRow::kSquares, i)[row];
+      const double absolute = stack.of_rows(OfRow::kAbsolute, i)[row];
+      if (diagonal[row] > largest) largest = diagonal[row];
+      if (absolute > norm) norm = absolute;
+    }
+    off_diagonal = team.sum(off_diagonal);
+    squares = team.sum(squares);
+    largest = team.max(largest);  // max|H| for a positive semidefinite H
+    norm = team.max(norm);        // |H|_inf
+
+    const double share = squares > 0 ? std::sqrt(off_diagonal / squares) : 0;
+    const bool finite = squares <= Float<double>::greatest && norm <= double(Float<T>::greatest);
+    if (team.rank() == 0) {
+      const Outcome outcome = choose(stack, i, finite, largest, share, tolerance);
+      const bool seen = outcome != Outcome::kLeftOut && finite && stack.place(i) >= 0;
+      stack.off_diagonals[i] = seen ? T(share) : Float<T>::not_a_number;
+      stack.of_factor(OfFactor::kLargest, i) = largest;
+      // 4 · 2^-24 · sqrt(d) · |H|_inf in float32: what rounding may have taken from H's pivots.
+      stack.of_factor(OfFactor::kShift, i) = 2 * Float<T>::epsilon * std::sqrt(double(d)) * norm;
+      stack.decide(i, outcome);
+    }
+    if (!finite) return;
+    for (int j = team.rank(); j < d; j += team.size()) {
+      int place = unit[j] == kNoUnit ? 0 : int(unit[j]);
+      for (int k = 0; k < d && unit[j] == kNoUnit; ++k) {
+        const bool before = diagonal[k] > diagonal[j] || (diagonal[k] == diagonal[j] && k < j);
+        place += before && unit[k] == kNoUnit;
+      }
+      stack.order(i)[place] = j;
+    }
+  }
+
+ private:
+  template <typename T>
+  SOAP_FAST_HOST_DEVICE static Outcome choose(const RefreshStack<T>& stack, int i, bool finite,
+                                              double largest, double share, double tolerance) {
+    if (!stack.allowed[i]) return Outcome::kLeftOut;
+    if (!finite || stack.place(i) < 0) return Outcome::kFailed;
+    if (largest < double(Float<T>::smallest_normal)) return Outcome::kKept;
+    if (tolerance > 0 && share <= tolerance) return Outcome::kKept;
+    return Outcome::kUnderWay;
+  }
+};
+
+// (H[order, order] + shift I) / largest, its lower triangle; and Q[:, order].
+struct ArrangeRow {
+  static constexpr bool kByWarp = true;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
+
+  template <typename T, typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int row, RefreshCall call, double, T*) {
+    const bool again = call.round == kSecondTry;
+    if (!stack.in_stage(i, again ? Outcome::kPivotFailed : Outcome::kUnderWay)) return;
+    const int d = stack.d;
+    const int64_t* order = stack.order(i);
+    const T* h = stack.matrix(Slot::kRotated, i);
+    const T* q = stack.matrix(Slot::kBasis, i) + int64_t(row) * d;
+    T* sorted_h = stack.matrix(Slot::kFactor, i) + int64_t(row) * d;
+    T* sorted_q = stack.matrix(Slot::kProduct, i) + int64_t(row) * d;
+    const double largest = stack.of_factor(OfFactor::kLargest, i);
+    const double shift = stack.of_factor(OfFactor::kShift, i) * (again ? 16 : 1);
+    for (int column = team.rank(); column < d; column += team.size()) {
+      const int64_t a = order[row], b = order[column];
+      if (column <= row) {  // the product that made H leaves it symmetric but for rounding
+        const double entry = (double(h[a * d + b]) + double(h[b * d + a])) / 2;
+        sorted_h[column] = T((entry + (column == row ? shift : 0)) / largest);
+      }
+      if (!again) sorted_q[column] = q[b];
+    }
+  }
+};
+
+}  // namespace soap_fast

@@ -1,0 +1,190 @@
+// The middle phases of a refresh by Cholesky: two factorisations L Lᵀ, B = L1 / D, X = Q B L2^-T.
+//
+// A factorisation goes by blocks of kTile columns, for all factors in step: FactorPanel makes one
+// block of columns of L, UpdateTrailing takes its product from what remains. L is written beside
+// its source, since each team of a panel factors the diagonal block for itself while others read
+// it.
+#pragma once
+
+#include "linalg/cholesky.h"
+#include "linalg/tile_product.h"
+#include "refresh/phases/table.h"
+
+namespace soap_fast {
+
+// Where a factorisation reads and writes, and which factors take part.
+struct Round {
+  Slot source, target;
+
+  SOAP_FAST_HOST_DEVICE static Round of(RefreshCall call) {
+    if (call.round == kOfColumns) return {Slot::kRotated, Slot::kProduct};
+    return {Slot::kFactor, Slot::kResult};
+  }
+  template <typename T>
+  SOAP_FAST_HOST_DEVICE static bool takes(const RefreshStack<T>& stack, int i, RefreshCall call) {
+    if (call.round == kFirstTry) return stack.in_stage(i, Outcome::kUnderWay);
+    if (call.round == kSecondTry) return stack.in_stage(i, Outcome::kPivotFailed);
+    return stack.alive(i);
+  }
+};
+
+SOAP_FAST_HOST_DEVICE constexpr int tiles_of(int rows, int tile) {
+  return (rows + tile - 1) / tile;
+}
+
+// block [rows, kTileLeading] = source [rows, columns].
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void load_tile(const Team& team, int rows, int columns, const T* source,
+                                     int64_t ld, T* block) {
+  for (int e = team.rank(); e < rows * columns; e += team.size()) {
+    block[e / columns * kTileLeading<T> + e % columns] = source[e / columns * ld + e % columns];
+  }
+}
+
+// target [rows, columns] = block, of it the lower triangle alone where `lower`.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void store_tile(const Team& team, int rows, int columns, const T* block,
+                                      T* target, int64_t ld, bool lower) {
+  for (int e = team.rank(); e < rows * columns; e += team.size()) {
+    const int row = e / columns, column = e % columns;
+    if (!lower || column <= row) target[row * ld + column] = block[row * kTileLeading<T> + column];
+  }
+}
+
+template <typename T>
+struct FactorPanel {
+  static constexpr bool kByWarp = false;
+  // Tiles of rows below the diagonal block, at least one team for the block itself.
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
+    const int first = call.step * kTile<T>, below = d - first - kTile<T>;
+    if (first >= d) return 0;
+    return below > 0 ? tiles_of(below, kTile<T>) : 1;
+  }
+
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int tile, RefreshCall call, double, T* scratch) {
+    // Another team's verdict on this factor may come in between: one thread looks for all.
+    if (team.max(team.rank() == 0 && Round::takes(stack, i, call) ? 1.0 : 0.0) == 0) return;
+    const int d = stack.d, first = call.step * kTile<T>;
+    const int width = d - first < kTile<T> ? d - first : kTile<T>;
+    const T* source = stack.matrix(Round::of(call).source, i);
+    T* target = stack.matrix(Round::of(call).target, i);
+    T *block = scratch, *below = scratch + kTileElements<T>;
+    load_tile(team, width, width, source + int64_t(first) * d + first, d, block);
+    const int top = first + width + tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;  // none below the last block
+    load_tile(team, rows, width, source + int64_t(top) * d + first, d, below);
+    team.sync();
+    if (cholesky(team, width, block, kTileLeading<T>) != kNoFailedPivot) {
+      const Outcome then = call.round == kFirstTry ? Outcome::kPivotFailed : Outcome::kFailed;
+      if (tile == 0 && team.rank() == 0) stack.decide(i, then);
+      return;
+    }
+    if (tile == 0) {
+      store_tile(team, width, width, block, target + int64_t(first) * d + first, d, true);
+    }
+    solve_right_transposed_block(team, rows, width, block, kTileLeading<T>, below, kTileLeading<T>);
+    store_tile(team, rows, width, below, target + int64_t(top) * d + first, d, false);
+  }
+};
+
+template <typename T>
+struct UpdateTrailing {
+  static constexpr bool kByWarp = false;
+  // The tiles of the lower triangle of what remains.
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
+    const int left = d - (call.step + 1) * kTile<T>;
+    const int tiles = left > 0 ? tiles_of(left, kTile<T>) : 0;
+    return tiles * (tiles + 1) / 2;
+  }
+
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int tile, RefreshCall call, double, T* scratch) {
+    if (!Round::takes(stack, i, call)) return;
+    int tile_row = 0;
+    while (tile > tile_row) tile -= ++tile_row;  // row r has the r + 1 tiles up to its diagonal one
+    const int d = stack.d, first = call.step * kTile<T>, next = first + kTile<T>;
+    const int top = next + tile_row * kTile<T>, left = next + tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
+    const int columns = d - left < kTile<T> ? d - left : kTile<T>;
+    const T* l = stack.matrix(Round::of(call).target, i) + first;
+    T* trailing = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + left;
+    tile_product(
+        team, rows, columns, kTile<T>, l + int64_t(top) * d, d, l + int64_t(left) * d, d, scratch,
+        [&](int row, int column, T product) { trailing[int64_t(row) * d + column] -= product; });
+  }
+};
+
+// B = L1 / D with D the norms of its columns; zeros above the diagonal, for the products to come.
+template <typename T>
+struct NormaliseColumns {
+  static constexpr bool kByWarp = false;
+  static constexpr int kStrands = 4;  // sums per column: 256 threads have something to do
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return tiles_of(d, kTile<T>); }
+
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int tile, RefreshCall, double, T* scratch) {
+    if (!stack.alive(i)) return;
+    const int d = stack.d, first = tile * kTile<T>;
+    const int width = d - first < kTile<T> ? d - first : kTile<T>;
+    const T* l = stack.matrix(Slot::kResult, i) + first;
+    T* b = stack.matrix(Slot::kFactor, i) + first;
+    for (int e = team.rank(); e < width * kStrands; e += team.size()) {
+      const int column = e % width;
+      T squares = 0;
+      for (int row = first + column + e / width; row < d; row += kStrands) {
+        squares += l[int64_t(row) * d + column] * l[int64_t(row) * d + column];
+      }
+      scratch[e] = squares;
+    }
+    team.sync();
+    for (int e = team.rank(); e < width * kStrands; e += team.size()) {
+      const int column = e % width;
+      T squares = 0;
+      for (int strand = 0; strand < kStrands; ++strand) squares += scratch[strand * width + column];
+      const T inverse = 1 / std::sqrt(squares);
+      for (int row = e / width; row < d; row += kStrands) {
+        const int64_t at = int64_t(row) * d + column;
+        b[at] = row < first + column ? T(0) : l[at] * inverse;
+      }
+    }
+  }
+};
+
+// X = Z L2^-T in place of Z = Q B, a tile of rows from its first column to its last.
+template <typename T>
+struct SolveRows {
+  static constexpr bool kByWarp = false;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return tiles_of(d, kTile<T>); }
+
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int tile, RefreshCall, double, T* scratch) {
+    if (!stack.alive(i)) return;
+    const int d = stack.d, top = tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
+    const T* l = stack.matrix(Slot::kProduct, i);
+    T* x = stack.matrix(Slot::kResult, i) + int64_t(top) * d;
+    T *staging = scratch, *diagonal = staging + kStagingElements<T>;
+    T* block = diagonal + kTileElements<T>;
+    for (int first = 0; first < d; first += kTile<T>) {
+      const int width = d - first < kTile<T> ? d - first : kTile<T>;
+      const T* l_rows = l + int64_t(first) * d;
+      load_tile(team, width, width, l_rows + first, d, diagonal);
+      tile_product(
+          team, rows, width, first, x, d, l_rows, d, staging, [&](int row, int column, T product) {
+            block[row * kTileLeading<T> + column] = x[int64_t(row) * d + first + column] - product;
+          });
+      team.sync();
+      solve_right_transposed_block(team, rows, width, diagonal, kTileLeading<T>, block,
+                                   kTileLeading<T>);
+      store_tile(team, rows, width, block, x + first, d, false);
+      team.sync();
+    }
+  }
+};
+
+}  // namespace soap_fast

@@ -1,0 +1,115 @@
+// A refresh as a sequence of kernels and batched products: what runs, and in which order.
+//
+// Source: the QR of the Cholesky factor. H = QᵀKQ = L1 L1ᵀ gives QR(KQ).Q = Q QR(L1).Q, and L1 with
+// its columns normalised is well conditioned: its QR may go by a Cholesky factorisation in turn.
+#pragma once
+
+#include "refresh/phases/examine.h"
+#include "refresh/phases/factorise.h"
+#include "refresh/phases/polish.h"
+#include "refresh/phases/set_apart.h"
+#include "refresh/phases/small.h"
+
+namespace soap_fast {
+
+enum class Phase {
+  kSmall,  // all of a refresh for factors of at most kHouseholderUpTo
+  kGather,
+  kSetApart,
+  kExamine,
+  kDecide,
+  kArrange,
+  kFactorPanel,
+  kUpdateTrailing,
+  kNormalise,
+  kSolve,
+  kResidual,
+  kJudge,
+  kAddCorrection,
+  kCommit,
+};
+
+// visit(a phase as a value), for a caller that makes a kernel of its type.
+template <typename T, typename Visit>
+auto visit_phase(Phase phase, const Visit& visit) {
+  switch (phase) {
+    case Phase::kSmall:
+      return visit(RefreshSmall());
+    case Phase::kGather:
+      return visit(GatherRow());
+    case Phase::kSetApart:
+      return visit(SetApart());
+    case Phase::kExamine:
+      return visit(ExamineRow());
+    case Phase::kDecide:
+      return visit(Decide());
+    case Phase::kArrange:
+      return visit(ArrangeRow());
+    case Phase::kFactorPanel:
+      return visit(FactorPanel<T>());
+    case Phase::kUpdateTrailing:
+      return visit(UpdateTrailing<T>());
+    case Phase::kNormalise:
+      return visit(NormaliseColumns<T>());
+    case Phase::kSolve:
+      return visit(SolveRows<T>());
+    case Phase::kResidual:
+      return visit(ResidualRow());
+    case Phase::kJudge:
+      return visit(Judge());
+    case Phase::kAddCorrection:
+      return visit(AddCorrectionRow());
+    default:
+      return visit(CommitRow());
+  }
+}
+
+// Runs a phase on CUDA for all factors of a table. Returns nullptr, or CUDA's words for what went
+// wrong.
+template <typename T>
+const char* launch_refresh(Phase phase, const RefreshTable<T>& table, RefreshCall call,
+                           void* stream);
+
+// Elements of memory that a team's run() may use: of a block, for tiles of up to `largest`.
+template <typename T>
+constexpr int kBlockScratch = kStagingElements<T> + 2 * kTileElements<T>;
+
+// launch(phase, call) runs a phase for all factors, multiply(a, transposed, b, out) makes
+// out = a b, or aᵀ b, for all of them. `largest` is the largest d. The number of launches depends
+// on that alone, not on how many factors there are.
+template <typename T, typename Launch, typename Multiply>
+void refresh_large(int largest, const Launch& launch, const Multiply& multiply) {
+  const auto factorise = [&](int round) {
+    for (int step = 0; step * kTile<T> < largest; ++step) {
+      launch(Phase::kFactorPanel, RefreshCall{round, step});
+      if ((step + 1) * kTile<T> < largest) launch(Phase::kUpdateTrailing, RefreshCall{round, step});
+    }
+  };
+  const RefreshCall first{kFirstTry, 0}, second{kSecondTry, 0};
+
+  launch(Phase::kGather, first);
+  launch(Phase::kSetApart, first);
+  multiply(Slot::kFactor, false, Slot::kBasis, Slot::kProduct);  // K Q
+  multiply(Slot::kBasis, true, Slot::kProduct, Slot::kRotated);  // H = QᵀKQ
+  launch(Phase::kExamine, first);
+  launch(Phase::kDecide, first);
+  launch(Phase::kArrange, first);
+  factorise(kFirstTry);  // H = L1 L1ᵀ
+  launch(Phase::kArrange, second);
+  factorise(kSecondTry);             // where a pivot failed, for nobody else
+  launch(Phase::kNormalise, first);  // B
+  multiply(Slot::kFactor, true, Slot::kFactor, Slot::kRotated);   // BᵀB
+  multiply(Slot::kProduct, false, Slot::kFactor, Slot::kResult);  // Q B
+  factorise(kOfColumns);                                          // BᵀB = L2 L2ᵀ
+  launch(Phase::kSolve, first);                                   // X = Q B L2^-T
+  multiply(Slot::kResult, true, Slot::kResult, Slot::kRotated);   // XᵀX
+  launch(Phase::kResidual, first);
+  launch(Phase::kJudge, first);
+  multiply(Slot::kFactor, false, Slot::kProduct, Slot::kRotated);  // E F
+  multiply(Slot::kResult, false, Slot::kRotated, Slot::kFactor);   // X E F
+  launch(Phase::kAddCorrection, first);
+  multiply(Slot::kBasis, true, Slot::kResult, Slot::kCarry);  // QᵀX
+  launch(Phase::kCommit, first);
+}
+
+}  // namespace soap_fast

@@ -1,0 +1,48 @@
+// refresh_: bases of all factors follow them, in one call. soap_fast/refresh.py defines the
+// operator.
+#pragma once
+
+#include "common.h"
+#include "refresh/phases/outcome.h"
+
+namespace soap_fast {
+
+// One of each per stack, as the operator takes them.
+struct RefreshArguments {
+  const TensorList &factors, &bases, &selections, &allowed;
+  double tolerance;
+  const TensorList &orders, &carries, &outcomes, &off_diagonals;
+};
+
+// Everything that can be known without reading a selection's values.
+void check_refresh(const TensorList& factors, const TensorList& bases, const TensorList& selections,
+                   const TensorList& allowed, const TensorList& orders, const TensorList& carries,
+                   const TensorList& outcomes, const TensorList& off_diagonals);
+
+void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
+                 double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
+                 TensorList off_diagonals);
+void refresh_cuda(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
+                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
+                  TensorList off_diagonals);
+
+// For empty lists, which name no device, and devices without a kernel.
+void refresh_elsewhere(TensorList factors, TensorList bases, TensorList selections,
+                       TensorList allowed, double tolerance, TensorList orders, TensorList carries,
+                       TensorList outcomes, TensorList off_diagonals);
+
+// refresh_by_cholesky_: the algorithm of CUDA, which runs on the CPU too.
+void refresh_by_cholesky_cpu(TensorList factors, TensorList bases, TensorList selections,
+                             TensorList allowed, double tolerance, TensorList orders,
+                             TensorList carries, TensorList outcomes, TensorList off_diagonals,
+                             int64_t householder_up_to);
+void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList selections,
+                              TensorList allowed, double tolerance, TensorList orders,
+                              TensorList carries, TensorList outcomes, TensorList off_diagonals,
+                              int64_t householder_up_to);
+
+// How many kernels refresh_ launches on CUDA for factors and selections of these shapes, a grouped
+// product counted as one. Reads no memory.
+int64_t refresh_launches(TensorList factors, TensorList selections);
+
+}  // namespace soap_fast
