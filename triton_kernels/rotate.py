@@ -16,7 +16,7 @@ reads of a table is one record.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
 from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import operand
 

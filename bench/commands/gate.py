@@ -82,11 +82,10 @@ def _models(models: list[str], only: Sequence[str], host: Sequence[str]) -> Iter
     expected = [exact.expected(inventory.model) for inventory in inventories]
     each = list(zip(models, inventories, expected, strict=True))
     for name, inventory, wanted in progress(each, "models", "model"):
-        recorded = record(inventory)
         if "host" in only and name in host:
-            yield ratios.host(recorded, wanted)
+            yield ratios.host(inventory, wanted)
         if "exact" in only:
-            yield from exact.checks(counted(recorded, inventory), wanted)
+            yield from exact.checks(counted(record(inventory), inventory), wanted)
 
 
 def _spills(given: str | None) -> Iterator[Row]:
