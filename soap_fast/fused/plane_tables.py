@@ -31,11 +31,13 @@ Strided = tuple[tuple[int, ...], torch.dtype]  # strides and dtype of a gradient
 
 def plane_kind(layout: Layout) -> int:
     """How gather and apply rotate the fold."""
+    name = f"fold_{layout.fold_block}"
     if layout.fold == 1:
-        return PLANE_KINDS["flat"]
-    if layout.pair:
-        return PLANE_KINDS["fold_{}_{}".format(*layout.fold_sizes)]
-    return PLANE_KINDS[f"fold_{layout.fold_block}"]
+        name = "flat"
+    elif layout.pair:
+        name = "fold_{}_{}".format(*layout.fold_sizes)
+    kind: int = PLANE_KINDS[name]
+    return kind
 
 
 def plane_rows(layout: Layout, constants: Mapping[str, int]) -> int:
