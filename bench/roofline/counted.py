@@ -96,7 +96,6 @@ def _plain(recorded: Recorded, rounds: int, *, new_gradients: bool = False) -> f
     for _ in range(rounds):
         for state in recorded.optimizer.state.values():
             state["calls"] = 2  # never due
-        recorded.backend.forget_steadiness()
         recorded.step()  # settles
         if new_gradients:
             for param in recorded.params:
