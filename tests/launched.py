@@ -14,8 +14,8 @@ from soap_fast.backends.triton import _multiprocessors
 from soap_fast.call import UNSCALED
 from soap_fast.fused import engine as engines
 from soap_fast.fused import memory, twins, works
+from soap_fast.fused.columns import SCALARS, TENSOR
 from soap_fast.fused.launcher import Launch, TritonLauncher, kernel
-from soap_fast.triton_kernels.columns import SCALARS, TENSOR
 
 Memory = dict[str, torch.Tensor]
 STATE = ("exp_avg", "exp_avg_sq", "step", "skipped", "held_back")

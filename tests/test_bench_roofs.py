@@ -170,10 +170,10 @@ class TestOperators:
         assert all(row["times"] >= 1 for row in rows.values())
 
     def test_costs_of_a_model(self):
-        """Groups: 6x4, 3x3; 40, 12; none. n d of the first: 216 * (24 + 9)."""
+        """Groups: 6x4, and 3 and 3 one by one; 40, 12; none."""
         found = costs.costs(SHAPES, PLAN)
-        products = 216 * (24 + 9) + 480 * (40 + 12)
-        triangles = 216 * (25 + 10) + 480 * (41 + 13)
+        products = 216 * (24 + 3 + 3) + 480 * (40 + 12)
+        triangles = 216 * (25 + 4 + 4) + 480 * (41 + 13)
         squares = 36 + 16 + 9 + 9 + 1600 + 144
         assert found["soap_fast.rotate"].flops == 2 * products
         assert found["soap_fast.grams"].flops == triangles

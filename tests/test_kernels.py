@@ -19,7 +19,7 @@ from tf32 import PRECISIONS, U, product_error
 
 from soap_fast.backends.triton import interpreted
 from soap_fast.fused import twins
-from soap_fast.triton_kernels.columns import OPTIONS
+from soap_fast.fused.columns import OPTIONS
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not (torch.cuda.is_available() or interpreted()),

@@ -8,10 +8,7 @@ from launched import LaunchedAlone
 
 from soap_fast.backends.triton import interpreted
 from soap_fast.fused import carry_tables, twins
-from soap_fast.fused.launcher import Launch
-from soap_fast.fused.tuning import TUNING
-from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED
-from soap_fast.triton_kernels.columns import (
+from soap_fast.fused.columns import (
     COUNT,
     COUNT_MODE,
     PERMUTE,
@@ -19,6 +16,9 @@ from soap_fast.triton_kernels.columns import (
     SCALARS,
     SETTLE,
 )
+from soap_fast.fused.launcher import Launch
+from soap_fast.fused.tuning import TUNING
+from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED
 
 pytestmark = pytest.mark.skipif(
     not interpreted() and not torch.cuda.is_available(), reason="interprets kernels on the CPU"

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from soap_fast.fused import rotations
+from soap_fast.fused.columns import ROTATE, ROTATE_CLASSES
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.rotations import rotate_work
 from soap_fast.fused.work import Member
 from soap_fast.options import PlanOptions
 from soap_fast.plan import plan_tensor
-from soap_fast.triton_kernels.columns import ROTATE, ROTATE_CLASSES
 
 OPTIONS = PlanOptions(1000, False, False, "channels_first")
 SHAPES = [

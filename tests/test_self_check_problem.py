@@ -11,10 +11,10 @@ from tf32 import to_tf32
 
 from soap_fast import SOAP, update
 from soap_fast.backends.triton import TritonBackend
+from soap_fast.fused.columns import GRAM, GRAM_WIDTHS, ROTATE, ROTATE_CLASSES
 from soap_fast.fused.launcher import RecordingLauncher
 from soap_fast.fused.tuning import TUNING
 from soap_fast.self_check import problem
-from soap_fast.triton_kernels.columns import GRAM, GRAM_WIDTHS, ROTATE, ROTATE_CLASSES
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -131,11 +131,3 @@ def test_tiles_are_halved_where_they_spill(monkeypatch, triton, sm, tall, lanes)
     constants = tunings.TUNING["rotate"].constants
     assert tunings.constants_on("rotate", constants, sm)["TALL"] == tall
     assert tunings.constants_on("gram", {}, sm) == {}
-
-
-@pytest.mark.parametrize(("sm", "more"), [(80, 0), (90, 1), (100, 1), (120, 0)])
-def test_a_multiprocessor_gets_the_programs_that_it_holds(sm, more):
-    alone = TUNING["rotate"].programs_per_sm
-    assert tunings.programs_on("rotate", {"ADAM": False}, sm) == alone
-    assert tunings.programs_on("rotate", {"ADAM": True}, sm) == alone + more
-    assert tunings.programs_on("gram", {}, sm) == TUNING["gram"].programs_per_sm

@@ -22,9 +22,9 @@ and of a refresh, once the bases are new:
     settle      moments back from their planes; exp_avg by gather, rotate, settle
 
 Every kernel is persistent: its programs walk a table of tiles on the device, so that a launch
-covers all tensors of a model. `columns` names what tables hold, for the host that fills them too,
-`table` is how kernels read them, `plane` how those at both ends of a step walk a tensor,
-`registers` how they rotate a small fold, `product` how tiles are multiplied. Where tiles are of
-several classes the loop over them hoists nothing (`disable_licm`): each class has offsets of its
-own, which, kept in registers across all tiles, took up to 96 of them and spilled.
+covers all tensors of a model. `table` is how kernels read their tables, `plane` how those at both
+ends of a step walk a tensor, `registers` how they rotate a small fold, `product` how tiles are
+multiplied. Where tiles are of several classes the loop over them hoists nothing (`disable_licm`):
+each class has offsets of its own, which, kept in registers across all tiles, took up to 96 of them
+and spilled.
 """

@@ -13,7 +13,7 @@ K is that before this gradient, of some mode; see soap_fast/rounding.py. Where a
 import triton
 import triton.language as tl
 
-from soap_fast.triton_kernels.columns import OPTIONS, SCALARS, TENSOR
+from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 
 COLUMNS = tl.constexpr(len(TENSOR))
 STEP = tl.constexpr(TENSOR["step"])

@@ -7,7 +7,7 @@ carried = some basis of the tensor was refreshed
 import triton
 import triton.language as tl
 
-from soap_fast.triton_kernels.columns import COUNT, COUNT_MODE, SCALARS
+from soap_fast.fused.columns import COUNT, COUNT_MODE, SCALARS
 
 COLUMNS = tl.constexpr(len(COUNT))
 REFRESHES = tl.constexpr(COUNT["refreshes"])

@@ -16,7 +16,7 @@ reads of a table is one record.
 import triton
 import triton.language as tl
 
-from soap_fast.triton_kernels.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
+from soap_fast.fused.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
 from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import operand
 
@@ -54,7 +54,7 @@ EPS = tl.constexpr(OPTIONS["eps"])
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 FLOOR = tl.constexpr(SCALARS["floor"])
-MOST = tl.constexpr(64 * 16)  # elements of a tile whose moments are in registers at once
+MOST = tl.constexpr(64 * 32)  # elements of a tile whose moments are in registers at once
 LEAST = tl.constexpr(2.0**-63)
 
 

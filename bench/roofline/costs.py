@@ -1,7 +1,8 @@
 """What the operators of a step have to compute and to move, by their names in a profile.
 
 Flops are those of the mathematics in products; bytes are operands read once and results written
-once, in float32. n is a tensor's elements, d the size of a rotated group of modes or of a factor:
+once, in float32. n is a tensor's elements, d the size of a rotated group of modes or of a factor.
+Two modes of a convolution's kernel, 3 x 3 or 5 x 5, count one by one, as the fused step takes them:
 
 - a rotation: 2 n d per group; a Gram matrix: its triangle with the diagonal, n (d + 1);
 - `step_`, or an update: the gradient there, the direction back, and the Gram matrices; p, exp_avg,
@@ -13,12 +14,13 @@ once, in float32. n is a tensor's elements, d the size of a rotated group of mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
+from soap_fast.fused.layout import layout_of
 from soap_fast.options import PlanOptions
-from soap_fast.plan import plan_tensor
+from soap_fast.plan import Group, TensorPlan, plan_tensor
 
 FLOAT = 4  # bytes
 
@@ -50,7 +52,7 @@ def sums(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> Sums:
     columns = [0] * len(Sums._fields)
     for shape in shapes:
         plan, n = plan_tensor(shape, options), prod(shape)
-        widths = [group.size for group in plan.groups if group.rotated]
+        widths = [d for group in plan.groups if group.rotated for d in _widths(plan, group)]
         factors = [size for size in plan.factors if size is not None]
         row = (
             n,
@@ -62,6 +64,11 @@ def sums(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> Sums:
         )
         columns = [old + new for old, new in zip(columns, row, strict=True)]
     return Sums(*columns)
+
+
+def _widths(plan: TensorPlan, group: Group) -> Sequence[int]:
+    layout = layout_of(plan)
+    return layout.fold_sizes if layout.pair and group is layout.folded else (group.size,)
 
 
 def costs(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> dict[str, Cost]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from soap_fast.fused.columns import COUNT, COUNT_MODE, PERMUTE, PERMUTE_AXIS, SETTLE
 from soap_fast.fused.work import Member, Work
-from soap_fast.triton_kernels.columns import COUNT, COUNT_MODE, PERMUTE, PERMUTE_AXIS, SETTLE
 
 FLOAT, LONG = 4, 8  # bytes
 

@@ -17,13 +17,7 @@ import torch
 
 from soap_fast.fused import carry_tables, plane_tables, tables
 from soap_fast.fused.carry_tables import Template, Tokens
-from soap_fast.fused.memory import Memory
-from soap_fast.fused.operands import Operand
-from soap_fast.fused.rotations import rotate_work
-from soap_fast.fused.tuning import TUNING
-from soap_fast.fused.work import Work
-from soap_fast.refresh import LEFT_OUT, REFRESHED
-from soap_fast.triton_kernels.columns import (
+from soap_fast.fused.columns import (
     COUNT,
     COUNT_MODE,
     DERIVE,
@@ -32,6 +26,12 @@ from soap_fast.triton_kernels.columns import (
     PLANE,
     SETTLE,
 )
+from soap_fast.fused.memory import Memory
+from soap_fast.fused.operands import Operand
+from soap_fast.fused.rotations import rotate_work
+from soap_fast.fused.tuning import TUNING
+from soap_fast.fused.work import Work
+from soap_fast.refresh import LEFT_OUT, REFRESHED
 
 ORDERS, CARRIES, OUTCOMES, SHARES = range(4)  # results of each batch, as in `Refreshed`
 FLOAT, LONG = 4, 8  # bytes

@@ -10,6 +10,7 @@ import torch
 
 from soap_fast.call import Scaling, TensorCall
 from soap_fast.fused import tables, tensor_table, works
+from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
 from soap_fast.fused.due import Surroundings
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.layout import layout_of
@@ -27,7 +28,6 @@ from soap_fast.fused.work import Work
 from soap_fast.fused.works import Station
 from soap_fast.options import StepOptions
 from soap_fast.refresh import Refreshed
-from soap_fast.triton_kernels.columns import OPTIONS, SCALARS, TENSOR
 
 
 class Engine:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from soap_fast.fused.columns import GRAM, GRAM_ROWS, GRAM_WIDTHS
 from soap_fast.fused.layout import GramTask
 from soap_fast.fused.tiles import triangle
 from soap_fast.fused.work import Member, Work
-from soap_fast.triton_kernels.columns import GRAM, GRAM_ROWS, GRAM_WIDTHS
 
 FLOAT = 4  # bytes
 

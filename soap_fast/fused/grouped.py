@@ -14,10 +14,10 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from soap_fast.fused.columns import GROUPED_KIND, GROUPED_MATMUL
 from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.tuning import TUNING
 from soap_fast.fused.upload import upload
-from soap_fast.triton_kernels.columns import GROUPED_KIND, GROUPED_MATMUL
 
 Products = tuple[Launcher, str]  # and the precision
 _within: ContextVar[Products | None] = ContextVar("products", default=None)

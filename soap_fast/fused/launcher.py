@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from soap_fast.fused.tuning import TUNING, constants_on, programs_on
+from soap_fast.fused.tuning import TUNING, constants_on
 from soap_fast.ranges import named
 
 
@@ -45,7 +45,7 @@ class TritonLauncher:
 
     def programs(self, launch: Launch) -> int:
         """How many persistent programs share the tiles."""
-        return persistent_programs(launch, self.multiprocessors, architecture())
+        return persistent_programs(launch, self.multiprocessors)
 
     def __call__(self, launch: Launch) -> None:
         """Launch a kernel: through Triton's JIT once, from then on the kernel that came of it.
@@ -96,8 +96,8 @@ class RecordingLauncher:
         self.launched.append(launch)
 
 
-def persistent_programs(launch: Launch, multiprocessors: int, sm: int = 90) -> int:
-    return min(launch.tiles, multiprocessors * programs_on(launch.op, launch.constants, sm))
+def persistent_programs(launch: Launch, multiprocessors: int) -> int:
+    return min(launch.tiles, multiprocessors * TUNING[launch.op].programs_per_sm)
 
 
 def architecture() -> int:

@@ -9,12 +9,12 @@ import torch
 
 from soap_fast.call import TensorCall
 from soap_fast.fused import plane_tables
+from soap_fast.fused.columns import SCALARS
 from soap_fast.fused.gram_tables import gram_parts
 from soap_fast.fused.layout import Layout, padded
 from soap_fast.fused.operands import Operands
 from soap_fast.fused.tuning import GRAM_CHUNKS, TUNING
 from soap_fast.fused.work import Member
-from soap_fast.triton_kernels.columns import SCALARS
 
 FLOAT = 4  # bytes
 

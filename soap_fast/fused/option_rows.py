@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from soap_fast.fused.columns import OPTIONS
 from soap_fast.options import StepOptions
 from soap_fast.rounding import noise_scale
-from soap_fast.triton_kernels.columns import OPTIONS
 
 LR_DTYPES = (torch.float32, torch.float64)
 

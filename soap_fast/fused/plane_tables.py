@@ -11,10 +11,7 @@ from math import prod
 
 import torch
 
-from soap_fast.fused.layout import Layout, walk_of
-from soap_fast.fused.work import Member, Work
-from soap_fast.plan import Group
-from soap_fast.triton_kernels.columns import (
+from soap_fast.fused.columns import (
     COLUMN_AXES,
     DTYPES,
     FOLD_AXES,
@@ -23,6 +20,9 @@ from soap_fast.triton_kernels.columns import (
     PLANE,
     PLANE_KINDS,
 )
+from soap_fast.fused.layout import Layout, walk_of
+from soap_fast.fused.work import Member, Work
+from soap_fast.plan import Group
 
 FLOAT = 4  # bytes
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from soap_fast.fused.columns import ROTATE, ROTATE_CLASSES
 from soap_fast.fused.layout import Level, padded
 from soap_fast.fused.tiles import cover
 from soap_fast.fused.work import Member, Work
-from soap_fast.triton_kernels.columns import ROTATE, ROTATE_CLASSES
 
 FLOAT = 4  # bytes
 HEIGHTS, ADAM_HEIGHTS = (128, 64), (64,)

@@ -14,6 +14,7 @@ import torch
 from soap_fast.call import TensorCall
 from soap_fast.carry import Batch, batches
 from soap_fast.fused.carry_tables import Template, Tokens
+from soap_fast.fused.columns import RECORDS
 from soap_fast.fused.due import (
     DERIVED,
     LATE_COLUMNS,
@@ -28,7 +29,6 @@ from soap_fast.fused.launcher import Launch, Launcher
 from soap_fast.fused.pieces import apart, joined
 from soap_fast.fused.upload import upload
 from soap_fast.refresh import Refreshed
-from soap_fast.triton_kernels.columns import RECORDS
 
 Key = tuple[int, int]  # addresses of a stack's K and Q
 

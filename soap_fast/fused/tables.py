@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from soap_fast.fused.columns import ADAM, DERIVE
 from soap_fast.fused.operands import Operand
 from soap_fast.fused.work import Member, Work
-from soap_fast.triton_kernels.columns import ADAM, DERIVE
 
 FLOAT = 4  # bytes
 

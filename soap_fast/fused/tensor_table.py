@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soap_fast.fused.columns import ROTATE, TENSOR
 from soap_fast.fused.layout import Layout, padded
 from soap_fast.fused.plane_tables import plane_count
 from soap_fast.fused.tuning import TUNING
 from soap_fast.fused.work import Work
-from soap_fast.triton_kernels.columns import ROTATE, TENSOR
 
 Shares = dict[int, tuple[int, int]]  # by tensor: the first tile that sums n² of it, and how many
 

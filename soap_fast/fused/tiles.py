@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from soap_fast.triton_kernels.columns import GRAM_ROWS, GRAM_WIDTHS
+from soap_fast.fused.columns import GRAM_ROWS, GRAM_WIDTHS
 
 
 def cover(size: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:

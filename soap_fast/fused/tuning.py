@@ -63,16 +63,6 @@ def constants_on(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     return constants if tall else {**constants, "TALL": 64}
 
 
-def programs_on(op: str, constants: dict[str, Any], sm: int) -> int:
-    """An op's persistent programs for each multiprocessor: as many as it holds at a time.
-
-    Of rotate beside the moments that is three on sm_90 and sm_100, by 162 registers a thread, and
-    two where products are made of mma.sync, by 255.
-    """
-    more = constants.get("ADAM", False) and 90 <= sm < 120
-    return TUNING[op].programs_per_sm + int(more)
-
-
 def is_lowest_triton() -> bool:
     return (triton_version() or "").startswith("3.6.")
 
