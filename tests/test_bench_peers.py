@@ -71,8 +71,8 @@ class TestRows:
         assert adamw["refresh_ms"] is None
         assert adamw["mean_ms"] == adamw["plain_ms"]
         assert [row["gemm_share"] for row in (public, adamw, oracle)] == [None] * 3
-        # Groups of modes: 6x4 and 3x3, 4x4, 2 and 5x5; 5 d + 1 for each, times the elements.
-        products = 216 * (5 * 24 + 5 * 9 + 2) + 16 * (5 * 16 + 1) + 50 * (5 * 2 + 5 * 25 + 2)
+        # Modes, joint or one by one: 6x4, 3 and 3; 4x4; 2, 5 and 5. 5 d + 1 for each and element.
+        products = 216 * (5 * (24 + 3 + 3) + 3) + 16 * (5 * 16 + 1) + 50 * (5 * (2 + 5 + 5) + 3)
         assert ours["gemm_share"] == pytest.approx(products / 50e9 / (ours["plain_ms"] / 1e3))
 
     def test_a_peer_is_named_twice_and_the_backend_is_chosen(self, tiny, tmp_path, quick):
