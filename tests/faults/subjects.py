@@ -20,6 +20,10 @@ SHAPES = {"eager": ((4, 3), (3,), (2, 3, 2)), "triton": ((4, 3), (3,))}
 SHAPES["native"] = SHAPES["eager"]
 
 
+class Broken(RuntimeError):
+    """What an injected fault raises, and nothing else."""
+
+
 def for_each(cases: Sequence[tuple], interpreted: Sequence[tuple]) -> list:
     """(backend, *case) for every backend; of the cases only some where kernels are interpreted."""
     return [

@@ -13,6 +13,7 @@ from straight import MOMENTS, Saved, Straight
 from streams import assert_same_bits, backends, through_a_file
 from subjects import (
     BACKENDS,
+    Broken,
     built,
     give,
     gradients,
@@ -28,10 +29,6 @@ from soap_fast.call import Scaling
 pytestmark = pytest.mark.usefixtures("one_thread")
 DUE = MOMENTS["refresh"]
 LATER = range(DUE + 1, DUE + 5)
-
-
-class Broken(RuntimeError):
-    """What an injected fault raises, and nothing else."""
 
 
 def left(backend: str, coming=None, **options):

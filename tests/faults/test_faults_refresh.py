@@ -9,6 +9,7 @@ import torch
 from streams import assert_same_bits
 from subjects import (
     BACKENDS,
+    Broken,
     assert_orthogonal,
     built,
     give,
@@ -22,10 +23,6 @@ from soap_fast.refresh import FAILED, Refreshed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DUE = 3  # the call that refreshes
-
-
-class Broken(RuntimeError):
-    """What an injected fault raises, and nothing else."""
 
 
 def failing(factors, bases, selections, allowed, tolerance):
