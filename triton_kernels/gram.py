@@ -174,7 +174,8 @@ def _follow(acc, record, tensors, option_rows):
     size = tl.load(record + SIZE).to(tl.int32)
     factor = floats(tl.load(record + FACTOR))
     inside = (m < size)[:, None] & (n < size)[None, :]
-    kept = inside & ((m[:, None] >= n[None, :]) | (m0 != n0))
+    first = tl.where(m0 == n0, n, 0)  # of a tile on the diagonal the lower half
+    kept = inside & (m[:, None] >= first[None, :])
     at = factor + (m[:, None] * size + n[None, :])
     old = tl.load(at, mask=kept, other=0.0)
     new = beta.to(tl.float32) * old + (1.0 - beta).to(tl.float32) * acc

@@ -266,6 +266,6 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor,
     denominator = root + eps
     inverse = tl.rsqrt(denominator * denominator)
     exp_avg = tl.where(held, 0.0, exp_avg)
-    usable = filled & (denominator >= LEAST)
+    usable = filled & ~(denominator < LEAST)  # NaN stays NaN
     direction = tl.where(usable, exp_avg * inverse, 0.0)
     return direction
