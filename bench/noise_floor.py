@@ -1,8 +1,9 @@
-"""`python -m bench.noise_floor`: what the noise floor does to drift, and to quality.
+"""`python -m bench.noise_floor`: what the noise floor does to drift, to quality and to a step.
 
 Drift is what weights move that no gradient asks to move, here and by other optimizers. Quality is
 that of two small compression models, trained with the floor and without, six seeds each, at the
-rates that searches have found. Runs that are there are not repeated.
+rates that searches have found. Runs that are there are not repeated. With `--cost` only steps are
+timed, with the floor and without, in turns.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Any
 
 import torch
 
+from bench import shapes
 from bench.output.envelope import write
+from bench.peers.interleaved import Runner, take_turns
+from bench.peers.optimizers import OURS, build
 from bench.peers.oracle import OracleSOAP
 from bench.report.markdown import table
 from soap_fast import SOAP
@@ -27,10 +31,11 @@ SCALES = (1.0, 100.0, 1e4)
 # Model, factor of its widths, steps and rate: as in the demo and in the comparison.
 MODELS = (("hyperprior", 0.25, 1200, 0.0048), ("elic", 0.125, 360, 0.0192))
 SEEDS = range(6)
-Build = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+Builder = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+FREQUENCY = 10
 
 
-def optimizers() -> dict[str, Build]:
+def optimizers() -> dict[str, Builder]:
     from pytorch_optimizer import SOAP as Public
 
     plain: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.0}
@@ -44,11 +49,11 @@ def optimizers() -> dict[str, Build]:
     }
 
 
-def unused_columns(build: Build, scale: float) -> float:
+def unused_columns(builder: Builder, scale: float) -> float:
     """Of [16, 8] one column has gradients, 45 calls: the most that another entry moved."""
     generator = torch.Generator().manual_seed(0)
     param = torch.nn.Parameter(torch.zeros(16, 8))
-    optimizer = build([param])
+    optimizer = builder([param])
     for _ in range(45):
         param.grad = torch.zeros(16, 8)
         param.grad[:, 2] = scale * torch.randn(16, generator=generator)
@@ -57,12 +62,12 @@ def unused_columns(build: Build, scale: float) -> float:
     return float(param.detach().abs().max())
 
 
-def across_the_span(build: Build, scale: float) -> float:
+def across_the_span(builder: Builder, scale: float) -> float:
     """Inputs span 3 of 16 dimensions, 200 calls: how far [8, 16] moved at right angles to them."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64)).Q
     param = torch.nn.Parameter(torch.zeros(8, 16))
-    optimizer = build([param])
+    optimizer = builder([param])
     for _ in range(200):
         inputs = torch.randn(8, 3, generator=generator, dtype=torch.float64) @ basis[:, :3].T
         param.grad = (scale * inputs).float()
@@ -73,9 +78,9 @@ def across_the_span(build: Build, scale: float) -> float:
 def drift() -> list[dict[str, Any]]:
     return [
         {"kind": "drift", "case": case.__name__, "optimizer": name, "scale": scale,
-         "moved": case(build, scale)}
+         "moved": case(builder, scale)}
         for case in (unused_columns, across_the_span)
-        for name, build in optimizers().items()
+        for name, builder in optimizers().items()
         for scale in SCALES
     ]  # fmt: skip
 
@@ -113,6 +118,26 @@ def quality(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def cost(model: str, periods: int) -> list[dict[str, Any]]:
+    """Milliseconds of a CPU step without the floor and with it, and over those without it."""
+    inventory = shapes.load(model)
+    runners = []
+    for floor in (0.0, 1.0):
+        params = inventory.parameters("cpu")
+        optimizer = build(OURS, params, FREQUENCY, None)
+        for group in optimizer.param_groups:
+            group["noise_floor"] = floor
+        runners.append(Runner(OURS, params, optimizer))
+    take_turns(runners, inventory, "cpu", FREQUENCY, periods)
+    without, with_floor = (runner.times.summary(FREQUENCY) for runner in runners)
+    return [
+        {"kind": "cost", "shapes": inventory.model, "threads": torch.get_num_threads(),
+         "noise_floor": floor, **times,
+         "ratio": (times["mean_ms"] or 0.0) / (without["mean_ms"] or 1.0)}
+        for floor, times in ((0.0, without), (1.0, with_floor))
+    ]  # fmt: skip
+
+
 def tables(rows: list[dict[str, Any]]) -> str:
     drifts = [row for row in rows if row["kind"] == "drift"]
     moved = {(r["optimizer"], r["case"], r["scale"]): r["moved"] for r in drifts}
@@ -121,6 +146,10 @@ def tables(rows: list[dict[str, Any]]) -> str:
     lines = [
         [name, *(moved[name, case, scale] for case in cases for scale in SCALES)] for name in names
     ]
+    costs = [row for row in rows if row["kind"] == "cost"]
+    if costs:
+        header = ["shapes", "noise_floor", "plain_ms", "refresh_ms", "mean_ms", "ratio"]
+        return table(header, [[row[name] for name in header] for row in costs])
     found = table(["moved, at scale", *(f"{case}, {s:g}" for case in cases for s in SCALES)], lines)
     header = ["model", "noise_floor", "rd_loss", "standard_error"]
     trained = [[row[name] for name in header] for row in rows if row["kind"] == "quality"]
@@ -133,10 +162,16 @@ def main() -> None:
     add("--out", type=Path, default=Path("docs/measured/noise_floor"), help="default: %(default)s")
     add("--runs", type=Path, default=Path("runs/noise_floor"), help="default: %(default)s")
     add("--drift-only", action="store_true", help="train nothing")
+    add("--cost", metavar="SHAPES", help="time steps of these shapes instead, see `bench step`")
+    add("--periods", type=int, default=3, help="of refreshes, with --cost; default: %(default)s")
     options = parser.parse_args()
-    rows = drift() + ([] if options.drift_only else quality(options.runs))
-    write(str(options.out / "result.json"), rows)
-    (options.out / "table.md").write_text(tables(rows))
+    if options.cost:
+        rows = cost(options.cost, options.periods)
+        write(str(options.out / f"cost_{rows[0]['shapes']}.json"), rows)
+    else:
+        rows = drift() + ([] if options.drift_only else quality(options.runs))
+        write(str(options.out / "result.json"), rows)
+        (options.out / "table.md").write_text(tables(rows))
     print(tables(rows))
 
 
