@@ -13,7 +13,7 @@ from soap_fast import layouts
 from soap_fast.call import Owed, state_dtype
 from soap_fast.options import plain_options, plan_options, step_options
 from soap_fast.plan import TensorPlan, plan_tensor
-from soap_fast.state import ENTRY_KEYS, NOT_SAVED, entries, not_saved, refresh_counters
+from soap_fast.state import ENTRY_KEYS, NOT_SAVED, entries, refresh_counters
 
 Layout = Literal["soap_fast", "reference"]
 ParamGroups = list[dict[str, Any]]
@@ -286,7 +286,6 @@ def _own(entry: Mapping[str, Any], param: torch.Tensor, plan: TensorPlan) -> dic
     return {
         **begun,
         **counters,
-        **not_saved(param),
         **({"phases": list(entry["phases"])} if "phases" in entry else {}),
         "step": copied(entry["step"], torch.float32).reshape(()),
         "exp_avg": copied(entry["exp_avg"], dtype),

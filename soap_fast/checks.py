@@ -169,7 +169,6 @@ def _expected(
     yield "step", state["step"], (), torch.float32
     yield "skipped", state["skipped"], (), torch.int64
     yield "exp_avg_sq", state["exp_avg_sq"], plan.shape, dtype
-    yield "held_back", state["held_back"], (), torch.int64
     yield "refreshes", state["refreshes"], (3,), torch.int64
     yield "off_diagonal", state["off_diagonal"], (len(plan.modes),), dtype
     for kind in ("GG", "Q"):

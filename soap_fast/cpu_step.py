@@ -158,8 +158,7 @@ class _Rows:
         axes = (*_axes(layout, call.grad.stride()), *_axes(layout, call.param.stride()))
         self.walks = [list(axis) for one in axes for axis in one]
         tensors = (call.param, call.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
-        counters = (state["skipped"], state["held_back"])
-        self.before = [tensor.data_ptr() for tensor in (*tensors, *counters)]
+        self.before = [tensor.data_ptr() for tensor in (*tensors, state["skipped"])]
         self.before += [layout.fold, _batch(layout), len(folded), len(products)]
         self.after = [len(one) for one in axes]
         self.after += [DTYPES[call.grad.dtype], DTYPES[call.param.dtype]]

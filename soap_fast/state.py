@@ -11,7 +11,6 @@
     refreshes   [3] int64      bases refreshed, kept, failed, counted over all modes
     off_diagonal [modes]       share of QᵀKQ off its diagonal before the last refresh, or NaN
     phases      list           with a staggered schedule: the phase of each mode's factor, or None
-    held_back   [] int64       entries that took no step at the last update (rounding.py); not saved
     owed        Owed           between an update and the refresh that falls due by it, and where a
                                step was left there: the next step makes it up
 
@@ -37,7 +36,7 @@ from soap_fast.plan import TensorPlan
 State = Mapping[torch.Tensor, dict[str, Any]]
 ENTRY_KEYS = ("calls", "skipped", "step", "exp_avg", "exp_avg_sq", "GG", "Q")
 LATER_KEYS = ("refreshes", "off_diagonal", "phases")  # which old checkpoints do not have
-NOT_SAVED = ("held_back", "owed")  # "owed" is, in its group
+NOT_SAVED = ("owed",)  # it is, in its group
 
 
 class StackKey(NamedTuple):
@@ -139,13 +138,7 @@ def fresh(param: torch.Tensor, plan: TensorPlan, skipped: torch.Tensor) -> dict[
         "GG": [None] * len(plan.modes),
         "Q": [None] * len(plan.modes),
         **refresh_counters(param, plan),
-        **not_saved(param),
     }
-
-
-def not_saved(param: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What is told of the last update alone, before there was one."""
-    return {"held_back": torch.zeros((), dtype=torch.int64, device=param.device)}
 
 
 def refresh_counters(param: torch.Tensor, plan: TensorPlan) -> dict[str, torch.Tensor]:

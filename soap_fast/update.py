@@ -34,8 +34,8 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
 
     step = state["step"] + 1
     exp_avg, exp_avg_sq = averaged_moments(call, rotated)
-    held_back = below_noise(call, factors, exp_avg_sq)
-    direction = direction_of(call, exp_avg.masked_fill(held_back, 0), exp_avg_sq)  # u
+    known = exp_avg.masked_fill(below_noise(call, factors, exp_avg_sq), 0)
+    direction = direction_of(call, known, exp_avg_sq)  # u
 
     size = step_size(call, step).to(grad.dtype)  # a
     param = call.param.detach().to(grad.dtype)
@@ -48,7 +48,6 @@ def update(call: TensorCall) -> torch.Tensor:  # [] bool
         (exp_avg, state["exp_avg"]),
         (exp_avg_sq, state["exp_avg_sq"]),
         (param.to(call.param.dtype), call.param),
-        (held_back.sum(), state["held_back"]),
         *((new, old) for new, old in zip(factors, state["GG"], strict=True) if new is not None),
         count=state["skipped"],
         then=counting([call], [taken]),

@@ -18,7 +18,7 @@ from soap_fast.fused.columns import SCALARS, TENSOR
 from soap_fast.fused.launcher import Launch, TritonLauncher, kernel
 
 Memory = dict[str, torch.Tensor]
-STATE = ("exp_avg", "exp_avg_sq", "step", "skipped", "held_back")
+STATE = ("exp_avg", "exp_avg_sq", "step", "skipped")
 
 
 class Seen(NamedTuple):
@@ -62,7 +62,6 @@ class LaunchedAlone:
                 moment = torch.randn(call.param.shape, generator=generator)
                 call.state[name].copy_(moment if name == "exp_avg" else moment**2 * 0.1)
             call.state["step"].fill_(place)
-            call.state["held_back"].fill_(100 + place)
         device = self.calls[0].param.device
         launcher = TritonLauncher(_multiprocessors(device))
         self.engine = engines.Engine(self.calls, launcher, precision)

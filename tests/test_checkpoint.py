@@ -131,11 +131,10 @@ def test_a_state_is_read_onto_the_device_of_its_parameter(dtype, monkeypatch):
         for entry in state.values():
             assert isinstance(entry["calls"], int)
             tensors = {name: t for name, t in entry.items() if isinstance(t, torch.Tensor)}
-            assert len(tensors) == 7
+            assert len(tensors) == 6
             assert all(t.device.type == "cuda" and t.is_contiguous() for t in tensors.values())
             kinds = {name: t.dtype for name, t in tensors.items()}
             assert kinds.pop("skipped") == kinds.pop("refreshes") == torch.int64
-            assert kinds.pop("held_back") == torch.int64
             assert set(kinds.values()) == {torch.float32}
         stacks = restack(state)  # what factors end up in
         assert sum(len(stack.owners) for stack in stacks.values()) == 8

@@ -111,8 +111,8 @@ class TestStep:
         for key in ("first_ms", "plain_ms", "refresh_ms", "mean_ms"):
             assert result[key] > 0
         numel, factors = result["parameters"], 6**2 + 4**2 + 2 * 9 + 2**2 + 2 * 25
-        # step, skipped, held_back, refreshes; off_diagonal
-        counters = 3 * (4 + 8 + 8 + 3 * 8) + (4 + 3 + 1) * 4
+        # step, skipped, refreshes; off_diagonal
+        counters = 3 * (4 + 8 + 3 * 8) + (4 + 3 + 1) * 4
         state = (2 * numel + 2 * factors) * 4 + counters  # moments, K and Q
         assert result["state_ratio"] == pytest.approx(state / (4 * numel))
 

@@ -142,7 +142,7 @@ def test_gradients_of_low_rank_that_round_otherwise_end_in_the_same_place(span, 
     assert (ends[0] - ends[1]).norm() <= 1e-4 * ends[0].norm()
 
 
-def test_what_is_held_back_is_counted_and_the_same_on_every_backend():
+def test_what_is_held_back_is_the_same_on_every_backend():
     backends = ["eager", NATIVE]
     if interpreted() and not torch.cuda.is_available():
         backends.append("triton")
@@ -150,9 +150,8 @@ def test_what_is_held_back_is_counted_and_the_same_on_every_backend():
         _, optimizer = trained(gradients_of_low_rank(7, 9, 2, 14, 0.0), backend=backend)
         counts = optimizer.stats()["held_back"]
         assert list(counts.values()) == [7 * 9 - 2 * 2], backend
-        assert "held_back" not in optimizer.state_dict()["state"][0]
         optimizer.load_state_dict(optimizer.state_dict())
-        assert list(optimizer.stats()["held_back"].values()) == [0]
+        assert optimizer.stats()["held_back"] == counts
 
 
 def test_nothing_is_held_back_of_gradients_of_full_rank():

@@ -17,7 +17,6 @@ EXP_AVG = tl.constexpr(ADAM["exp_avg"])
 EXP_AVG_SQ = tl.constexpr(ADAM["exp_avg_sq"])
 TENSOR_COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
-HELD_BACK = tl.constexpr(TENSOR["held_back"])
 OPTION_COLUMNS = tl.constexpr(len(OPTIONS))
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
@@ -53,7 +52,6 @@ def adam(
             exp_avg = operand(tl.load(task + EXP_AVG)) + element
             exp_avg_sq = operand(tl.load(task + EXP_AVG_SQ)) + element
             floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
-            held_back = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
-            n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, row, floor, held_back)
+            n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, row, floor)
             tl.store(plane, n, mask=inside)
             tl.store(directions + tile, tl.sum(n * n))

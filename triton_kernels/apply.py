@@ -58,8 +58,10 @@ def apply(
     number, first = tl.load(tiles + 2 * tile), tl.load(tiles + 2 * tile + 1)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         # The next tile's record is on its way while this one is worked on.
-        ahead = tiles + 2 * tl.minimum(tile + tl.num_programs(0), n_tiles - 1)
-        next_number, next_first = tl.load(ahead), tl.load(ahead + 1)
+        ahead = tiles + 2 * (tile + tl.num_programs(0))
+        another = tile + tl.num_programs(0) < n_tiles
+        next_number = tl.load(ahead, mask=another, other=0)
+        next_first = tl.load(ahead + 1, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
         index, kind, linear, dtype, positions, plane = record(task)
         scalar = scalars + index * SCALAR_COLUMNS

@@ -6,8 +6,7 @@ size  = lr sqrt(1 - beta2^step) / (1 - beta1^step), or lr without correct_bias
 decay = lr weight_decay
 floor = noise sqrt(beta_s trace K + (1 - beta_s) sum g^2)         0 without a factor
 
-K is that before this gradient, of some mode; see soap_fast/rounding.py. Where a step is taken,
-`held_back` begins to count anew.
+K is that before this gradient, of some mode; see soap_fast/rounding.py.
 """
 
 import triton
@@ -19,7 +18,6 @@ COLUMNS = tl.constexpr(len(TENSOR))
 STEP = tl.constexpr(TENSOR["step"])
 SKIPPED = tl.constexpr(TENSOR["skipped"])
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
-HELD_BACK = tl.constexpr(TENSOR["held_back"])
 FACTOR = tl.constexpr(TENSOR["factor"])
 FACTOR_SIZE = tl.constexpr(TENSOR["factor_size"])
 FIRST_SQUARE = tl.constexpr(TENSOR["first_square"])
@@ -74,8 +72,6 @@ def clock(
         step = tl.load(step_at) + taken.to(tl.float32)
         tl.store(step_at, step)
         tl.store(skipped_at, tl.load(skipped_at) + (1 - taken) * present)
-        held_back_at = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
-        tl.store(held_back_at, tl.load(held_back_at) * (1 - taken))
 
         lr = _learning_rate(row)
         t = step.to(tl.float64)

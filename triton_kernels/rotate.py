@@ -46,7 +46,6 @@ LOW = tl.constexpr(2)  # from here on tiles have 64 rows: beside the moments 128
 HEIGHTS, WIDTHS, ALONG = (tl.constexpr(x) for x in zip(*ROTATE_CLASSES, strict=True))
 TENSOR_COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
-HELD_BACK = tl.constexpr(TENSOR["held_back"])
 OPTION_COLUMNS = tl.constexpr(len(OPTIONS))
 BETA1 = tl.constexpr(OPTIONS["beta1"])
 BETA2 = tl.constexpr(OPTIONS["beta2"])
@@ -122,35 +121,29 @@ def _tile(
         acc = _product(record, first, BM, BN, BY_ROWS, PRECISION, BK, STAGES)
         row = option_rows
         floor = 0.0
-        held_back = record
         if ADAM:
             index = tl.load(record + TENSOR_)
             tensor = tensors + index * TENSOR_COLUMNS
             row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
             floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
-            held_back = tl.load(tensor + HELD_BACK).to(tl.pointer_type(tl.int64))
-        square += _finish_parts(record, row, floor, held_back, acc, first, 0, BY_ROWS, ADAM)
+        square += _finish_parts(record, row, floor, acc, first, 0, BY_ROWS, ADAM)
     if ADAM:
         tl.store(sums, square)
 
 
 @triton.jit
 def _finish_parts(
-    record, options, floor, held_back, g, first: tl.constexpr, column: tl.constexpr,
+    record, options, floor, g, first: tl.constexpr, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """`_finish` of some columns after the others: moments of all would not fit in registers."""
     if ADAM and g.numel > MOST:
         HALF: tl.constexpr = g.shape[1] // 2
         left, right = g.reshape(g.shape[0], 2, HALF).permute(0, 2, 1).split()
-        square = _finish_parts(
-            record, options, floor, held_back, left, first, column, BY_ROWS, ADAM
-        )
-        square += _finish_parts(
-            record, options, floor, held_back, right, first, column + HALF, BY_ROWS, ADAM
-        )
+        square = _finish_parts(record, options, floor, left, first, column, BY_ROWS, ADAM)
+        square += _finish_parts(record, options, floor, right, first, column + HALF, BY_ROWS, ADAM)
     else:
-        square = _finish(record, options, floor, held_back, g, first, column, BY_ROWS, ADAM)
+        square = _finish(record, options, floor, g, first, column, BY_ROWS, ADAM)
     return square
 
 
@@ -184,7 +177,7 @@ def _product(
 
 @triton.jit
 def _finish(
-    record, options, floor, held_back, g, first: tl.constexpr, column: tl.constexpr,
+    record, options, floor, g, first: tl.constexpr, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """Write some columns of a tile, or with ADAM what follows from them; the sum of n^2.
@@ -215,7 +208,7 @@ def _finish(
     if ADAM:
         exp_avg = operand(tl.load(record + EXP_AVG)) + entry
         exp_avg_sq = operand(tl.load(record + EXP_AVG_SQ)) + entry
-        n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, options, floor, held_back)
+        n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, options, floor)
         tl.store(out, n, mask=inside)
         square = tl.sum(n * n)
     else:
@@ -235,10 +228,10 @@ def _split(i, place, size, inverse):
 
 
 @triton.jit
-def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor, held_back):
+def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor):
     """Moments follow g in place; returns m / (sqrt(v) + eps), 0 where that is m / 0.
 
-    It is 0 where sqrt(v) is below the floor as well; `held_back` counts these up.
+    It is 0 where sqrt(v) is below the floor as well.
 
     Roots are approximate, one instruction each. In units of 2^-24 sqrt errs by 2, its sum with eps
     and eps itself by 1, the square of that sum by 1, of which a root halves the effect, rsqrt by
@@ -258,14 +251,9 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor,
     exp_avg_sq = beta2.to(tl.float32) * exp_avg_sq + (1.0 - beta2).to(tl.float32) * (g * g)
     tl.store(exp_avg_at, exp_avg, mask=inside)
     tl.store(exp_avg_sq_at, exp_avg_sq, mask=inside)
+    # One comparison for both: root + eps is below LEAST where root is below LEAST - eps.
     root = tl.sqrt(exp_avg_sq)
-    held = filled & (root < floor)
-    count = tl.sum(held.to(tl.int32))
-    if count != 0:
-        tl.atomic_add(held_back, count.to(tl.int64), sem="relaxed")
+    below = root < tl.maximum(floor, LEAST - eps)  # false of NaN, which stays NaN
     denominator = root + eps
     inverse = tl.rsqrt(denominator * denominator)
-    exp_avg = tl.where(held, 0.0, exp_avg)
-    usable = filled & ~(denominator < LEAST)  # NaN stays NaN
-    direction = tl.where(usable, exp_avg * inverse, 0.0)
-    return direction
+    return tl.where(filled & ~below, exp_avg * inverse, 0.0)

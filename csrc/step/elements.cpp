@@ -202,24 +202,18 @@ SOAP_FAST_CLONES void apply_floats(const float* plane, const Strided& strided, i
 
 SOAP_FAST_CLONES double adam_clones(int64_t n, float beta1, float left1, float beta2, float left2,
                                     float eps, float floor, float* __restrict exp_avg,
-                                    float* __restrict exp_avg_sq, float* __restrict g,
-                                    int64_t& held_back) {
+                                    float* __restrict exp_avg_sq, float* __restrict g) {
   Sum sum;
-  held_back = 0;
   for (int64_t first = 0; first < n; first += kBlock) {
     const int64_t last = std::min(n, first + kBlock);
-    int32_t held_here = 0;
     for (int64_t i = first; i < last; ++i) {
       const float m = beta1 * exp_avg[i] + left1 * g[i];
       const float v = beta2 * exp_avg_sq[i] + left2 * (g[i] * g[i]);
       const float root = std::sqrt(v), denominator = root + eps;
-      const bool held = root < floor;
-      held_here += held;
       exp_avg[i] = m;
       exp_avg_sq[i] = v;
-      g[i] = denominator != 0 && !held ? m / denominator : 0.0f;
+      g[i] = denominator != 0 && !(root < floor) ? m / denominator : 0.0f;
     }
-    held_back += held_here;
     sum.add(g + first, last - first);
     sum.end_block();
   }
@@ -266,10 +260,10 @@ void gram_fold(int64_t fold, int64_t rows, const float* x, float* gram) {
 }
 
 double adam(int64_t n, double beta1, double beta2, float eps, float floor, float* exp_avg,
-            float* exp_avg_sq, float* g, int64_t& held_back) {
+            float* exp_avg_sq, float* g) {
   return adam_clones(n, static_cast<float>(beta1), static_cast<float>(1 - beta1),
                      static_cast<float>(beta2), static_cast<float>(1 - beta2), eps, floor, exp_avg,
-                     exp_avg_sq, g, held_back);
+                     exp_avg_sq, g);
 }
 
 }  // namespace soap_fast

@@ -27,9 +27,8 @@ void apply_plane(const float* plane, const Strided& strided, int64_t fold, int64
                  float decay, StepDtype dtype, int64_t target);
 
 // m = beta1 m + (1 - beta1) g ; v = beta2 v + (1 - beta2) g² ; g = m / (sqrt(v) + eps), 0 where
-// both are 0 and where sqrt(v) < floor, which is counted. Returns the sum of the squares of the new
-// g.
+// both are 0 and where sqrt(v) < floor. Returns the sum of the squares of the new g.
 double adam(int64_t n, double beta1, double beta2, float eps, float floor, float* exp_avg,
-            float* exp_avg_sq, float* g, int64_t& held_back);
+            float* exp_avg_sq, float* g);
 
 }  // namespace soap_fast

@@ -15,7 +15,7 @@ enum class StepDtype : int64_t { kFloat, kBFloat16, kHalf };
 // factor joined, then the modes that products rotate.
 struct StepTensor {
   int64_t param, grad, exp_avg, exp_avg_sq, step;  // addresses; grad 0: it takes no part
-  int64_t skipped, held_back;                      // addresses of int64
+  int64_t skipped;                                 // address of int64
   int64_t fold, batch;                             // sizes, 1 where there are none
   int64_t folded, products;                        // how many modes
   int64_t first_mode;                              // row of `modes`: the folded ones, the others

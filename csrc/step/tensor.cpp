@@ -138,7 +138,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   const double direction =
       adam(numel, options.beta1, options.beta2, static_cast<float>(options.eps),
            noise_floor(tensor, modes, options.noise), at<float>(tensor.exp_avg),
-           at<float>(tensor.exp_avg_sq), planes.now, *at<int64_t>(tensor.held_back));
+           at<float>(tensor.exp_avg_sq), planes.now);
   rotate_all(true);
   if (fold > 1) {
     rotate_fold(false, fold, rows, basis, planes.now, planes.other);

@@ -23,7 +23,7 @@ def _axes(name: str, count: int) -> Iterable[str]:
 # Per tensor: where its clocks lie, and its shares of what launches before reduced.
 TENSOR = columns(
     "step",  # address, float32
-    "skipped", "held_back",  # addresses, int64
+    "skipped",  # address, int64
     "factor", "factor_size",  # address of some mode's K, its trace the square of the gradient
     "options",  # row of the options table
     "first_square",  # sums of squares of the gradient, one per gather tile

@@ -121,16 +121,18 @@ def straighten_bases(states: Sequence[dict[str, Any]]) -> None:
                     matrices[mode] = matrix.contiguous()
 
 
+NAMED = ("step", "skipped", "exp_avg", "exp_avg_sq", "refreshes", "off_diagonal")
+
+
 def state_tensors(call: TensorCall) -> list[torch.Tensor]:
     """The tensors of a state that tables name by address."""
     state = call.state
-    names = ("step", "skipped", "held_back", "exp_avg", "exp_avg_sq", "refreshes", "off_diagonal")
     matrices = [m for m in (*state["GG"], *state["Q"]) if m is not None]
-    return [*(state[name] for name in names), *matrices]
+    return [*(state[name] for name in NAMED), *matrices]
 
 
 def state_addresses(call: TensorCall) -> tuple[Any, ...]:
     """What must stay as it is for tables that hold addresses of a tensor's state."""
     tensors = state_tensors(call)
-    straight = all(matrix.is_contiguous() for matrix in tensors[7:])
+    straight = all(matrix.is_contiguous() for matrix in tensors[len(NAMED) :])
     return (call.plan, straight, *(tensor.data_ptr() for tensor in tensors))

@@ -42,7 +42,7 @@ def rows_of(
     for index, (layout, state) in enumerate(zip(layouts, states, strict=True)):
         tiles = plane_count(layout, TUNING["gather"].constants)
         row = [0] * len(TENSOR)
-        for clock in ("step", "skipped", "held_back"):
+        for clock in ("step", "skipped"):
             row[TENSOR[clock]] = state[clock].data_ptr()
         for factor in [k for k in state["GG"] if k is not None][:1]:
             row[TENSOR["factor"]] = factor.data_ptr()

@@ -21,7 +21,7 @@ from soap_fast.call import Owed, TensorCall
 from soap_fast.fused.metadata import Metadata
 from soap_fast.fused.refresher import LONGEST_PERIOD, DueSet
 
-COUNTERS = ("step", "skipped", "held_back", "refreshes", "off_diagonal")
+COUNTERS = ("step", "skipped", "refreshes", "off_diagonal")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MATRICES = ("GG", "Q")
 there = partial(is_not, None)
