@@ -145,17 +145,42 @@ def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Re
     )
 
 
-def _refresh_stack(
-    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q = bases.index_select(0, selection)  # [k, d, d]
-    k = factors.index_select(0, selection)  # [k, d, d]
+class Examined(NamedTuple):
+    """What H says of k factors.
+
+    Attributes:
+        kq, h: K Q and QᵀKQ, [k, d, d].
+        off: [k] float64 share of H off its diagonal.
+        zero: [k, d] rows of K that are zero, and columns too.
+        finite, change: [k] whether K is, and whether the basis becomes another.
+        order: [k, d] int64, as in `Refreshed`.
+        outcome: [k] int64 of those that are allowed.
+    """
+
+    kq: Tensor
+    h: Tensor
+    off: Tensor
+    zero: Tensor
+    finite: Tensor
+    change: Tensor
+    order: Tensor
+    outcome: Tensor
+
+
+def examine(k: Tensor, q: Tensor, allowed: Tensor, tolerance: float) -> Examined:
+    """Which bases change, and how their columns are ordered.
+
+    Args:
+        k, q: [k, d, d].
+        allowed: [k] bool.
+    """
     kq = k @ q  # [k, d, d]
-    h = (q.mT @ kq).double()  # [k, d, d]; squares of 1e-30 are zero in float32
+    h = q.mT @ kq  # [k, d, d]
     eigenvalues = h.diagonal(dim1=1, dim2=2)  # [k, d] estimates
-    norm = h.square().sum((1, 2)).sqrt()  # [k]
-    off = (h - torch.diag_embed(eigenvalues)).square().sum((1, 2)).sqrt() / norm  # [k]
-    off = torch.where(norm == 0, 0, off)
+    outside = h - torch.diag_embed(eigenvalues)
+    # In float64: squares of 1e-30 are zero in float32.
+    norm, off = (torch.linalg.vector_norm(x, dim=(1, 2), dtype=torch.float64) for x in (h, outside))
+    off = torch.where(norm == 0, 0, off / norm)  # [k]
 
     finite = kq.isfinite().flatten(1).all(1)  # [k]
     settled = ~kq.any(2).any(1)  # [k] zero factors have no eigenvectors to move towards
@@ -163,25 +188,43 @@ def _refresh_stack(
         settled = settled | (off <= tolerance)
     change = allowed & finite & ~settled  # [k]
 
-    identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
     in_place = torch.arange(q.shape[1], device=q.device).expand(eigenvalues.shape)  # [k, d]
-    zero = ~k.any(2)  # [k, d] rows, and columns too
+    zero = ~k.any(2)  # [k, d]
     in_zero_rows = ~(q * ~zero[:, :, None]).any(1) & zero.any(1, keepdim=True)  # [k, d] columns
     eigenvalues = eigenvalues.masked_fill(in_zero_rows, -torch.inf)
     order = eigenvalues.argsort(dim=1, descending=True, stable=True)  # [k, d]
     order = torch.where(change[:, None], order, in_place)
-    sorted_columns = kq.gather(2, order[:, None].expand(kq.shape))  # [k, d, d]
-    # LAPACK must not see NaN: QR of the identity where the basis stays.
-    q_new = _orthogonalised(torch.where(_wide(change), sorted_columns, identity), zero, identity)
-
-    bases.index_copy_(0, selection.long(), torch.where(_wide(change), q_new, q))
     outcome = torch.where(change, REFRESHED, torch.where(finite, KEPT, FAILED))
+    return Examined(kq, h, off, zero, finite, change, order, outcome)
+
+
+def results_of(
+    found: Examined, bases: Tensor, q_new: Tensor, q: Tensor, selection: Tensor, allowed: Tensor
+) -> tuple[Tensor, ...]:
+    """Put new bases [k, d, d] where they change; one stack's row of `Refreshed`."""
+    change = _wide(found.change)
+    identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
+    in_place = torch.arange(q.shape[1], device=q.device)  # [d]
+    bases.index_copy_(0, selection.long(), torch.where(change, q_new, q))
     return (
-        order,
-        torch.where(_wide(change), q.mT @ q_new, identity),
-        torch.where(allowed, outcome, LEFT_OUT),
-        torch.where(allowed & finite, off, torch.nan).to(q.dtype),
+        torch.where(found.change[:, None], found.order, in_place),
+        torch.where(change, q.mT @ q_new, identity),
+        torch.where(allowed, found.outcome, LEFT_OUT),
+        torch.where(allowed & found.finite, found.off, torch.nan).to(q.dtype),
     )
+
+
+def _refresh_stack(
+    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
+) -> tuple[Tensor, ...]:
+    q = bases.index_select(0, selection)  # [k, d, d]
+    found = examine(factors.index_select(0, selection), q, allowed, tolerance)
+    identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
+    sorted_columns = found.kq.gather(2, found.order[:, None].expand(q.shape))  # [k, d, d]
+    # LAPACK must not see NaN: QR of the identity where the basis stays.
+    columns = torch.where(_wide(found.change), sorted_columns, identity)
+    q_new = _orthogonalised(columns, found.zero, identity)
+    return results_of(found, bases, q_new, q, selection, allowed)
 
 
 def _orthogonalised(columns: Tensor, zero: Tensor, identity: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ ORDER = [
     "stats",
     "schedule",
     "carry",
+    "refresh_batched",
     "refresh",
     "grouped_matmul",
     "update",

@@ -20,9 +20,11 @@ from soap_fast.refresh import (
     refresh_eager,
     refresh_native,
 )
+from soap_fast.refresh_batched import refresh_batched
 
 BOTH = [
     pytest.param(refresh_eager, id="eager"),
+    pytest.param(refresh_batched, id="batched"),
     pytest.param(refresh_native, id="native", marks=needs_native),
     pytest.param(refresh_by_cholesky, id="cholesky", marks=needs_native),
     pytest.param(

@@ -18,24 +18,30 @@ from tf32 import products_in_tf32x3
 from soap_fast.backends.native import NativeBackend
 from soap_fast.refresh import (
     FAILED,
+    LEFT_OUT,
     REFRESHED,
     refresh_by_cholesky,
     refresh_eager,
     refresh_native,
 )
+from soap_fast.refresh_batched import plain_refresh_on, refresh_batched
 
 pytestmark = needs_native
 by_cholesky_alone = partial(refresh_by_cholesky, householder_up_to=0)
 SOAK = "SOAP_FAST_EXAMPLES" in os.environ  # `make soak`
 
+ops = pytest.mark.parametrize(
+    "op", [refresh_by_cholesky, refresh_batched], ids=["operator", "batched"]
+)
 precision = pytest.mark.parametrize(
     "products", [nullcontext, products_in_tf32x3], ids=["float32", "tf32x3"]
 )
 
 
+@ops
 @precision
 @pytest.mark.parametrize("d", [3, 5, 9, 16, 64, 320])
-def test_rank_one_never_fails(products, d):
+def test_rank_one_never_fails(products, d, op):
     """Gradients that are multiples of each other; every refresh counts, 1000 of them in a soak."""
     generator = torch.Generator().manual_seed(d)
     q = random_orthogonal(d, generator).float()
@@ -45,15 +51,16 @@ def test_rank_one_never_fails(products, d):
             if call % 10 == 0:  # another direction, seldom: most refreshes are of a settled basis
                 direction += torch.randn(d, dtype=torch.float64, generator=generator)
             k = (torch.outer(direction, direction) * 10.0 ** (call % 5 - 2)).float()
-            q, (_, _, outcome, _) = one(refresh_by_cholesky, k, q)
+            q, (_, _, outcome, _) = one(op, k, q)
             assert outcome == REFRESHED, call
             assert orthogonality(q) <= 1e-5, call
 
 
+@ops
 @precision
 @pytest.mark.parametrize("rank", ["d/3", "d/2", "d - 2"])
 @pytest.mark.parametrize("d", [34, 50, 96, 192])
-def test_from_a_basis_that_is_far_from_a_singular_factor(products, d, rank):
+def test_from_a_basis_that_is_far_from_a_singular_factor(products, d, rank, op):
     """Where Newton-Schulz alone left 1.4e-5: the columns of L1 are nearly dependent."""
     r = {"d/3": d // 3, "d/2": d // 2, "d - 2": d - 2}[rank]
     with products():
@@ -62,13 +69,14 @@ def test_from_a_basis_that_is_far_from_a_singular_factor(products, d, rank):
             vectors = random_orthogonal(d, generator)[:, :r]
             k, q = (vectors @ vectors.T).float(), random_orthogonal(d, generator).float()
             for _ in range(4):
-                q, (_, _, outcome, _) = one(refresh_by_cholesky, k, q)
+                q, (_, _, outcome, _) = one(op, k, q)
                 assert outcome == REFRESHED
                 assert orthogonality(q) <= 1e-5
 
 
+@ops
 @precision
-def test_as_diagonalising_as_householder(products):
+def test_as_diagonalising_as_householder(products, op):
     """Four decades and seven passes from a random basis, against float64."""
     d, generator = 130, torch.Generator().manual_seed(0)
     vectors = random_orthogonal(d, generator)
@@ -77,12 +85,13 @@ def test_as_diagonalising_as_householder(products):
     q = exact.float()
     with products():
         for _ in range(7):
-            q, exact = one(refresh_by_cholesky, k.float(), q)[0], one(refresh_eager, k, exact)[0]
+            q, exact = one(op, k.float(), q)[0], one(refresh_eager, k, exact)[0]
     found, wanted = off_diagonal(q.double().T @ k @ q.double()), off_diagonal(exact.T @ k @ exact)
     assert found == pytest.approx(wanted, rel=0.01)
 
 
-def test_a_factor_that_is_not_positive_fails_alone():
+@ops
+def test_a_factor_that_is_not_positive_fails_alone(op):
     """No Gram matrix has such a pivot; whatever made it, the basis stays and the others go on."""
     generator = torch.Generator().manual_seed(0)
     factors = torch.stack([random_factor(40, 40, generator) for _ in range(3)])
@@ -91,7 +100,7 @@ def test_a_factor_that_is_not_positive_fails_alone():
     bases[1] = torch.eye(40)
     before = bases.clone()
     chosen, allowed = torch.arange(3, dtype=torch.int32), torch.ones(3, dtype=torch.bool)
-    results = refresh_by_cholesky([factors], [bases], [chosen], [allowed], 0.0)
+    results = op([factors], [bases], [chosen], [allowed], 0.0)
     assert results.outcomes[0].tolist() == [REFRESHED, FAILED, REFRESHED]
     assert torch.equal(bases[1], before[1])
     assert torch.equal(results.orders[0][1], torch.arange(40))
@@ -168,7 +177,11 @@ def test_opcheck():
 
 
 @precision
-@pytest.mark.parametrize("op", [refresh_by_cholesky, by_cholesky_alone], ids=["gpu", "cholesky"])
+@pytest.mark.parametrize(
+    "op",
+    [refresh_by_cholesky, by_cholesky_alone, refresh_batched],
+    ids=["gpu", "cholesky", "batched"],
+)
 @pytest.mark.parametrize("case", golden.CASES)
 def test_golden_traces(monkeypatch, case, op, products):
     """All sizes of the traces are small: as the GPU does them, and all by Cholesky."""
@@ -200,3 +213,22 @@ def test_the_stacks_of_a_real_model():
         rotated = [b[0].double().T @ k[0].double() @ b[0].double() for b in (q, other)]
         found, wanted = map(off_diagonal, rotated)
         assert found == pytest.approx(wanted, rel=0.01, abs=len(k[0]) * 6e-8)
+
+
+def test_without_the_extension_a_gpu_does_without_qr():
+    assert plain_refresh_on("cuda") is refresh_batched
+    assert plain_refresh_on("cpu") is refresh_eager
+
+
+def test_batches_that_do_not_fit_into_the_workspace_go_one_after_the_other(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.stack([random_factor(12, 12, generator) for _ in range(5)])
+    bases = torch.stack([random_orthogonal(12, generator) for _ in range(5)])
+    chosen, flags = torch.tensor([4, 0, 3], dtype=torch.int32), torch.tensor([True, False, True])
+    same, given = bases.clone(), ([chosen], [flags], 0.0)
+    wanted = refresh_batched([factors], [bases], *given)
+    monkeypatch.setattr("soap_fast.refresh_batched.WORKSPACE", 1)
+    found = refresh_batched([factors], [same], *given)
+    assert wanted.outcomes[0].tolist() == [REFRESHED, LEFT_OUT, REFRESHED]
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(same, bases, rtol=1e-12, atol=1e-12)

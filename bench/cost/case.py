@@ -31,6 +31,7 @@ class Case:
         arguments: as bank 0 holds them.
         tables: address and bytes of each.
         flops, bytes: of the mathematics; None where nothing tells.
+        whole: whether its tables are, so that a tile can be walked behind another.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     tables: list[tuple[int, bytes]]
     flops: int | None = None
     bytes: int | None = None
+    whole: bool = False
 
     @property
     def tiles(self) -> int:
@@ -63,7 +65,8 @@ class Walked:
         instructions: executed by all warps.
         sectors, bytes: by `load` and `store`, as in Tally, of all programs.
         partial: sectors stored that no warp writes whole.
-        tiles: what a program does whose one tile is this one, by tile that stands for others.
+        tiles: what a program does for a tile, by tile that stands for others: behind another one,
+            or with all that it does for itself.
         seen: words that were read of tables, by address.
         empty: what a program without a tile does.
     """
@@ -87,7 +90,7 @@ def walked(case: Case) -> Walked:
     """Walk the tiles that stand for all.
 
     A program that is given as many tiles as there are programs does one of them: the tile's number
-    is its own.
+    is its own. One of one program begins with that tile.
     """
     code = sass.parse(case.code)
     bank = bytes(ARGUMENTS_AT[case.sm]) + case.arguments
@@ -101,11 +104,15 @@ def walked(case: Case) -> Walked:
     )
     empty = walker.run(case.tiles, case.tiles)
     chosen, weights = np.unique(case.stands, return_counts=True)
-    tiles = {tile: walker.run(tile, case.tiles) for tile in chosen.tolist()}
+    tiles = {
+        tile: walker.second_tile(tile) if case.whole and tile else walker.run(tile, case.tiles)
+        for tile in chosen.tolist()
+    }
     total = Tally()
     total.add(empty, case.programs)
     for weight, tally in zip(weights.tolist(), tiles.values(), strict=True):
         total.add(tally, weight)
-        total.add(empty, -weight)
+        if tally.ahead is None:
+            total.add(empty, -weight)
     done = (total.instructions, total.sectors, total.bytes, total.partial)
     return Walked(*done, tiles, empty, code, memory.seen)

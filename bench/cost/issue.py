@@ -120,7 +120,13 @@ class Timeline:
 
 
 def alone(code: Code, tally: Tally) -> Alone:
-    """One warp that takes a program's path."""
+    """One warp that takes a program's path, behind what the program has done before."""
     line = Timeline(tally.near)
+    if tally.ahead is not None:
+        line.near = tally.ahead.near
+        line.follow(code, tally.ahead.path)
+        line.near = tally.near
+    start, busy = line.now, Counter(line.busy)
     line.follow(code, tally.path)
-    return Alone(line.now, max(line.busy.values(), default=0))
+    kept = (cycles - busy[pipe] for pipe, cycles in line.busy.items())
+    return Alone(line.now - start, max(kept, default=0))

@@ -57,6 +57,7 @@ def case(name: str, launch: Launch, work: Work | None, sm: int) -> Case:
         [(t.data_ptr(), t.numpy().tobytes()) for t in tensors if t.dtype in TABLES],
         work.needed if work else None,
         work.bytes if work else None,
+        whole=True,
     )
 
 

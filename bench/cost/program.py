@@ -150,7 +150,8 @@ def _modelled(instruction: Instruction) -> bool:
 
 def computed(instruction: Instruction) -> Computed:
     """What an instruction writes beside memory, and what it reads for that."""
-    if instruction.name == "LDC" and (match := re.search(r"\[(R\d+)\]$", instruction.operands[1])):
+    loads = instruction.name in ("LDC", "LDCU", "ULDC")
+    if loads and (match := re.search(r"\[(U?R\d+)\]$", instruction.operands[1])):
         return _indexed(instruction, match[1])
     if instruction.name == "SHFL":
         return _shuffled(instruction)
@@ -225,7 +226,7 @@ def _jump(instruction: Instruction) -> tuple[Any, Any, frozenset[str]]:
             return (lambda s: ~s.true), None, frozenset()
         both, also = taken, operands.flag(instruction.operands[0])
         taken = also if both is None else (lambda s: both(s) & also(s))
-    elif instruction.name == "BRX":
+    elif instruction.name in ("BRX", "BRXU"):
         register, _, offset = instruction.operands[0].partition(" ")
         place = operands.word(register)
         base = np.uint32(instruction.address + STEP + int(offset or "0", 0) & 0xFFFFFFFF)

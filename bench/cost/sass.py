@@ -17,7 +17,7 @@ from pathlib import Path
 
 STEP = 16  # bytes of an instruction
 BARRIERS = 6
-ENDS = ("BRA", "BRX", "EXIT", "CALL", "RET", "BPT")
+ENDS = ("BRA", "BRX", "BRXU", "EXIT", "CALL", "RET", "BPT")
 LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;?\s*/\* 0x([0-9a-f]{16}) \*/")
 SECOND = re.compile(r"\s*/\* 0x([0-9a-f]{16}) \*/")
 

@@ -33,7 +33,8 @@ def program_seconds(case: Case, walk: Walked) -> float:
     per_scheduler = max(1.0, case.warps / 4)
     empty = alone(walk.code, walk.empty)
     chosen = np.array(list(walk.tiles))
-    each = np.array([alone(walk.code, tally) for tally in walk.tiles.values()]) - empty
+    each = np.array([alone(walk.code, tally) for tally in walk.tiles.values()])
+    each[[tally.ahead is None for tally in walk.tiles.values()]] -= empty
     of_tile = each[np.searchsorted(chosen, case.stands)]  # [tiles, 2]
     program = np.arange(case.tiles) % case.programs
     cycles, busy = (np.bincount(program, x, minlength=case.programs) for x in of_tile.T)

@@ -35,6 +35,7 @@ class Tally:
         partial: of stores, sectors that no warp writes whole.
         near: of loads by address, how much more often they came to a line again than to a new one.
         path: what the first warp took.
+        ahead: what the program had done before, where that is known.
     """
 
     instructions: int = 0
@@ -43,6 +44,7 @@ class Tally:
     partial: int = 0
     near: Counter[int] = field(default_factory=Counter)
     path: list[int | tuple[Path, int]] = field(default_factory=list)
+    ahead: Tally | None = None
 
     def add(self, other: Tally, times: int) -> None:
         """What was done so many times more; the path is left alone."""
@@ -52,6 +54,17 @@ class Tally:
         for mine, theirs in ((self.sectors, other.sectors), (self.bytes, other.bytes)):
             for kind, value in theirs.items():
                 mine[kind] += times * value
+
+
+def longest_loop(blocks: dict[int, Block]) -> int | None:
+    """Where the loop begins that spans most of a kernel: persistent programs walk tiles by it."""
+    jumps = [
+        (start - target, target)
+        for start, block in blocks.items()
+        for target in block.last.targets
+        if block.last.name == "BRA" and target <= start
+    ]
+    return max(jumps)[1] if jumps else None
 
 
 @dataclass
@@ -90,32 +103,46 @@ class Walker:
         self.constants, self.grid_at = constants, grid_at
         calls = [b.last.targets[0] for b in blocks.values() if b.last.name == "CALL"]
         self.subroutines = min(calls, default=1 << 62)  # they lie behind all else
+        self.tile_loop = longest_loop(blocks)
 
-    def run(self, program: int, programs: int) -> Tally:
+    def run(self, program: int, programs: int, tiles: int | None = None) -> Tally:
         """One program of so many.
+
+        Args:
+            tiles: of the launch, other than its arguments say.
 
         Raises:
             Unmodelled: it comes to no end.
         """
-        self.registers = self._at_first(program, programs)
+        self.registers = self._at_first(program, programs, tiles)
         self.shared = np.full(SHARED_WORDS, ONE, np.uint32)
         self.lines: set[int] = set()
         self.tally = Tally()
         self.pending = {0: self.registers.true}
         visits: dict[int, list[Visit]] = {}
-        before = -1
+        before, turns = -1, 0
         for _ in range(MOST):
             if not self.pending:
                 return self.tally
             start = next(iter(self.pending))
+            turns += start == self.tile_loop
+            if tiles is not None and start == self.tile_loop and turns == 2:
+                self.tally, self.lines = Tally(ahead=self.tally), set()
+                visits.clear()
             if start <= before and len(self.pending) == 1:
                 self._look_ahead(start, visits.setdefault(start, []))
             before = self._block()
         raise Unmodelled("a program that does not end")
 
-    def _at_first(self, program: int, programs: int) -> Registers:
+    def second_tile(self, tile: int) -> Tally:
+        """A tile by a program that has done the one before: what it fetched ahead is there."""
+        return self.run(tile - 1, 1, tile + 1)
+
+    def _at_first(self, program: int, programs: int, tiles: int | None) -> Registers:
         bank = bytearray(self.constants[0])
         bank[self.grid_at : self.grid_at + 4] = programs.to_bytes(4, "little")
+        if tiles is not None:  # the last argument
+            bank[-4:] = tiles.to_bytes(4, "little")
         lanes = np.arange(self.threads, dtype=np.uint32)
         special = {
             "SR_TID.X": lanes,

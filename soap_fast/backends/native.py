@@ -18,7 +18,8 @@ from soap_fast.carry import Changes, carry_each
 from soap_fast.cpu_step import CpuStep, serves
 from soap_fast.eigh import Pairs, eigh_eager, eigh_native
 from soap_fast.plan import TensorPlan
-from soap_fast.refresh import Refreshed, refresh_eager, refresh_native
+from soap_fast.refresh import Refreshed, refresh_native
+from soap_fast.refresh_batched import refresh_plain
 
 Stacks = list[torch.Tensor]
 BestOn = Callable[[torch.device], str]  # the name of the best backend of a device
@@ -109,7 +110,7 @@ class NativeBackend(EagerBackend):
         allowed: Stacks,
         tolerance: float,
     ) -> Refreshed:
-        ops = (self.by_extension, refresh_eager)
+        ops = (self.by_extension, refresh_plain)
         native, eager = (partial(op, tolerance=tolerance) for op in ops)
         width = len(Refreshed._fields)
         return Refreshed(
