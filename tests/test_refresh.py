@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streams import needs_native
 
-from soap_fast.refresh import (
+from soap_fast.step.refresh import (
     FAILED,
     KEPT,
     LEFT_OUT,

@@ -16,7 +16,7 @@ from test_refresh import off_diagonal, one, orthogonality
 from tf32 import products_in_tf32x3
 
 from soap_fast.backends.native import NativeBackend
-from soap_fast.refresh import (
+from soap_fast.step.refresh import (
     FAILED,
     REFRESHED,
     refresh_by_cholesky,
