@@ -29,7 +29,7 @@ names = zipfile.ZipFile(wheel).namelist()
 tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert tops == {"soap_fast"}, tops
 expected = ["__init__.py", "py.typed", "backends/__init__.py", "triton_kernels/__init__.py"]
-expected += ["fused/tuning.json"]
+expected += ["backends/triton/launch/tuning.json", "triton_kernels/columns.py"]
 assert not (missing := {f"soap_fast/{name}" for name in expected} - set(names)), missing
 modules = {name for name in names if name.endswith(".so")}
 tag = "-".join(wheel.stem.split("-")[-3:])

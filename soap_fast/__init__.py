@@ -6,9 +6,9 @@ optimizer, how losses and steps agree, and how far activations have outliers.
 """
 
 from soap_fast import diagnostics
-from soap_fast.explain import explain
 from soap_fast.graphs import GraphedStep
-from soap_fast.precondition import precondition
+from soap_fast.inspect.explain import explain
+from soap_fast.inspect.precondition import precondition
 from soap_fast.soap import SOAP
 from soap_fast.versions import __version__
 

@@ -12,8 +12,8 @@ import torch
 import soap_fast
 from soap_fast import extension
 from soap_fast.backends import NAMES, survey, unfit
-from soap_fast.eigh import eigh_eager, eigh_native
 from soap_fast.self_check import Choice, Verdict, check, check_here
+from soap_fast.step.eigh import eigh_eager, eigh_native
 from soap_fast.versions import triton_version, versions
 
 

@@ -11,17 +11,18 @@ from typing import Any, ParamSpec, TypeVar, overload
 import torch
 from torch.optim.optimizer import ParamsT
 
-from soap_fast import ambient, capture, checkpoint, checks, forks, ranges
+from soap_fast import ambient, checkpoint, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
-from soap_fast.call import Scaling, TensorCall, moving
 from soap_fast.interrupts import at_once, held
 from soap_fast.names import label, label_of
 from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
-from soap_fast.plan import plan_tensor
-from soap_fast.schedule import assign_missing_phases
 from soap_fast.self_check import Choice
-from soap_fast.state import bind, entries, entry_of, fresh, grown, restack
-from soap_fast.stats import read_counters
+from soap_fast.step import capture, checks
+from soap_fast.step.call import Scaling, TensorCall, moving
+from soap_fast.step.plan import plan_tensor
+from soap_fast.step.schedule import assign_missing_phases
+from soap_fast.step.state import bind, entries, entry_of, fresh, grown, restack
+from soap_fast.step.stats import read_counters
 
 __all__ = ["SOAP"]
 
@@ -65,8 +66,7 @@ class SOAP(torch.optim.Optimizer):
         refresh_schedule: "staggered" spreads the refreshes over the steps by cost, each tensor at a
             phase of its own, in place of all at once every precondition_frequency steps.
         noise_floor: entries of the rotated basis take no step where the root of their second moment
-            is below this many times what rounding can be there, derived in soap_fast/rounding.py;
-            0 takes every step, as the reference does.
+            is below this many times the rounding there; 0 takes every step, as the reference does.
         backend: who computes. None takes the best one of each device, of "triton", "native" and
             "eager"; on a GPU of a kind not seen before its kernels are first checked there, see
             soap_fast/self_check. `soap_fast.explain(optimizer)` says who steps which parameters.

@@ -10,9 +10,10 @@ import pytest
 import torch
 from streams import needs_interpreter, needs_native
 
-from soap_fast import SOAP, GraphedStep, capture, extension
-from soap_fast.fused.columns import SCALARS
-from soap_fast.fused.engine import Engine
+from soap_fast import SOAP, GraphedStep, extension
+from soap_fast.backends.triton.engine import Engine
+from soap_fast.step import capture
+from soap_fast.triton_kernels.columns import SCALARS
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
 ON_GPU = (pytest.mark.gpu, NO_GPU)

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from soap_fast import SOAP
-from soap_fast.backends.triton import _multiprocessors
-from soap_fast.call import UNSCALED
-from soap_fast.fused import engine as engines
-from soap_fast.fused import memory, twins, works
-from soap_fast.fused.columns import SCALARS, TENSOR
-from soap_fast.fused.launcher import Launch, TritonLauncher, kernel
+from soap_fast.backends.triton import engine as engines
+from soap_fast.backends.triton import memory, programs
+from soap_fast.backends.triton.backend import _multiprocessors
+from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher, kernel
+from soap_fast.backends.triton.ops import fold_gram
+from soap_fast.step.call import UNSCALED
+from soap_fast.triton_kernels.columns import SCALARS, TENSOR
 
 Memory = dict[str, torch.Tensor]
 STATE = ("exp_avg", "exp_avg_sq", "step", "skipped")
@@ -33,7 +34,7 @@ def short_sums(chunks: int):
     """Gram matrices in parts of so many chunks, which small tensors would not need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "GRAM_CHUNKS", chunks)
-        patch.setattr(works, "GRAM_CHUNKS", chunks)
+        patch.setattr(programs, "GRAM_CHUNKS", chunks)
         yield
 
 
@@ -81,11 +82,11 @@ class LaunchedAlone:
         engine = self.engine
         engine.upload(grads, self.options)
         self.grads = [None if grad is None else grad.detach().cpu().double() for grad in grads]
-        argument(engine.gather, "inverse_scale").fill_(inverse_scale)
+        argument(*engine.launches["gather"], "inverse_scale").fill_(inverse_scale)
         names: dict[str, int] = {}
         before = self.memory()
-        plain = (*engine.before, engine.norm, *engine.after, engine.apply)
-        for launch in (*engine.derive, engine.gather, engine.clock, *plain):
+        plain = (launch for place in programs.STEP for launch in engine.launches[place])
+        for launch in (*engine.derive, *plain):
             engine.launcher(launch)
             after = self.memory()
             name = launch.op
@@ -178,7 +179,7 @@ class LaunchedAlone:
         joint = joint.tril() + joint.tril(-1).mT
         for mode in layout.folded.modes:
             zero = parts.new_zeros(layout.plan.modes[mode], layout.plan.modes[mode])
-            each = [twins.fold_gram(one, zero, 0.0, layout, mode) for one in joint]
+            each = [fold_gram.fold_gram(one, zero, 0.0, layout, mode) for one in joint]
             found[mode] = torch.stack(each)
         return found
 

@@ -11,7 +11,7 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends import survey
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), ())
 

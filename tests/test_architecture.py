@@ -10,96 +10,32 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "soap_fast"
 
-# A module may import from modules further down only.
-ORDER = [
-    "__main__",
-    "__init__",
-    "install",
-    "explain",
-    "graphs",
-    "diagnostics",
-    "diagnostics.activations",
-    "diagnostics.updates",
-    "diagnostics.factors",
-    "diagnostics.scores",
-    "diagnostics.preconditioners",
-    "precondition",
-    "soap",
-    "self_check",
-    "self_check.choice",
-    "self_check.checking",
-    "self_check.isolated",
-    "self_check.verdict",
-    "self_check.problem",
-    "checkpoint",
-    "layouts",
-    "backends",
-    "backends.triton",
-    "backends.requirements",
-    "backends.native",
-    "backends.eager",
-    "cpu_step",
-    "fused.steady",
-    "fused.engine",
-    "fused.turns",
-    "fused.metadata",
-    "fused.refresher",
-    "fused.staggered",
-    "fused.grouped",
-    "fused.due",
-    "fused.carry_tables",
-    "fused.option_rows",
-    "fused.memory",
-    "fused.tensor_table",
-    "fused.works",
-    "fused.underway",
-    "fused.launcher",
-    "fused.tables",
-    "fused.rotations",
-    "fused.gram_tables",
-    "fused.plane_tables",
-    "fused.work",
-    "fused.operands",
-    "fused.upload",
-    "fused.pieces",
-    "fused.stream_order",
-    "fused.floor",
-    "fused.tuning",
-    "fused.tiles",
-    "fused.twins",
-    "fused.layout",
-    "fused.columns",
-    "fused",
-    "stats",
-    "schedule",
-    "carry",
-    "refresh_batched",
-    "refresh",
-    "grouped_matmul",
-    "update",
-    "modes",
-    "eigh",
-    "extension",
-    "state",
-    "checks",
-    "capture",
-    "call",
-    "plan",
-    "rounding",
-    "options",
-    "values",
-    "names",
-    "ambient",
-    "forks",
-    "interrupts",
-    "ranges",
-    "versions",
-]
+# Rooms and files from the top down: a module imports from its own layer and from those below. The
+# longest name that a module's begins with says where it belongs.
+LAYERS = (
+    ("__main__", "__init__", "install"),
+    ("graphs", "inspect", "diagnostics"),
+    ("soap", "self_check", "checkpoint"),
+    ("backends",),
+    ("backends.triton.ops",),
+    ("backends.triton.launch",),
+    ("step",),
+    ("options", "values", "names", "ambient", "forks", "interrupts"),
+    ("extension", "ranges", "versions"),
+    ("triton_kernels",),
+)
+KERNELS = ROOT / "triton_kernels"
+OF_SEVERAL_KERNELS = {"columns", "plane", "product", "registers", "table"}
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1]) if parts[-1] == "__init__" and len(parts) > 1 else ".".join(parts)
+    """Within soap_fast, as installed; of a package its own."""
+    base = PACKAGE if path.is_relative_to(PACKAGE) else ROOT
+    parts = path.relative_to(base).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in (*PACKAGE.rglob("*.py"), *KERNELS.glob("*.py"))}
 
 
 def imported(path: Path) -> set[str]:
@@ -108,12 +44,9 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("soap_fast"):
             base = node.module.removeprefix("soap_fast").lstrip(".")
-            if base.startswith("triton_kernels"):
-                continue
-            if base:
-                names.add(base)
-            else:
-                names |= {alias.name if alias.name in ORDER else "__init__" for alias in node.names}
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".lstrip(".")
+                names.add(inner if inner in MODULES else base or "__init__")
         elif isinstance(node, ast.Import):
             names |= {
                 alias.name.removeprefix("soap_fast.")
@@ -123,18 +56,56 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+IMPORTED = {name: imported(path) for name, path in MODULES.items()}
+
+
+def layer_of(module: str) -> int:
+    found = [
+        (len(name), number)
+        for number, names in enumerate(LAYERS)
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    assert found, f"{module} belongs to no layer"
+    return max(found)[1]
+
+
 def test_imports_go_one_way():
-    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
-    assert set(files) == set(ORDER), "a module is missing in ORDER, or gone"
-    for name, path in files.items():
-        for target in imported(path):
-            assert ORDER.index(target) > ORDER.index(name), f"{name} imports {target}"
+    for name, targets in IMPORTED.items():
+        for target in targets:
+            assert target in MODULES, f"{name} imports {target}, which is not there"
+            assert layer_of(target) >= layer_of(name), f"{name} imports {target}"
 
 
-def test_kernels_know_nothing_of_the_optimizer_but_their_tables():
-    for path in (ROOT / "triton_kernels").glob("*.py"):
-        for target in imported(path):
-            assert target == "fused.columns", f"{path.name} imports {target}"
+def test_imports_go_in_no_circle():
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle of imports: {' -> '.join((*path, name))}"
+        if name not in done:
+            for target in IMPORTED[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_every_layer_is_there():
+    for name in (name for names in LAYERS for name in names):
+        assert any(m == name or m.startswith(f"{name}.") for m in MODULES), f"{name} is gone"
+
+
+def test_kernels_know_nothing_of_the_optimizer():
+    for name in (name for name in MODULES if name.startswith("triton_kernels")):
+        outside = {t for t in IMPORTED[name] if not t.startswith("triton_kernels")}
+        assert not outside, f"{name} imports {outside}"
+
+
+def test_an_op_is_a_kernel_and_a_host_file_of_one_name():
+    kernels = {path.stem for path in KERNELS.glob("[a-z]*.py")} - OF_SEVERAL_KERNELS
+    hosts = {path.stem for path in (PACKAGE / "backends/triton/ops").glob("[a-z]*.py")}
+    assert kernels <= hosts, f"without a file of the host: {kernels - hosts}"
 
 
 def test_files_stay_small():

@@ -205,7 +205,7 @@ def test_a_failure_during_an_update_leaves_its_tensor_whole(monkeypatch, station
     def out_of_memory(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(f"soap_fast.update.{station}", out_of_memory)
+    monkeypatch.setattr(f"soap_fast.step.update.{station}", out_of_memory)
     set_gradients(params, 3)
     with pytest.raises(MemoryError):
         optimizer.step()

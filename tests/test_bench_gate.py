@@ -18,7 +18,7 @@ from bench.gates import exact, ratios, spills
 from bench.measuring import aot, recorded
 from bench.roofline import counted
 from soap_fast import SOAP
-from soap_fast.backends.triton import TritonBackend
+from soap_fast.backends.triton.backend import TritonBackend
 
 ROOT = Path(__file__).parent.parent
 MODEL = "hyperprior"  # the smallest of those that are recorded

@@ -16,7 +16,7 @@ from bench.peers.beside import PLAN
 from bench.roofline import costs, launched, roofs
 from bench.roofline.roofs import Roofs
 from soap_fast import SOAP, GraphedStep, extension
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [(6, 4, 3, 3), (40, 12), (6,)]

@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("triton")
 
 from bench.measuring import aot, recorded, signatures
-from soap_fast.fused.launcher import Launch, kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.backends.triton.launch.launcher import Launch, kernel
+from soap_fast.backends.triton.launch.tuning import TUNING
 
 
 def test_every_parameter_of_every_kernel_has_the_type_that_a_step_binds():

@@ -22,7 +22,7 @@ from bench.peers import beside, optimizers, train_memory
 from bench.peers.interleaved import Runner, take_turns
 from bench.roofline import launched, operators
 from bench.shapes import Entry, Inventory
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 LONG, SHORT = 1000.0, 1.0  # seconds
 TINY = {"model": "tiny", "params": [{"name": "w", "shape": [6, 4]}, {"name": "b", "shape": [6]}]}

@@ -16,9 +16,10 @@ from streams import (
 )
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from soap_fast import SOAP, checkpoint
-from soap_fast.checkpoint import write
-from soap_fast.state import restack
+from soap_fast import SOAP
+from soap_fast.checkpoint import ours as checkpoint
+from soap_fast.checkpoint.ours import write
+from soap_fast.step.state import restack
 
 
 def stepped(calls=5, **options):

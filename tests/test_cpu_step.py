@@ -17,8 +17,8 @@ from streams import (
 from test_plan import plan_options, shapes
 
 from soap_fast import SOAP
-from soap_fast.call import UNSCALED
-from soap_fast.cpu_step import CpuStep, serves
+from soap_fast.backends.cpu_step import CpuStep, serves
+from soap_fast.step.call import UNSCALED
 
 pytestmark = needs_native
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streams import needs_native
 
-from soap_fast.eigh import eigh_eager, eigh_native
+from soap_fast.step.eigh import eigh_eager, eigh_native
 
 
 @pytest.fixture(autouse=True)

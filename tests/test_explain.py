@@ -12,7 +12,7 @@ from streams import parameters, train
 from bench import shapes
 from bench.commands import launches
 from soap_fast import SOAP, explain
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 
 def test_launches_are_those_that_are_recorded():

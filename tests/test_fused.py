@@ -16,9 +16,10 @@ from test_golden import compare_state, run
 from test_plan import plan_options, shapes
 
 from soap_fast import SOAP
-from soap_fast.backends.triton import interpreted
-from soap_fast.fused.layout import layout_of
-from soap_fast.plan import plan_tensor
+from soap_fast.backends.triton.backend import interpreted
+from soap_fast.backends.triton.programs import STEP
+from soap_fast.step.layout import layout_of
+from soap_fast.step.plan import plan_tensor
 
 # conftest.py asks for the interpreter where there is no GPU, so in CI none of these is left out.
 pytestmark = pytest.mark.skipif(
@@ -271,7 +272,8 @@ def test_input_precision_reaches_the_products_and_survives_a_copy(precision):
         own = each.param_groups[0]["params"]
         train(each, own, range(2))
         (engine,) = each._backend.engines.values()
-        used = {launch.op: launch.constants.get("PRECISION") for launch in engine.before}
+        launches = (launch for place in STEP for launch in engine.launches[place])
+        used = {launch.op: launch.constants.get("PRECISION") for launch in launches}
         assert used["rotate"] == precision
         assert used["gram"] == ("ieee" if precision == "ieee" else "tf32x3")
     with pytest.raises(ValueError, match="input_precision='fp8' is not one of"):

@@ -8,7 +8,7 @@ from streams import parameters, set_gradients, train
 from test_fused import SHAPES, after_first_call, as_triton, pytestmark  # noqa: F401
 
 from soap_fast import SOAP
-from soap_fast.fused.carry_tables import Tokens
+from soap_fast.backends.triton.address_slots import AddressSlots
 
 UNIT = 2**-24
 
@@ -64,8 +64,8 @@ def test_a_refresh_is_the_eager_one(options):
 
 def test_the_product_of_basis_and_moment_stays():
     """What a refresh must keep: exp_avg in the parameter's own coordinates, and all of v."""
-    from soap_fast.modes import rotate_back
-    from soap_fast.plan import plan_tensor
+    from soap_fast.step.modes import rotate_back
+    from soap_fast.step.plan import plan_tensor
 
     params = parameters(SHAPES)
     optimizer = SOAP(params, backend="triton", precondition_frequency=10)
@@ -82,7 +82,7 @@ def test_the_product_of_basis_and_moment_stays():
         pairs = zip(states, plans, strict=True)
         return [rotate_back(s["exp_avg"].double(), _double(s["Q"]), plan) for s, plan in pairs]
 
-    from soap_fast.call import TensorCall
+    from soap_fast.step.call import TensorCall
 
     before = unrotated()
     squares = [optimizer.state[p]["exp_avg_sq"].clone() for p in params]
@@ -139,8 +139,8 @@ def test_a_refresh_that_fails_leaves_bases_and_moments_as_they_were():
     assert all(bool(p.isfinite().all()) for p in params)
 
 
-def test_tokens_become_addresses():
-    tokens = Tokens()
-    rows = [[5, tokens.add(1, 8), 0], [tokens.add(0, 0), 7, tokens.add(1, 16)]]
-    filled = tokens.template(rows).filled(torch.tensor([1000, 2000]))
+def test_address_slots_become_addresses():
+    slots = AddressSlots()
+    rows = [[5, slots.add(1, 8), 0], [slots.add(0, 0), 7, slots.add(1, 16)]]
+    filled = slots.table(rows).filled(torch.tensor([1000, 2000]))
     assert filled.tolist() == [5, 2008, 0, 1000, 7, 2016]

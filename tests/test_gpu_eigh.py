@@ -15,7 +15,7 @@ import torch
 from devices import operators_on_both as on_both
 from devices import operators_on_gpu as on_gpu
 
-from soap_fast.eigh import eigh_eager, eigh_native
+from soap_fast.step.eigh import eigh_eager, eigh_native
 
 # On both sides of the largest size of our own kernel, and more sizes than streams.
 SIZES = {

@@ -11,7 +11,7 @@ from factors import random_factor, random_orthogonal
 from streams import assert_same_bits
 from test_golden import run
 
-from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native
+from soap_fast.step.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native
 
 SIZES = {
     "cpu": (1, 2, 3, 9, 32, 33, 65, 130),

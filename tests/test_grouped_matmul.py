@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from streams import needs_native
 from tf32 import matmul_tf32x3, products_in_tf32x3
 
-from soap_fast.backends.triton import interpreted
-from soap_fast.grouped_matmul import grouped_matmul_eager, grouped_matmul_native
+from soap_fast.backends.triton.backend import interpreted
+from soap_fast.step.grouped_matmul import grouped_matmul_eager, grouped_matmul_native
 
 
 def grouped_matmul_interpreted(a, b, products):
     """The Triton kernel; without a GPU it is interpreted, and its products are float32's own."""
-    from soap_fast.fused.grouped import grouped_matmul_triton
-    from soap_fast.fused.launcher import TritonLauncher
+    from soap_fast.backends.triton.launch.launcher import TritonLauncher
+    from soap_fast.backends.triton.ops.grouped_matmul import grouped_matmul_triton
 
     precision = "ieee" if len(a) % 2 else "tf32x3"
     grouped_matmul_triton(a, b, products, TritonLauncher(1), precision)
@@ -105,10 +105,10 @@ def test_tf32x3_is_nearly_float32():
 @needs_native
 def test_a_refresh_by_the_triton_kernel_is_the_refresh():
     """The extension's own refresh, its products by our kernel: sizes that 4 divides, and others."""
-    from soap_fast.fused import grouped
-    from soap_fast.fused.grouped import products_by
-    from soap_fast.fused.launcher import TritonLauncher
-    from soap_fast.refresh import refresh_by_cholesky, refresh_eager
+    from soap_fast.backends.triton.launch.launcher import TritonLauncher
+    from soap_fast.backends.triton.ops import grouped_matmul as grouped
+    from soap_fast.backends.triton.ops.grouped_matmul import products_by
+    from soap_fast.step.refresh import refresh_by_cholesky, refresh_eager
 
     generator = torch.Generator().manual_seed(0)
     factors, bases = [], []

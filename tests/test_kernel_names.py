@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.backends.triton.launch.launcher import kernel
+from soap_fast.backends.triton.launch.tuning import TUNING
 
 pytest.importorskip("triton")
 

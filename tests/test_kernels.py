@@ -17,9 +17,20 @@ import torch
 from launched import LaunchedAlone, argument, short_sums
 from tf32 import PRECISIONS, U, product_error
 
-from soap_fast.backends.triton import interpreted
-from soap_fast.fused import twins
-from soap_fast.fused.columns import OPTIONS
+from soap_fast.backends.triton.backend import interpreted
+from soap_fast.backends.triton.ops import (
+    adam,
+    apply,
+    clock,
+    derive,
+    fold_gram,
+    gather,
+    gram,
+    norm,
+    rotate,
+)
+from soap_fast.backends.triton.ops.plane import from_plane, to_plane
+from soap_fast.triton_kernels.columns import OPTIONS
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not (torch.cuda.is_available() or interpreted()),
@@ -150,7 +161,7 @@ def test_derive(alone):
             bases = [before[f"Q{mode} {index}"].double() for mode in group.modes]
             for back in (False, True):
                 found = alone.operand(after, index, group, back=back)
-                expected = twins.derive(bases, not back, *found.shape)
+                expected = derive.derive(bases, not back, *found.shape)
                 close(found, expected, len(bases) * U * expected.abs(), (index, group, back))
 
 
@@ -162,15 +173,15 @@ def test_gather(alone):
         if layout.folded:
             basis = alone.basis(before, index, layout.folded, back=False).T
         scale = float(torch.tensor(INVERSE_SCALE))
-        wanted = twins.gather(grad, basis, layout, scale)
-        sizes = twins.gather(grad.abs(), None if basis is None else basis.abs(), layout, scale)
+        wanted = gather.gather(grad, basis, layout, scale)
+        sizes = gather.gather(grad.abs(), None if basis is None else basis.abs(), layout, scale)
         fold = product_error(accurate(alone), layout.fold) if layout.folded else 0.0
         close(alone.plane(after, index, "a", 0), wanted.plane, (fold + 2 * U) * sizes.plane, index)
         rows = product_error(accurate(alone), layout.numel // layout.fold) + 4 * U
         for mode, parts in (alone.fold_grams(after, index) if layout.folded else {}).items():
             zero = torch.zeros(parts.shape[1:], dtype=torch.float64)
-            gram = twins.fold_gram(wanted.joint, zero, 0.0, layout, mode)
-            size = twins.fold_gram(sizes.joint, zero, 0.0, layout, mode)
+            gram = fold_gram.fold_gram(wanted.joint, zero, 0.0, layout, mode)
+            size = fold_gram.fold_gram(sizes.joint, zero, 0.0, layout, mode)
             close(parts.sum(0), gram, rows * size, (index, mode))
         if not layout.folded:
             rows = product_error("ieee", layout.numel) + 4 * U
@@ -182,7 +193,7 @@ def test_gather(alone):
 def test_clock(alone):
     before, after = alone.seen["clock"]
     for index, options in enumerate(alone.options):
-        wanted = twins.clock(
+        wanted = clock.clock(
             alone.sums(before, index, "squares").sum(),
             before[f"step {index}"].double(),
             before[f"skipped {index}"],
@@ -215,8 +226,8 @@ def test_gram(alone):
         for group in layout.products:
             name = f"K{group.modes[0]} {index}"
             old, new = before[name].double(), after[name]
-            wanted = twins.gram(plane, old, beta_s, layout, group)
-            sizes = twins.gram(plane.abs(), old.abs(), beta_s, layout, group)
+            wanted = gram.gram(plane, old, beta_s, layout, group)
+            sizes = gram.gram(plane.abs(), old.abs(), beta_s, layout, group)
             kept = beta_s * old.abs()
             error = product_error(accurate(alone), layout.numel // group.size)
             close(new, wanted, error * (sizes - kept) + 4 * U * sizes, name)
@@ -255,8 +266,8 @@ def test_rotate(alone, back):
             source, out = ("a", "b") if (number + back * count) % 2 == 0 else ("b", "a")
             plane = alone.plane(before, index, source, number)
             matrix = alone.basis(before, index, group, back=back)
-            wanted = twins.rotate(plane, matrix, layout, number)
-            bound = twins.rotate(plane.abs(), matrix.abs(), layout, number)
+            wanted = rotate.rotate(plane, matrix, layout, number)
+            bound = rotate.rotate(plane.abs(), matrix.abs(), layout, number)
             bound = product_error(alone.engine.precision, group.size) * bound
             found = alone.plane(after, index, out, number + 1)
             if number == count - 1 and not back:
@@ -285,10 +296,10 @@ def check_adam(alone, index, before, after, rotated, bound, found) -> None:
     """
     options, layout = alone.options[index], alone.layouts[index]
     old, new = (
-        [twins.to_plane(memory[f"{name} {index}"].double(), layout) for name in MOMENTS]
+        [to_plane(memory[f"{name} {index}"].double(), layout) for name in MOMENTS]
         for memory in (before, after)
     )
-    exp_avg, exp_avg_sq, _ = twins.adam(rotated, *old, options)
+    exp_avg, exp_avg_sq, _ = adam.adam(rotated, *old, options)
     sizes = [options.beta1 * old[0].abs(), options.beta2 * old[1]]
     grown = [(1 - options.beta1) * rotated.abs(), (1 - options.beta2) * rotated.square()]
     slopes = [(1 - options.beta1), (1 - options.beta2) * (2 * rotated.abs() + bound)]
@@ -298,7 +309,7 @@ def check_adam(alone, index, before, after, rotated, bound, found) -> None:
         close(mine, theirs, slope * bound + 6 * U * (kept + added), (index, name))
     follow = dataclasses.replace(options, beta1=1.0, beta2=1.0)
     floor = alone.scalar(before, index, "floor")
-    n, whole = (twins.adam(rotated, *new, follow, least)[2] for least in (floor, 0.0))
+    n, whole = (adam.adam(rotated, *new, follow, least)[2] for least in (floor, 0.0))
     near = (new[1].sqrt() - floor).abs() <= 8 * U * floor  # where roots decide as they round
     n = torch.where(near & (found == 0), 0, torch.where(near, whole, n))
     close(found, n, 8 * U * n.abs(), (index, "direction"))
@@ -317,7 +328,7 @@ def test_norm(alone):
             continue
         count = len(layout.products)
         n = alone.plane(before, index, "a" if count % 2 == 0 else "b", count)
-        wanted = twins.norm(old, twins.from_plane(n, layout))
+        wanted = norm.norm(old, from_plane(n, layout))
         close(new, wanted, (product_error("ieee", layout.numel) + 8 * U) * wanted, index)
 
 
@@ -332,9 +343,9 @@ def test_apply(alone):
             fold = product_error(alone.engine.precision, layout.fold)
         size, decay = (alone.scalar(before, index, scalar) for scalar in ("size", "decay"))
         param = before[name].double()
-        wanted = twins.apply(param, plane, basis, size, decay, layout)
+        wanted = apply.apply(param, plane, basis, size, decay, layout)
         still = torch.zeros_like(decay)
-        moved = twins.apply(
+        moved = apply.apply(
             0 * param, plane.abs(), None if basis is None else basis.abs(), -size, still, layout
         )
         # bfloat16 is cut off by the interpreter, to nearest by a GPU: by eps at most.
@@ -369,14 +380,15 @@ def test_clock_reads_what_lies_on_the_device(dtype):
     row[OPTIONS["lr_double"]] = float(dtype == torch.float64)
     row.view(torch.int64)[OPTIONS["lr_address"]] = lr.data_ptr()
     engine.squares.fill_(1.0)
+    (clock_launch,) = engine.launches["clock"]
     for found_inf in (0.0, 1.0):
-        argument(engine.clock, "found_inf").fill_(found_inf)
+        argument(clock_launch, "found_inf").fill_(found_inf)
         before = alone.memory()
-        engine.launcher(engine.clock)
+        engine.launcher(clock_launch)
         after = alone.memory()
         for index, options in enumerate(alone.options):
             options = dataclasses.replace(options, lr=lr.cpu())
-            wanted = twins.clock(
+            wanted = clock.clock(
                 torch.tensor(1.0), before[f"step {index}"].double(), before[f"skipped {index}"],
                 options, found_inf=bool(found_inf),
             )  # fmt: skip

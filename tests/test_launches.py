@@ -35,7 +35,7 @@ def test_flops_are_those_of_the_mathematics(measured):
     """Rotations there and back, 4 n sum(d), and the triangles of Gram matrices, mode by mode."""
     inventory = shapes.load("hyperprior")
     from soap_fast.options import PlanOptions
-    from soap_fast.plan import plan_tensor
+    from soap_fast.step.plan import plan_tensor
 
     options = PlanOptions(10000, False, False, "channels_first")
     expected = 0

@@ -12,8 +12,8 @@ from oracle import OracleSOAP
 from test_oracle import relative
 from test_plan import plan_options, shapes
 
-from soap_fast.modes import from_modes, grams, rotate, rotate_back, to_modes
-from soap_fast.plan import plan_tensor
+from soap_fast.step.modes import from_modes, grams, rotate, rotate_back, to_modes
+from soap_fast.step.plan import plan_tensor
 
 EXACT = 1e-13  # float64: rounding of products over at most 60,000 elements
 

@@ -15,7 +15,7 @@ import torch
 from tf32 import TorchProductsInTf32x3
 
 from soap_fast import SOAP, extension, precondition
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 SOAKING = "SOAP_FAST_EXAMPLES" in os.environ
 NATIVE = "native" if extension.available() else "eager"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from soap_fast.fused.pieces import apart, joined
+from soap_fast.backends.triton.launch.pieces import apart, joined
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])

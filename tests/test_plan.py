@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import OracleSOAP
 
-from soap_fast.modes import grams
 from soap_fast.options import PlanOptions
-from soap_fast.plan import eligible_modes, plan_tensor
+from soap_fast.step.modes import grams
+from soap_fast.step.plan import eligible_modes, plan_tensor
 
 shapes = st.lists(st.integers(1, 9), max_size=5).map(tuple)
 plan_options = st.builds(

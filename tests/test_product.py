@@ -8,7 +8,7 @@ import pytest
 import torch
 from tf32 import product_error
 
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not interpreted(), reason="TRITON_INTERPRET is not set"

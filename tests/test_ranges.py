@@ -9,7 +9,7 @@ import torch
 from streams import backends, parameters, set_gradients
 
 from soap_fast import SOAP, ranges
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 needs_interpreter = pytest.mark.skipif(
     not interpreted(), reason="interprets kernels on CPU tensors: set TRITON_INTERPRET=1"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streams import needs_native
 
-from soap_fast.refresh import (
+from soap_fast.step.refresh import (
     FAILED,
     KEPT,
     LEFT_OUT,
@@ -20,7 +20,7 @@ from soap_fast.refresh import (
     refresh_eager,
     refresh_native,
 )
-from soap_fast.refresh_batched import refresh_batched
+from soap_fast.step.refresh_batched import refresh_batched
 
 BOTH = [
     pytest.param(refresh_eager, id="eager"),

@@ -16,7 +16,7 @@ from test_refresh import off_diagonal, one, orthogonality
 from tf32 import products_in_tf32x3
 
 from soap_fast.backends.native import NativeBackend
-from soap_fast.refresh import (
+from soap_fast.step.refresh import (
     FAILED,
     LEFT_OUT,
     REFRESHED,
@@ -24,7 +24,7 @@ from soap_fast.refresh import (
     refresh_eager,
     refresh_native,
 )
-from soap_fast.refresh_batched import plain_refresh_on, refresh_batched
+from soap_fast.step.refresh_batched import plain_refresh_on, refresh_batched
 
 pytestmark = needs_native
 by_cholesky_alone = partial(refresh_by_cholesky, householder_up_to=0)
@@ -227,7 +227,7 @@ def test_batches_that_do_not_fit_into_the_workspace_go_one_after_the_other(monke
     chosen, flags = torch.tensor([4, 0, 3], dtype=torch.int32), torch.tensor([True, False, True])
     same, given = bases.clone(), ([chosen], [flags], 0.0)
     wanted = refresh_batched([factors], [bases], *given)
-    monkeypatch.setattr("soap_fast.refresh_batched.WORKSPACE", 1)
+    monkeypatch.setattr("soap_fast.step.refresh_batched.WORKSPACE", 1)
     found = refresh_batched([factors], [same], *given)
     assert wanted.outcomes[0].tolist() == [REFRESHED, LEFT_OUT, REFRESHED]
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)

@@ -6,9 +6,12 @@ import pytest
 import torch
 from launched import LaunchedAlone
 
-from soap_fast.backends.triton import interpreted
-from soap_fast.fused import carry_tables, twins
-from soap_fast.fused.columns import (
+from soap_fast.backends.triton.backend import interpreted
+from soap_fast.backends.triton.launch.launcher import Launch
+from soap_fast.backends.triton.launch.tuning import TUNING
+from soap_fast.backends.triton.ops import count, permute, settle
+from soap_fast.step.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED
+from soap_fast.triton_kernels.columns import (
     COUNT,
     COUNT_MODE,
     PERMUTE,
@@ -16,9 +19,6 @@ from soap_fast.fused.columns import (
     SCALARS,
     SETTLE,
 )
-from soap_fast.fused.launcher import Launch
-from soap_fast.fused.tuning import TUNING
-from soap_fast.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED
 
 pytestmark = pytest.mark.skipif(
     not interpreted() and not torch.cuda.is_available(), reason="interprets kernels on the CPU"
@@ -66,14 +66,14 @@ def test_permute_and_settle(alone):
         for one in on_device
     ]
     before = [state["exp_avg_sq"].cpu().clone() for state in states]
-    work, axes = carry_tables.permute_work(members, addresses, TUNING["permute"].constants["ROWS"])
+    work, axes = permute.permute_work(members, addresses, TUNING["permute"].constants["ROWS"])
     launch(alone, "permute", work, PERMUTE, table(axes, PERMUTE_AXIS))
     rows = TUNING["settle"].constants["ROWS"]
-    launch(alone, "settle", carry_tables.settle_permuted_work(members, rows), SETTLE)
+    launch(alone, "settle", settle.settle_permuted_work(members, rows), SETTLE)
     for index, (state, layout) in enumerate(zip(states, alone.layouts, strict=True)):
         expected = before[index]
         if index < len(SHAPES) - 1:
-            expected = layout.state_view(twins.permute(before[index], orders[index], layout))
+            expected = layout.state_view(permute.permute(before[index], orders[index], layout))
         assert torch.equal(state["exp_avg_sq"].cpu(), expected), SHAPES[index]
 
 
@@ -85,12 +85,12 @@ def test_settle_from_a_padded_plane(alone):
         squares.copy_(torch.arange(squares.numel()).view_as(squares) % 3)
     before = [call.state["exp_avg"].cpu().clone() for call in alone.calls]
     rows = TUNING["settle"].constants["ROWS"]
-    launch(alone, "settle", carry_tables.settle_rotated_work(alone.members, rows), SETTLE)
+    launch(alone, "settle", settle.settle_rotated_work(alone.members, rows), SETTLE)
     memory = alone.memory()
     for index, (call, layout) in enumerate(zip(alone.calls, alone.layouts, strict=True)):
         which = "a" if len(layout.levels) % 2 == 0 else "b"
         plane = alone.plane(memory, index, which, 2 * len(layout.levels))
-        expected = twins.settle(plane, layout, call.state["exp_avg_sq"].cpu()).float()
+        expected = settle.settle(plane, layout, call.state["exp_avg_sq"].cpu()).float()
         if index == len(SHAPES) - 1:
             expected = before[index]
         assert torch.equal(call.state["exp_avg"].cpu(), expected), SHAPES[index]
@@ -103,12 +103,12 @@ def test_count(alone):
     outcomes = torch.tensor(kinds, device=DEVICE)
     shares = torch.arange(len(kinds), dtype=torch.float32, device=DEVICE)
     modes = [mode for one in due for mode in one]
-    rows = carry_tables.mode_rows(
+    rows = count.mode_rows(
         (mode, outcomes.data_ptr() + 8 * place, shares.data_ptr() + 4 * place)
         for place, mode in enumerate(modes)
     )
     counters = [(s["refreshes"].data_ptr(), s["off_diagonal"].data_ptr()) for s in states]
-    tasks = table(carry_tables.count_rows(counters, [len(one) for one in due]), COUNT)
+    tasks = table(count.count_rows(counters, [len(one) for one in due]), COUNT)
     before = [(s["refreshes"].cpu().clone(), s["off_diagonal"].cpu().clone()) for s in states]
     carried = alone.engine.memory.carried
     constants = {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}
@@ -118,7 +118,7 @@ def test_count(alone):
     for index, (state, one) in enumerate(zip(states, due, strict=True)):
         part = slice(first, first + len(one))
         first += len(one)
-        expected = twins.count(*before[index], one, outcomes[part].cpu(), shares[part].cpu())
+        expected = count.count(*before[index], one, outcomes[part].cpu(), shares[part].cpu())
         assert torch.equal(state["refreshes"].cpu(), expected[0])
         assert torch.equal(state["off_diagonal"].cpu().nan_to_num(), expected[1].nan_to_num())
         taken = carried.view(-1, len(SCALARS))[index, SCALARS["taken"]]

@@ -16,7 +16,7 @@ from streams import (
 )
 
 from soap_fast import SOAP
-from soap_fast.refresh import refresh_native
+from soap_fast.step.refresh import refresh_native
 
 
 def arguments(*sizes: int, n: int = 3):
@@ -101,9 +101,9 @@ def test_a_failure_while_moments_are_carried_gives_the_bases_back(monkeypatch, b
     optimizer = SOAP(params, precondition_frequency=4, backend=backend)
     train(optimizer, params, range(4))
     before = snapshot(optimizer, params)[1]["state"]
-    import soap_fast.carry
+    import soap_fast.step.carry
 
-    carry, carried = soap_fast.carry._carry, []
+    carry, carried = soap_fast.step.carry._carry, []
 
     def carry_one(*args):
         if carried:
@@ -111,7 +111,7 @@ def test_a_failure_while_moments_are_carried_gives_the_bases_back(monkeypatch, b
         carried.append(args)
         carry(*args)
 
-    monkeypatch.setattr("soap_fast.carry._carry", carry_one)
+    monkeypatch.setattr("soap_fast.step.carry._carry", carry_one)
     set_gradients(params, 4)
     with pytest.raises(MemoryError):
         optimizer.step()
@@ -143,9 +143,9 @@ def test_a_basis_replaced_by_the_user_is_refreshed_as_it_is(backend):
 @pytest.mark.parametrize("backend", backends())
 def test_the_moments_keep_their_meaning_across_a_refresh(backend):
     """exp_avg stands for the same tensor before and after; exp_avg_sq is only permuted."""
-    from soap_fast.modes import rotate_back
     from soap_fast.options import PlanOptions
-    from soap_fast.plan import plan_tensor
+    from soap_fast.step.modes import rotate_back
+    from soap_fast.step.plan import plan_tensor
 
     params = parameters(((6, 5, 4),), dtype=torch.float64)
     optimizer = SOAP(params, betas=(0.9, 0.9), precondition_frequency=4, backend=backend)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from soap_fast.fused import rotations
-from soap_fast.fused.columns import ROTATE, ROTATE_CLASSES
-from soap_fast.fused.layout import layout_of
-from soap_fast.fused.rotations import rotate_work
-from soap_fast.fused.work import Member
+from soap_fast.backends.triton.ops import rotate
+from soap_fast.backends.triton.ops.rotate import rotate_work
+from soap_fast.backends.triton.ops.work import Member
 from soap_fast.options import PlanOptions
-from soap_fast.plan import plan_tensor
+from soap_fast.step.layout import layout_of
+from soap_fast.step.plan import plan_tensor
+from soap_fast.triton_kernels.columns import ROTATE, ROTATE_CLASSES
 
 OPTIONS = PlanOptions(1000, False, False, "channels_first")
 SHAPES = [
@@ -54,9 +54,9 @@ def placed(record: dict[str, int]) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("back", [False, True], ids=["forward", "back"])
-@pytest.mark.parametrize("large", [256, rotations.LARGE])
+@pytest.mark.parametrize("large", [256, rotate.LARGE])
 def test_tiles_fill_the_plane_once(shape, back, large, monkeypatch):
-    monkeypatch.setattr(rotations, "LARGE", large)  # what tensors of millions reach
+    monkeypatch.setattr(rotate, "LARGE", large)  # what tensors of millions reach
     layout = layout_of(plan_tensor(shape, OPTIONS))
     a, b, basis = 1 << 40, 1 << 41, 1 << 42
     nowhere = dict.fromkeys(layout.products, basis)

@@ -11,9 +11,9 @@ from streams import assert_same_bits, needs_interpreter, needs_native, parameter
 from soap_fast import SOAP, explain, extension
 from soap_fast.backends import NAMES, choose
 from soap_fast.backends.native import NativeBackend
-from soap_fast.backends.triton import TritonBackend
+from soap_fast.backends.triton.backend import TritonBackend
 from soap_fast.options import plan_options
-from soap_fast.plan import plan_tensor
+from soap_fast.step.plan import plan_tensor
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

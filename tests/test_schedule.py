@@ -10,10 +10,10 @@ from streams import backends, parameters, set_gradients, through_a_file, train
 
 from bench import shapes
 from soap_fast import SOAP
-from soap_fast.call import TensorCall
 from soap_fast.options import PlanOptions, step_options
-from soap_fast.plan import plan_tensor
-from soap_fast.schedule import assign_phases
+from soap_fast.step.call import TensorCall
+from soap_fast.step.plan import plan_tensor
+from soap_fast.step.schedule import assign_phases
 
 FREQUENCY = 10
 PLAN = PlanOptions(10000, False, False, "channels_first")

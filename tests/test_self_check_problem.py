@@ -9,12 +9,13 @@ import torch
 from streams import backends, needs_interpreter
 from tf32 import to_tf32
 
-from soap_fast import SOAP, update
-from soap_fast.backends.triton import TritonBackend
-from soap_fast.fused.columns import GRAM, GRAM_WIDTHS, ROTATE, ROTATE_CLASSES
-from soap_fast.fused.launcher import RecordingLauncher
-from soap_fast.fused.tuning import TUNING
+from soap_fast import SOAP
+from soap_fast.backends.triton.backend import TritonBackend
+from soap_fast.backends.triton.launch.launcher import RecordingLauncher
+from soap_fast.backends.triton.launch.tuning import TUNING
 from soap_fast.self_check import problem
+from soap_fast.step import update
+from soap_fast.triton_kernels.columns import GRAM, GRAM_WIDTHS, ROTATE, ROTATE_CLASSES
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -16,11 +16,13 @@ from streams import parameters, set_gradients, train
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from soap_fast import SOAP, GraphedStep, capture
-from soap_fast.backends.triton import TritonBackend
-from soap_fast.call import UNSCALED
-from soap_fast.fused import engine, stream_order
-from soap_fast.fused.launcher import Launch, RecordingLauncher
+from soap_fast import SOAP, GraphedStep
+from soap_fast.backends.triton import engine
+from soap_fast.backends.triton.backend import TritonBackend
+from soap_fast.backends.triton.launch import stream_order
+from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher
+from soap_fast.step import capture
+from soap_fast.step.call import UNSCALED
 
 SHAPES = ((6, 4, 3, 3), (5,), (8, 8))
 

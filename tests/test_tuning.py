@@ -12,9 +12,9 @@ import torch
 from bench import shapes
 from bench.__main__ import main as bench
 from bench.commands import tune
-from soap_fast.fused import tuning as tunings
-from soap_fast.fused.launcher import RecordingLauncher, kernel
-from soap_fast.fused.tuning import FILE, TUNING, read, tuning_of
+from soap_fast.backends.triton.launch import tuning as tunings
+from soap_fast.backends.triton.launch.launcher import RecordingLauncher, kernel
+from soap_fast.backends.triton.launch.tuning import FILE, TUNING, read, tuning_of
 
 CONTENT = json.loads(FILE.read_text())
 WHERE = {"device": "a GPU", "triton": "3.6.0", "shapes": "elic"}

@@ -10,15 +10,17 @@ from test_modes import EXACT
 from test_oracle import relative
 from test_plan import plan_options, shapes
 
-from soap_fast.fused import twins
-from soap_fast.fused.layout import layout_of
-from soap_fast.modes import grams, rotate, rotate_back
-from soap_fast.plan import plan_tensor
+from soap_fast.backends.triton.ops import apply, derive, fold_gram, gather, gram
+from soap_fast.backends.triton.ops import rotate as product
+from soap_fast.backends.triton.ops.plane import from_plane, to_plane
+from soap_fast.step.layout import layout_of
+from soap_fast.step.modes import grams, rotate, rotate_back
+from soap_fast.step.plan import plan_tensor
 
 
 def joined(bases, group, *, transposed: bool) -> torch.Tensor:
     members = [bases[mode] for mode in group.modes]
-    return twins.derive(members, transposed, group.size, group.size)
+    return derive.derive(members, transposed, group.size, group.size)
 
 
 @given(shape=shapes, options=plan_options, seed=st.integers(0, 2**32 - 1))
@@ -35,15 +37,15 @@ def test_twins_compose_to_the_eager_step(shape, options, seed):
         if d is not None
     }
 
-    plane, square, joint = twins.gather(x, folded, layout)
+    plane, square, joint = gather.gather(x, folded, layout)
     assert plane.shape == (layout.fold, layout.positions)
     assert relative(square, x.square().sum()) < EXACT
     found = {
-        group.modes[0]: twins.gram(plane, zeros[group.modes[0]], 0.0, layout, group)
+        group.modes[0]: gram.gram(plane, zeros[group.modes[0]], 0.0, layout, group)
         for group in layout.products
     }
     for mode in layout.folded.modes if layout.folded else ():
-        found[mode] = twins.fold_gram(joint, zeros[mode], 0.0, layout, mode)
+        found[mode] = fold_gram.fold_gram(joint, zeros[mode], 0.0, layout, mode)
     assert found.keys() == zeros.keys()
     expected = grams(x, plan)
     for mode, k in found.items():
@@ -51,12 +53,12 @@ def test_twins_compose_to_the_eager_step(shape, options, seed):
 
     products = list(enumerate(reversed(layout.products)))
     for number, group in products:
-        plane = twins.rotate(plane, joined(bases, group, transposed=True), layout, number)
-    assert relative(twins.from_plane(plane, layout), rotate(x, bases, plan)) < EXACT
+        plane = product.rotate(plane, joined(bases, group, transposed=True), layout, number)
+    assert relative(from_plane(plane, layout), rotate(x, bases, plan)) < EXACT
 
-    plane = twins.to_plane(x, layout)
+    plane = to_plane(x, layout)
     for number, group in products:
-        plane = twins.rotate(plane, joined(bases, group, transposed=False), layout, number)
+        plane = product.rotate(plane, joined(bases, group, transposed=False), layout, number)
     one, zero = torch.ones(()), torch.zeros(())
-    moved = twins.apply(torch.zeros_like(x), plane, folded, -one, zero, layout)
+    moved = apply.apply(torch.zeros_like(x), plane, folded, -one, zero, layout)
     assert relative(moved, rotate_back(x, bases, plan)) < EXACT

@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from streams import needs_native
 from test_refresh import off_diagonal, orthogonality
 
-from soap_fast.eigh import eigh_eager, eigh_native
-from soap_fast.refresh import KEPT, REFRESHED, refresh_by_cholesky, refresh_eager, refresh_native
+from soap_fast.step.eigh import eigh_eager, eigh_native
+from soap_fast.step.refresh import (
+    KEPT,
+    REFRESHED,
+    refresh_by_cholesky,
+    refresh_eager,
+    refresh_native,
+)
 
 SOAK = "SOAP_FAST_EXAMPLES" in os.environ  # `make soak`
 some_examples = settings(max_examples=int(os.environ.get("SOAP_FAST_EXAMPLES", "40")))

@@ -1,7 +1,8 @@
 """Triton kernels of soap_fast; installs as `soap_fast.triton_kernels`.
 
-One op per file, in the order of a step. `soap_fast/fused/twins.py` has the eager twin that defines
-each of them, under the same name:
+One op per file, in the order of a step. `soap_fast/backends/triton/ops/` has the host's side of
+each, under the same name, and the eager twin that defines it. `columns` names what tables hold, for
+both sides. Nothing here imports anything of soap_fast outside of this folder.
 
     gather      gradients into planes, their folded mode rotated; sums of squares, Gram of the fold
     clock       which tensors step, their step counts and step sizes

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import ADAM, OPTIONS, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import ADAM, OPTIONS, SCALARS, TENSOR
 from soap_fast.triton_kernels.rotate import adam_direction
 from soap_fast.triton_kernels.table import operand
 

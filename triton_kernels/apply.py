@@ -9,7 +9,7 @@ Folds are rotated as in gather.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import PLANE, PLANE_KINDS, SCALARS
+from soap_fast.triton_kernels.columns import PLANE, PLANE_KINDS, SCALARS
 from soap_fast.triton_kernels.plane import (
     contiguous,
     elements,

@@ -6,13 +6,13 @@ size  = lr sqrt(1 - beta2^step) / (1 - beta1^step), or lr without correct_bias
 decay = lr weight_decay
 floor = noise sqrt(beta_s trace K + (1 - beta_s) sum g^2)         0 without a factor
 
-K is that before this gradient, of some mode; see soap_fast/rounding.py.
+K is that before this gradient, of some mode; see soap_fast/step/rounding.py.
 """
 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import OPTIONS, SCALARS, TENSOR
 
 COLUMNS = tl.constexpr(len(TENSOR))
 STEP = tl.constexpr(TENSOR["step"])

@@ -7,7 +7,7 @@ carried = some basis of the tensor was refreshed
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import COUNT, COUNT_MODE, SCALARS
+from soap_fast.triton_kernels.columns import COUNT, COUNT_MODE, SCALARS
 
 COLUMNS = tl.constexpr(len(COUNT))
 REFRESHES = tl.constexpr(COUNT["refreshes"])
@@ -28,7 +28,7 @@ def count(
     modes,  # [due, MODE_COLUMNS] int64
     carried,  # [tensors, SCALAR_COLUMNS] float32
     n_tensors,
-    LEFT_OUT: tl.constexpr,  # outcomes, see soap_fast/refresh.py
+    LEFT_OUT: tl.constexpr,  # outcomes, see soap_fast/step/refresh.py
     REFRESHED: tl.constexpr,
 ):
     for index in range(tl.program_id(0), n_tensors, tl.num_programs(0)):

@@ -9,7 +9,7 @@ or to the tile of a folded mode.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import DERIVE, SUB_BASES
+from soap_fast.triton_kernels.columns import DERIVE, SUB_BASES
 from soap_fast.triton_kernels.table import floats
 
 TABLE_COLUMNS = tl.constexpr(len(DERIVE))

@@ -11,7 +11,7 @@ Gram matrix J [fold, fold] of all folded modes, outer x size x inner:
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import FOLD_GRAM, OPTIONS, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import FOLD_GRAM, OPTIONS, SCALARS, TENSOR
 from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(FOLD_GRAM))

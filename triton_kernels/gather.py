@@ -12,7 +12,7 @@ all others are a product of tiles in full precision, and leave the joint matrix 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import PLANE, PLANE_KINDS
+from soap_fast.triton_kernels.columns import PLANE, PLANE_KINDS
 from soap_fast.triton_kernels.plane import (
     contiguous,
     elements,

@@ -11,7 +11,7 @@ table is one record.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import GRAM, GRAM_ROWS, GRAM_WIDTHS, OPTIONS, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import GRAM, GRAM_ROWS, GRAM_WIDTHS, OPTIONS, SCALARS, TENSOR
 from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import floats, operand
 

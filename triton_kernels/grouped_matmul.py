@@ -10,7 +10,7 @@ bytes. So is loaded what lies at multiples of 16 bytes; the rest one by one, of 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import GROUPED_KIND, GROUPED_MATMUL
+from soap_fast.triton_kernels.columns import GROUPED_KIND, GROUPED_MATMUL
 from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import floats, operand
 

@@ -6,7 +6,7 @@ size = size / (1e-30 + rms(u)),    rms(u) = rms(n) since bases are orthogonal
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import OPTIONS, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import OPTIONS, SCALARS, TENSOR
 
 COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])

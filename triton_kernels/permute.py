@@ -8,7 +8,7 @@ out is a plane, without padding; `settle` brings it back.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import PERMUTE, PERMUTE_AXIS, SCALARS
+from soap_fast.triton_kernels.columns import PERMUTE, PERMUTE_AXIS, SCALARS
 from soap_fast.triton_kernels.table import floats, operand
 
 COLUMNS = tl.constexpr(len(PERMUTE))

@@ -7,7 +7,7 @@ padded to a multiple of four. What a lane finds in a table or divides, it does o
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import COLUMN_AXES, DTYPES, FOLD_AXES, LINE_AXES, PLANE
+from soap_fast.triton_kernels.columns import COLUMN_AXES, DTYPES, FOLD_AXES, LINE_AXES, PLANE
 from soap_fast.triton_kernels.registers import apart, joined
 from soap_fast.triton_kernels.table import floats, strided
 

@@ -3,7 +3,7 @@
     out[n, i] = sum_k b[n, k] a[i, k]
 
 a is rows of a plane, b rows of a basis; both are contiguous along k. The output has its new mode as
-the slowest axis behind the fold (`Level` in soap_fast/fused/layout.py says where), so that tiles
+the slowest axis behind the fold (`Level` in soap_fast/step/layout.py says where), so that tiles
 are written along their rows, or, where there is no other mode, along their columns. With ADAM the
 product g' = out is not stored; what is, is
 
@@ -16,7 +16,7 @@ reads of a table is one record.
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
+from soap_fast.triton_kernels.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
 from soap_fast.triton_kernels.product import add_product
 from soap_fast.triton_kernels.table import operand
 
@@ -223,7 +223,7 @@ def _finish(
 def _split(i, place, size, inverse):
     """Quotient and remainder of place + i by a size whose inverse, 2^32 / size, is rounded up.
 
-    The host takes care that the quotient is exact, see soap_fast/fused/rotations.py.
+    The host takes care that the quotient is exact, see soap_fast/backends/triton/ops/rotate.py.
     """
     x = tl.load(place).to(tl.int32) + i
     quotient = tl.umulhi(x.to(tl.uint32), tl.load(inverse).to(tl.uint32)).to(tl.int32)

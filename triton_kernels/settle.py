@@ -6,7 +6,7 @@ The first one is 0 where the second one, which is settled before it, is exactly 
 import triton
 import triton.language as tl
 
-from soap_fast.fused.columns import SCALARS, SETTLE
+from soap_fast.triton_kernels.columns import SCALARS, SETTLE
 from soap_fast.triton_kernels.table import operand
 
 COLUMNS = tl.constexpr(len(SETTLE))

@@ -25,7 +25,7 @@ from bench.output import envelope
 from bench.output.files import differences, read
 from bench.roofline import launched, operators
 from bench.roofline.roofs import Roofs, measure
-from soap_fast.backends.triton import PRECISIONS, interpreted
+from soap_fast.backends.triton.backend import PRECISIONS, interpreted
 
 COLUMNS = (
     "name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",

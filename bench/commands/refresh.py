@@ -22,8 +22,8 @@ from bench.measuring.clock import Stopwatch
 from bench.measuring.factors import Factors
 from bench.output.progress import progress
 from soap_fast import extension
-from soap_fast.eigh import eigh_eager, eigh_native
-from soap_fast.refresh import refresh_eager, refresh_native
+from soap_fast.step.eigh import eigh_eager, eigh_native
+from soap_fast.step.refresh import refresh_eager, refresh_native
 
 COLUMNS = (
     "shapes",

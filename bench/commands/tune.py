@@ -1,9 +1,9 @@
 """`tune`: times ways to compile and spread every op on a GPU; the best goes where steps read it.
 
-A candidate differs from the entry of soap_fast/fused/tuning.json in the values below. The
-optimizer takes steps with it on a model's parameters. `us` is what the op's launches take in one
-step, the median over steps, by CUDA events; 256 MiB are written before each launch, so that none
-finds its data in the L2.
+A candidate differs from the op's entry in tuning.json in the values below. The optimizer takes
+steps with it on a model's parameters. `us` is what the op's launches take in one step, the median
+over steps, by CUDA events; 256 MiB are written before each launch, so that none finds its data in
+the L2.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bench.arguments import add_shapes, positive
 from bench.command import BadInput, add_json_option, check_target, show
 from bench.roofline.launched import TimingLauncher, multiprocessors
 from soap_fast import SOAP
-from soap_fast.backends.triton import TritonBackend
-from soap_fast.fused.launcher import Launcher
-from soap_fast.fused.tuning import FILE, TUNING, Tuning, tuning_of
+from soap_fast.backends.triton.backend import TritonBackend
+from soap_fast.backends.triton.launch.launcher import Launcher
+from soap_fast.backends.triton.launch.tuning import FILE, TUNING, Tuning, tuning_of
 
 COLUMNS = ("op", "num_warps", "programs_per_sm", "constants", "us", "chosen")
 

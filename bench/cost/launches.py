@@ -14,9 +14,9 @@ from bench.cost.sampling import representatives
 from bench.measuring import aot
 from bench.measuring.recorded import record
 from bench.shapes import Inventory
-from soap_fast.backends.triton import Precision
-from soap_fast.fused.launcher import Launch, persistent_programs
-from soap_fast.fused.work import Work
+from soap_fast.backends.triton.backend import Precision
+from soap_fast.backends.triton.launch.launcher import Launch, persistent_programs
+from soap_fast.backends.triton.ops.work import Work
 
 H100 = 132  # multiprocessors; where a launch differs by architecture, this is whose it is
 TABLES = (torch.int32, torch.int64, torch.float64)  # what kernels read to find their way

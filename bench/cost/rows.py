@@ -14,7 +14,7 @@ from bench.cost.launches import cases
 from bench.cost.time import SM, seconds
 from bench.output.progress import progress
 from bench.shapes import Inventory
-from soap_fast.backends.triton import Precision
+from soap_fast.backends.triton.backend import Precision
 
 COLUMNS = (
     "name", "sm", "precision", "instructions_per_element", "sectors_ratio", "read_ratio",

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from bench.cost.operands import Array
-from soap_fast.fused.columns import RECORDS
-from soap_fast.fused.launcher import Launch, kernel
+from soap_fast.backends.triton.launch.launcher import Launch, kernel
+from soap_fast.triton_kernels.columns import RECORDS
 
 ADDRESSES = 2**32  # what is larger is an address
 EXACT = ("kind", "k", "chunks", "parts")  # columns of records

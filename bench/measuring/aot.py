@@ -15,9 +15,9 @@ from typing import Any
 from bench.command import BadInput, show
 from bench.measuring.layouts import chained, store_bytes, unordered
 from bench.measuring.signatures import signatures
-from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING, constants_on
-from soap_fast.refresh import LEFT_OUT, REFRESHED
+from soap_fast.backends.triton.launch.launcher import kernel
+from soap_fast.backends.triton.launch.tuning import TUNING, constants_on
+from soap_fast.step.refresh import LEFT_OUT, REFRESHED
 
 COLUMNS = (
     "kernel", "sm", "options", "registers", "shared_bytes", "stack_bytes", "spill_bytes",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from bench import shapes
-from soap_fast.eigh import eigh_eager
 from soap_fast.options import PlanOptions
-from soap_fast.plan import plan_tensor
+from soap_fast.step.eigh import eigh_eager
+from soap_fast.step.plan import plan_tensor
 
 DEFAULTS = PlanOptions(10000, merge_dims=False, precondition_1d=False, data_format="channels_first")
 

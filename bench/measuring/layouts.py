@@ -6,7 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
-from soap_fast.fused.launcher import kernel
+from soap_fast.backends.triton.launch.launcher import kernel
 
 ACCESS = re.compile(
     r"(?:tt\.load|tt\.store|async_copy_global_to_local)\b.*?"

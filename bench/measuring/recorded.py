@@ -10,13 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.shapes import Inventory
 from soap_fast import SOAP
-from soap_fast.backends.triton import Precision, TritonBackend
-from soap_fast.fused.engine import Engine
-from soap_fast.fused.launcher import Launch, Launcher, RecordingLauncher, TritonLauncher
+from soap_fast.backends.triton.backend import Precision, TritonBackend
+from soap_fast.backends.triton.engine import Engine
+from soap_fast.backends.triton.launch.launcher import (
+    Launch,
+    Launcher,
+    RecordingLauncher,
+    TritonLauncher,
+)
 from soap_fast.options import plan_options
-from soap_fast.plan import plan_tensor
-from soap_fast.refresh import Refreshed, refresh_launches, uninitialised
-from soap_fast.state import allocate, bind, fresh, not_begun
+from soap_fast.step.plan import plan_tensor
+from soap_fast.step.refresh import Refreshed, refresh_launches, uninitialised
+from soap_fast.step.state import allocate, bind, fresh, not_begun
 
 
 class Keeping(Launcher, Protocol):

@@ -9,9 +9,9 @@ import torch
 
 from bench import shapes
 from bench.measuring.recorded import record
-from soap_fast.fused.grouped import grouped_matmul_triton
-from soap_fast.fused.launcher import Launch, RecordingLauncher, kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher, kernel
+from soap_fast.backends.triton.launch.tuning import TUNING
+from soap_fast.backends.triton.ops.grouped_matmul import grouped_matmul_triton
 
 
 @functools.cache

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from soap_fast.fused.layout import layout_of
 from soap_fast.options import PlanOptions
-from soap_fast.plan import Group, TensorPlan, plan_tensor
+from soap_fast.step.layout import layout_of
+from soap_fast.step.plan import Group, TensorPlan, plan_tensor
 
 FLOAT = 4  # bytes
 

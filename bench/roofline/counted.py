@@ -13,7 +13,7 @@ from bench import shapes
 from bench.measuring.calls import state_bytes
 from bench.measuring.recorded import CallingLauncher, Recorded, record
 from bench.roofline.costs import costs
-from soap_fast.fused.floor import floor_seconds
+from soap_fast.backends.triton.launch.floor import floor_seconds
 from soap_fast.options import plan_options
 
 

@@ -13,11 +13,11 @@ from bench.measuring.clock import Stopwatch
 from bench.measuring.profiles import UNTIMED, Stepper
 from bench.output.progress import progress
 from bench.shapes import Inventory
-from soap_fast.backends.triton import TritonBackend
-from soap_fast.fused.engine import Engine
-from soap_fast.fused.launcher import Launch, TritonLauncher
-from soap_fast.fused.work import Work
-from soap_fast.refresh import Refreshed
+from soap_fast.backends.triton.backend import TritonBackend
+from soap_fast.backends.triton.engine import Engine
+from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher
+from soap_fast.backends.triton.ops.work import Work
+from soap_fast.step.refresh import Refreshed
 
 
 class Timed(NamedTuple):

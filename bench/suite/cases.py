@@ -14,12 +14,12 @@ from bench.suite.classes import CLASSES, has_factors, inventory
 from bench.suite.launches import kernels_of_a_step, operators
 from soap_fast import SOAP
 from soap_fast.backends import Backend, choose
-from soap_fast.call import TensorCall
-from soap_fast.carry import ModeChange
-from soap_fast.modes import grams, rotate
 from soap_fast.options import plan_options, step_options
-from soap_fast.plan import plan_tensor
-from soap_fast.refresh import REFRESHED
+from soap_fast.step.call import TensorCall
+from soap_fast.step.carry import ModeChange
+from soap_fast.step.modes import grams, rotate
+from soap_fast.step.plan import plan_tensor
+from soap_fast.step.refresh import REFRESHED
 
 NEVER = 10**9  # as precondition_frequency: no call refreshes
 

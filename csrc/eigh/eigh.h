@@ -1,4 +1,4 @@
-// eigh: first bases of all factors in one call. soap_fast/eigh.py defines the operator.
+// eigh: first bases of all factors in one call. soap_fast/step/eigh.py defines the operator.
 #pragma once
 
 #include <tuple>

@@ -1,4 +1,4 @@
-// grouped_matmul_: batched products of many sizes in one call. soap_fast/grouped_matmul.py defines
+// grouped_matmul_: batched products of many sizes in one call. soap_fast/step/grouped_matmul.py defines
 // the operator.
 #pragma once
 

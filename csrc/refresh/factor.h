@@ -42,7 +42,7 @@ class Scratch {
 };
 
 // basis [d, d], row-major, follows the factor; all that is written is defined in
-// soap_fast/refresh.py. Bits depend on the factor's values and the basis alone.
+// soap_fast/step/refresh.py. Bits depend on the factor's values and the basis alone.
 template <typename T>
 void refresh_factor(int64_t d, const FactorView<T>& factor, T* basis, double tolerance,
                     const FactorResult<T>& result, Scratch& scratch);

@@ -1,4 +1,4 @@
-// refresh_: bases of all factors follow them, in one call. soap_fast/refresh.py defines the
+// refresh_: bases of all factors follow them, in one call. soap_fast/step/refresh.py defines the
 // operator.
 #pragma once
 

@@ -1,4 +1,4 @@
-// step_: one step of all tensors on the CPU, in one call. soap_fast/cpu_step.py fills its tables.
+// step_: one step of all tensors on the CPU, in one call. soap_fast/backends/cpu_step.py fills its tables.
 #pragma once
 
 #include "common.h"
@@ -37,7 +37,7 @@ struct StepAxis {
 // One row of `options` [n, .] float64.
 struct StepOptions {
   double lr, beta1, beta2, beta_s, eps, weight_decay, correct_bias, normalize, inverse_scale,
-      found_inf, noise;  // noise: noise_scale of soap_fast/rounding.py
+      found_inf, noise;  // noise: noise_scale of soap_fast/step/rounding.py
 };
 
 // One row of `tensors` [n, .] int64 of carry_: moments, a plane as in a step.

@@ -61,7 +61,7 @@ void follow_folded(const StepMode* folded, int64_t count, int64_t fold, const fl
   }
 }
 
-// See soap_fast/rounding.py; 0 where no mode rotates.
+// See soap_fast/step/rounding.py; 0 where no mode rotates.
 float noise_floor(const StepTensor& tensor, const StepMode* modes, double noise) {
   if (tensor.folded + tensor.products == 0) return 0;
   const StepMode& mode = modes[tensor.first_mode];

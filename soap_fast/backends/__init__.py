@@ -13,10 +13,10 @@ from soap_fast import extension
 from soap_fast.backends.eager import EagerBackend
 from soap_fast.backends.native import BestOn, NativeBackend
 from soap_fast.backends.requirements import missing_for_triton, unfit_for_triton
-from soap_fast.backends.triton import PRECISIONS, Precision, TritonBackend
-from soap_fast.call import Scaling, TensorCall
-from soap_fast.plan import TensorPlan
-from soap_fast.state import Stacks, State
+from soap_fast.backends.triton.backend import PRECISIONS, Precision, TritonBackend
+from soap_fast.step.call import Scaling, TensorCall
+from soap_fast.step.plan import TensorPlan
+from soap_fast.step.state import Stacks, State
 
 __all__ = [
     "NAMES",

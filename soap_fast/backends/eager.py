@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from soap_fast.call import Scaling, TensorCall
-from soap_fast.capture import is_staggered
-from soap_fast.carry import Changes, carry_each, refresh_tensors
-from soap_fast.eigh import Pairs, eigh_eager
-from soap_fast.modes import grams
-from soap_fast.plan import TensorPlan
-from soap_fast.refresh import Refreshed, refresh_eager
-from soap_fast.state import Owner, Stacks, State, allocate
-from soap_fast.update import update
+from soap_fast.step.call import Scaling, TensorCall
+from soap_fast.step.capture import is_staggered
+from soap_fast.step.carry import Changes, carry_each, refresh_tensors
+from soap_fast.step.eigh import Pairs, eigh_eager
+from soap_fast.step.modes import grams
+from soap_fast.step.plan import TensorPlan
+from soap_fast.step.refresh import Refreshed, refresh_eager
+from soap_fast.step.state import Owner, Stacks, State, allocate
+from soap_fast.step.update import update
 
 
 class EagerBackend:

@@ -12,14 +12,14 @@ from functools import partial
 import torch
 
 from soap_fast import extension
+from soap_fast.backends.cpu_step import CpuStep, serves
 from soap_fast.backends.eager import EagerBackend
-from soap_fast.call import TensorCall, state_dtype
-from soap_fast.carry import Changes, carry_each
-from soap_fast.cpu_step import CpuStep, serves
-from soap_fast.eigh import Pairs, eigh_eager, eigh_native
-from soap_fast.plan import TensorPlan
-from soap_fast.refresh import Refreshed, refresh_native
-from soap_fast.refresh_batched import refresh_plain
+from soap_fast.step.call import TensorCall, state_dtype
+from soap_fast.step.carry import Changes, carry_each
+from soap_fast.step.eigh import Pairs, eigh_eager, eigh_native
+from soap_fast.step.plan import TensorPlan
+from soap_fast.step.refresh import Refreshed, refresh_native
+from soap_fast.step.refresh_batched import refresh_plain
 
 Stacks = list[torch.Tensor]
 BestOn = Callable[[torch.device], str]  # the name of the best backend of a device

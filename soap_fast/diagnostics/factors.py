@@ -31,7 +31,7 @@ def off_diagonal(optimizer: SOAP) -> dict[str, list[float]]:
         TypeError: another optimizer, which has no factors.
         RuntimeError: a step was left between its launches, and the state lies between two.
 
-    Source: the stopping rule of soap_fast/refresh.py.
+    Source: the stopping rule of soap_fast/step/refresh.py.
     """
     if not isinstance(optimizer, SOAP):
         raise TypeError(f"{type(optimizer).__name__} has no factors: off_diagonal needs SOAP")

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from soap_fast.call import state_dtype
-from soap_fast.precondition import precondition
+from soap_fast.inspect.precondition import precondition
 from soap_fast.soap import SOAP
+from soap_fast.step.call import state_dtype
 
 Gradients = Sequence[torch.Tensor | None]  # one per parameter, in the order of param_groups
 Preconditioner = Callable[[Gradients], Gradients]

@@ -7,8 +7,8 @@ from math import sqrt
 
 import torch
 
-from soap_fast.call import state_dtype
 from soap_fast.diagnostics.scores import Scores, named_parameters, score_of_grams, to_host
+from soap_fast.step.call import state_dtype
 
 NEEDED = 3  # calls in a row that a score is made of: two differences
 

@@ -13,7 +13,7 @@ import torch
 from streams import BACKENDS, parameters, train
 
 from soap_fast import SOAP
-from soap_fast.backends.triton import interpreted
+from soap_fast.backends.triton.backend import interpreted
 
 # Two modes, modes that fold, no factor, one element, no dimension.
 SHAPES = ((3, 2), (2, 3, 2, 2), (3,), (1, 1), ())

@@ -129,8 +129,8 @@ def test_one_flat_parameter_of_fsdp1_is_warned_of_as_well():
 
 def test_nothing_distributed_is_imported_to_know():
     code = (
-        "import sys, torch; before = set(sys.modules); import soap_fast.checks; "
-        "soap_fast.checks.check_parameter(torch.nn.Parameter(torch.ones(2, 2))); "
+        "import sys, torch; before = set(sys.modules); import soap_fast.step.checks; "
+        "soap_fast.step.checks.check_parameter(torch.nn.Parameter(torch.ones(2, 2))); "
         "print([m for m in set(sys.modules) - before if m.startswith('torch.distributed')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import soap_fast
-from soap_fast.fused.launcher import TritonLauncher
+from soap_fast.backends.triton.launch.launcher import TritonLauncher
 
 PACKAGE = str(Path(soap_fast.__file__).parent)
 

@@ -18,8 +18,8 @@ from subjects import (
 
 import soap_fast
 from soap_fast import soap
-from soap_fast.call import Scaling
-from soap_fast.fused.launcher import TritonLauncher
+from soap_fast.backends.triton.launch.launcher import TritonLauncher
+from soap_fast.step.call import Scaling
 
 ONLY_TRITON = [backend for backend in BACKENDS if backend.values[0] == "triton"]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,8 +23,8 @@ from subjects import (
 )
 from torch.overrides import TorchFunctionMode
 
-from soap_fast import capture
-from soap_fast.call import Scaling
+from soap_fast.step import capture
+from soap_fast.step.call import Scaling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DUE = MOMENTS["refresh"]

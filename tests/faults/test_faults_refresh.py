@@ -19,7 +19,7 @@ from subjects import (
     tensor_by_tensor,
 )
 
-from soap_fast.refresh import FAILED, Refreshed
+from soap_fast.step.refresh import FAILED, Refreshed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DUE = 3  # the call that refreshes

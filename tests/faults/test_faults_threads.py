@@ -17,7 +17,7 @@ from subjects import (
 )
 
 from soap_fast import SOAP, ambient
-from soap_fast.fused.launcher import TritonLauncher
+from soap_fast.backends.triton.launch.launcher import TritonLauncher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CALLS = {"eager": 60, "native": 200, "triton": 6}

@@ -12,9 +12,9 @@ from streams import assert_same_bits, through_a_file
 from subjects import assert_orthogonal, tensor_by_tensor
 
 from soap_fast import SOAP
-from soap_fast.modes import rotate_back
 from soap_fast.options import plan_options, step_options
-from soap_fast.plan import plan_tensor
+from soap_fast.step.modes import rotate_back
+from soap_fast.step.plan import plan_tensor
 
 UNIT = 2**-24  # rounding of one float32 operation
 TERMS = 64  # of them in a row, at most: sums of up to 4^5 elements in blocks, and what follows

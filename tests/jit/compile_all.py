@@ -17,8 +17,8 @@ import triton
 from steps import KINDS
 
 from bench.measuring.aot import usage
-from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.backends.triton.launch.launcher import kernel
+from soap_fast.backends.triton.launch.tuning import TUNING
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("sm", type=int)

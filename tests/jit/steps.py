@@ -10,12 +10,13 @@ import torch
 from streams import parameters, set_gradients, train
 from stub_driver import MULTIPROCESSORS
 
-from soap_fast import SOAP, capture, extension
-from soap_fast.backends.triton import Precision, TritonBackend
-from soap_fast.fused import grouped
-from soap_fast.fused.launcher import TritonLauncher
-from soap_fast.grouped_matmul import grouped_matmul_eager
-from soap_fast.refresh import Refreshed, refresh_by_cholesky
+from soap_fast import SOAP, extension
+from soap_fast.backends.triton.backend import Precision, TritonBackend
+from soap_fast.backends.triton.launch.launcher import TritonLauncher
+from soap_fast.backends.triton.ops import grouped_matmul as grouped
+from soap_fast.step import capture
+from soap_fast.step.grouped_matmul import grouped_matmul_eager
+from soap_fast.step.refresh import Refreshed, refresh_by_cholesky
 
 # A folded mode, two of them joined, no product at all, a product at either end, and one whose Gram
 # matrix is summed in parts. Of a staggered schedule some phases have an odd number of factors due.

@@ -16,8 +16,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from soap_fast.fused.columns import SCALARS
-from soap_fast.fused.launcher import kernel
+from soap_fast.backends.triton.launch.launcher import kernel
+from soap_fast.triton_kernels.columns import SCALARS
 
 KIB = 1024
 # Bytes of shared memory that one block may use: CUDA C++ Programming Guide, "Technical

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from soap_fast import extension
-from soap_fast.fused.tuning import TUNING
+from soap_fast.backends.triton.launch.tuning import TUNING
 
 pytest.importorskip("triton")
 

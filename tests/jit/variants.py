@@ -22,8 +22,8 @@ from streams import set_gradients
 from triton import knobs
 
 from soap_fast import SOAP
-from soap_fast.fused.launcher import kernel
-from soap_fast.fused.tuning import TUNING
+from soap_fast.backends.triton.launch.launcher import kernel
+from soap_fast.backends.triton.launch.tuning import TUNING
 
 CALLS = 200
 # tf32, because sums of Gram matrices are then of another precision, as is all of a refresh.

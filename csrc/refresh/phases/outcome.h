@@ -5,7 +5,7 @@
 
 namespace soap_fast {
 
-// soap_fast/refresh.py names the first four alike; the last two are seen only while it runs.
+// soap_fast/step/refresh.py names the first four alike; the last two are seen only while it runs.
 enum class Outcome : int64_t {
   kLeftOut = 0,
   kRefreshed = 1,

@@ -65,7 +65,7 @@ SOAP_FAST_HOST_DEVICE void orthogonalise(const Team& team, int d, int n, const T
 
 // factor [d, d] symmetric, basis [d, d] orthogonal and changed in place, order [d], carry [d, d];
 // all row-major and seen by the whole team. What it returns and writes is defined in
-// soap_fast/refresh.py; where the basis stays, order and carry are left to the caller.
+// soap_fast/step/refresh.py; where the basis stays, order and carry are left to the caller.
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, const T* factor,
                                                      T* basis, T tolerance, T* workspace,

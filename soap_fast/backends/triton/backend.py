@@ -1,0 +1,386 @@
+"""Backend `triton`: the step in a handful of launches on CUDA, refreshes by the extension.
+
+Tensors that its kernels do not serve are refused where this backend was asked for by name, and
+stepped as `native` does where it was not; `unserved` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from soap_fast import extension
+from soap_fast.backends.native import BestOn, NativeBackend
+from soap_fast.backends.requirements import interpreted, unfit_for_triton
+from soap_fast.backends.triton.launch.stream_order import StreamOrder
+from soap_fast.backends.triton.ops.clock import reads_lr
+from soap_fast.backends.triton.ops.plane import walkable
+from soap_fast.interrupts import held
+from soap_fast.step.call import Scaling, TensorCall, counting, state_dtype
+from soap_fast.step.capture import is_staggered
+from soap_fast.step.layout import layout_of
+from soap_fast.step.plan import TensorPlan
+from soap_fast.step.refresh import Refreshed
+from soap_fast.step.state import State
+
+if TYPE_CHECKING:
+    from soap_fast.backends.triton.engine import Engine
+    from soap_fast.backends.triton.launch.launcher import Launcher
+    from soap_fast.backends.triton.steady import Steady
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Precision = Literal["tf32x3", "ieee", "tf32"]
+PRECISIONS = ("tf32x3", "ieee", "tf32")
+
+
+class TritonBackend(NativeBackend):
+    name = "triton"
+
+    def __init__(
+        self,
+        input_precision: Precision = "tf32x3",
+        *,
+        launcher: Launcher | None = None,
+        best_on: BestOn | None = None,
+    ) -> None:
+        """A launcher other than Triton's own records, on tensors of any device.
+
+        Args:
+            input_precision: of products. Those whose small eigenvalues matter, Gram matrices and
+                refreshes, are in tf32x3 where this is tf32.
+            best_on: where nobody was asked for by name, who is best on a device.
+        """
+        has_cuda = extension.missing_cuda() is None
+        types = ("cpu", "cuda") if has_cuda else ("cpu",) if extension.available() else ()
+        super().__init__(types, best_on)
+        self.input_precision = input_precision
+        self.launcher = launcher
+        self.engines: dict[torch.device, Engine] = {}
+        self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
+        self.steady: Steady | None = None
+        self.has_refreshed = False  # at the end of the last whole step
+        self.by_device_clock = False  # while a graph of staggered refreshes is captured
+
+    def stepped_by(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
+    ) -> tuple[str, str]:
+        reason = self.unserved(param, grad, plan, lr)
+        if reason is None:
+            return self.name, ""
+        if self.best_on is None:
+            return "native" if param.device.type in self.device_types else "eager", reason
+        name, why = super().stepped_by(param, grad, plan, lr)
+        if name != self.name:
+            return name, why
+        return "native" if self.computes(param.device, torch.float32) else "eager", reason
+
+    def unserved(
+        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
+    ) -> str | None:
+        """What of a tensor, of its device or lr the kernels do not serve; None if they serve it."""
+        if self.best_on is not None and self.best_on(param.device) != self.name:
+            return f"on {param.device}"
+        if isinstance(lr, torch.Tensor) and not reads_lr(lr):
+            return f"an lr of dtype {lr.dtype} on {lr.device}"
+        return unserved(param, grad, plan)
+
+    def serves(self, call: TensorCall) -> bool:
+        """Whether the kernels take this call of a tensor; others are stepped as `native` does."""
+        return self.unserved(call.param, call.grad, call.plan, call.options.lr) is None
+
+    def refreshes_on(self, device: torch.device) -> str:
+        found = super().refreshes_on(device)
+        if device.type == "cuda" and self.computes(device, torch.float32):
+            return f"{found}, products by a Triton kernel"
+        return found
+
+    def refuses(self, param: torch.Tensor) -> str | None:
+        if param.device.type != "cuda" and self.launcher is None and not interpreted():
+            return f"is on {param.device}, where 'triton' does not compute: use backend=None"
+        compiled = param.device.type == "cuda" and self.launcher is None and not interpreted()
+        if compiled and (reason := unfit_for_triton(param.device)) is not None:
+            return f"is on {param.device}: {reason}; use backend=None"
+        if param.dtype not in DTYPES:
+            return f"has dtype {param.dtype}, which no Triton kernel serves: use backend=None"
+        return None
+
+    def refuses_call(self, call: TensorCall) -> str | None:
+        lr = call.options.lr
+        if isinstance(lr, torch.Tensor) and not reads_lr(lr):
+            return f"has an lr of dtype {lr.dtype} on {lr.device}: make it float32"
+        reason = unserved(call.param, call.grad, call.plan)
+        if reason is None or call.param.numel() == 0:  # nothing to step
+            return None
+        return f"has {reason}, which no Triton kernel serves: use backend=None"
+
+    def steady_step(self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling) -> bool:
+        """Take a step in which only what may differ differs; False, and nothing done, in others."""
+        steady, self.steady = self.steady, None  # for good where an exception leaves it
+        if steady is not None and steady.step(groups, state, scaling):
+            with self._forgetting(steady.engine.device):
+                steady.refresh(self.refresh_op)
+            self.steady = steady
+            return True
+        # First calls read and write the state as well, ahead of any engine.
+        self.follow_streams({param.device for group in groups for param in group["params"]})
+        return False
+
+    def settle(
+        self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
+    ) -> None:
+        """After a whole step of these calls: whether the next one can be a steady one."""
+        everything = sum(len(group["params"]) for group in groups) == len(calls)
+        if everything and len(self.engines) == 1 and all(map(self.serves, calls)):
+            (engine,) = self.engines.values()
+            same = len(engine.params) == len(calls) and all(
+                call.param is param and call.state["calls"] > 1
+                for call, param in zip(calls, engine.params, strict=True)
+            )
+            if same:
+                from soap_fast.backends.triton.steady import Steady
+
+                self.steady = Steady(groups, state, calls, engine, refreshed=self.has_refreshed)
+
+    def forget_steadiness(self) -> None:
+        """The next step is taken the whole way: a clock, or what else it reads, has changed."""
+        self.steady = None
+
+    def forget(self, devices: Iterable[torch.device] = ()) -> None:
+        self.follow_streams(devices)
+        self.steady = None
+        self.engines.clear()
+
+    def check_whole(self) -> None:
+        for engine in self.engines.values():
+            engine.underway.check_whole()
+        self.follow_streams()
+
+    def follow_streams(self, devices: Iterable[torch.device] = ()) -> None:
+        """The current streams of these devices, and of all known ones, work on the state next."""
+        for device in {*devices, *self.orders}:
+            self._order_on(device).follow()
+
+    @contextmanager
+    def captured(self, calls: Sequence[TensorCall]) -> Iterator[None]:
+        """What a step uploads is part of the graph, for nobody knows what was uploaded before it.
+
+        Raises:
+            RuntimeError: memory or kernels are not ready.
+        """
+        self.steady = None
+        self.check_whole()
+        by_device = self._served(calls)
+        stepped = sum(call.param.numel() > 0 for call in calls)
+        if is_staggered(calls[0]) and sum(map(len, by_device.values())) < stepped:
+            raise RuntimeError(
+                "a graph of staggered refreshes needs Triton kernels to step every tensor, and "
+                "they do not step some of these (soap_fast.explain says why): use "
+                "refresh_schedule='periodic'"
+            )
+        for device, chosen in by_device.items():
+            engine = self.engines.get(device)
+            if engine is None or not engine.holds(chosen):
+                raise RuntimeError(
+                    "these parameters have taken no step together yet, and a graph can only "
+                    "repeat one: take a step outside of the capture first"
+                )
+            staggered = is_staggered(chosen[0])
+            if (staggered or any(map(_refreshes, chosen))) and not engine.refresher.has_run:
+                raise RuntimeError(
+                    "the graph would contain a refresh, and the first refresh loads kernels, "
+                    "which a capture cannot: take steps outside of the capture until one refreshes"
+                )
+            if staggered and not engine.staggered:
+                raise RuntimeError(
+                    "with a staggered schedule call optimizer.prepare_capture() before the capture"
+                )
+        for device in by_device:
+            self.engines[device].forget_uploads()
+        self.by_device_clock = is_staggered(calls[0])
+        try:
+            yield
+        finally:
+            self.by_device_clock = False
+            for device in by_device:
+                self.engines[device].forget_uploads()
+                # A capture that failed has done nothing.
+                self.engines[device].underway.halfway = False
+
+    def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
+        for device, chosen in self._served(calls).items():
+            engine = self.engines.get(device)
+            if is_staggered(chosen[0]) and engine is not None and engine.holds(chosen):
+                engine.prepare_staggered([call for call in chosen if any(call.plan.factors)])
+
+    def _served(self, calls: Sequence[TensorCall]) -> dict[torch.device, list[TensorCall]]:
+        by_device: dict[torch.device, list[TensorCall]] = {}
+        for call in calls:
+            if self.serves(call):
+                by_device.setdefault(call.param.device, []).append(call)
+        return by_device
+
+    def replayed(self) -> None:
+        self.steady = None  # its count of calls until a refresh
+        for engine in self.engines.values():
+            engine.follow_stream()  # that of the replay
+            engine.forget_uploads()  # the replay has uploaded its own
+
+    def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
+        """One step for each tensor after its first call. Returns which were taken, [] bool each."""
+        taken: dict[int, torch.Tensor] = {}
+        by_device: dict[torch.device, list[int]] = {}
+        others = []
+        for index, call in enumerate(calls):
+            if self.serves(call):
+                by_device.setdefault(call.param.device, []).append(index)
+            else:
+                others.append(index)
+        for device, indices in by_device.items():
+            flags = self._step(device, [calls[i] for i in indices])
+            taken.update(zip(indices, flags, strict=True))
+        flags = super().update([calls[i] for i in others])
+        taken.update(zip(others, flags, strict=True))
+        return [taken[i] for i in range(len(calls))]
+
+    def _step(self, device: torch.device, calls: list[TensorCall]) -> list[torch.Tensor]:
+        engine = self._engine(device, calls)
+        by_param = {id(call.param): call for call in calls}
+        found = [by_param.get(id(param)) for param in engine.params]
+        grads = [None if call is None else call.grad for call in found]
+        options = [calls[0].options if call is None else call.options for call in found]
+        present = [call for call in found if call is not None]
+        taken, noting = engine.noting_taken()
+        flags = {id(call.param): taken[engine.places[id(call.param)]] for call in present}
+        counted = counting(present, [flags[id(call.param)] for call in present])
+        with held:  # what was uploaded is known to be, and what was launched is counted
+            engine.follow_stream(call.grad for call in present)
+            engine.upload(grads, options)
+            torch.autograd.graph.increment_version([call.param for call in present])
+            engine.run(calls[0].scaling, noting, *counted)
+        return [flags[id(call.param)] for call in calls]
+
+    def _engine(self, device: torch.device, calls: list[TensorCall]) -> Engine:
+        """The engine of a device, made anew where tensors joined or their state moved."""
+        from soap_fast.backends.triton.engine import Engine
+
+        engine = self.engines.get(device)
+        if engine is None or not engine.holds(calls):
+            if engine is not None:
+                engine.underway.check_whole()
+            order = self._order_on(device)
+            engine = Engine(calls, self._launcher(device), self.input_precision, order)
+            engine.derive_operands()
+            self.engines[device] = engine
+        return engine
+
+    def _order_on(self, device: torch.device) -> StreamOrder:
+        return self.orders.setdefault(device, StreamOrder(device))
+
+    def _launcher(self, device: torch.device) -> Launcher:
+        from soap_fast.backends.triton.launch.launcher import TritonLauncher
+
+        return self.launcher or TritonLauncher(_multiprocessors(device))
+
+    def by_extension(
+        self,
+        factors: list[torch.Tensor],
+        bases: list[torch.Tensor],
+        selections: list[torch.Tensor],
+        allowed: list[torch.Tensor],
+        tolerance: float,
+    ) -> Refreshed:
+        """As `native`, the products on CUDA by our kernel."""
+        arguments = (factors, bases, selections, allowed, tolerance)
+        device = factors[0].device
+        if device.type != "cuda" or self.name_on(device) != self.name:
+            return super().by_extension(*arguments)
+        from soap_fast.backends.triton.ops.grouped_matmul import products_by
+
+        with products_by(self._launcher(device), self.input_precision):
+            return super().by_extension(*arguments)
+
+    def make_up(self, calls: Sequence[TensorCall]) -> None:
+        for device, chosen in self._served(calls).items():
+            self._engine(device, chosen)  # of all that step now, whoever owes something
+        owing = [(call, call.owed.taken) for call in calls if call.owed is not None]
+        self._refresh([call for call, _ in owing], [flag for _, flag in owing], by_last_step=False)
+
+    def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
+        if self.by_device_clock:
+            for each in self.engines.values():
+                each.refresh_staggered(self.refresh_op)
+            return
+        self.has_refreshed = bool(calls)
+        self._refresh(calls, taken, by_last_step=True)
+
+    def _refresh(
+        self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], *, by_last_step: bool
+    ) -> None:
+        """Refresh by the engines what they step; they know themselves what their last step took."""
+        by_engine: dict[torch.device, list[int]] = {}
+        others = []
+        for index, call in enumerate(calls):
+            if self.serves(call):
+                by_engine.setdefault(call.param.device, []).append(index)
+            else:
+                others.append(index)
+        for device, indices in by_engine.items():
+            chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
+            with self._forgetting(device):
+                self.engines[device].refresh(
+                    chosen, self.refresh_op, None if by_last_step else flags
+                )
+        super().refresh([calls[i] for i in others], [taken[i] for i in others])
+        for index in others:  # an engine that has stepped it at other times derives from its bases
+            param = calls[index].param
+            engine = self.engines.get(param.device)
+            if engine is not None and id(param) in engine.places:
+                del self.engines[param.device]
+
+    @contextmanager
+    def _forgetting(self, device: torch.device) -> Iterator[None]:
+        """A refresh that fails may leave carrying matrices in the place of an engine's operands."""
+        try:
+            yield
+        except BaseException:
+            del self.engines[device]
+            raise
+
+
+def unserved(param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
+    """What of a tensor the kernels do not serve; None if they serve it."""
+    if state_dtype(param) != torch.float32:
+        return f"dtype {param.dtype}"
+    if grad.dtype not in DTYPES:
+        return f"a gradient of dtype {grad.dtype}"
+    if param.numel() == 0:
+        return "no elements"
+    if max(param.numel(), span(param), span(grad)) >= 2**30:
+        return "2^30 elements or more, or as many between its first and its last"
+    layout = layout_of(plan)
+    for what, stride in (("strides", param.stride()), ("a gradient with strides", grad.stride())):
+        if not walkable(layout, stride):
+            return f"{what} {stride}, more axes than a kernel walks"
+    if any(size is not None and size >= 2**15 for size in plan.factors):
+        return "a factor of 2^15 or more"
+    return None
+
+
+def _refreshes(call: TensorCall) -> bool:
+    """Whether the coming call of a tensor under the periodic schedule ends with a refresh."""
+    due = call.state["calls"] % call.options.precondition_frequency == 0
+    return due and any(size is not None for size in call.plan.factors)
+
+
+def span(tensor: torch.Tensor) -> int:
+    """Elements of memory from a tensor's first element to its last."""
+    return sum((d - 1) * s for d, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -1,0 +1,1 @@
+"""How launches are made: launchers, how kernels are compiled, uploads, the order of streams."""

@@ -1,0 +1,247 @@
+"""A refresh of tensors of the fused step: their bases by an operator, their moments by launches.
+
+What is due together is due together again: tables, tiles and selections of a set of tensors stay on
+the device, and a refresh uploads one table with the addresses of its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from math import lcm
+from typing import Any
+from weakref import WeakSet
+
+import torch
+
+from soap_fast.backends.triton.address_slots import AddressSlots, PatchableTable
+from soap_fast.backends.triton.carry import RefreshContext, plan_carry, slots_of
+from soap_fast.backends.triton.launch.launcher import Launch, Launcher
+from soap_fast.backends.triton.launch.pieces import apart, joined
+from soap_fast.backends.triton.launch.underway import Underway
+from soap_fast.backends.triton.launch.upload import upload
+from soap_fast.backends.triton.programs import Planned
+from soap_fast.interrupts import at_once, held
+from soap_fast.step.call import TensorCall, settling
+from soap_fast.step.capture import is_staggered
+from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
+from soap_fast.step.modes import from_modes, to_modes
+from soap_fast.step.refresh import LEFT_OUT, Refreshed
+
+RefreshOp = Callable[..., Refreshed]
+# Sets of tensors that were due together and may be again: those of one period of the schedule, and
+# of so many calls in which tensors were missing, which have gradients now and then. Frequencies
+# that differ repeat together after their least common multiple, which may be too many.
+OTHER_SETS, LONGEST_PERIOD = 64, 1024
+CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
+
+
+@dataclass(eq=False)
+class DueSet:
+    """Tensors whose refresh falls together; everything of it but the results, on the device.
+
+    Attributes:
+        batches: their factors by stack.
+        selections: [k] int32 per batch.
+        slots: [k] int64 per batch, the same.
+        owners: [all k] int64, the tensor of each factor.
+        late: tables that wait for addresses of results.
+        launches: in order, by name, given these tables.
+        in_use: what all of these read on the device.
+        calls: whose tensors they are, without their gradients.
+    """
+
+    batches: list[Batch]
+    selections: list[torch.Tensor]
+    slots: list[torch.Tensor]
+    owners: torch.Tensor
+    late: tuple[PatchableTable, ...]
+    launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
+    in_use: list[torch.Tensor]
+    calls: list[TensorCall]
+
+    @property
+    def tolerance(self) -> float:
+        return self.calls[0].options.refresh_tolerance
+
+
+class Refresher:
+    """Refreshes the tensors of one engine."""
+
+    def __init__(self, context: RefreshContext, launcher: Launcher, underway: Underway) -> None:
+        self.context, self.launcher, self.underway = context, launcher, underway
+        self.device = context.memory.a.device
+        self.has_run = False  # and its kernels are loaded
+        self.forget()
+
+    def forget(self) -> None:
+        """The tables of what was due together are built and uploaded anew."""
+        self.sets: dict[tuple[Any, ...], DueSet] = {}  # the one that was due last at the end
+        self.alive = WeakSet[DueSet]()  # those, and what steady steps hold of them
+        self.frequencies: dict[float, set[int]] = {}  # of staggered tensors, by tolerance
+
+    def in_use(self) -> Iterator[torch.Tensor]:
+        """All tensors on the device that refreshes read at every turn."""
+        for found in self.alive:
+            yield from found.in_use
+            yield from (b.all_due for b in found.batches if b.all_due is not None)
+
+    def refresh(
+        self,
+        calls: Sequence[TensorCall],
+        places: Sequence[int],
+        taken: torch.Tensor,
+        op: RefreshOp,
+    ) -> None:
+        """Refresh the factors of these tensors that are due, and carry their moments along.
+
+        Args:
+            places: of the calls' tensors in the engine.
+            taken: [n + 1] bool of all tensors of the engine, whether their step was taken.
+            op: `refresh_eager` or another that computes the same.
+        """
+        for found in self.due_sets(calls, places):
+            self.refresh_set(found, taken, op)
+
+    def due_sets(self, calls: Sequence[TensorCall], places: Sequence[int]) -> list[DueSet]:
+        """What is due of these tensors, a set for each tolerance."""
+        return [
+            self._due([calls[i] for i in indices], [places[i] for i in indices])
+            for indices in by_tolerance(calls).values()
+        ]
+
+    def refresh_set(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
+        """Refresh one set, of which nothing but values has changed since it was built."""
+        allowed = taken.index_select(0, found.owners)
+        counts = [len(selection) for selection in found.selections]
+        by_batch = torch.split(allowed, counts)
+        results, bases = refreshed(found.batches, found.selections, by_batch, op, found.tolerance)
+        starts = starts_of(results)
+        filled = [late.filled(starts) for late in found.late]
+        lengths = [len(table) for table in filled]
+        late = apart(upload(joined(filled), self.device), lengths)
+        with held:
+            self._launch(found, late, results, bases)
+        self.has_run = True
+
+    def _launch(
+        self,
+        found: DueSet,
+        late: Sequence[torch.Tensor],
+        results: Refreshed,
+        bases: Sequence[torch.Tensor],
+    ) -> None:
+        """Carry the moments over and write the bases.
+
+        Where a launch fails before, as a kernel may that is compiled, what others did is undone.
+        """
+        made: list[str] = []
+        stacks = [batch.Q for batch in found.batches]
+        writing = map(torch.Tensor.index_copy_, stacks, repeat(0), found.slots, bases)
+        self.underway.refreshing = True
+        try:
+            for name, launch in found.launches:
+                self.launcher(launch(late))
+                made.append(name)
+                if name == CARRIED:
+                    at_once(writing, settling(found.calls))
+        except BaseException:
+            if CARRIED not in made:
+                undo(found.calls, by_call(found.batches, results, bases), made)
+            raise
+        finally:
+            self.underway.refreshing = False
+
+    def _due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
+        due = ((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
+        key = (calls[0].options.refresh_tolerance, *due)
+        found = self.sets.pop(key, None)
+        if found is None or any(
+            c.state is not k.state for c, k in zip(calls, found.calls, strict=True)
+        ):
+            found = self._build(calls, places)
+        self.sets[key] = found
+        staggered = self.frequencies.setdefault(calls[0].options.refresh_tolerance, set())
+        staggered.update(c.options.precondition_frequency for c in calls if is_staggered(c))
+        if len(self.sets) > self._most_sets():
+            del self.sets[next(iter(self.sets))]
+        return found
+
+    def _most_sets(self) -> int:
+        """A set for every call of a period, and tolerance."""
+        periods = (lcm(*frequencies) for frequencies in self.frequencies.values())
+        return OTHER_SETS + sum(min(period, LONGEST_PERIOD) for period in periods)
+
+    def _build(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
+        found, slots = batches(calls), AddressSlots()
+        by_mode: dict[int, dict[int, list[int]]] = {place: {} for place in places}
+        for number, batch in enumerate(found):
+            d = batch.K.shape[1]
+            for position, (index, mode) in enumerate(batch.owners):
+                values = slots_of(slots, number, len(found), position, d)
+                by_mode[places[index]][mode] = values
+        planned = plan_carry(self.context, by_mode, slots)
+        places_of = [places[index] for batch in found for index, _ in batch.owners]
+        owners = upload(torch.tensor(places_of, dtype=torch.int64), self.device)
+        selections = [batch.selection() for batch in found]
+        long = [selection.long() for selection in selections]
+        in_use = [owners, *selections, *long]
+        for batch in found:
+            in_use += [batch.K, batch.Q]
+        launches = [
+            (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
+        ]
+        without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
+        made = DueSet(found, selections, long, owners, planned.late, launches, in_use, without)
+        self.alive.add(made)
+        return made
+
+    def _on_device(
+        self, planned: Planned, in_use: list[torch.Tensor]
+    ) -> Callable[[Sequence[torch.Tensor]], Launch]:
+        tiles = planned.tiles
+        walked = () if tiles is None else (upload(tiles, self.device),)
+        fixed = [t if isinstance(t, int) else upload(t, self.device) for t in planned.tables]
+        in_use += [*walked, *planned.arguments, *(t for t in fixed if isinstance(t, torch.Tensor))]
+        kept: dict[str, Any] = {}
+
+        def launch(late: Sequence[torch.Tensor]) -> Launch:
+            tables = (late[t] if isinstance(t, int) else t for t in fixed)
+            arguments = (*walked, *tables, *planned.arguments, planned.count)
+            return Launch(planned.op, arguments, planned.constants, planned.count, kept)
+
+        return launch
+
+
+def undo(calls: Sequence[TensorCall], changes: Changes, made: Sequence[str]) -> None:
+    """Moments and counters as they were before the launches that were made.
+
+    exp_avg is not written yet. What is not found again is `off_diagonal`, which goes on telling of
+    the refresh that was tried.
+    """
+    for index, by_mode in changes.items():
+        entry, plan = calls[index].state, calls[index].plan
+        if "settle exp_avg_sq" in made:
+            exp_avg_sq = to_modes(entry["exp_avg_sq"], plan)
+            for mode, change in by_mode.items():
+                exp_avg_sq = exp_avg_sq.index_select(mode, change.order.argsort())
+            entry["exp_avg_sq"].copy_(from_modes(exp_avg_sq, plan))
+        if "count" in made:
+            for change in by_mode.values():
+                was = change.outcome != LEFT_OUT
+                entry["refreshes"][change.outcome.clamp(min=1) - 1] -= was.long()
+
+
+def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:
+    """Indices of calls whose bases one call of the operator may refresh."""
+    found: dict[float, list[int]] = {}
+    for index, call in enumerate(calls):
+        found.setdefault(call.options.refresh_tolerance, []).append(index)
+    return found
+
+
+def starts_of(results: Refreshed) -> torch.Tensor:  # [4 * batches] int64
+    """Addresses at which the results lie, in the order that address slots count them."""
+    assert all(t.is_contiguous() for column in results for t in column)
+    return torch.tensor([t.data_ptr() for column in results for t in column], dtype=torch.int64)

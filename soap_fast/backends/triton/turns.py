@@ -1,0 +1,158 @@
+"""The refreshes that recur while a steady state lasts: what falls due by which call, found once.
+
+Which bases a call refreshes repeats after the least common multiple of the frequencies. The first
+time a call's turn comes its tensors are looked at one by one, from then on no more than whether
+their state lies where it did: of each tensor once in a period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, repeat
+from math import lcm
+from operator import getitem, is_, is_not, setitem, sub
+from typing import Any
+
+import torch
+
+from soap_fast.backends.triton.metadata import Metadata
+from soap_fast.backends.triton.refresh import LONGEST_PERIOD, DueSet
+from soap_fast.step.call import Owed, TensorCall
+
+COUNTERS = ("step", "skipped", "refreshes", "off_diagonal")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MATRICES = ("GG", "Q")
+there = partial(is_not, None)
+
+
+@dataclass
+class Turn:
+    """What one call refreshes.
+
+    Attributes:
+        calls: with something due.
+        places: of their tensors in the engine.
+        modes: that are due, per call.
+        until: calls from this one to the next that refreshes something.
+        whereabouts: of the state that is looked at ahead of this call.
+        sets: the same as the refresher has it, once it was asked.
+        states: of the calls.
+    """
+
+    calls: list[TensorCall]
+    places: list[int]
+    modes: list[list[int]]
+    until: int
+    whereabouts: Whereabouts
+    sets: list[DueSet] | None = None
+
+    def __post_init__(self) -> None:
+        self.states = [call.state for call in self.calls]
+
+    def owing(self, taken: torch.Tensor) -> Iterable[object]:
+        """For `at_once` behind the update: what falls due by it is owed.
+
+        Args:
+            taken: [n + 1] bool, by place, whether a tensor takes its step.
+        """
+        owed = list(map(Owed._make, zip(self.modes, repeat(taken), self.places)))
+        return map(setitem, self.states, repeat("owed"), owed)
+
+
+class Turns:
+    """Of tensors that all have a call at every step."""
+
+    def __init__(
+        self,
+        calls: Sequence[TensorCall],
+        places: dict[int, int],
+        holds: Callable[[Sequence[TensorCall]], bool],
+    ) -> None:
+        """These have just had a call.
+
+        Args:
+            places: in the engine, by id of a parameter.
+            holds: whether the engine knows the state of these calls to lie where it does.
+        """
+        self.calls = [replace(call, grad=call.param) for call in calls]  # gradients come and go
+        self.places = [places[id(call.param)] for call in calls]
+        self.holds = holds
+        self.states = [call.state for call in calls]
+        self.clocks = list(self._clocks())
+        with_factors = (call for call in calls if any(call.plan.factors))
+        period = lcm(*(call.options.precondition_frequency for call in with_factors))
+        self.period = period if period <= LONGEST_PERIOD else 0
+        self.turns: dict[int, Turn] = {}
+
+    def coming(self) -> Turn | None:
+        """What the coming call refreshes; None where clocks or the state are not as they were."""
+        passed: int = self.states[0]["calls"] - self.clocks[0]
+        if not self.period or set(map(sub, self._clocks(), self.clocks)) != {passed}:
+            return None
+        place = passed % self.period
+        turn = self.turns.get(place)
+        if turn is None:
+            turn = self._found()
+            if turn is not None:
+                self.turns[place] = turn
+        return turn if turn is not None and turn.whereabouts.same() else None
+
+    def _clocks(self) -> Iterator[int]:
+        return map(getitem, self.states, repeat("calls"))
+
+    def _found(self) -> Turn | None:
+        due = [call.due_after(call.state["calls"]) for call in self.calls]
+        chosen = [index for index, modes in enumerate(due) if modes]
+        calls = [self.calls[i] for i in chosen]
+        # What never falls due is looked at with the first that does.
+        never = [c for c in self.calls if not self.turns and not any(c.plan.factors)]
+        if not self.holds([*calls, *never]):
+            return None
+        until = min(
+            left - 1 if left > 1 else call.options.precondition_frequency
+            for call in self.calls
+            for left in calls_until_due(call)
+        )
+        places, modes = [self.places[i] for i in chosen], [due[i] for i in chosen]
+        states = [call.state for call in (*calls, *never)]
+        return Turn(calls, places, modes, until, Whereabouts(states))
+
+
+class Whereabouts:
+    """Where the state of some tensors lies."""
+
+    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
+        self.states = states
+        self.counters, tensors = list(self._entries(COUNTERS)), list(self._tensors())
+        self.addresses = list(map(torch.Tensor.data_ptr, tensors))
+        self.like = Metadata(tensors)
+
+    def same(self) -> bool:
+        """Whether it lies there still."""
+        if not all(map(is_, self._entries(COUNTERS), self.counters)):
+            return False
+        tensors = list(self._tensors())
+        if list(map(torch.Tensor.data_ptr, tensors)) != self.addresses:
+            return False
+        return self.like.unchanged(tensors)
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """What may have moved within the same objects, as by tools that offload a state."""
+        matrices = chain.from_iterable(self._entries(MATRICES))
+        return chain(self._entries(MOMENTS), filter(there, matrices))
+
+    def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
+        return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)
+
+
+def calls_until_due(call: TensorCall) -> Iterator[int]:
+    """Per factor how many calls from now its next refresh is due, 1 for the next call."""
+    frequency = call.options.precondition_frequency
+    calls: int = call.state["calls"]
+    staggered = call.options.refresh_schedule == "staggered"
+    for mode, size in enumerate(call.plan.factors):
+        if size is not None:
+            phase = call.state["phases"][mode] if staggered else frequency
+            yield frequency - (calls - 1 - phase) % frequency

@@ -1,0 +1,1 @@
+"""What tells of an optimizer and changes nothing."""

@@ -1,0 +1,230 @@
+"""What the steps of an optimizer consist of, as tables for people: tensors, launches, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from soap_fast.backends import survey
+from soap_fast.backends.triton.backend import unserved
+from soap_fast.backends.triton.launch.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
+from soap_fast.backends.triton.programs import plain_step
+from soap_fast.options import plan_options
+from soap_fast.step.layout import layout_of
+from soap_fast.step.plan import TensorPlan, plan_tensor
+
+if TYPE_CHECKING:
+    from soap_fast.soap import SOAP
+
+__all__ = ["Explanation", "Launched", "Tensors", "explain"]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Parameters that are stepped alike.
+
+    Attributes:
+        count: how many.
+        shape, dtype, device: of each.
+        groups: its groups of modes, see `group_names`.
+        by: the backend that steps them.
+        why: the reason, where the optimizer's backend does not.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    groups: str
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Launched:
+    """One launch of a plain step of the Triton backend.
+
+    Attributes:
+        flops: floating point operations of the mathematics; `executed` with padding.
+        bytes: operands read once and results written once.
+        floor: seconds, the least it can take on the GPU of `floor_seconds`.
+    """
+
+    launch: str
+    tiles: int
+    flops: int
+    executed: int
+    bytes: int
+    floor: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; printed, it is a page of tables."""
+
+    backend: str
+    why: str
+    refreshes: Sequence[str]  # of each device: how its bases are refreshed
+    tensors: Sequence[Tensors]
+    launches: Sequence[Launched]
+    without_tiles: Sequence[str]  # launches over tensors: the clock, norm
+    factors: int
+    factor_sizes: int
+    uninitialised: int = 0  # parameters of lazy modules, of no shape yet
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def explain(optimizer: SOAP) -> Explanation:
+    """Tell what a step of this optimizer consists of; print it.
+
+    Groups are what a rotation treats as one: neighbouring small modes are joined, modes of size 1
+    left out. The launches are those of the Triton backend for the tensors it serves, whichever
+    backend this optimizer has; gradients are taken to lie as their parameters do.
+
+    Args:
+        optimizer: before or after its first step; nothing of it changes.
+    """
+    counted: dict[tuple[Any, ...], int] = {}
+    served: list[tuple[torch.Tensor, TensorPlan]] = []
+    normalizes = False
+    sizes: list[int] = []
+    uninitialised = 0
+    for group in optimizer.param_groups:
+        options = plan_options(group)
+        normalizes = normalizes or group["normalize_grads"]
+        for param in dict.fromkeys(group["params"]):
+            if is_lazy(param):
+                uninitialised += 1
+                continue
+            plan = plan_tensor(tuple(param.shape), options)
+            grad = param if param.grad is None else param.grad
+            if unserved(param, grad, plan) is None:
+                served.append((param, plan))
+            by, why = optimizer._backend.stepped_by(param, grad, plan, group["lr"])
+            if why and optimizer._requested_backend == "triton":
+                by = "refused"
+            names = str(param.dtype).removeprefix("torch."), str(param.device)
+            key = (tuple(param.shape), *names, group_names(plan), by, why)
+            counted[key] = counted.get(key, 0) + 1
+            sizes += [size for size in plan.factors if size is not None]
+    with torch.device("cpu"):
+        launches = plain_step(
+            [layout_of(plan) for _, plan in served],
+            [(param.stride(), param.dtype) for param, _ in served],
+        )
+    works = [(launch.name, launch.work) for launch in launches]
+    return Explanation(
+        optimizer.backend,
+        _why(optimizer),
+        _refreshes(optimizer),
+        [Tensors(count, *key) for key, count in counted.items()],
+        [
+            Launched(name, w.count, w.needed, w.executed, w.bytes, floor_seconds(w.needed, w.bytes))
+            for name, w in works
+        ],
+        ("clock", "norm") if normalizes else ("clock",),
+        len(sizes),
+        len(set(sizes)),
+        uninitialised,
+    )
+
+
+def group_names(plan: TensorPlan) -> str:
+    """E.g. `192 . 192 . 5x5`; joined modes by x, modes without a factor in brackets."""
+    names = []
+    for group in plan.groups:
+        name = "x".join(str(plan.modes[mode]) for mode in group.modes)
+        names.append(name if group.rotated else f"[{name}]")
+    return " . ".join(names) or "-"
+
+
+def _why(optimizer: SOAP) -> str:
+    if optimizer._requested_backend is not None:
+        return "asked for by name"
+    others = [s for s in survey() if s.name != optimizer.backend and not s.usable]
+    reasons = [f"{status.name} cannot run: {status.reason}" for status in others]
+    reasons += optimizer._best_on.passed_over
+    return "; ".join(["the best that runs here", *reasons])
+
+
+def _refreshes(optimizer: SOAP) -> list[str]:
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    devices = dict.fromkeys(param.device for param in params)
+    return [f"{device} {optimizer._backend.refreshes_on(device)}" for device in devices]
+
+
+def _lines(found: Explanation) -> Iterator[str]:
+    yield f"Backend {found.backend}: {found.why}."
+    yield from (f"Refreshes on {line}." for line in found.refreshes)
+    yield ""
+    yield f"Tensors, {found.factors} factors of {found.factor_sizes} sizes"
+    yield "(dots separate groups of modes; modes joined by x rotate as one; [modes] have no factor)"
+    header = ["count", "shape", "dtype", "device", "groups", "stepped by"]
+    rows = [
+        [
+            str(t.count),
+            "x".join(map(str, t.shape)) or "scalar",
+            t.dtype,
+            t.device,
+            t.groups,
+            f"{t.by}: {t.why}" if t.why else t.by,
+        ]
+        for t in found.tensors
+    ]
+    yield from _table(header, rows, numbers=("count",))
+    if found.uninitialised:
+        yield f"  and {found.uninitialised} parameters are not initialised yet: run the model once"
+    yield ""
+    yield _launches_of(found)
+    header = ["launch", "tiles", "GFLOP", "padding", "MB", "floor us", "bound by"]
+    rows = [_launch_row(launch) for launch in found.launches]
+    yield from _table(header, rows, numbers=header[1:-1])
+    yield f"  one launch each over all tensors: {', '.join(found.without_tiles)}"
+    total = len(found.launches) + len(found.without_tiles)
+    flops, moved = (sum(getattr(x, name) for x in found.launches) for name in ("flops", "bytes"))
+    floor = 1e3 * sum(launch.floor for launch in found.launches)
+    yield (
+        f"  {total} launches, {flops / 1e9:.1f} GFLOP, {moved / 1e6:.0f} MB, floor {floor:.2f} ms "
+        f"at {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and {BYTES_PER_SECOND / 1e12:.0f} TB/s (assumed "
+        "of an H100, not measured)"
+    )
+
+
+def _launches_of(found: Explanation) -> str:
+    if found.backend == "triton":
+        return "Launches of a plain step of the tensors that Triton steps"
+    ours = f"'{found.backend}' steps tensor by tensor"
+    return f"Launches of a plain step by 'triton' on an NVIDIA GPU; {ours}"
+
+
+def _launch_row(launch: Launched) -> list[str]:
+    padding = f"{1 - launch.flops / launch.executed:.1%}" if launch.executed else "-"
+    products = launch.flops / FLOPS_PER_SECOND > launch.bytes / BYTES_PER_SECOND
+    return [
+        launch.launch,
+        str(launch.tiles),
+        f"{launch.flops / 1e9:.2f}",
+        padding,
+        f"{launch.bytes / 1e6:.1f}",
+        f"{1e6 * launch.floor:.1f}",
+        "products" if products else "bytes",
+    ]
+
+
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str]
+) -> Iterator[str]:
+    """Columns as wide as they must be; numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
