@@ -9,7 +9,7 @@ import torch
 from streams import parameters, set_gradients, train
 
 from bench import shapes
-from bench.measuring.recorded import record
+from bench.recorded import record
 from soap_fast import SOAP, GraphedStep, capture
 from soap_fast.backends.triton import TritonBackend, interpreted
 from soap_fast.fused.launcher import RecordingLauncher

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import Images
 from bench.lic.training import Config, Training, run, say
 from bench.lic.training.runs import CHECKPOINT, start_anew

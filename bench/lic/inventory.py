@@ -12,9 +12,8 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.command import BadInput
+from bench.files import BadInput, write_text
 from bench.lic.models import build
-from bench.output.text import write_text
 
 SIDE = 256  # pixels, of the images that models are usually trained on
 

@@ -8,14 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench import envelope
+from bench.files import write_text, writing
 from bench.lic.evaluation.reach import first_at
 from bench.lic.optimizers import TREATMENT
 from bench.lic.style import LABELS, lines, loss_frame, number, plain_text
 from bench.lic.style import table as markdown
 from bench.lic.training import WARMUP, Config
-from bench.output import envelope
-from bench.output.text import write_text
-from bench.output.writing import writing
 
 
 def table(results: list[dict[str, Any]], missing: dict[str, str], config: Config) -> str:
@@ -109,10 +108,10 @@ def _dress(axes: Axes, xlabel: str, legend: str) -> None:
 
 def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: str | None) -> None:
     """table.md, result.json and curves.png in `folder`; the same JSON to `json_target`."""
-    envelope.write(str(folder / "result.json"), results)
+    envelope.write(str(folder / "result.json"), results, "lic demo")
     write_text(folder / "table.md", text)
     if json_target is not None:
-        envelope.write(json_target, results)
+        envelope.write(json_target, results, "lic demo")
     plot(results, folder / "curves.png")
 
 

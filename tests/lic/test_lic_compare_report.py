@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.__main__ import main
 from bench.lic.comparison import report
 from bench.lic.comparison.kept import alone, timed, wall_seconds

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import Crops, batches, evaluation_set, images, load, shipped
 from bench.lic.data.sources import File, Kept
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import evaluation_set, load
 from bench.lic.data.layouts import recognise
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from bench.files import readable
 from bench.lic.__main__ import main
 from bench.lic.data import load
 from bench.lic.evaluation import pictures, quality
 from bench.lic.training import Config, Training, run
-from bench.output.text import readable
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
 

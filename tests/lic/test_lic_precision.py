@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import Images, load
 from bench.lic.models import build
 from bench.lic.models.entropy_bottleneck import EntropyBottleneck

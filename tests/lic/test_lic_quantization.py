@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.evaluation import int8, quantization
 from bench.lic.evaluation.adaround import adaround, error, rectified_sigmoid, regulariser
 from bench.lic.evaluation.int8 import (

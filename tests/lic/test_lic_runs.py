@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic import search
 from bench.lic.__main__ import main
 from bench.lic.data import load
@@ -162,7 +162,7 @@ def test_a_run_knows_every_machine_and_commit_it_ran_on(
     assert parts[0]["machine"]["threads"] == 1
     written = (tmp_path / "result.json").read_bytes()
     monkeypatch.setattr(provenance, "_commit", lambda: "later")
-    monkeypatch.setattr("bench.output.envelope.commit", lambda: "later")
+    monkeypatch.setattr("bench.envelope.commit", lambda: "later")
     assert main(tiny(data, tmp_path, "--resume")) == 0
     assert (tmp_path / "result.json").read_bytes() == written
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.arguments import Parser, positive
-from bench.command import BadInput, check_target
+from bench.command import Parser, check_target, positive
+from bench.files import BadInput
 from bench.lic import demo, report
 from bench.lic.commands import options as shared
 from bench.lic.optimizers import BUILDERS

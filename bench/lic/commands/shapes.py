@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench.arguments import Parser, positive
-from bench.command import BadInput, check_target
+from bench.command import Parser, check_target, positive
+from bench.files import BadInput
 from bench.lic import inventory
 from bench.lic.models import MODELS
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.arguments import Parser, device, positive
-from bench.command import ROOT, BadInput, check_target
+from bench import envelope
+from bench.command import ROOT, Parser, check_target, device, positive
+from bench.files import BadInput, write_text
 from bench.lic.commands import options as shared
 from bench.lic.commands import quantize
 from bench.lic.commands.compare import add_changes, changed
@@ -33,8 +34,6 @@ from bench.lic.models import stride
 from bench.lic.study import figures, report
 from bench.lic.study.watched import Watched
 from bench.lic.training import load_model
-from bench.output import envelope
-from bench.output.text import write_text
 
 OPTIMIZERS = ("adam", "soap_fast")
 COMMITTED = ROOT / "bench" / "results" / "comparison" / "compare.json"
@@ -168,7 +167,7 @@ def _quantized(
         groups = group(chosen)
         read = quantize.Calibration(calibration, CROP, IMAGES)
         rows = quantize.measured(groups, sets, read, recipe, options.device).rows(groups)
-        envelope.write(str(path), [of, *rows])
+        envelope.write(str(path), [of, *rows], "lic study")
     return rows
 
 
@@ -178,7 +177,7 @@ def _quantized(
 def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse.Namespace) -> None:
     """study.json, report.md and pictures in `out`."""
     rows = [*comparison_report.results(comparison), *report.results(comparison, quantized)]
-    envelope.write(str(out / "study.json"), [*rows, *quantized])
+    envelope.write(str(out / "study.json"), [*rows, *quantized], "lic study")
     found = report.text([row for row in rows if row["kind"] in ("claim", "seen")])
     pages = [found, "## Training\n", comparison_report.text(comparison, rows)]
     if quantized:

@@ -9,12 +9,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.files import writing
 from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import band, of_variant
 from bench.lic.evaluation.runs import Group, Run, group
 from bench.lic.style import lines, loss_frame, plain_text
-from bench.output.writing import writing
 
 
 @plain_text()

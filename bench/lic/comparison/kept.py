@@ -10,8 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.command import BadInput
-from bench.output.text import write_text
+from bench.files import BadInput, write_text
 
 WALL = "wall.json"
 

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from bench import envelope
+from bench.files import write_text
 from bench.lic.comparison import figures
 from bench.lic.comparison.plan import describe, variants
 from bench.lic.comparison.runner import Comparison
@@ -16,8 +18,6 @@ from bench.lic.evaluation.runs import PACKAGES, Run
 from bench.lic.optimizers import TREATMENT
 from bench.lic.style import number, share, table
 from bench.lic.training import WARMUP
-from bench.output import envelope
-from bench.output.text import write_text
 
 NOTES = (
     "Final R-D loss, bpp and PSNR are of the held-out images after the last step, with rounding: "
@@ -247,7 +247,7 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
 
 def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) -> None:
     """report.md, compare.json, losses.png, and rate_distortion.png if there are curves."""
-    envelope.write(str(folder / "compare.json"), rows)
+    envelope.write(str(folder / "compare.json"), rows, "lic compare")
     figures.losses(comparison, folder / "losses.png")
     picture = "![held-out loss against steps and seconds](losses.png)"
     if found := curves(comparison.preset, comparison.runs):

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from bench.command import BadInput
+from bench import envelope
+from bench.files import BadInput
 from bench.lic.comparison.kept import alone, timed, wall_seconds
 from bench.lic.comparison.plan import runs, search_config
 from bench.lic.comparison.presets import Preset
@@ -23,7 +24,6 @@ from bench.lic.optimizers import build as build_optimizer
 from bench.lic.search import search
 from bench.lic.training import Config, Training, run, say
 from bench.lic.training.runs import CHECKPOINT, RESULT
-from bench.output import envelope
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _searched(
         start = time.perf_counter()
         (found,) = search([config], images, preset.grid)
         found["wall_seconds"] = time.perf_counter() - start
-        envelope.write(str(path), [found])
+        envelope.write(str(path), [found], "lic search")
     content = json.loads(path.read_text())
     saved: dict[str, Any] = content["results"][0]
     _refuse_another(path, config, {**saved["config"], "lr": config.lr})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data.crops import Crops
 from bench.lic.data.workers import Workers
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data.decoding import Unusable
 from bench.lic.data.sources import Recent, Source, Sources
 

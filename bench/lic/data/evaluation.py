@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bench.command import told
+from bench.files import readable, told
 from bench.lic.data import shipped
 from bench.lic.data.decoding import Unusable
 from bench.lic.data.layouts import below, recognise
 from bench.lic.data.sources import File, Kept, Source
-from bench.output.text import readable
 
 
 def reason_of(error: Exception) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import shipped
 from bench.lic.data.decoding import Unusable, size
 from bench.lic.data.layouts import Layout, below, recognise

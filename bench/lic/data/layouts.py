@@ -14,10 +14,9 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.command import BadInput
+from bench.files import BadInput, readable
 from bench.lic.data.decoding import Unusable, size
 from bench.lic.data.walking import files_below
-from bench.output.text import readable
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data.decoding import decode
 
 NAME = "scikit-image's photos"

@@ -11,8 +11,8 @@ from typing import Protocol
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.files import readable
 from bench.lic.data.decoding import Unusable, decode, size
-from bench.output.text import readable
 
 # Bytes of decoded images that each process keeps. Pays for folders of up to some thousand photos;
 # of COCO's 118,000 no image is drawn again soon, whatever fits into memory.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import EvaluationSet
 from bench.lic.evaluation.curves import points
 from bench.lic.evaluation.pictures import Curves, Shown

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bench.files import writing
 from bench.lic.evaluation.curves import RDPoint
 from bench.lic.style import frame, lines, plain_text
-from bench.output.writing import writing
 
 # (group, data set) -> variant -> its curve
 Curves = dict[tuple[str, str], dict[str, list[RDPoint]]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import EvaluationSet, reason_of
 from bench.lic.evaluation.coding import decode, encode
 from bench.lic.loss import psnr

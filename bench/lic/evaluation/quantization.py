@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import EvaluationSet
 from bench.lic.evaluation.adaround import ITERATIONS, adaround
 from bench.lic.evaluation.int8 import (

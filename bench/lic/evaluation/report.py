@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.command import told
+from bench import envelope
+from bench.files import told, write_text
 from bench.lic import style
 from bench.lic.evaluation import pictures
 from bench.lic.evaluation.curves import against
@@ -15,8 +16,6 @@ from bench.lic.evaluation.evaluate import Evaluation
 from bench.lic.evaluation.quality import PADDING
 from bench.lic.evaluation.reach import to_adams_loss
 from bench.lic.training import say
-from bench.output import envelope
-from bench.output.text import write_text
 
 Rows = list[dict[str, Any]]
 
@@ -155,7 +154,7 @@ KINDS = {
 
 def write(rows: Rows, report: str, folder: Path) -> None:
     """eval.json and report.md in `folder`, before anything is drawn."""
-    envelope.write(str(folder / "eval.json"), rows)
+    envelope.write(str(folder / "eval.json"), rows, "lic eval")
     _write_report(report, [], folder)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.command import BadInput
+from bench.command import named
+from bench.files import BadInput
 from bench.lic.models.compressed import Compressed
 from bench.lic.models.full_precision import full_precision
-from bench.named import named
 
 USUAL_STRIDE = 64
 

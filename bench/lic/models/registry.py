@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.models.dcae import DCAE
 from bench.lic.models.elic import ELIC
 from bench.lic.models.foreign import Foreign, build_foreign

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.command import BadInput
+from bench.files import BadInput, writing
 from bench.lic.training.held_out import Quality
-from bench.output.writing import writing
 
 
 class Board:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bench.command import BadInput
+from bench.files import BadInput
 
 
 def apply_layout(model: nn.Module, channels_last: bool, device: str) -> torch.memory_format:

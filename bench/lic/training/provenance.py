@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from bench import envelope
 from bench.lic.training.history import History
-from bench.output import envelope
 
 MOVING = ("torch", "soap_fast")  # packages whose version moves the bits of a run
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.command import BadInput, told
+from bench.files import BadInput, told
 from bench.lic.loss import rate_distortion
 from bench.lic.models import Compressed
 from bench.lic.models.foreign import Foreign, flat
