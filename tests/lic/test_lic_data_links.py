@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.files import BadInput
 from bench.lic.data import evaluation_set, load
-from bench.lic.data.layouts import recognise
+from bench.lic.data.sources import recognise
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and pipes of Unix")
 

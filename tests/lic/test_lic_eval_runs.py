@@ -10,7 +10,7 @@ import pytest
 
 from bench.files import BadInput
 from bench.lic.evaluation import runs as roles
-from bench.lic.evaluation.reach import first_at, to_adams_loss
+from bench.lic.evaluation.curves import first_at, to_adams_loss
 from bench.lic.evaluation.runs import Run, group
 from bench.lic.training import Config
 

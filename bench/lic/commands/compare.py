@@ -14,8 +14,7 @@ from bench.files import BadInput
 from bench.lic.commands import options as shared
 from bench.lic.commands.train import MODES
 from bench.lic.comparison import report
-from bench.lic.comparison.plan import describe
-from bench.lic.comparison.presets import PRESETS, Preset
+from bench.lic.comparison.plan import PRESETS, Preset, describe
 from bench.lic.comparison.runner import compare
 from bench.lic.training.config import PRECISIONS
 

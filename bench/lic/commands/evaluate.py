@@ -12,7 +12,7 @@ from bench.command import Parser, check_target, device
 from bench.files import BadInput, readable
 from bench.lic.data import EvaluationSet, evaluation_set
 from bench.lic.evaluation import report
-from bench.lic.evaluation.evaluate import evaluate
+from bench.lic.evaluation.quality import evaluate
 from bench.lic.evaluation.runs import ACROSS, Run, group, read
 from bench.lic.training import say
 

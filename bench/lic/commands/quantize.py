@@ -18,8 +18,8 @@ from bench.files import BadInput
 from bench.lic import style
 from bench.lic.commands.evaluate import finished, image_sets
 from bench.lic.data import EvaluationSet, calibration_set
-from bench.lic.evaluation.adaround import ITERATIONS
 from bench.lic.evaluation.curves import against, points
+from bench.lic.evaluation.int8 import ITERATIONS
 from bench.lic.evaluation.quality import Score, mean_of, measure_set
 from bench.lic.evaluation.quantization import (
     RANGES,

@@ -17,17 +17,13 @@ from bench.files import BadInput, write_text
 from bench.lic.commands import options as shared
 from bench.lic.commands import quantize
 from bench.lic.commands.compare import add_changes, changed
-from bench.lic.comparison import figures as comparison_figures
 from bench.lic.comparison import report as comparison_report
-from bench.lic.comparison.kept import alone
-from bench.lic.comparison.plan import describe
-from bench.lic.comparison.presets import STUDIES, Trial
-from bench.lic.comparison.runner import Comparison, compare
+from bench.lic.comparison.plan import STUDIES, Trial, describe
+from bench.lic.comparison.runner import Comparison, alone, compare
 from bench.lic.data import EvaluationSet, load
 from bench.lic.data.sources import Kept
-from bench.lic.evaluation.adaround import ITERATIONS
-from bench.lic.evaluation.curves import points
-from bench.lic.evaluation.pictures import Curves, rate_distortion
+from bench.lic.evaluation.curves import Curves, points, rate_distortion
+from bench.lic.evaluation.int8 import ITERATIONS
 from bench.lic.evaluation.quantization import Recipe
 from bench.lic.evaluation.runs import Run, group
 from bench.lic.models import stride
@@ -186,7 +182,7 @@ def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse
     print("\n".join(pages))
     write_text(out / "report.md", page)  # before anything is drawn
     names = ["losses", "scores"]
-    comparison_figures.losses(comparison, out / "losses.png")
+    comparison_report.draw_losses(comparison, out / "losses.png")
     figures.along(comparison, out / "scores.png")
     if latents := _latents(comparison, options):
         figures.layers(comparison, latents, out / "outliers.png")

@@ -12,8 +12,8 @@ from bench.files import BadInput
 from bench.lic.commands import options as shared
 from bench.lic.data import Images
 from bench.lic.training import Training, say
-from bench.lic.training.board import check_board
 from bench.lic.training.config import Config
+from bench.lic.training.history import check_board
 from bench.lic.training.processes import Processes, joined, started
 from bench.lic.training.runs import CHECKPOINT, start_anew
 from bench.lic.training.runs import run as run_training

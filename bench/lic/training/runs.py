@@ -14,11 +14,8 @@ from bench import envelope
 from bench.files import BadInput
 from bench.lic.models import build
 from bench.lic.training import checkpoint
-from bench.lic.training.board import Board
-from bench.lic.training.history import summarise
-from bench.lic.training.progress import Progress, say
-from bench.lic.training.provenance import note_where
-from bench.lic.training.stopping import Interrupted, StoppedWaiting, StopRequest
+from bench.lic.training.history import Board, note_where, summarise
+from bench.lic.training.processes import Interrupted, Progress, StoppedWaiting, StopRequest, say
 from bench.lic.training.training import Training
 
 CHECKPOINT, MODEL, RESULT = "checkpoint.pt", "model.pt", "result.json"
