@@ -57,7 +57,7 @@ format: setup
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 measure: setup
-	PYTHON=$(BIN)/python bench/measure.sh
+	$(MAKE) --keep-going -f bench/Makefile PYTHON=$(BIN)/python
 
 soak: setup
 	SOAP_FAST_EXAMPLES=5000 SOAP_FAST_KILLS=100 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from bench.arguments import Parser
-from bench.command import BadInput
-from bench.commands import (
-    compare,
+from bench import (
     device,
-    gate,
     kernels,
     launches,
-    plan,
     readme,
     refresh,
     report,
     roof,
-    scaling,
     step,
-    trace,
     train,
     tune,
 )
-from bench.output.writing import CannotWrite
+from bench.command import Parser
+from bench.files import BadInput, CannotWrite
 
 # A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
 COMMANDS = {
@@ -31,16 +25,11 @@ COMMANDS = {
     "step": step,
     "train": train,
     "refresh": refresh,
-    "scaling": scaling,
-    "compare": compare,
-    "gate": gate,
-    "report": report,
     "kernels": kernels,
     "launches": launches,
-    "plan": plan,
-    "trace": trace,
     "tune": tune,
     "device": device,
+    "report": report,
     "readme": readme,
 }
 
@@ -56,12 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return COMMANDS[options.command].run(options)
-    except BadInput as problem:
+    except (BadInput, CannotWrite) as problem:
         print(f"python -m bench {options.command}: {problem}", file=sys.stderr)
-        return 2
-    except CannotWrite as problem:
-        print(f"python -m bench {options.command}: {problem}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(problem, BadInput) else 1
 
 
 if __name__ == "__main__":

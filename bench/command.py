@@ -1,44 +1,115 @@
-"""What the commands share: bad input as an exception, and where results go."""
+"""What the commands share: options, values that are checked at once, tables, and where rows go."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from bench.output import envelope, table
+import torch
 
-Row = dict[str, Any]
+from bench import envelope
+from bench.envelope import Row
+from bench.files import BadInput, told
+
+try:
+    from tqdm import tqdm
+except ImportError:  # a GPU machine for `bench device` need not have it
+    tqdm = None
+
 ROOT = Path(__file__).parent.parent  # of the clone
+Item = TypeVar("Item")
 
 
-class BadInput(Exception):
-    """Something the user gave cannot be used; the message says what, and what to do instead."""
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and ends with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def told(error: BaseException) -> str:
-    """An error of somebody else's code in one line."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A positive, finite number."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return parse
+
+
+def device(text: str) -> str:
+    """A torch device that works here; `auto` is cuda where there is one, else cpu."""
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if text.partition(":")[0] not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text} is not measured: take cpu or cuda")
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(f"{text} cannot be used here ({reason})") from None
+    return text
+
+
+def named(text: str) -> Any:
+    """What `package.module:object` names; modules in the current folder are found as well.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such thing, in one line.
+    """
+    module, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        raise argparse.ArgumentTypeError(f"cannot take {text!r} ({told(error)})") from None
+    return found
+
+
+# Options ---------------------------------------------------------------------------------------
+
+
+def add_shapes(parser: argparse.ArgumentParser, default: str = "elic") -> None:
+    text = "inventory name or file (default: %(default)s)"
+    parser.add_argument("--shapes", default=default, help=text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
+
+
+def add_backend(parser: argparse.ArgumentParser, of: str = "of soap_fast") -> None:
+    parser.add_argument("--backend", help=f"{of} (default: the best that runs here)")
+
+
+def add_turns(parser: argparse.ArgumentParser, periods: int, unit: str) -> None:
+    """What commands take that have several optimizers take turns."""
+    add = parser.add_argument
+    whole = positive(int)
+    add("--periods", type=whole, default=periods, help="of refreshes (default: %(default)s)")
+    add("--precondition-frequency", type=whole, default=10, help="default: %(default)s")
+    text = f"for a {unit} of a peer, which may compile (default: %(default)s)"
+    add("--time-limit", type=positive(float), default=180, metavar="SECONDS", help=text)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         metavar="FILE|-",
-        help="write {machine, versions, commit, results} to FILE, or to standard output and "
-        "nothing else there",
+        help="write {command, machine, versions, commit, results} to FILE, or to standard output "
+        "and nothing else there",
     )
-
-
-def show(results: Sequence[Row], columns: Sequence[str], target: str | None) -> None:
-    """Print a table of these columns, and write the whole results where `--json` says."""
-    rows = [[result.get(column) for column in columns] for result in results]
-    print(table.text(columns, rows), file=sys.stderr if target == "-" else sys.stdout)
-    if target is not None:
-        envelope.write(target, list(results))
 
 
 def check_target(target: str | None, option: str = "--json") -> None:
@@ -60,3 +131,43 @@ def check_target(target: str | None, option: str = "--json") -> None:
             path.unlink()
     except OSError as error:
         raise BadInput(f"{option} {target}: {error.strerror}; name another file") from None
+
+
+# What is shown ---------------------------------------------------------------------------------
+
+
+def show(results: Sequence[Row], columns: Sequence[str], target: str | None, command: str) -> None:
+    """Print a table of these columns, and write the whole results where `--json` says."""
+    rows = [[result.get(column) for column in columns] for result in results]
+    stream = sys.stderr if target == "-" else sys.stdout
+    print(table(columns, rows, aligned=True), end="", file=stream)
+    if target is not None:
+        envelope.write(target, list(results), command)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], aligned: bool = False) -> str:
+    """A table in Markdown, numbers to three digits, `-` for None; `aligned` for a terminal."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
+    numbers = [any(isinstance(value, int | float) for value in column) for column in columns]
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) if aligned else 0 for column in zip(*cells, strict=True)]
+    marks = ["-" * max(w - n, 3 - n) + ":" * n for w, n in zip(widths, numbers, strict=True)]
+    marks = [mark if aligned or not n else "---:" for mark, n in zip(marks, numbers, strict=True)]
+    padded = [
+        [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numbers, strict=True)]
+        for line in cells
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (padded[0], marks, *padded[1:]))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value).replace("|", "\\|")
+
+
+def progress(items: Iterable[Item], what: str, unit: str = "call") -> Iterable[Item]:
+    """The items, with a bar on standard error that goes away at the end."""
+    return items if tqdm is None else tqdm(items, desc=what, unit=unit, leave=False)

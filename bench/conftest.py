@@ -1,8 +1,7 @@
 """`pytest bench/`: ops of soap_fast under pytest-benchmark. Plain `pytest` leaves them out.
 
-`pytest bench/ --benchmark-json now.json` keeps what `python -m bench compare` reads;
-`--benchmark-autosave` and later `--benchmark-compare` is the plugin's own way. `-k` chooses: an op,
-a class of shapes, a backend, a device.
+`--benchmark-autosave` keeps a run and `--benchmark-compare --benchmark-compare-fail=median:10%` is
+the gate of a later one. `-k` chooses: an op, a class of shapes, a backend, a device.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.output import envelope
+from bench import envelope
 
 
 def pytest_configure(config: pytest.Config) -> None:

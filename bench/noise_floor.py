@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -20,11 +21,11 @@ from typing import Any
 import torch
 
 from bench import shapes
-from bench.output.envelope import write
-from bench.peers.interleaved import Runner, take_turns
-from bench.peers.optimizers import OURS, build
-from bench.peers.oracle import OracleSOAP
-from bench.report.markdown import table
+from bench.command import table
+from bench.envelope import write
+from bench.optimizers import OURS, Oracle
+from bench.step import Stepped
+from bench.turns import take_turns
 from soap_fast import SOAP
 
 SCALES = (1.0, 100.0, 1e4)
@@ -43,10 +44,16 @@ def optimizers() -> dict[str, Builder]:
         "soap_fast, backend eager": lambda p: SOAP(p, backend="eager", **plain),
         "soap_fast, backend native": lambda p: SOAP(p, backend="native", **plain),
         "the same, noise_floor=0": lambda p: SOAP(p, backend="native", noise_floor=0, **plain),
-        "the reference's algorithm": lambda p: OracleSOAP(p, 1e-2, (0.95, 0.95), 1e-8, 10, 10000),
+        "the reference's algorithm": reference,
         "pytorch_optimizer's SOAP": lambda p: Public(p, **plain),
         "torch's Adam": lambda p: torch.optim.Adam(p, lr=1e-2),
     }
+
+
+def reference(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    found = Oracle(params, FREQUENCY)
+    found.oracle.lr = 1e-2
+    return found
 
 
 def unused_columns(builder: Builder, scale: float) -> float:
@@ -121,21 +128,31 @@ def quality(out: Path) -> list[dict[str, Any]]:
 def cost(model: str, periods: int) -> list[dict[str, Any]]:
     """Milliseconds of a CPU step without the floor and with it, and over those without it."""
     inventory = shapes.load(model)
+    source = inventory.parameters("cpu")
     runners = []
     for floor in (0.0, 1.0):
-        params = inventory.parameters("cpu")
-        optimizer = build(OURS, params, FREQUENCY, None)
-        for group in optimizer.param_groups:
-            group["noise_floor"] = floor
-        runners.append(Runner(OURS, params, optimizer))
-    take_turns(runners, inventory, "cpu", FREQUENCY, periods)
-    without, with_floor = (runner.times.summary(FREQUENCY) for runner in runners)
+        runner = Stepped(OURS, source, inventory.parameters("cpu"), FREQUENCY, None)
+        runner.build = partial(with_floor, runner.build, floor)
+        runners.append(runner)
+
+    def prepare(call: int) -> None:
+        inventory.set_gradients(source, seed=1 + call)
+
+    take_turns(runners, FREQUENCY, periods, inventory.model, prepare)
+    without, ours = (runner.times.summary(FREQUENCY) for runner in runners)
     return [
         {"kind": "cost", "shapes": inventory.model, "threads": torch.get_num_threads(),
          "noise_floor": floor, **times,
          "ratio": (times["mean_ms"] or 0.0) / (without["mean_ms"] or 1.0)}
-        for floor, times in ((0.0, without), (1.0, with_floor))
+        for floor, times in ((0.0, without), (1.0, ours))
     ]  # fmt: skip
+
+
+def with_floor(build: Callable[[], torch.optim.Optimizer], floor: float) -> torch.optim.Optimizer:
+    optimizer = build()
+    for group in optimizer.param_groups:
+        group["noise_floor"] = floor
+    return optimizer
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
@@ -167,10 +184,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.cost:
         rows = cost(options.cost, options.periods)
-        write(str(options.out / f"cost_{rows[0]['shapes']}.json"), rows)
+        write(str(options.out / f"cost_{rows[0]['shapes']}.json"), rows, "noise_floor")
     else:
         rows = drift() + ([] if options.drift_only else quality(options.runs))
-        write(str(options.out / "result.json"), rows)
+        write(str(options.out / "result.json"), rows, "noise_floor")
         (options.out / "table.md").write_text(tables(rows))
     print(tables(rows))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 
 FOLDER = Path(__file__).parent / "shapes"
 FOLDS = 7  # modes up to this size keep it, since they may fold

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bench.command import BadInput, told
-from bench.lic.loss import rate_distortion
+from bench.command import named
+from bench.files import BadInput, told
 from bench.lic.models import MODELS as PAPER
 from bench.lic.models import MeanScaleHyperprior, Model
+from bench.lic.models.model import rate_distortion
 from bench.lic.optimizers import main_parameters
-from bench.named import named
 
 LAMBDA = 0.013
 DEMO = "demo"

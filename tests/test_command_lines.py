@@ -13,7 +13,7 @@ import torch
 
 from bench import shapes
 from bench.__main__ import main as bench
-from bench.command import BadInput
+from bench.files import BadInput
 from soap_fast import SOAP, extension
 from soap_fast.__main__ import main as describe
 from soap_fast.self_check import Choice, Verdict
@@ -101,7 +101,7 @@ class TestStep:
     def test_json_on_standard_output_and_nothing_else(self, small, capfd):
         assert bench(["step", "--shapes", small, "--json", "-"]) == 0
         content = json.loads(capfd.readouterr().out)  # of its processes as well
-        assert set(content) == {"machine", "versions", "commit", "results"}
+        assert set(content) == {"command", "machine", "versions", "commit", "results"}
         (result,) = content["results"]
         assert result["name"] == "soap_fast"
         assert result["peak_bytes"] is not None
@@ -119,7 +119,7 @@ class TestStep:
     @pytest.fixture
     def no_peaks(self, monkeypatch):
         """The first of these tests takes a real one, in a process that loads torch."""
-        monkeypatch.setattr("bench.commands.step.peak_bytes", lambda *_: 1000)
+        monkeypatch.setattr("bench.step.peak_bytes", lambda *_: 1000)
 
     def test_a_table_and_a_file(self, small, tmp_path, capsys, no_peaks):
         target = tmp_path / "deep" / "result.json"

@@ -1,16 +1,12 @@
-"""What soap_fast.explain and `python -m bench plan` tell, against the optimizer itself."""
+"""What soap_fast.explain tells, against the optimizer itself."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 import torch
 from streams import parameters, train
 
-from bench import shapes
-from bench.commands import launches
+from bench import launches, shapes
 from soap_fast import SOAP, explain
 from soap_fast.backends.triton.backend import interpreted
 
@@ -60,11 +56,11 @@ def test_a_tensor_that_triton_refuses_is_named_with_its_reason():
     assert "Backend triton: asked for by name." in page
 
 
-def test_the_command_prints_the_same_page():
-    command = [sys.executable, "-m", "bench", "plan", "--shapes", "hyperprior"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "rotate back 1" in done.stdout
-    assert "11 launches" in done.stdout
+def test_the_page_lists_the_launches_of_a_model():
+    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load("hyperprior").entries]
+    page = str(explain(SOAP(params)))
+    assert "rotate back 1" in page
+    assert "11 launches" in page
 
 
 def test_no_parameters_to_step_with_factors():

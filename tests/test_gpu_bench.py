@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from bench import cases, clock
 from bench.__main__ import main as bench
-from bench.measuring import clock
 from soap_fast import extension
 
 pytestmark = [
@@ -65,14 +65,9 @@ def test_operators(results):
     assert all(row["us"] > 0 for row in rows if row["name"] == "soap_fast.update")
 
 
-def test_a_trace_knows_what_kernels_a_range_launched(results, tmp_path):
-    rows = results("trace", "--backend", "eager", "--out", str(tmp_path / "trace.json"))
-    (update,) = (row for row in rows if row["name"] == "soap_fast.update")
-    assert update["device_ms"] > 0
-
-
-def test_nvtx_ranges(results):
-    assert bench(["trace", *CUDA, "--shapes", "hyperprior", "--steps", "1", "--nvtx"]) == 0
+@pytest.mark.parametrize("case", cases.cases(("cuda",)), ids=lambda case: case.id)
+def test_every_case_of_the_suite_runs(case):
+    cases.prepare(case)()
 
 
 def test_refreshes(results):

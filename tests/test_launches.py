@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import shapes
-from bench.commands import launches
+from bench import launches, shapes
 
 
 @pytest.fixture(scope="module")

@@ -76,14 +76,13 @@ def test_it_describes_itself():
     assert "torch sees no GPU" in said
 
 
-def test_commands_that_measure_run(inventory_file, tmp_path):
+def test_commands_that_measure_run(inventory_file):
     file = inventory_file({"model": "small", "params": [{"name": "weight", "shape": [6, 4]}]})
     commands = [
         f"step --backend eager --periods 1 --shapes {file}",
-        f"trace --backend native --steps 1 --out {tmp_path}/trace.json --shapes {file}",
+        f"kernels --of operators --backend native --steps 1 --shapes {file}",
         f"refresh --repeats 2 --shapes {file}",
         f"launches --shapes {file}",
-        f"plan --shapes {file}",
         "roof --repeats 2 --size 32 --copy-mib 1",
         "train --backend eager --periods 1 --batch 1 --crop 64 --width 4",
     ]

@@ -9,9 +9,8 @@ import shutil
 import pytest
 import torch
 
-from bench import shapes
+from bench import shapes, tune
 from bench.__main__ import main as bench
-from bench.commands import tune
 from soap_fast.backends.triton.launch import tuning as tunings
 from soap_fast.backends.triton.launch.launcher import RecordingLauncher, kernel
 from soap_fast.backends.triton.launch.tuning import FILE, TUNING, read, tuning_of

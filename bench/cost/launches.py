@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from bench import aot
 from bench.cost import sass
 from bench.cost.case import Case
 from bench.cost.sampling import representatives
-from bench.measuring import aot
-from bench.measuring.recorded import record
+from bench.recorded import record
 from bench.shapes import Inventory
 from soap_fast.backends.triton.backend import Precision
 from soap_fast.backends.triton.launch.launcher import Launch, persistent_programs

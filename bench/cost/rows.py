@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bench.command import Row
+from bench.command import Row, progress
 from bench.cost.case import Case, Walked, walked
 from bench.cost.chain import dependent_loads
 from bench.cost.launches import cases
 from bench.cost.time import SM, seconds
-from bench.output.progress import progress
 from bench.shapes import Inventory
 from soap_fast.backends.triton.backend import Precision
 

@@ -7,12 +7,11 @@ import io
 import shlex
 import sys
 
-from bench.arguments import Parser
-from bench.command import BadInput
+from bench.command import Parser
+from bench.files import BadInput, CannotWrite
 from bench.lic.commands import compare, demo, evaluate, quantize, search, shapes, study, train
 from bench.lic.training import Interrupted, say
 from bench.lic.training.processes import started
-from bench.output.writing import CannotWrite
 
 DESCRIPTION = "Learned image compression: models, and how optimizers train them."
 COMMANDS = {

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.command import BadInput
-from bench.peers.foreign import accepted, optimizer_class
+from bench.files import BadInput
+from bench.optimizers import accepted, optimizer_class
 
 SOAP_OPTIONS: dict[str, Any] = {"betas": (0.95, 0.95), "weight_decay": 0.0}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import Images
 from bench.lic.training import Config, Training, run, say
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from cost_data import load
 
+from bench import aot
 from bench.__main__ import main as bench
 from bench.cost.sampling import representatives
-from bench.measuring import aot
-from bench.measuring.recorded import record
+from bench.recorded import record
 from bench.shapes import load as inventory
 
 pytest.importorskip("triton")

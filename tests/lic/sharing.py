@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.lic.__main__ import main
-from bench.lic.models import entropy_bottleneck, gaussian
+from bench.lic.models import entropy
 from bench.lic.training import Training
 
 PROCESSES = 2
@@ -85,7 +85,7 @@ def run_shared(said: Path, command: list[str], code: int = 0) -> None:
 
 def train_all(data: Path, folder: Path) -> None:
     torch.set_num_threads(1)
-    gaussian.add_noise = entropy_bottleneck.add_noise = the_same_noise_for_all
+    entropy.add_noise = the_same_noise_for_all
     for optimizer in RUNS:
         out = folder / optimizer
         out.mkdir(parents=True)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import shapes
-from bench.lic.inventory import describe
-from bench.lic.loss import rate_distortion
+from bench.lic.commands.shapes import describe
 from bench.lic.models import MODELS, MeanScaleHyperprior, Model, build
-from bench.lic.models.entropy_bottleneck import EntropyBottleneck
-from bench.lic.models.gaussian import SCALE_BOUND, GaussianConditional
+from bench.lic.models.entropy import SCALE_BOUND, EntropyBottleneck, GaussianConditional
+from bench.lic.models.model import rate_distortion
 from bench.lic.optimizers import build as build_optimizer
 from bench.lic.optimizers import main_parameters
 

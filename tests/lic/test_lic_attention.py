@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.lic.models.dcae_blocks import DictionaryAttention
-from bench.lic.models.rwkv import OmniShift
-from bench.lic.models.tcm_blocks import Mixture, SwinGate
-from bench.lic.models.widths import ramp, scaled
-from bench.lic.models.window_attention import WindowAttention
+from bench.lic.models.attention import WindowAttention
+from bench.lic.models.dcae import DictionaryAttention
+from bench.lic.models.lalic import OmniShift
+from bench.lic.models.model import ramp, scaled
+from bench.lic.models.tcm import Mixture, SwinGate
 
 DOUBLE = torch.float64
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from bench.lic.data import Crops, Images, batches, load
-from bench.lic.loss import rate_distortion
 from bench.lic.models import build
-from bench.lic.models.model import Model
+from bench.lic.models.model import Model, rate_distortion
 from bench.lic.optimizers import aux_parameters, main_parameters
 
 pytest.importorskip("constriction")

@@ -12,8 +12,7 @@ from PIL import Image
 
 from bench.lic.__main__ import main
 from bench.lic.comparison import runner
-from bench.lic.comparison.plan import SEARCH_SEED, runs, search_config, variants
-from bench.lic.comparison.presets import CPU, PAPER
+from bench.lic.comparison.plan import CPU, PAPER, SEARCH_SEED, runs, search_config, variants
 from bench.lic.training import Training
 
 RATES = {"adam": 1e-3, "soap_fast": 2e-3, "pytorch_optimizer": 3e-3}

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.__main__ import main
 from bench.lic.comparison import report
-from bench.lic.comparison.kept import alone, timed, wall_seconds
-from bench.lic.comparison.plan import runs
-from bench.lic.comparison.presets import CPU, Preset
-from bench.lic.comparison.runner import Comparison
+from bench.lic.comparison.plan import CPU, Preset, runs
+from bench.lic.comparison.runner import Comparison, alone, timed, wall_seconds
 from bench.lic.evaluation.runs import Run
 from bench.lic.training import Config
 

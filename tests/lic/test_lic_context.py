@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.lic.models import build
-from bench.lic.models.checkerboard import CheckerboardContext, CheckerboardConv
-from bench.lic.models.slices import SLICES
+from bench.lic.models.context import SLICES, CheckerboardContext, CheckerboardConv
 from soap_fast import SOAP
 
 FACTOR = 1 / 16

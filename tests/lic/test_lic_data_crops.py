@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import Crops, Sources, batches
 from bench.lic.data.sources import File, Kept, Recent
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.command import BadInput
-from bench.lic.data import Crops, batches, evaluation_set, images, load, shipped
+from bench.files import BadInput
+from bench.lic.data import Crops, batches, evaluation_set, images, load, sources
 from bench.lic.data.sources import File, Kept
 
 
@@ -40,9 +40,9 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shipped_photos_are_there_and_the_held_out_one_is_another() -> None:
     photos = load(None, 64, 64)
-    assert not set(shipped.TRAINING) & set(shipped.HELD_OUT)
+    assert not set(sources.SHIPPED_TRAINING) & set(sources.SHIPPED_HELD_OUT)
     assert [tuple(photo.shape) for photo in photos.held_out] == [(3, 384, 512)]
-    assert [source.name for source in photos.training] == list(shipped.TRAINING)
+    assert [source.name for source in photos.training] == list(sources.SHIPPED_TRAINING)
     for source in photos.training:
         assert source.pixels().dtype == torch.uint8
         assert source.pixels().shape[0] == 3

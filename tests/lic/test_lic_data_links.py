@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import evaluation_set, load
-from bench.lic.data.layouts import recognise
+from bench.lic.data.sources import recognise
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and pipes of Unix")
 

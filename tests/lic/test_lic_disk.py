@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import envelope
 from bench.__main__ import main as bench
+from bench.files import CannotWrite, write_text
 from bench.lic.__main__ import main
 from bench.lic.training import checkpoint
-from bench.output import envelope
-from bench.output.text import write_text
-from bench.output.writing import CannotWrite
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
 FULL = "No space left on device; free some space, or take another place"
@@ -73,9 +72,10 @@ def test_a_disk_that_fills_up_while_it_is_written_to(tmp_path: Path) -> None:
 def test_results_of_other_commands_name_their_file_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    full(tmp_path / "plan.json")
-    assert bench(["plan", "--shapes=elic_like", f"--json={tmp_path / 'plan.json'}"]) == 1
-    assert capsys.readouterr().err.endswith(f"cannot write {tmp_path / 'plan.json'}: {FULL}\n")
+    path = tmp_path / "launches.json"
+    full(path)
+    assert bench(["launches", "--shapes=elic_like", f"--json={path}"]) == 1
+    assert capsys.readouterr().err.endswith(f"cannot write {path}: {FULL}\n")
     with pytest.raises(CannotWrite, match="/dev/full: No space left on device"):
         write_text(Path("/dev/full"), "text")
 

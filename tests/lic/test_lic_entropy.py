@@ -7,9 +7,14 @@ import math
 import pytest
 import torch
 
-from bench.lic.models.bounds import add_noise, lower_bound, round_straight_through
-from bench.lic.models.entropy_bottleneck import EntropyBottleneck
-from bench.lic.models.gaussian import SCALE_BOUND, gaussian_likelihood
+from bench.lic.models.entropy import (
+    SCALE_BOUND,
+    EntropyBottleneck,
+    add_noise,
+    gaussian_likelihood,
+    lower_bound,
+    round_straight_through,
+)
 
 DOUBLE = torch.float64
 

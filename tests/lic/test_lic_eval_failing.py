@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from bench.files import readable
 from bench.lic.__main__ import main
 from bench.lic.data import load
-from bench.lic.evaluation import pictures, quality
+from bench.lic.evaluation import curves, quality
 from bench.lic.training import Config, Training, run
-from bench.output.text import readable
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
 
@@ -178,7 +178,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(
         assert (tmp_path / "eval.json").exists()
         raise ValueError("no such font")
 
-    monkeypatch.setattr(pictures, "reconstructions", fails)
+    monkeypatch.setattr(curves, "reconstructions", fails)
     evaluated(trained, data, tmp_path)
     assert "is left out (ValueError: no such font)" in capsys.readouterr().err
     assert (tmp_path / "report.md").read_text().count("![") == 1

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.evaluation import runs as roles
-from bench.lic.evaluation.reach import first_at, to_adams_loss
+from bench.lic.evaluation.curves import first_at, to_adams_loss
 from bench.lic.evaluation.runs import Run, group
 from bench.lic.training import Config
 

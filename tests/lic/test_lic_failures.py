@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from lic.failing import CASES, LIMIT
 
-from bench.lic.data.workers import Workers
+from bench.lic.data.batches import Workers
 
 ROOT = Path(__file__).parents[2]
 INTERRUPTED = 130

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench import shapes
 from bench.lic.__main__ import main
-from bench.lic.inventory import multiply_adds
+from bench.lic.commands.shapes import multiply_adds
 from bench.lic.models import MODELS
 
 

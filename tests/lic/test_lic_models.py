@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from bench.lic.loss import psnr, rate_distortion
 from bench.lic.models import Compressed, MeanScaleHyperprior
-from bench.lic.models.gdn import GDN
+from bench.lic.models.convolutions import GDN
+from bench.lic.models.model import psnr, rate_distortion
 
 
 @pytest.fixture

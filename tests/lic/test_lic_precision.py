@@ -7,14 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import Images, load
 from bench.lic.models import build
-from bench.lic.models.entropy_bottleneck import EntropyBottleneck
-from bench.lic.models.full_precision import full_precision
-from bench.lic.models.gaussian import GaussianConditional
-from bench.lic.models.gdn import GDN
-from bench.lic.models.wkv import bidirectional_wkv
+from bench.lic.models.convolutions import GDN
+from bench.lic.models.entropy import EntropyBottleneck, GaussianConditional, full_precision
+from bench.lic.models.lalic import bidirectional_wkv
 from bench.lic.training import Config, Training
 
 CONFIG = Config(

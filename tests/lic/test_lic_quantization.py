@@ -11,22 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.evaluation import int8, quantization
-from bench.lic.evaluation.adaround import adaround, error, rectified_sigmoid, regulariser
 from bench.lic.evaluation.int8 import (
     Layer,
+    adaround,
     as_weight,
+    error,
     grid,
     nearest,
     on_grid,
     patches,
+    rectified_sigmoid,
+    regulariser,
     weight_rows,
     weight_scale,
 )
 from bench.lic.evaluation.quantization import RANGES, Recipe, calibrated, quantized
 from bench.lic.models import build
-from bench.lic.models.checkerboard import CheckerboardConv
+from bench.lic.models.context import CheckerboardConv
 
 LAYERS: list[tuple[Callable[[], Layer], tuple[int, ...]]] = [
     (lambda: nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2), (1, 6, 9, 11)),

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic import search
 from bench.lic.__main__ import main
 from bench.lic.data import load
-from bench.lic.training import Config, History, Training, load_model, provenance, run, runs
+from bench.lic.training import Config, History, Training, history, load_model, run, runs
 from bench.lic.training.history import PER_STEP, summarise
 
 CONFIG = Config(
@@ -149,20 +149,20 @@ def test_a_run_knows_every_machine_and_commit_it_ran_on(
     def stop(training: Training) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(provenance, "_commit", lambda: "before")
+    monkeypatch.setattr(history, "_commit", lambda: "before")
     for step, more in ((4, []), (5, ["--resume"])):
         with monkeypatch.context() as halting:
             at_step(halting, step, stop)
             assert main(tiny(data, tmp_path, "--checkpoint-every=1", *more)) == 130
-    monkeypatch.setattr(provenance, "_commit", lambda: "after")
+    monkeypatch.setattr(history, "_commit", lambda: "after")
     assert main(tiny(data, tmp_path, "--resume")) == 0
     parts = result(tmp_path)["ran_on"]
     assert [(part["from_step"], part["commit"]) for part in parts] == [(0, "before"), (5, "after")]
     assert parts[0]["versions"]["torch"] == torch.__version__
     assert parts[0]["machine"]["threads"] == 1
     written = (tmp_path / "result.json").read_bytes()
-    monkeypatch.setattr(provenance, "_commit", lambda: "later")
-    monkeypatch.setattr("bench.output.envelope.commit", lambda: "later")
+    monkeypatch.setattr(history, "_commit", lambda: "later")
+    monkeypatch.setattr("bench.envelope.commit", lambda: "later")
     assert main(tiny(data, tmp_path, "--resume")) == 0
     assert (tmp_path / "result.json").read_bytes() == written
 

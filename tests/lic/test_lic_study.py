@@ -16,8 +16,7 @@ from bench.lic.__main__ import main
 from bench.lic.commands import quantize
 from bench.lic.commands.study import COMMITTED, _searches
 from bench.lic.comparison import runner
-from bench.lic.comparison.plan import search_config
-from bench.lic.comparison.presets import STUDIES
+from bench.lic.comparison.plan import STUDIES, search_config
 from bench.lic.data import Images, load
 from bench.lic.models import stride
 from bench.lic.optimizers import main_parameters

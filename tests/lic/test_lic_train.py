@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.__main__ import main
 from bench.lic.models import MeanScaleHyperprior
 from bench.lic.training import Training, load_model

@@ -17,7 +17,7 @@ import torch
 
 from bench.lic.__main__ import main
 from bench.lic.data import Crops, batches, load
-from bench.lic.training import Training, stopping
+from bench.lic.training import Training, processes
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of Unix")
 
@@ -86,23 +86,23 @@ def test_a_request_to_stop_is_seen_while_waiting_for_images(
 
 
 def test_one_of_several_processes_gives_its_images_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "PATIENCE", 0.3)
-    with alarm(30), stopping.StopRequest(alone=False) as stop:
+    monkeypatch.setattr(processes, "PATIENCE", 0.3)
+    with alarm(30), processes.StopRequest(alone=False) as stop:
         with stop.waiting():
             signal.raise_signal(signal.SIGTERM)  # the images come: the step is made with the others
         assert stop.made
         start = time.monotonic()
-        with pytest.raises(stopping.StoppedWaiting), stop.waiting():
+        with pytest.raises(processes.StoppedWaiting), stop.waiting():
             time.sleep(60)
     assert time.monotonic() - start < 5
 
 
 def test_nothing_is_asked_again_once_a_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
     before = signal.signal(signal.SIGTERM, lambda *given: received.append(given))
     received: list[object] = []
     try:
-        with stopping.StopRequest(alone=False):
+        with processes.StopRequest(alone=False):
             signal.raise_signal(signal.SIGTERM)
         time.sleep(0.3)
     finally:
@@ -111,7 +111,7 @@ def test_nothing_is_asked_again_once_a_run_is_over(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_request_between_steps_of_a_process_alone_is_met_before_the_next_batch() -> None:
-    with stopping.StopRequest() as stop:
+    with processes.StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(stopping.StoppedWaiting), stop.waiting():
+        with pytest.raises(processes.StoppedWaiting), stop.waiting():
             raise AssertionError("waited")

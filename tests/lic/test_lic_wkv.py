@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.lic.models.rwkv import SpatialMix
-from bench.lic.models.wkv import bidirectional_wkv
+from bench.lic.models.lalic import SpatialMix, bidirectional_wkv
 
 DOUBLE = torch.float64
 

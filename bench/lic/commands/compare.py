@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.arguments import Parser, device, positive
-from bench.command import BadInput, check_target
+from bench import envelope
+from bench.command import Parser, check_target, device, positive
+from bench.files import BadInput
 from bench.lic.commands import options as shared
 from bench.lic.commands.train import MODES
 from bench.lic.comparison import report
-from bench.lic.comparison.plan import describe
-from bench.lic.comparison.presets import PRESETS, Preset
+from bench.lic.comparison.plan import PRESETS, Preset, describe
 from bench.lic.comparison.runner import compare
 from bench.lic.training.config import PRECISIONS
-from bench.output import envelope
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -95,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     print(text, file=sys.stderr if options.json == "-" else sys.stdout)
     report.write(comparison, rows, text, out)
     if options.json is not None:
-        envelope.write(options.json, rows)
+        envelope.write(options.json, rows, "lic compare")
     return 0
 
 

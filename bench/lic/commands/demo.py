@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.arguments import Parser, positive
-from bench.command import BadInput, check_target
-from bench.lic import demo, report
+from bench.command import Parser, check_target, positive
+from bench.files import BadInput
+from bench.lic import demo
 from bench.lic.commands import options as shared
 from bench.lic.optimizers import BUILDERS
 from bench.lic.search import searched_rates
@@ -57,9 +57,9 @@ def run(options: argparse.Namespace) -> int:
     results, missing = demo.run_all(
         configs, images, folder, resume=options.resume, checkpoint_every=every
     )
-    text = report.table(results, missing, configs[0])
+    text = demo.table(results, missing, configs[0])
     print(text, file=sys.stderr if options.json == "-" else sys.stdout)
-    report.write(results, text, folder, options.json)
+    demo.write(results, text, folder, options.json)
     say(f"table.md, result.json, curves.png and the models are in {folder}")
     return 0
 

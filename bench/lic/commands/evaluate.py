@@ -7,15 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench.arguments import Parser, device
-from bench.command import BadInput, check_target
+from bench import envelope
+from bench.command import Parser, check_target, device
+from bench.files import BadInput, readable
 from bench.lic.data import EvaluationSet, evaluation_set
 from bench.lic.evaluation import report
-from bench.lic.evaluation.evaluate import evaluate
+from bench.lic.evaluation.quality import evaluate
 from bench.lic.evaluation.runs import ACROSS, Run, group, read
 from bench.lic.training import say
-from bench.output import envelope
-from bench.output.text import readable
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     text = report.text(evaluation, rows)
     report.write(rows, text, folder)
     if options.json is not None:
-        envelope.write(options.json, rows)
+        envelope.write(options.json, rows, "lic eval")
     print(text, file=sys.stderr if options.json == "-" else sys.stdout)
     report.draw(evaluation, text, folder)
     return 0

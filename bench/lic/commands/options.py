@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from bench.arguments import device, positive
-from bench.command import BadInput
+from bench.command import device, positive
+from bench.files import BadInput
 from bench.lic.data import Images, load
 from bench.lic.models import MODELS, stride
 from bench.lic.optimizers import BUILDERS

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from bench.arguments import Parser, device, positive
-from bench.command import BadInput, check_target
+from bench import envelope
+from bench.command import Parser, check_target, device, positive
+from bench.files import BadInput
 from bench.lic import style
 from bench.lic.commands.evaluate import finished, image_sets
 from bench.lic.data import EvaluationSet, calibration_set
-from bench.lic.evaluation.adaround import ITERATIONS
 from bench.lic.evaluation.curves import against, points
+from bench.lic.evaluation.int8 import ITERATIONS
 from bench.lic.evaluation.quality import Score, mean_of, measure_set
 from bench.lic.evaluation.quantization import (
     RANGES,
@@ -31,7 +32,6 @@ from bench.lic.evaluation.quantization import (
 )
 from bench.lic.evaluation.runs import Group, Run, group
 from bench.lic.training import load_model, say
-from bench.output import envelope
 
 FLOAT = "float"
 WAYS = [f"{rounding}, {ranges}" for rounding in ROUNDINGS for ranges in RANGES]
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     lines = [*(data.found for data in sets), f"calibrated on {calibration.found}"]
     page = text(rows, [*lines, *measurements.absent(calibration)])
     if options.json is not None:
-        envelope.write(options.json, rows)
+        envelope.write(options.json, rows, "lic quantize")
     print(page, file=sys.stderr if options.json == "-" else sys.stdout)
     return 0
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from bench.arguments import Parser, positive
-from bench.command import BadInput, check_target
+from bench import envelope
+from bench.command import Parser, check_target, positive
+from bench.files import BadInput
 from bench.lic import search
 from bench.lic.commands import options as shared
 from bench.lic.optimizers import BUILDERS
 from bench.lic.search import FURTHER, GRID, RESULT
 from bench.lic.training import Config, say
-from bench.output import envelope
 
 STEPS = 600  # half the demo's, 27 times: 9 rates of 3 optimizers
 
@@ -58,5 +58,5 @@ def run(options: argparse.Namespace) -> int:
     results = search.search(configs, images, options.grid, options.seeds, options.workers)
     for result in results:
         say(f"{result['optimizer']}: best learning rate {result['lr']:.3g}")
-    envelope.write(options.json or str(RESULT), results)
+    envelope.write(options.json or str(RESULT), results, "lic search")
     return 0

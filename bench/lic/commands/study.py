@@ -11,30 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.arguments import Parser, device, positive
-from bench.command import ROOT, BadInput, check_target
+from bench import envelope
+from bench.command import ROOT, Parser, check_target, device, positive
+from bench.files import BadInput, write_text
 from bench.lic.commands import options as shared
 from bench.lic.commands import quantize
 from bench.lic.commands.compare import add_changes, changed
-from bench.lic.comparison import figures as comparison_figures
 from bench.lic.comparison import report as comparison_report
-from bench.lic.comparison.kept import alone
-from bench.lic.comparison.plan import describe
-from bench.lic.comparison.presets import STUDIES, Trial
-from bench.lic.comparison.runner import Comparison, compare
+from bench.lic.comparison.plan import STUDIES, Trial, describe
+from bench.lic.comparison.runner import Comparison, alone, compare
 from bench.lic.data import EvaluationSet, load
 from bench.lic.data.sources import Kept
-from bench.lic.evaluation.adaround import ITERATIONS
-from bench.lic.evaluation.curves import points
-from bench.lic.evaluation.pictures import Curves, rate_distortion
+from bench.lic.evaluation.curves import Curves, points, rate_distortion
+from bench.lic.evaluation.int8 import ITERATIONS
 from bench.lic.evaluation.quantization import Recipe
 from bench.lic.evaluation.runs import Run, group
 from bench.lic.models import stride
 from bench.lic.study import figures, report
 from bench.lic.study.watched import Watched
 from bench.lic.training import load_model
-from bench.output import envelope
-from bench.output.text import write_text
 
 OPTIMIZERS = ("adam", "soap_fast")
 COMMITTED = ROOT / "bench" / "results" / "comparison" / "compare.json"
@@ -168,7 +163,7 @@ def _quantized(
         groups = group(chosen)
         read = quantize.Calibration(calibration, CROP, IMAGES)
         rows = quantize.measured(groups, sets, read, recipe, options.device).rows(groups)
-        envelope.write(str(path), [of, *rows])
+        envelope.write(str(path), [of, *rows], "lic study")
     return rows
 
 
@@ -178,7 +173,7 @@ def _quantized(
 def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse.Namespace) -> None:
     """study.json, report.md and pictures in `out`."""
     rows = [*comparison_report.results(comparison), *report.results(comparison, quantized)]
-    envelope.write(str(out / "study.json"), [*rows, *quantized])
+    envelope.write(str(out / "study.json"), [*rows, *quantized], "lic study")
     found = report.text([row for row in rows if row["kind"] in ("claim", "seen")])
     pages = [found, "## Training\n", comparison_report.text(comparison, rows)]
     if quantized:
@@ -187,7 +182,7 @@ def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse
     print("\n".join(pages))
     write_text(out / "report.md", page)  # before anything is drawn
     names = ["losses", "scores"]
-    comparison_figures.losses(comparison, out / "losses.png")
+    comparison_report.draw_losses(comparison, out / "losses.png")
     figures.along(comparison, out / "scores.png")
     if latents := _latents(comparison, options):
         figures.layers(comparison, latents, out / "outliers.png")

@@ -6,17 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bench.arguments import Parser, positive
-from bench.command import BadInput, check_target
+from bench import envelope
+from bench.command import Parser, check_target, positive
+from bench.files import BadInput
 from bench.lic.commands import options as shared
 from bench.lic.data import Images
 from bench.lic.training import Training, say
-from bench.lic.training.board import check_board
 from bench.lic.training.config import Config
+from bench.lic.training.history import check_board
 from bench.lic.training.processes import Processes, joined, started
 from bench.lic.training.runs import CHECKPOINT, start_anew
 from bench.lic.training.runs import run as run_training
-from bench.output import envelope
 
 STEPS = 1000
 # Unless --checkpoint-every says otherwise; of a large model one is a gigabyte, with SOAP's factors.
@@ -115,7 +115,7 @@ def _show(summary: dict[str, Any], folder: Path, target: str | None) -> None:
         )
     say(f"model.pt, result.json and checkpoint.pt are in {folder}")
     if target is not None:
-        envelope.write(target, [summary])
+        envelope.write(target, [summary], "lic train")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -4,20 +4,66 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from bench.lic.comparison import figures
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench import envelope
+from bench.files import write_text, writing
 from bench.lic.comparison.plan import describe, variants
 from bench.lic.comparison.runner import Comparison
-from bench.lic.comparison.statistics import Row, bd_rates, by_variant, curves
-from bench.lic.evaluation.curves import FEWEST
-from bench.lic.evaluation.pictures import rate_distortion
-from bench.lic.evaluation.runs import PACKAGES, Run
+from bench.lic.comparison.statistics import Row, band, bd_rates, by_variant, curves, of_variant
+from bench.lic.evaluation.curves import FEWEST, rate_distortion
+from bench.lic.evaluation.runs import PACKAGES, Group, Run, group
 from bench.lic.optimizers import TREATMENT
-from bench.lic.style import number, share, table
+from bench.lic.style import lines, loss_frame, number, plain_text, share, table
 from bench.lic.training import WARMUP
-from bench.output import envelope
-from bench.output.text import write_text
+
+
+@plain_text()
+def draw_losses(comparison: Comparison, path: Path) -> None:
+    """A row for every model and lambda: against steps, and against seconds of training."""
+    parts = [
+        (members, lam)
+        for members in group(comparison.runs)
+        for lam in sorted({run.lam for run in members.runs})
+    ]
+    figure = Figure(figsize=(11, 0.3 + 3.8 * len(parts)), layout="constrained")
+    panels = figure.subplots(len(parts), 2, squeeze=False, sharey="row")
+    for (by_steps, by_seconds), (members, lam) in zip(panels, parts, strict=True):
+        chosen = variants(comparison.preset)
+        drawn = lines({variant.name: variant.optimizer for variant in chosen})
+        for variant in chosen:
+            look = drawn[variant.name]
+            runs = of_variant(members, lam, variant)
+            _draw(by_steps, runs, "step", variant.name, look)
+            _draw(by_seconds, runs, "seconds", variant.name, look)
+        _dress(by_steps, members, lam, "training steps")
+        _dress(by_seconds, members, lam, "seconds of training")
+        by_steps.set_ylabel("R-D loss, held out")
+        if by_steps.lines:
+            by_steps.legend(frameon=False, fontsize=8, loc="best", handlelength=4)
+    with writing(path):
+        figure.savefig(path, dpi=110)
+
+
+def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any]) -> None:
+    """Mean over seeds, and from the lowest to the highest of them; seconds are means too."""
+    values, places = (band(runs, what) for what in ("rd_loss", key))
+    if not values:
+        return
+    x = [fmean(column) for column in places[: len(values)]]
+    axes.plot(x, [fmean(column) for column in values], label=label, **look)
+    low, high = ([pick(column) for column in values] for pick in (min, max))
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _dress(axes: Axes, members: Group, lam: float, xlabel: str) -> None:
+    loss_frame(axes, xlabel)
+    axes.set_title(f"{members.name}, lambda {lam:g}")
+
 
 NOTES = (
     "Final R-D loss, bpp and PSNR are of the held-out images after the last step, with rounding: "
@@ -247,8 +293,8 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
 
 def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) -> None:
     """report.md, compare.json, losses.png, and rate_distortion.png if there are curves."""
-    envelope.write(str(folder / "compare.json"), rows)
-    figures.losses(comparison, folder / "losses.png")
+    envelope.write(str(folder / "compare.json"), rows, "lic compare")
+    draw_losses(comparison, folder / "losses.png")
     picture = "![held-out loss against steps and seconds](losses.png)"
     if found := curves(comparison.preset, comparison.runs):
         optimizers = {one.name: one.optimizer for one in variants(comparison.preset)}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
-from bench.command import BadInput
-from bench.lic.comparison.kept import alone, timed, wall_seconds
-from bench.lic.comparison.plan import runs, search_config
-from bench.lic.comparison.presets import Preset
+from bench import envelope
+from bench.files import BadInput, write_text
+from bench.lic.comparison.plan import Preset, runs, search_config
 from bench.lic.data import Images, load
 from bench.lic.evaluation.runs import Run, read
 from bench.lic.models import stride
@@ -23,7 +24,51 @@ from bench.lic.optimizers import build as build_optimizer
 from bench.lic.search import search
 from bench.lic.training import Config, Training, run, say
 from bench.lic.training.runs import CHECKPOINT, RESULT
-from bench.output import envelope
+
+WALL = "wall.json"
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from `path`, a file or a folder, until this is over.
+
+    The system gives the lock back when the process dies, however it does.
+
+    Raises:
+        BadInput: another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(
+            f"another call is at work on {path}; wait for it, or name another --work"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Add the seconds that this takes to those of earlier calls, also if it is stopped."""
+    before, start = wall_seconds(folder) or 0.0, time.perf_counter()
+    try:
+        yield
+    finally:
+        if folder.is_dir():
+            seconds = before + time.perf_counter() - start
+            write_text(folder / WALL, json.dumps({"seconds": seconds}) + "\n")
+
+
+def wall_seconds(folder: Path) -> float | None:
+    """Training and evaluations of the run in `folder`; None where it was not kept."""
+    try:
+        return float(json.loads((folder / WALL).read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass
@@ -133,7 +178,7 @@ def _searched(
         start = time.perf_counter()
         (found,) = search([config], images, preset.grid)
         found["wall_seconds"] = time.perf_counter() - start
-        envelope.write(str(path), [found])
+        envelope.write(str(path), [found], "lic search")
     content = json.loads(path.read_text())
     saved: dict[str, Any] = content["results"][0]
     _refuse_another(path, config, {**saved["config"], "lr": config.lr})

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from bench.lic.comparison.plan import Variant, variants
-from bench.lic.comparison.presets import Preset
-from bench.lic.evaluation.curves import FEWEST, against, points
-from bench.lic.evaluation.pictures import Curves
-from bench.lic.evaluation.reach import to_adams_loss
+from bench.lic.comparison.plan import Preset, Variant, variants
+from bench.lic.evaluation.curves import FEWEST, Curves, against, points, to_adams_loss
 from bench.lic.evaluation.runs import Group, Run, group
 
 Row = dict[str, Any]

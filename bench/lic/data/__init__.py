@@ -1,15 +1,13 @@
 """Images: which a folder holds, how they are read, and the crops and batches made of them.
 
-The order of the files is the order of the data: `walking` (files of a folder) -> `layouts` (which
-paths) -> `decoding` (pixels of one path) -> `sources` (all to train on) -> `images` (training and
-held out) -> `crops` (crop number i) -> `batches` (batch number s) by `workers`; `evaluation` reads
-whole images.
+The order of the files is the order of the data: `decoding` (pixels of one path) -> `sources` (what
+a folder is, and all to train on) -> `images` (training and held out) -> `batches` (crop number i,
+batch number s, by worker processes); `evaluation` reads whole images.
 """
 
 from __future__ import annotations
 
-from bench.lic.data.batches import batches
-from bench.lic.data.crops import Crops
+from bench.lic.data.batches import Crops, batches
 from bench.lic.data.evaluation import (
     EvaluationSet,
     calibration_set,

@@ -1,20 +1,165 @@
-"""Batch number s of a run, or a rank's share of it, prepared by worker processes."""
+"""Crop number i, a function of the seed and of i alone, and batch number s, or a share of it.
+
+Worker processes prepare batches, and end with their loader, whatever ends it.
+"""
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import os
 import signal
-from collections.abc import Generator, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from bench.command import BadInput
-from bench.lic.data.crops import Crops
-from bench.lic.data.workers import Workers
+from bench.files import BadInput
+from bench.lic.data.decoding import Unusable
+from bench.lic.data.sources import Recent, Source, Sources
+
+MOST_REPLACED = 1000  # unusable images in a row; a folder with that many is the wrong one
+
+
+class Crops(Dataset[Tensor]):
+    """An endless sequence of random square crops, half of them mirrored.
+
+    Crop i of seed s is drawn by the counter-based generator Philox with key s at counter i, as
+    four words: image, top, left, mirrored. An unusable image is replaced by what the next four
+    words say. Workers, ranks and resumed runs thus draw the same crops, knowing only i.
+
+    Args:
+        training: images; those with a side below `side` are replaced.
+        side: of a crop, in pixels.
+        seed: 0 <= seed < 2^63.
+        flip: whether to mirror half of the crops left to right.
+    """
+
+    def __init__(
+        self, training: Sequence[Source], side: int, seed: int, *, flip: bool = True
+    ) -> None:
+        self.sources = training if isinstance(training, Sources) else Sources(training)
+        self.side, self.seed, self.flip = side, seed, flip
+        self.unusable: set[int] = set()  # indices that this process need not try again
+        self.recent = Recent()
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Crop `number`  # [3, side, side] uint8."""
+        crop, reasons = self.draw(number)
+        self.sources.found_unusable(reasons)
+        return crop
+
+    def draw(self, number: int) -> tuple[Tensor, list[str]]:
+        """Crop `number`, and `path (reason)` of images that this process first found unusable.
+
+        Raises:
+            BadInput: a thousand images in a row are unusable.
+        """
+        words = _words(self.seed, number)
+        reasons: list[str] = []
+        for _ in range(MOST_REPLACED):
+            index = _below(len(self.sources), next(words))
+            place = next(words), next(words), next(words)
+            if index in self.unusable:
+                continue
+            try:
+                image = self.recent.pixels(self.sources[index], self.side)  # [3, height, width]
+            except Unusable as reason:
+                self.unusable.add(index)
+                reasons.append(str(reason))
+                continue
+            return self._cut(image, *place), reasons
+        last = f", the last one newly found being {reasons[-1]}" if reasons else ""
+        raise BadInput(
+            f"{MOST_REPLACED} images drawn in a row are unusable{last}; "
+            "name another --data folder or a smaller --crop"
+        )
+
+    def _cut(self, image: Tensor, top_word: int, left_word: int, mirror_word: int) -> Tensor:
+        top = _below(image.shape[1] - self.side + 1, top_word)
+        left = _below(image.shape[2] - self.side + 1, left_word)
+        crop = image[:, top : top + self.side, left : left + self.side]
+        return crop.flip(2) if self.flip and _below(2, mirror_word) else crop.contiguous()
+
+
+def _words(seed: int, number: int) -> Iterator[int]:
+    """64-bit words; the raw words of Philox are the same in every version of numpy."""
+    philox = np.random.Philox(key=seed, counter=[0, 0, 0, number])
+    while True:
+        yield from philox.random_raw(4).tolist()
+
+
+def _below(limit: int, word: int) -> int:
+    """A number in [0, limit) from a 64-bit word; uneven by no more than limit / 2^64."""
+    return word * limit >> 64
+
+
+T = TypeVar("T")
+
+JOIN_SECONDS = 5.0  # for a killed process that still waits for a disk
+
+
+class Workers:
+    """Processes that nothing but their loader needs.
+
+    They keep nothing, so that they are killed. Both torch and multiprocessing send SIGTERM, which
+    workers ignore (see batches.py), and then wait: of torch for 5 seconds each, of multiprocessing,
+    when this process ends, for ever.
+    """
+
+    def __init__(self) -> None:
+        self.owner, self.processes = os.getpid(), set[BaseProcess]()
+
+    def started_by(self, start: Callable[[], T]) -> T:
+        """What `start` returns; the processes that it starts are these, also where it raises."""
+        before = set(active_children())
+        try:
+            return start()
+        finally:
+            self.processes |= set(active_children()) - before
+            # After torch and multiprocessing have registered theirs, hence called before them.
+            atexit.register(self.end)
+
+    def end(self) -> None:
+        """Return once all have ended."""
+        if os.getpid() == self.owner:  # a process that was forked has none of them
+            with _deaths_unseen():
+                for process in self.processes:
+                    process.kill()
+                for process in self.processes:
+                    process.join(JOIN_SECONDS)
+            self.processes.clear()
+        atexit.unregister(self.end)
+
+
+@contextmanager
+def _deaths_unseen() -> Iterator[None]:
+    """Without torch's handler, which raises RuntimeError when a worker has died by a signal."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    previous = _without_handler()
+    try:
+        yield
+    finally:
+        if previous is not None:  # else it was set by C, which Python cannot set again
+            signal.signal(signal.SIGCHLD, previous)
+
+
+def _without_handler() -> signal._HANDLER:
+    while True:
+        try:
+            return signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except RuntimeError:  # of a worker that has just died; told once, and it is to end anyway
+            continue
+
 
 # Crops or why there are none, as one line, and the images newly found unusable. The line, since an
 # exception in a worker would arrive with that process's whole traceback as its message.

@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from bench.output.text import readable
+from bench.files import readable
 
 LARGEST_16_BIT = 65535
 # What says nothing about the file: a run must not go on with another image because of these.

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bench.command import told
-from bench.lic.data import shipped
+from bench.files import readable, told
 from bench.lic.data.decoding import Unusable
-from bench.lic.data.layouts import below, recognise
-from bench.lic.data.sources import File, Kept, Source
-from bench.output.text import readable
+from bench.lic.data.sources import (
+    SHIPPED,
+    File,
+    Kept,
+    Source,
+    below,
+    recognise,
+    shipped_held_out,
+    shipped_training,
+)
 
 
 def reason_of(error: Exception) -> str:
@@ -66,8 +72,8 @@ def evaluation_set(folder: str | None) -> EvaluationSet:
         BadInput: there is no such folder, or no image in it.
     """
     if folder is None:
-        kept: list[Source] = [Kept(*item) for item in shipped.held_out()]
-        return EvaluationSet(shipped.NAME, f"{shipped.NAME}: {len(kept)} held out", kept)
+        kept: list[Source] = [Kept(*item) for item in shipped_held_out()]
+        return EvaluationSet(SHIPPED, f"{SHIPPED}: {len(kept)} held out", kept)
     layout = recognise(folder)
     layout = layout.apart or layout
     return EvaluationSet(layout.name, layout.describe(), [File(p) for p in layout.paths], folder)
@@ -80,7 +86,7 @@ def calibration_set(folder: str | None) -> EvaluationSet:
         BadInput: there is no such folder, or no image in it.
     """
     if folder is None:
-        kept: list[Source] = [Kept(*item) for item in shipped.training()]
-        return EvaluationSet(shipped.NAME, f"{shipped.NAME}: {len(kept)} to train on", kept)
+        kept: list[Source] = [Kept(*item) for item in shipped_training()]
+        return EvaluationSet(SHIPPED, f"{SHIPPED}: {len(kept)} to train on", kept)
     layout = recognise(folder, "--calibration")
     return EvaluationSet(layout.name, layout.describe(), [File(p) for p in layout.paths], folder)

@@ -9,11 +9,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.command import BadInput
-from bench.lic.data import shipped
+from bench.files import BadInput
 from bench.lic.data.decoding import Unusable, size
-from bench.lic.data.layouts import Layout, below, recognise
-from bench.lic.data.sources import File, Kept, Source, Sources, large_enough
+from bench.lic.data.sources import (
+    SHIPPED,
+    File,
+    Kept,
+    Layout,
+    Source,
+    Sources,
+    below,
+    large_enough,
+    recognise,
+    shipped_held_out,
+    shipped_training,
+)
 
 HOLD_OUT_ONE_IN = 10  # images of a folder, in order of path
 HELD_OUT_LIMIT = 8  # keeps an evaluation cheap in a large folder
@@ -93,12 +103,12 @@ def load(folder: str | None, crop: int, stride: int) -> Images:
 
 
 def _shipped(crop: int, stride: int) -> Images:
-    usable, skipped = _usable((Kept(*item) for item in shipped.training()), crop)
+    usable, skipped = _usable((Kept(*item) for item in shipped_training()), crop)
     if not usable:
         raise BadInput(f"--crop {crop} is larger than every photo; take a smaller one or --data")
-    held_out = [_middle(image, stride) for _, image in shipped.held_out()]
+    held_out = [_middle(image, stride) for _, image in shipped_held_out()]
     training = Sources(usable, skipped)
-    return Images(training, held_out, _found(shipped.NAME, training, held_out), "")
+    return Images(training, held_out, _found(SHIPPED, training, held_out), "")
 
 
 def _found(what: str, training: Sources, held_out: list[Tensor]) -> str:

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.lic.models.checkerboard import CheckerboardContext
-from bench.lic.models.gaussian import SCALE_BOUND, GaussianConditional
+from bench.lic.models.context import CheckerboardContext, SliceContext
+from bench.lic.models.entropy import SCALE_BOUND, GaussianConditional
 from bench.lic.models.model import Model
-from bench.lic.models.slices import SliceContext
 
 HEADER = struct.Struct("<HH")  # height and width in pixels
 # Of a symbol. The coder gives each of the 2047 at least 2^-24: 0.0002 bits a symbol are lost to it.

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bench.command import BadInput
+from bench.files import BadInput
 from bench.lic.data import EvaluationSet
-from bench.lic.evaluation.adaround import ITERATIONS, adaround
 from bench.lic.evaluation.int8 import (
+    ITERATIONS,
     LAYERS,
     Grid,
     Layer,
+    adaround,
     as_weight,
     grid,
     nearest,

@@ -7,16 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.command import told
+from bench import envelope
+from bench.files import told, write_text
 from bench.lic import style
-from bench.lic.evaluation import pictures
-from bench.lic.evaluation.curves import against
-from bench.lic.evaluation.evaluate import Evaluation
-from bench.lic.evaluation.quality import PADDING
-from bench.lic.evaluation.reach import to_adams_loss
+from bench.lic.evaluation import curves
+from bench.lic.evaluation.curves import against, to_adams_loss
+from bench.lic.evaluation.quality import PADDING, Evaluation
 from bench.lic.training import say
-from bench.output import envelope
-from bench.output.text import write_text
 
 Rows = list[dict[str, Any]]
 
@@ -69,9 +66,9 @@ def bd_rates(evaluation: Evaluation) -> Rows:
     """The BD-rate, or why there is none, of each curve against each of Adam's."""
     rows: Rows = []
     anchors = {group.name: group.anchors() for group in evaluation.groups}
-    for (group, data), curves in evaluation.curves().items():
+    for (group, data), found in evaluation.curves().items():
         where = {"group": group, "set": data}
-        rows += [{"kind": "bd_rate", **where, **row} for row in against(anchors[group], curves)]
+        rows += [{"kind": "bd_rate", **where, **row} for row in against(anchors[group], found)]
     return rows
 
 
@@ -155,7 +152,7 @@ KINDS = {
 
 def write(rows: Rows, report: str, folder: Path) -> None:
     """eval.json and report.md in `folder`, before anything is drawn."""
-    envelope.write(str(folder / "eval.json"), rows)
+    envelope.write(str(folder / "eval.json"), rows, "lic eval")
     _write_report(report, [], folder)
 
 
@@ -166,10 +163,10 @@ def draw(evaluation: Evaluation, report: str, folder: Path) -> None:
     """
     shown = []
     name = "rate_distortion.png"
-    if _drawn(name, lambda: pictures.rate_distortion(evaluation.curves(), folder / name)):
+    if _drawn(name, lambda: curves.rate_distortion(evaluation.curves(), folder / name)):
         shown.append(f"![R-D curves]({name})")
     for name, images in evaluation.pictures().items():
-        if _drawn(name, partial(pictures.reconstructions, images, folder / name)):
+        if _drawn(name, partial(curves.reconstructions, images, folder / name)):
             shown.append(f"![original and reconstructions]({name})")
     _write_report(report, shown, folder)
 

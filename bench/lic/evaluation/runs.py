@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.command import BadInput
-from bench.output.text import readable
+from bench.files import BadInput, readable
 
 # Every field of a Config has one role (tests/lic/test_lic_eval_runs.py).
 # What a comparison is about, or what a curve runs over: runs of one group may differ in these.

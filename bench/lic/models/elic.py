@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.lic.models.checkerboard import GROUPS, CheckerboardContext
-from bench.lic.models.convolutions import conv, deconv
-from bench.lic.models.entropy_bottleneck import EntropyBottleneck
-from bench.lic.models.gated_attention import GatedAttention
-from bench.lic.models.model import Model
-from bench.lic.models.residual import bottlenecks
-from bench.lic.models.widths import ramp, scaled
+from bench.lic.models.attention import GatedAttention
+from bench.lic.models.context import GROUPS, CheckerboardContext
+from bench.lic.models.convolutions import bottlenecks, conv, deconv
+from bench.lic.models.entropy import EntropyBottleneck
+from bench.lic.models.model import Model, ramp, scaled
 
 
 class ELIC(Model):

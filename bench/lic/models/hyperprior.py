@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.lic.models.convolutions import conv, deconv
-from bench.lic.models.entropy_bottleneck import EntropyBottleneck
-from bench.lic.models.gaussian import GaussianConditional
-from bench.lic.models.gdn import GDN
+from bench.lic.models.convolutions import GDN, conv, deconv
+from bench.lic.models.entropy import EntropyBottleneck, GaussianConditional
 from bench.lic.models.model import Model
 
 

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bench.files import writing
 from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import of_variant
 from bench.lic.evaluation.runs import Run, group
 from bench.lic.style import frame, lines, plain_text
-from bench.output.writing import writing
 
 SHOWN = {
     "intra": "intra-step score",

@@ -7,8 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from bench.lic.comparison import statistics
-from bench.lic.comparison.plan import Variant, variants
-from bench.lic.comparison.presets import PAPER, Trial
+from bench.lic.comparison.plan import PAPER, Trial, Variant, variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import of_variant
 from bench.lic.evaluation.runs import Group, group

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bench.lic.data import Crops, batches
 from bench.lic.evaluation.int8 import LAYERS
-from bench.lic.loss import rate_distortion
+from bench.lic.models.model import rate_distortion
 from bench.lic.training import Quality, Training
-from bench.lic.training.precision import autocast
+from bench.lic.training.schedules import autocast
 from soap_fast.diagnostics import ActivationStatistics, InterStepScore, Outliers, intra_step_score
 
 SEED = 2**40  # of the crops looked at and of their noise: no run has it, and all look at the same

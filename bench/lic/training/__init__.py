@@ -6,12 +6,9 @@ model, config = load_model("runs/elic")
 """
 
 from bench.lic.training.config import Config
-from bench.lic.training.held_out import Quality, evaluate
-from bench.lic.training.history import WARMUP, History, summarise
-from bench.lic.training.processes import ALONE, Processes
-from bench.lic.training.progress import say
+from bench.lic.training.history import WARMUP, History, Quality, evaluate, summarise
+from bench.lic.training.processes import ALONE, Interrupted, Processes, say
 from bench.lic.training.runs import load_model, run
-from bench.lic.training.stopping import Interrupted
 from bench.lic.training.training import Training
 
 __all__ = [

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from bench.command import BadInput
+from bench.files import BadInput, replacing, writing
 from bench.lic.training.config import Config
-from bench.output.writing import replacing, writing
 
 FORMAT = 2  # of what `Training.state_dict` holds
 

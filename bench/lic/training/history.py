@@ -1,4 +1,4 @@
-"""What is recorded of a run, and the summary that is made of it."""
+"""What is recorded of a run: losses, times, quality on held-out images, code and machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,125 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
+from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from bench import envelope
+from bench.files import BadInput, writing
+from bench.lic.models.model import psnr, rate_distortion
 from bench.lic.training.config import Config
+
+
+class Quality(NamedTuple):
+    """Of a batch, or means over the held-out images."""
+
+    loss: float
+    bpp: float
+    psnr: float  # dB
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Sequence[Tensor], lam: float, device: str) -> Quality:
+    """R-D cost of uint8 `images` [3, H, W], with rounding in place of noise, in float32.
+
+    The decoded image is clamped to [0, 1], as in writing it to a file. Draws no random number.
+    """
+    model.eval()
+    rows = []
+    for pixels in images:
+        image = pixels[None].to(device).float() / 255  # [1, 3, H, W]
+        coded = model(image)
+        cost = rate_distortion(coded._replace(images=coded.images.clamp(0, 1)), image, lam)
+        rows.append((cost.loss.item(), cost.bpp.item(), psnr(cost.mse.item())))
+    model.train()
+    return Quality(*(sum(column) / len(rows) for column in zip(*rows, strict=True)))
+
+
+MOVING = ("torch", "soap_fast")  # packages whose version moves the bits of a run
+
+
+def note_where(history: History) -> None:
+    """Add this process to `history.ran_on`, unless the run's last part was taken on the like."""
+    versions = envelope.versions()
+    here: dict[str, Any] = {
+        "commit": _commit(),
+        "machine": envelope.machine(),
+        "versions": {name: versions[name] for name in MOVING},
+    }
+    before = {**history.ran_on[-1]} if history.ran_on else {}
+    before.pop("from_step", None)
+    if here != before:
+        history.ran_on.append({"from_step": len(history.losses), **here})
+
+
+@cache
+def _commit() -> str | None:
+    """Of the code that this process has loaded: the clone may change while it runs."""
+    return envelope.commit()
+
+
+class Board:
+    """Records loss, bpp, PSNR and learning rate in `folder`; does nothing where that is None.
+
+    What was recorded of steps after `done`, by a run that died, is taken out.
+
+    Raises:
+        BadInput: the package is missing.
+        CannotWrite: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | None, done: int) -> None:
+        self.writer: Any = None
+        if folder is not None:
+            writer = _summary_writer()
+            with writing(folder):
+                self.writer = writer(str(folder), purge_step=done + 1)
+
+    def stepped(self, step: int, batch: Quality, rate: float) -> None:
+        if self.writer is not None:
+            self._record("train", step, batch)
+            self.writer.add_scalar("train/lr", rate, step)
+
+    def evaluated(self, step: int, quality: Quality) -> None:
+        if self.writer is not None:
+            self._record("held_out", step, quality)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def _record(self, part: str, step: int, quality: Quality) -> None:
+        for name, value in quality._asdict().items():
+            self.writer.add_scalar(f"{part}/{name}", value, step)
+
+
+def check_board(folder: str | None) -> None:
+    """Find out before the training whether it can be recorded.
+
+    Raises:
+        BadInput: the package is missing.
+    """
+    if folder is not None:
+        _summary_writer()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise BadInput(
+            "--tensorboard needs a package that is missing: pip install tensorboard, or leave "
+            "the option out"
+        ) from None
+    return SummaryWriter
+
 
 WARMUP = 5  # steps left out of the timings: first allocations, first bases
 PER_STEP = ("losses", "data_seconds", "step_seconds", "optimizer_seconds")

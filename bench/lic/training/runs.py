@@ -10,16 +10,13 @@ from typing import Any
 
 import torch
 
-from bench.command import BadInput
+from bench import envelope
+from bench.files import BadInput
 from bench.lic.models import build
 from bench.lic.training import checkpoint
-from bench.lic.training.board import Board
-from bench.lic.training.history import summarise
-from bench.lic.training.progress import Progress, say
-from bench.lic.training.provenance import note_where
-from bench.lic.training.stopping import Interrupted, StoppedWaiting, StopRequest
+from bench.lic.training.history import Board, note_where, summarise
+from bench.lic.training.processes import Interrupted, Progress, StoppedWaiting, StopRequest, say
 from bench.lic.training.training import Training
-from bench.output import envelope
 
 CHECKPOINT, MODEL, RESULT = "checkpoint.pt", "model.pt", "result.json"
 CHECKPOINT_EVERY = 50  # steps: a few seconds are lost at most, and writing takes little of them
@@ -94,7 +91,7 @@ def run(
     if folder is not None and training.processes.first:
         model = {"config": training.config.as_dict(), "model": training.model.state_dict()}
         checkpoint.write(folder / MODEL, model)
-        envelope.write(str(folder / RESULT), [summary])
+        envelope.write(str(folder / RESULT), [summary], "lic train")
     return summary
 
 

@@ -14,18 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.lic.data import Crops, Images, batches
-from bench.lic.loss import psnr, rate_distortion
 from bench.lic.models import Model, build
-from bench.lic.models.foreign import Foreign
+from bench.lic.models.model import psnr, rate_distortion
+from bench.lic.models.registry import Foreign
 from bench.lic.optimizers import aux_parameters, main_parameters
 from bench.lic.optimizers import build as build_optimizer
-from bench.lic.training.config import Config
-from bench.lic.training.held_out import Quality, evaluate
-from bench.lic.training.history import History
-from bench.lic.training.layout import apply_layout
-from bench.lic.training.precision import autocast, scaler
+from bench.lic.training.config import Config, apply_layout
+from bench.lic.training.history import History, Quality, evaluate
 from bench.lic.training.processes import ALONE, Processes
-from bench.lic.training.schedules import Schedule
+from bench.lic.training.schedules import Schedule, autocast, scaler
 from bench.lic.training.trial import try_once
 
 CLIP_NORM = 1.0  # of the gradient of all main parameters together

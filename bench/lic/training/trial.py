@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.command import BadInput, told
-from bench.lic.loss import rate_distortion
+from bench.files import BadInput, told
 from bench.lic.models import Compressed
-from bench.lic.models.foreign import Foreign, flat
+from bench.lic.models.model import rate_distortion
+from bench.lic.models.registry import Foreign, flat
 from bench.lic.training.config import Config
 
 LARGEST_BATCH = 2  # one image alone may be too few for a normalisation over the batch

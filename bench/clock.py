@@ -1,0 +1,204 @@
+"""How long work takes: spans, CUDA graphs of calls, and an optimizer's calls by kind."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+FLUSHED_BYTES = 2**28  # more than the L2 of any GPU so far
+
+
+def synchronize(device: str | torch.device) -> None:
+    """Wait for what a GPU still has to do; the CPU has nothing of that kind."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Spans of work on one device: by events on CUDA, by the wall clock on the CPU.
+
+    Events stand in the stream, so that nobody waits between two spans. With `cold`, memory larger
+    than the L2 is written before each span on CUDA, so that no work finds its data there; while
+    the GPU does that, about 100 us, the host prepares what follows, and no gap is timed.
+    """
+
+    def __init__(self, device: str | torch.device, *, cold: bool = False) -> None:
+        self.on_gpu = torch.device(device).type == "cuda"
+        self.device = device
+        self._spans: list[Any] = []
+        self._flushed = None
+        if cold and self.on_gpu:
+            self._flushed = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device=device)
+
+    def __call__(self, work: Callable[[], Any]) -> Any:
+        """Do the work, time it, and return what it returns."""
+        if not self.on_gpu:
+            start = time.perf_counter()
+            result = work()
+            self._spans.append(time.perf_counter() - start)
+            return result
+        if self._flushed is not None:
+            self._flushed.zero_()
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        result = work()
+        end.record()
+        self._spans.append((start, end))
+        return result
+
+    def seconds(self) -> list[float]:
+        """Of every span since this was last asked; waits for the device."""
+        synchronize(self.device)
+        spans, self._spans = self._spans, []
+        return [1e-3 * s[0].elapsed_time(s[1]) if self.on_gpu else float(s) for s in spans]
+
+
+def samples(
+    work: Callable[[], object],
+    device: str | torch.device,
+    repeats: int,
+    before: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Seconds of each of `repeats` after a warm-up; `before` precedes each and is not timed."""
+    watch = Stopwatch(device)
+    before()
+    work()
+    for _ in range(repeats):
+        before()
+        watch(work)
+    return watch.seconds()
+
+
+def captured(work: Callable[[], object], calls: int = 1, warm_up: int = 3) -> Callable[[], None]:
+    """So many calls as a CUDA graph, whose replay this returns; none may wait for the device."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # loads kernels and takes memory, which a capture must not
+        for _ in range(warm_up):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(calls):
+            work()
+    return graph.replay
+
+
+def replayed(work: Callable[[], object], calls: int = 100, repeats: int = 7) -> list[float]:
+    """Seconds of one call when a CUDA graph of so many of them is replayed; on the current GPU."""
+    return [span / calls for span in samples(captured(work, calls), "cuda", repeats)]
+
+
+# Calls of an optimizer -------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """One of an optimizer's calls: its number, the first being 0, and whether it is timed."""
+
+    number: int
+    timed: bool
+
+
+def sequence(frequency: int, periods: int) -> list[Call]:
+    """The first call, a refresh period that is not timed, and `periods` refresh periods that are.
+
+    In the period that is not timed every kind of call occurs, by a staggered schedule too: whatever
+    compiles, loads or is allocated at the first call of a kind is in no sample but the first's.
+    """
+    return [Call(n, n == 0 or n > frequency) for n in range(1 + frequency * (1 + periods))]
+
+
+class Elapsed(NamedTuple):
+    """Milliseconds of a call: until its work is done on the device, and until it returned."""
+
+    total: float
+    host: float
+
+
+def timed_call(call: Callable[[], object], on: torch.device | str) -> Elapsed:
+    synchronize(on)
+    start = time.perf_counter()
+    call()
+    returned = time.perf_counter()
+    synchronize(on)
+    return Elapsed(1e3 * (time.perf_counter() - start), 1e3 * (returned - start))
+
+
+@dataclass
+class Times:
+    """Milliseconds of every timed call: the first, those with a refresh, and plain ones.
+
+    Attributes:
+        unsorted: all but the first of an optimizer whose refreshes nobody knows.
+        host: of those after the first, until the call returned. On the CPU that is the whole call.
+    """
+
+    first: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    refresh: list[float] = field(default_factory=list)
+    unsorted: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+
+    def add(self, elapsed: Elapsed, *, first: bool, refresh: bool | None) -> None:
+        """Keep what one call took; a first call counts as nothing else, None is not known."""
+        kinds = {None: self.unsorted, True: self.refresh, False: self.plain}
+        (self.first if first else kinds[refresh]).append(elapsed.total)
+        if not first:
+            self.host.append(elapsed.host)
+
+    def summary(self, frequency: int) -> dict[str, float | None]:
+        """Milliseconds: medians by kind of call, and `mean_ms` over a period of `frequency` calls.
+
+        The mean weighs the two medians as a period has their calls, which keeps noise out. Of calls
+        that nobody can sort it is their arithmetic mean, so that no refresh vanishes wherever it
+        falls, and `plain_ms` is the median of all. What did not occur is None: plain calls under a
+        frequency of 1, refreshes of an optimizer that has none.
+        """
+        kinds = (self.unsorted or self.plain, self.refresh)
+        plain, refresh = (statistics.median(kind) if kind else None for kind in kinds)
+        if self.unsorted:
+            mean = statistics.fmean(self.unsorted)
+        elif plain is None or refresh is None:
+            mean = refresh if plain is None else plain
+        else:
+            mean = (plain * (frequency - 1) + refresh) / frequency
+        first = self.first[0]
+        return {"first_ms": first, "plain_ms": plain, "refresh_ms": refresh, "mean_ms": mean}
+
+    def samples(self) -> dict[str, list[float]]:
+        """Every call's, by its name in `summary`; `mean_ms` for unsorted calls only."""
+        found = {
+            "first_ms": self.first,
+            "plain_ms": self.unsorted or self.plain,
+            "refresh_ms": self.refresh,
+            "mean_ms": self.unsorted,
+        }
+        return {name: values for name, values in found.items() if values}
+
+    def later(self) -> list[float]:
+        """Of all calls but the first."""
+        return [*self.plain, *self.refresh, *self.unsorted]
+
+    def tail(self) -> dict[str, float | None]:
+        """Of all calls but the first: the median until they returned, and the 99th percentile.
+
+        Of fewer than a hundred calls `p99_ms` is the slowest, which as a rule refreshes.
+        """
+        later = sorted(self.later())
+        return {
+            "host_ms": statistics.median(self.host) if self.host else None,
+            "p99_ms": later[math.ceil(0.99 * len(later)) - 1] if later else None,
+        }
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of at least one sample."""
+    both = values if len(values) > 1 else [*values, *values]
+    lower, median, upper = statistics.quantiles(both, n=4, method="inclusive")
+    return lower, median, upper

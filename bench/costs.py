@@ -1,0 +1,98 @@
+"""What the operators of a step have to compute and to move, by their names in a profile.
+
+Flops are those of the mathematics in products; bytes are operands read once and results written
+once, in float32. n is a tensor's elements, d the size of a rotated group of modes or of a factor.
+Two modes of a convolution's kernel, 3 x 3 or 5 x 5, count one by one, as the fused step takes them:
+
+- a rotation: 2 n d per group; a Gram matrix: its triangle with the diagonal, n (d + 1);
+- `step_`, or an update: the gradient there, the direction back, and the Gram matrices; p, exp_avg,
+  exp_avg_sq and K are read and written, g and Q read;
+- a refresh: K Q and QᵀQ 2 d³ each, Householder's QR with its Q 8/3 d³; K and Q are read, Q and the
+  carrying matrix written; an eigendecomposition: 9 d³, as is customary;
+- a carry: exp_avg there and back is one rotation; both moments are read and written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import NamedTuple
+
+from soap_fast.options import PlanOptions
+from soap_fast.step.layout import layout_of
+from soap_fast.step.plan import Group, TensorPlan, plan_tensor
+
+FLOAT = 4  # bytes
+# What `bench` steps by: soap_fast's defaults.
+PLAN = PlanOptions(10000, merge_dims=False, precondition_1d=False, data_format="channels_first")
+
+
+class Cost(NamedTuple):
+    flops: float
+    bytes: float
+
+
+class Sums(NamedTuple):
+    """Over all tensors of a model.
+
+    Attributes:
+        numel: n. `rotated`: the same of tensors with a factor.
+        products: n d over the rotated groups.
+        triangles: n (d + 1) over them.
+        squares, cubes: d² and d³ over the factors.
+    """
+
+    numel: int
+    rotated: int
+    products: int
+    triangles: int
+    squares: int
+    cubes: int
+
+
+def sums(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> Sums:
+    columns = [0] * len(Sums._fields)
+    for shape in shapes:
+        plan, n = plan_tensor(shape, options), prod(shape)
+        widths = [d for group in plan.groups if group.rotated for d in _widths(plan, group)]
+        factors = [size for size in plan.factors if size is not None]
+        row = (
+            n,
+            n if widths else 0,
+            sum(n * d for d in widths),
+            sum(n * (d + 1) for d in widths),
+            sum(d**2 for d in factors),
+            sum(d**3 for d in factors),
+        )
+        columns = [old + new for old, new in zip(columns, row, strict=True)]
+    return Sums(*columns)
+
+
+def _widths(plan: TensorPlan, group: Group) -> Sequence[int]:
+    layout = layout_of(plan)
+    return layout.fold_sizes if layout.pair and group is layout.folded else (group.size,)
+
+
+def costs(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> dict[str, Cost]:
+    """Of one pass over all tensors of a model."""
+    s = sums(shapes, options)
+    step = Cost(4 * s.products + s.triangles, FLOAT * (7 * s.numel + 3 * s.squares))
+    rotation = Cost(2 * s.products, FLOAT * (2 * s.rotated + s.squares))
+    refresh = Cost(20 / 3 * s.cubes, FLOAT * 4 * s.squares)
+    carry = Cost(2 * s.products, FLOAT * (4 * s.rotated + s.squares))
+    eigh = Cost(9 * s.cubes, FLOAT * 2 * s.squares)
+    return {
+        "soap_fast.update": step,
+        "soap_fast::step_": step,
+        "soap_fast.rotate": rotation,
+        "soap_fast.rotate_back": rotation,
+        "soap_fast.grams": Cost(s.triangles, FLOAT * (s.rotated + s.squares)),
+        "soap_fast.adam_direction": Cost(0, FLOAT * 3 * s.numel),
+        "soap_fast.commit": Cost(0, FLOAT * 2 * (3 * s.numel + s.squares)),
+        "soap_fast::refresh_": refresh,
+        "soap_fast.refresh_eager": refresh,
+        "soap_fast::carry_": carry,
+        "soap_fast.carry": carry,
+        "soap_fast::eigh": eigh,
+        "soap_fast.eigh_eager": eigh,
+    }

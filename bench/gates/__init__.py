@@ -1,1 +1,0 @@
-"""What `python -m bench gate` holds a tree to, a file per kind of check."""

@@ -1,0 +1,150 @@
+"""`launches`: what a step of the Triton backend launches, moves and computes on a model's shapes.
+
+No GPU is needed: the optimizer runs as always, only the driver's call of a launch is left out.
+`padding` is 1 - needed / executed flops of rotations and Gram matrices. `bytes_ratio` relates to
+one pass over p, g, exp_avg, exp_avg_sq, K and Q, read once and written once where a step updates
+them; `host_ratio` to one pass of `p.grad.data_ptr()` over the parameters. `host_ms` is of a step
+whose gradients are the tensors of the one before, `host_new_gradients_ms` of one after `zero_grad`,
+`host_refresh_ms` of one that refreshes all bases, the operator's own time left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+import torch
+
+from bench import shapes
+from bench.clock import timed_call
+from bench.command import add_json_option, check_target, progress, show
+from bench.costs import PLAN, costs
+from bench.memory import state_bytes
+from bench.recorded import CallingLauncher, Recorded, record
+from soap_fast.backends.triton.launch.floor import floor_seconds
+
+COLUMNS = (
+    "model", "launches_plain", "launches_refresh", "tiles", "flops", "bytes", "bytes_ratio",
+    "padding", "workspace_ratio", "state_bytes", "host_ms",
+    "host_new_gradients_ms", "host_refresh_ms", "host_ratio", "floor_ms",
+)  # fmt: skip
+CPU = "cpu"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        default=["elic", "tcm_64", "tcm_128", "lalic", "dcae", "hyperprior"],
+        help="inventory names or files (default: the models of the paper)",
+    )
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    results = [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
+    show(results, COLUMNS, options.json, "launches")
+    return 0
+
+
+def measure(inventory: shapes.Inventory) -> dict[str, Any]:
+    return counted(record(inventory), inventory) | host_times(inventory)
+
+
+def exact(inventory: shapes.Inventory) -> dict[str, Any]:
+    """All of `measure` that is the same on every machine."""
+    return counted(record(inventory), inventory)
+
+
+def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
+    """What the tables of an optimizer say, and what two of its steps launch."""
+    launches = recorded.step()
+    engine = recorded.engine
+    works = {name: work for name, work in engine.works.items() if name != "derive"}
+    needed = sum(work.needed for work in works.values())
+    executed = sum(work.executed for work in works.values())
+    moved = sum(work.bytes for work in works.values())
+    numel = inventory.numel
+    least = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].bytes
+    workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
+    refresh = recorded.refresh()
+    return {
+        "model": inventory.model,
+        "parameters": numel,
+        "tensors": len(recorded.params),
+        "launches_plain": launches,
+        "launches_refresh": sum(refresh.values()),
+        "launches_refresh_by": refresh,
+        "tiles": sum(work.count for work in works.values()),
+        "flops": needed,
+        "executed_flops": executed,
+        "bytes": moved,
+        "bytes_ratio": moved / least,
+        "padding": 1 - needed / executed if executed else 0.0,
+        "workspace_ratio": workspace / (4 * numel),
+        "state_bytes": state_bytes(recorded.optimizer),
+        "floor_ms": 1e3 * sum(floor_seconds(w.needed, w.bytes) for w in works.values()),
+        "by_launch": [
+            {
+                "launch": name,
+                "tiles": work.count,
+                "flops": work.needed,
+                "executed_flops": work.executed,
+                "bytes": work.bytes,
+            }
+            for name, work in works.items()
+        ],
+    }
+
+
+def host_times(inventory: shapes.Inventory, rounds: int = 60) -> dict[str, float]:
+    """Milliseconds that a step keeps the host, medians; launches are called, kernels do not run.
+
+    Returns:
+        `host_ms` of a plain step, `host_new_gradients_ms` of one with tensors that it has not seen,
+        as after `zero_grad()`, `host_refresh_ms` of one that ends with a refresh, and `host_ratio`
+        of the first to a pass over the gradients. What is refreshed is as many smaller factors,
+        for memory is copied by the host here.
+    """
+    recorded = record(inventory, launcher=CallingLauncher())
+    passes = [timed_call(lambda: _look(recorded), CPU).total for _ in range(rounds)]
+    base, same = statistics.median(passes), _plain(recorded, rounds)
+    new = _plain(recorded, rounds, new_gradients=True)
+    refreshing = _refreshing(record(inventory.small(), launcher=CallingLauncher()))
+    return {
+        "host_ms": same,
+        "host_new_gradients_ms": new,
+        "host_refresh_ms": refreshing,
+        "host_ratio": same / base,
+    }
+
+
+def _look(recorded: Recorded) -> None:
+    for param in recorded.params:
+        param.grad.data_ptr()  # type: ignore[union-attr]
+
+
+def _plain(recorded: Recorded, rounds: int, *, new_gradients: bool = False) -> float:
+    steps = []
+    for _ in range(rounds):
+        for state in recorded.optimizer.state.values():
+            state["calls"] = 2  # never due
+        recorded.step()  # settles
+        if new_gradients:
+            for param in recorded.params:
+                param.grad = torch.empty_like(param)
+        steps.append(timed_call(recorded.step, CPU).total)
+    return statistics.median(steps)
+
+
+def _refreshing(recorded: Recorded, periods: int = 8) -> float:
+    """Calls that refresh; those of the first two periods make tables."""
+    frequency, steps = recorded.optimizer.param_groups[0]["precondition_frequency"], []
+    for call in range((2 + periods) * frequency):
+        recorded.backend.refreshed.clear()
+        taken = timed_call(recorded.step, CPU).total
+        if recorded.backend.refreshed and call >= 2 * frequency:
+            steps.append(taken)
+    return statistics.median(steps)

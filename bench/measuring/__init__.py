@@ -1,1 +1,0 @@
-"""What is measured with: clocks, single calls, profiles, compilers, recorded launches."""

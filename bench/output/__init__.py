@@ -1,1 +1,0 @@
-"""What is kept of a measurement and shown: result files, and tables and bars of terminals."""

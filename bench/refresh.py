@@ -1,0 +1,169 @@
+"""`refresh`: first bases and refreshes of all factors of a model, against a loop over torch.linalg.
+
+The factors have the sizes that the plan gives the model's parameters, and are those a training run
+would bring: Gram matrices of normal gradients, with bases one drift behind them. The loop does
+the same work factor by factor, as public optimizers do: product, order, `torch.linalg.qr` and the
+carrying product for a refresh, `torch.linalg.eigh` for first bases. Both are timed in turn; ratios
+are loop over ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bench import shapes
+from bench.clock import Stopwatch
+from bench.command import (
+    add_device,
+    add_json_option,
+    add_shapes,
+    check_target,
+    positive,
+    progress,
+    show,
+)
+from bench.costs import PLAN
+from bench.files import BadInput
+from soap_fast import extension
+from soap_fast.step.eigh import eigh_eager, eigh_native
+from soap_fast.step.plan import plan_tensor
+from soap_fast.step.refresh import refresh_eager, refresh_native
+
+COLUMNS = (
+    "shapes", "op", "device", "factors", "largest", "threads", "refresh_ms", "refresh_ratio",
+    "eigh_ms", "eigh_ratio",
+)  # fmt: skip
+OPS = {"native": (eigh_native, refresh_native), "eager": (eigh_eager, refresh_eager)}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_shapes(parser)
+    add_device(parser)
+    add("--op", choices=OPS, default="native", help="default: %(default)s")
+    repeats = "default: %(default)s, medians are taken"
+    add("--repeats", type=positive(int), default=5, help=repeats)
+    add("--threads", type=positive(int), help="of the CPU (default: torch's choice)")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    if options.op == "native" and not extension.available():
+        raise BadInput(f"--op native: {extension.reason()}")
+    cuda = (extension.build_info() or {}).get("cuda")
+    if options.op == "native" and options.device.startswith("cuda") and not cuda:
+        raise BadInput("--op native: the extension was built without CUDA; take --op eager")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    inventory = shapes.load(options.shapes)
+    factors = Factors.of(inventory, options.device)
+    if not factors.K:
+        raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
+    eigh, refresh = OPS[options.op]
+    pairs = {
+        "refresh": (lambda: factors.refresh(refresh), factors.refresh_loop),
+        "eigh": (lambda: eigh(factors.K, factors.chosen), factors.eigh_loop),
+    }
+    samples: dict[str, list[float]] = {}
+    for name, pair in pairs.items():
+        both = interleaved(*pair, options.repeats, name, factors.restore, options.device)
+        samples |= {f"{name}_ms": both[0], f"{name}_loop_ms": both[1]}
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    result = {
+        "shapes": inventory.model,
+        "op": options.op,
+        "device": options.device,
+        "factors": sum(len(stack) for stack in factors.K),
+        "largest": max(stack.shape[1] for stack in factors.K),
+        "threads": torch.get_num_threads(),
+        "repeats": options.repeats,
+        **medians,
+        **{f"{name}_ratio": medians[f"{name}_loop_ms"] / medians[f"{name}_ms"] for name in pairs},
+        "samples": samples,
+    }
+    show([result], COLUMNS, options.json, "refresh")
+    return 0
+
+
+def interleaved(
+    one: Callable[[], object],
+    other: Callable[[], object],
+    repeats: int,
+    what: str,
+    before: Callable[[], object] = lambda: None,
+    device: str = "cpu",
+) -> list[list[float]]:
+    """Milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
+    watches = Stopwatch(device), Stopwatch(device)
+    for _ in progress(range(repeats + 1), what, "pair"):
+        for watch, work in zip(watches, (one, other), strict=True):
+            before()
+            watch(work)
+    return [[1e3 * seconds for seconds in watch.seconds()[1:]] for watch in watches]
+
+
+@dataclass
+class Factors:
+    """K and Q of all factors of a model, one stack [n, d, d] per size."""
+
+    K: list[torch.Tensor]
+    Q: list[torch.Tensor]  # what a refresh changes
+    first_Q: list[torch.Tensor]
+    chosen: list[torch.Tensor]  # all of them, [n] int32
+    allowed: list[torch.Tensor]  # [n] bool
+
+    @classmethod
+    def of(cls, inventory: shapes.Inventory, device: str = "cpu") -> Factors:
+        counts: dict[int, int] = {}
+        for entry in inventory.entries:
+            for size in plan_tensor(entry.shape, PLAN).factors:
+                if size is not None:
+                    counts[size] = counts.get(size, 0) + 1
+        generator = torch.Generator().manual_seed(0)
+        before = [_grams(n, d, generator) for d, n in counts.items()]
+        drift = [_grams(n, d, generator) for d, n in counts.items()]
+        everything = [torch.arange(n, dtype=torch.int32) for n in counts.values()]
+        before, drift = ([k.to(device) for k in factors] for factors in (before, drift))
+        everything = [chosen.to(device) for chosen in everything]
+        # The bases a run has are those of its factors ten steps before: 0.95 ** 10 is 0.6.
+        _, bases = eigh_eager(before, everything)
+        factors = [0.6 * old + 0.4 * new for old, new in zip(before, drift, strict=True)]
+        return cls(
+            factors,
+            [q.clone() for q in bases],
+            bases,
+            everything,
+            [(chosen >= 0).to(device) for chosen in everything],
+        )
+
+    def refresh(self, op: Callable[..., object]) -> None:
+        op(self.K, self.Q, self.chosen, self.allowed, 0.0)
+
+    def restore(self) -> None:
+        """Every refresh starts from the same bases; giving them back is none of its work."""
+        for q, first in zip(self.Q, self.first_Q, strict=True):
+            q.copy_(first)
+
+    def refresh_loop(self) -> None:
+        for factors, bases in zip(self.K, self.Q, strict=True):
+            for k, q in zip(factors, bases, strict=True):
+                kq = k @ q
+                order = (q * kq).sum(0).argsort(descending=True)
+                new = torch.linalg.qr(kq[:, order]).Q
+                q.T @ new
+
+    def eigh_loop(self) -> None:
+        for factors in self.K:
+            for k in factors:
+                torch.linalg.eigh(k).eigenvectors.flip(1)
+
+
+def _grams(n: int, d: int, generator: torch.Generator) -> torch.Tensor:  # [n, d, d]
+    g = torch.randn(n, d, d + 8, generator=generator)
+    return g @ g.mT / d

@@ -1,1 +1,0 @@
-"""Pages of Markdown with drawings, made of result files."""

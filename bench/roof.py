@@ -1,0 +1,192 @@
+"""`roof`: what this machine can do at most: copies, products by precision, cost of a call.
+
+`copy` counts bytes read and written; `gemm_*` are square products by torch with its float32 matmul
+precision set accordingly; `host_call` is what the host pays for a call of a torch operator. On
+CUDA, `launch` is the time from one launch to the next and `graph_replay` the same in a CUDA graph;
+`gemm_tf32x3` is a third of `gemm_tf32`. `value` is the best sample: other work only slows down.
+Roofs are measured, never read from a data sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from bench.clock import replayed, samples, synchronize
+from bench.command import (
+    Row,
+    add_device,
+    add_json_option,
+    check_target,
+    positive,
+    progress,
+    show,
+)
+
+CALLS = 500  # per sample: one takes a microsecond or ten, and a queue holds 1000
+
+
+class Sizes(NamedTuple):
+    """Bytes of the source of a copy, more than the caches hold; n of a product of two [n, n]."""
+
+    copied: int
+    product: int
+
+
+DEFAULT_SIZES = {"cpu": Sizes(2**28, 2048), "cuda": Sizes(2**30, 8192)}
+UNITS = {"GB/s": 1e9, "GFLOP/s": 1e9, "us": 1e-6}
+# By kind of device and name of a roof: dtype, and torch's float32 matmul precision.
+PRECISIONS = {
+    "cpu": {"gemm_float32": (torch.float32, "highest"), "gemm_bfloat16": (torch.bfloat16, None)},
+    "cuda": {
+        "gemm_float32": (torch.float32, "highest"),
+        "gemm_tf32": (torch.float32, "high"),
+        "gemm_bfloat16": (torch.bfloat16, None),
+    },
+}
+
+
+class Roofs(NamedTuple):
+    """Bytes and floating point operations per second, the latter by name of a precision."""
+
+    copy: float
+    gemm: dict[str, float]
+
+    def least_seconds(self, flops: float, moved: float, precision: str) -> float:
+        """The least time that so many operations and bytes take under these roofs."""
+        return max(flops / self.gemm[precision], moved / self.copy)
+
+    @classmethod
+    def of_rows(cls, rows: list[Row]) -> Roofs:
+        values = {row["roof"]: row["value"] * UNITS[row["unit"]] for row in rows}
+        gemm = {n.removeprefix("gemm_"): v for n, v in values.items() if n.startswith("gemm_")}
+        return cls(values["copy"], gemm)
+
+
+COLUMNS = ("roof", "value", "unit", "median", "what")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add, whole = parser.add_argument, positive(int)
+    add_device(parser)
+    add("--repeats", type=whole, default=7, help="default: %(default)s")
+    add("--size", type=whole, help="n of products of [n, n]")
+    add("--copy-mib", type=whole, help="size of the copy's source")
+    add("--threads", type=whole, help="of the CPU")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    sizes = DEFAULT_SIZES[torch.device(options.device).type]
+    copied = sizes.copied if options.copy_mib is None else options.copy_mib * 2**20
+    rows = measure(options.device, Sizes(copied, options.size or sizes.product), options.repeats)
+    for row in rows:
+        row |= {"device": options.device, "threads": torch.get_num_threads()}
+    show(rows, COLUMNS, options.json, "roof")
+    return 0
+
+
+def measure(device: str, sizes: Sizes | None = None, repeats: int = 7) -> list[Row]:
+    """Every roof of a device, a row each: `value` is the best of the samples, `median` theirs."""
+    kind = torch.device(device).type
+    sizes = sizes or DEFAULT_SIZES[kind]
+    work = [
+        partial(copy_row, device, sizes.copied, repeats),
+        *(partial(gemm_row, name, device, sizes.product, repeats) for name in PRECISIONS[kind]),
+        partial(host_row, device, repeats),
+        *([partial(launch_row, device, repeats), partial(replay_row, repeats)] if kind == "cuda"
+          else []),
+    ]  # fmt: skip
+    rows = [row() for row in progress(work, "roofs", "roof")]
+    return [*rows, *derived(rows)]
+
+
+def _row(roof: str, unit: str, amount: float, seconds: list[float], what: str) -> Row:
+    """A rate, `amount` over the shortest and over the median time, or microseconds of a call."""
+    ordered = sorted(seconds)
+    best, median = ordered[0], ordered[len(ordered) // 2]
+    if unit == "us":
+        values = best / UNITS[unit] / amount, median / UNITS[unit] / amount
+    else:
+        values = amount / best / UNITS[unit], amount / median / UNITS[unit]
+    return {"roof": roof, "value": values[0], "unit": unit, "median": values[1], "what": what}
+
+
+def copy_row(device: str, size: int, repeats: int) -> Row:
+    """Bytes read and written per second by one large copy."""
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    times = samples(lambda: target.copy_(source), device, repeats)
+    what = f"{size / 2**20:.0f} MiB, read + written"
+    return _row("copy", "GB/s", 2 * source.nbytes, times, what)
+
+
+def gemm_row(name: str, device: str, size: int, repeats: int) -> Row:
+    """Operations per second of a product of two [size, size], into memory that is there."""
+    dtype, precision = PRECISIONS[torch.device(device).type][name]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)  # [size, size] each
+    out = torch.empty_like(a)
+    with matmul_precision(precision):
+        times = samples(lambda: torch.mm(a, b, out=out), device, repeats)
+    return _row(name, "GFLOP/s", 2 * size**3, times, f"torch.mm of [{size}, {size}], {dtype}")
+
+
+@contextmanager
+def matmul_precision(precision: str | None) -> Iterator[None]:
+    """torch's setting for float32 products, and afterwards what it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision or before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def derived(rows: list[Row]) -> Iterator[Row]:
+    """tf32x3 makes one float32 product of three tf32 ones; nothing else multiplies so here."""
+    for row in rows:
+        if row["roof"] == "gemm_tf32":
+            third = {"value": row["value"] / 3, "median": row["median"] / 3}
+            yield {**row, **third, "roof": "gemm_tf32x3", "what": "a third of gemm_tf32"}
+
+
+def _call(device: str) -> Callable[[], object]:
+    one, out = torch.ones(1, device=device), torch.empty(1, device=device)
+    return lambda: torch.neg(one, out=out)
+
+
+def _calls(device: str) -> Callable[[], None]:
+    call = _call(device)
+
+    def calls() -> None:
+        for _ in range(CALLS):
+            call()
+
+    return calls
+
+
+def host_row(device: str, repeats: int) -> Row:
+    """What the host pays for one call of a torch operator; on CUDA nothing waits for the GPU."""
+    # By the host's clock, each sample from an empty queue: a full one would be waited for.
+    times = samples(_calls(device), "cpu", repeats, before=lambda: synchronize(device))
+    return _row("host_call", "us", CALLS, times, "torch.neg of one element")
+
+
+def launch_row(device: str, repeats: int) -> Row:
+    """From one launch to the next, by events."""
+    times = samples(_calls(device), device, repeats)
+    return _row("launch", "us", CALLS, times, "torch.neg of one element, in a row")
+
+
+def replay_row(repeats: int) -> Row:
+    """The same inside a CUDA graph."""
+    times = replayed(_call("cuda"), calls=1000, repeats=repeats)
+    return _row("graph_replay", "us", 1, times, "torch.neg as one of 1000 nodes of a CUDA graph")

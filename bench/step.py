@@ -1,0 +1,255 @@
+"""`step`: what a step costs on the parameters of a real model, call by call.
+
+Gradients are normal random numbers, the same for every run. The first call (first bases), calls
+with a refresh and plain calls are told apart, by medians; `mean_ms` weighs the two as a refresh
+period has them. Compiling is in none of them: `loading_ms` is the first call of an optimizer that
+compiles and loads and is dropped, `first_ms` that of the next one, after which a refresh period is
+not timed. Of a peer named package.module:Class nobody knows which calls refresh: `plain_ms` is the
+median and `mean_ms` the arithmetic mean. `p99_ms` is of all calls of the timed periods, `host_ms`
+the median until such a call returns, which on CUDA is before its work is done; `peak_bytes` is what
+a step needs beside parameters and gradients. With `--peers` other optimizers take turns with ours
+on the same gradients; a row each. `speedup` is their mean over ours; `gemm_share`, of ours, the
+time of a plain step's products at the machine's `sgemm_gflops` over the time it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench import shapes
+from bench.clock import Elapsed, Times, timed_call
+from bench.command import (
+    Row,
+    add_backend,
+    add_device,
+    add_json_option,
+    add_shapes,
+    add_turns,
+    check_target,
+    positive,
+    progress,
+    show,
+)
+from bench.costs import PLAN, costs
+from bench.files import BadInput
+from bench.memory import STEPS, peak_bytes, state_bytes
+from bench.optimizers import OURS, PEERS, build, chosen, origin
+from bench.roof import DEFAULT_SIZES, gemm_row
+from bench.turns import Runner, take_turns
+from soap_fast import SOAP, GraphedStep
+
+ALONE = (
+    "name", "shapes", "device", "threads", "loading_ms", "first_ms", "plain_ms", "refresh_ms",
+    "mean_ms", "p99_ms", "host_ms", "peak_bytes", "state_ratio",
+)  # fmt: skip
+BESIDE = (
+    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "p99_ms", "host_ms", "speedup",
+    "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
+)  # fmt: skip
+LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torch
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_shapes(parser, "hyperprior")
+    add_device(parser)
+    add_backend(parser)
+    add_turns(parser, 1, "call")
+    peers = f"compare with {', '.join(PEERS)}, or any package.module:Class"
+    add("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
+    budget = "for all calls and the peaks of memory, after which peers stop (default: none)"
+    add("--budget", type=positive(float), metavar="SECONDS", help=budget)
+    add("--graphed", action="store_true", help="replay CUDA graphs of the steps")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    if options.graphed and options.peers:
+        raise BadInput("--graphed and --peers are two measurements: make one after the other")
+    if options.graphed and not options.device.startswith("cuda"):
+        raise BadInput("--graphed replays CUDA graphs: add --device cuda, on a machine with a GPU")
+    inventory = shapes.load(options.shapes)
+    if options.graphed:
+        try:
+            rows = [graphed(inventory, options)]
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+    else:
+        rows = measure(inventory, options)
+    show(rows, BESIDE if options.peers else ALONE, options.json, "step")
+    return 0
+
+
+class Stepped(Runner):
+    """Steps with copies of the gradients of `source`, which an optimizer may change or drop.
+
+    Its memory is that beside parameters and gradients.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Sequence[torch.Tensor],
+        params: list[torch.nn.Parameter],
+        *given: Any,
+        **more: Any,
+    ) -> None:
+        super().__init__(name, params[0].device, partial(build, name, params, *given), **more)
+        self.source, self.params = source, params
+        self.gradients: list[torch.Tensor] = []
+
+    def before(self, call: int) -> None:
+        # They are kept as well: whoever drops one frees no memory by it.
+        self.gradients = [given.grad.clone() for given in self.source]  # type: ignore[union-attr]
+        for param, gradient in zip(self.params, self.gradients, strict=True):
+            param.grad = gradient
+
+    def after(self) -> None:
+        self.gradients = []
+        for param in self.params:
+            param.grad = None
+
+    def work(self) -> Elapsed:
+        assert self.optimizer is not None
+        return timed_call(self.optimizer.step, self.device)
+
+
+def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Row]:
+    """A row per optimizer, ours first.
+
+    On a GPU memory is measured along with the times. On the CPU it comes last, in processes of its
+    own: of peers only while `--budget` lasts.
+    """
+    device, frequency, names = options.device, options.precondition_frequency, options.peers
+    source = inventory.parameters(device)
+    runners = [
+        Stepped(name, source, inventory.parameters(device), frequency, options.backend,
+                limit=options.time_limit)
+        for name in (OURS, *names)
+    ]  # fmt: skip
+    start = time.monotonic()
+    before = sgemm_gflops(device) if names else None
+
+    def prepare(call: int) -> None:
+        inventory.set_gradients(source, seed=1 + call)
+
+    take_turns(runners, frequency, options.periods, inventory.model, prepare, options.budget)
+    # Machines have faster and slower minutes.
+    gflops = None if before is None else max(before, sgemm_gflops(device))
+    end = math.inf if options.budget is None else start + options.budget
+    peaks = {r.name: _peak(r, options, end) for r in progress(runners, "peaks", "optimizer")}
+    ours = runners[0].times.summary(frequency)
+    rows = []
+    for runner in runners:
+        if runner.missing is not None:
+            rows.append({"name": runner.name, "missing": runner.missing})
+            continue
+        row = _described(inventory, device, frequency)
+        row |= {"name": runner.name, "peak_bytes": peaks[runner.name], "sgemm_gflops": gflops}
+        row["backend"] = getattr(runner.optimizer, "backend", None) if runner.needed else None
+        rows.append(row | _measured(runner, inventory, frequency, ours, gflops))
+    return rows
+
+
+def _described(inventory: shapes.Inventory, device: str, frequency: int) -> Row:
+    return {
+        "name": None,
+        "backend": None,
+        "shapes": inventory.model,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "precondition_frequency": frequency,
+        "tensors": len(inventory.entries),
+        "parameters": inventory.numel,
+    }
+
+
+def _peak(runner: Runner, options: argparse.Namespace, end: float) -> int | None:
+    left = end - time.monotonic()
+    if runner.waits or options.device.startswith("cuda"):
+        return None if runner.waits else runner.memory.peak
+    if left <= 0 and not runner.needed:
+        return None
+    within = min(options.time_limit, max(left, LEAST_FOR_A_PEAK) / STEPS)
+    wanted = [options.shapes, options.device, options.backend]
+    return peak_bytes("step", runner.name, wanted, within)
+
+
+def _measured(
+    runner: Stepped, inventory: shapes.Inventory, frequency: int, ours: Row, gflops: float | None
+) -> Row:
+    if runner.failed is not None:
+        return {"failed": runner.failed, **origin(runner.name)}
+    times = runner.times.summary(frequency)
+    share = None
+    if gflops is not None and runner.needed and times["plain_ms"] is not None:
+        known = costs((entry.shape for entry in inventory.entries), PLAN)
+        share = known["soap_fast::step_"].flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
+    assert runner.optimizer is not None
+    return {
+        **_times(runner.times, frequency),
+        "loading_ms": runner.loading_ms,
+        "speedup": times["mean_ms"] / ours["mean_ms"],  # type: ignore[operator]
+        "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
+        "gemm_share": share,
+        **origin(runner.name),
+    }
+
+
+def _times(times: Times, frequency: int) -> Row:
+    return {**times.summary(frequency), **times.tail(), "samples": times.samples()}
+
+
+def sgemm_gflops(device: str) -> float:
+    """GFLOP/s of a float32 product of the machine, with torch's threads as they are set."""
+    size = DEFAULT_SIZES["cpu"].product  # of a GPU as well: a fraction of a second
+    return float(gemm_row("gemm_float32", device, size, repeats=7)["value"])
+
+
+def graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> Row:
+    """Replays of plain and of refreshing calls; those before both are captured are not timed.
+
+    Raises:
+        ValueError: the Triton backend cannot run here.
+    """
+    device, frequency = options.device, options.precondition_frequency
+    params = inventory.parameters(device)
+    lr = torch.tensor(3e-3, device=device)
+
+    def made() -> SOAP:
+        return SOAP(params, lr=lr, precondition_frequency=frequency, backend="triton")
+
+    inventory.set_gradients(params, seed=1)
+    loading = timed_call(made().step, device)  # compiles and loads what a first call needs
+    gc.collect()
+    optimizer = made()
+    static = [param.grad for param in params]
+    step, times = GraphedStep(optimizer), Times()
+    # Warm-ups of plain calls, then one period until a refresh as it comes, one until its capture.
+    captured = GraphedStep.WARM_UP + 2 * frequency
+    for call in progress(range(captured + 1 + frequency * options.periods), "graphs"):
+        new = inventory.parameters(device, seed=1 + call)
+        for grad, values in zip(static, new, strict=True):
+            grad.copy_(values.detach())  # type: ignore[union-attr]
+        refreshes = step.refreshes_next()
+        elapsed = timed_call(step, device)
+        if call == 0 or call > captured:
+            times.add(elapsed, first=call == 0, refresh=refreshes)
+    return {
+        **_described(inventory, device, frequency),
+        "name": "soap_fast, CUDA graphs",
+        "backend": "triton",
+        **_times(times, frequency),
+        "loading_ms": loading.total,
+        "peak_bytes": None,  # a graph's memory stays taken: that of the step itself is `step`'s
+        "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
+    }

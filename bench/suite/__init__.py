@@ -1,1 +1,0 @@
-"""What `pytest bench/` runs: ops on classes of shapes by backends, with their work and roofs."""

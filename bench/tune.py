@@ -1,0 +1,211 @@
+"""`tune`: times ways to compile and spread every op on a GPU; the best goes where steps read it.
+
+A candidate differs from the op's entry in tuning.json in the values below. The optimizer takes
+steps with it on a model's parameters. `us` is what the op's launches take in one step, the median
+over steps, by CUDA events; 256 MiB are written before each launch, so that none finds its data in
+the L2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from bench import shapes
+from bench.command import add_json_option, add_shapes, check_target, positive, show
+from bench.files import BadInput
+from bench.timed import TimingLauncher, multiprocessors
+from soap_fast import SOAP
+from soap_fast.backends.triton.backend import TritonBackend
+from soap_fast.backends.triton.launch.launcher import Launcher
+from soap_fast.backends.triton.launch.tuning import FILE, TUNING, Tuning, tuning_of
+
+COLUMNS = ("op", "num_warps", "programs_per_sm", "constants", "us", "chosen")
+
+Values = dict[str, tuple[int, ...]]
+# Only what neither spills nor loads operands more narrowly than 16 bytes: products keep BK 32 and
+# 4 warps (`python -m bench kernels --aot --check` says so).
+FLAT: Values = {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "ROWS": (512, 1024, 2048)}
+# A lane's registers are what FOLD_LANES fill with 4 warps.
+PLANES: Values = {"programs_per_sm": (1, 2, 4), "ROWS": (2048, 4096, 8192)}
+PRODUCTS: Values = {"programs_per_sm": (1, 2, 3), "STAGES": (2, 3, 4)}
+SMALL: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (4, 8, 16)}
+VALUES: dict[str, Values] = {
+    "gather": PLANES,
+    "clock": SMALL,
+    "gram": PRODUCTS,
+    "gram_reduce": {"num_warps": (4, 8), "programs_per_sm": (1, 2, 4)},
+    "fold_gram": {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)},
+    "rotate": PRODUCTS,
+    "adam": FLAT,
+    "norm": SMALL,
+    "apply": PLANES,
+    "derive": {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8), "BLOCK": (16, 32)},
+    "count": SMALL,
+    "permute": FLAT,
+    "settle": FLAT,
+    "grouped_matmul": {"programs_per_sm": (1, 2, 3)},
+}
+SPREAD = ("num_warps", "programs_per_sm")  # values that are not constants of a kernel
+OF_A_REFRESH = ("derive", "count", "permute", "settle", "grouped_matmul")
+UNTIMED_STEPS = 2  # of every candidate: one compiles, one settles
+# A candidate takes the place of what is there only if it is this much faster: less may be noise.
+GAIN = 0.02
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_shapes(parser)
+    add = parser.add_argument
+    add("--op", nargs="+", choices=VALUES, default=list(VALUES), help="default: all")
+    steps = "for each candidate (default: %(default)s)"
+    add("--steps", type=positive(int), default=30, help=steps)
+    add("--write", action="store_true", help="write the best to tuning.json")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_target(options.json)
+    inventory = shapes.load(options.shapes)
+    where = _gpu()
+    stepper = Stepper(inventory, OpLauncher(multiprocessors("cuda")))
+    entries = json.loads(FILE.read_text(encoding="utf-8"))["ops"]
+    chosen, rows = {}, []
+    for op in options.op:
+        times = stepper.times(op, options.steps)
+        if times:
+            chosen[op] = choose(entries[op], times, {**where, "shapes": inventory.model})
+        for tuning, microseconds in times:
+            taken = "yes" if tuning == tuning_of(chosen[op]) else ""
+            rows.append({"op": op, **asdict(tuning), "us": microseconds, "chosen": taken})
+        if not times:
+            rows.append({"op": op})  # these shapes launch none
+    show(rows, COLUMNS, options.json, "tune")
+    if options.write:
+        write(chosen)
+    return 0
+
+
+def _gpu() -> dict[str, str]:
+    """What a measurement on this machine's GPU says of where it was taken."""
+    if not torch.cuda.is_available():
+        raise BadInput("torch sees no NVIDIA GPU, and what is tuned is time on one")
+    try:
+        import triton
+    except ImportError:
+        raise BadInput("triton is not installed: pip install triton") from None
+    if triton.knobs.runtime.interpret:
+        raise BadInput("TRITON_INTERPRET is set: interpreted kernels run on the CPU")
+    return {"device": torch.cuda.get_device_name("cuda"), "triton": triton.__version__}
+
+
+# Candidates and the choice ---------------------------------------------------------------------
+
+
+def candidates(op: str) -> Iterator[Tuning]:
+    """What is in use, then every other combination of the values above."""
+    current = TUNING[op]
+    yield current
+    for values in product(*VALUES[op].values()):
+        constants = dict(zip(VALUES[op], values, strict=True))
+        spread = {name: constants.pop(name) for name in SPREAD if name in constants}
+        candidate = replace(current, constants={**current.constants, **constants}, **spread)
+        if candidate != current:
+            yield candidate
+
+
+def choose(
+    entry: dict[str, Any], times: Sequence[tuple[Tuning, float]], where: dict[str, str]
+) -> dict[str, Any]:
+    """The entry of an op after its candidates were timed.
+
+    Args:
+        entry: the one before.
+        times: candidates, the current one first, and microseconds of each.
+        where: device, version of Triton and model.
+    """
+    ranked = sorted(times, key=lambda timed: timed[1])
+    best = ranked[0] if ranked[0][1] < (1 - GAIN) * times[0][1] else times[0]
+    others = [timed for timed in ranked if timed is not best]
+    runner_up = {**asdict(others[0][0]), "us": others[0][1]} if others else None
+    measurement = {**where, "us": best[1], "runner_up": runner_up}
+    return {**entry, **asdict(best[0]), "measurement": measurement}
+
+
+def write(chosen: dict[str, dict[str, Any]], path: Path = FILE) -> None:
+    """Replace these ops' entries in a tuning file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["ops"].update(chosen)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# Timing ----------------------------------------------------------------------------------------
+
+
+class Watching(Launcher, Protocol):
+    """A launcher that adds up what launches of `op` take."""
+
+    op: str | None
+
+    def microseconds(self) -> float | None:
+        """Of those since it was last asked; None where there were none."""
+
+
+class OpLauncher(TimingLauncher):
+    """Adds up what launches of one op take."""
+
+    def __init__(self, multiprocessors: int, device: str = "cuda") -> None:
+        super().__init__(multiprocessors, device)
+        self.op: str | None = None
+        self.watches = lambda op: op == self.op
+
+    def microseconds(self) -> float | None:
+        times = [1e6 * timed.seconds for timed in self.taken()]
+        return sum(times) if times else None
+
+
+class Stepper:
+    """SOAP on the parameters of a model, with real values, by whatever tuning is to be timed."""
+
+    def __init__(
+        self, inventory: shapes.Inventory, launcher: Watching, device: str = "cuda"
+    ) -> None:
+        params = inventory.parameters(device)
+        inventory.set_gradients(params, seed=1)
+        self.optimizer = SOAP(params, backend="eager", normalize_grads=True)  # norm launches too
+        self.optimizer._backend = self.backend = TritonBackend(launcher=launcher)
+        self.launcher = launcher
+        self.optimizer.step()  # first bases
+
+    def times(self, op: str, steps: int) -> list[tuple[Tuning, float]]:
+        """Candidates of an op, the current one first, and what each takes in a step; maybe none."""
+        timed: list[tuple[Tuning, float]] = []
+        for tuning in candidates(op):
+            microseconds = self.microseconds(op, tuning, steps)
+            if microseconds is None:
+                break  # these shapes launch none, however tuned
+            timed.append((tuning, microseconds))
+        return timed
+
+    def microseconds(self, op: str, tuning: Tuning, steps: int) -> float | None:
+        frequency = 1 if op in OF_A_REFRESH else 10**9
+        self.optimizer.param_groups[0]["precondition_frequency"] = frequency
+        before, TUNING[op] = TUNING[op], tuning
+        try:
+            self.backend.forget()  # its tables were made for another tuning
+            times = []
+            self.launcher.op = op
+            for _ in range(UNTIMED_STEPS + steps):
+                self.optimizer.step()
+                times.append(self.launcher.microseconds())
+        finally:
+            TUNING[op], self.launcher.op = before, None
+        timed = [time for time in times[UNTIMED_STEPS:] if time is not None]
+        return statistics.median(timed) if timed else None

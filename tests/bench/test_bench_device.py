@@ -1,0 +1,170 @@
+"""`python -m bench device`: which parts, in which order, cut off in time, gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import device
+from bench.__main__ import COMMANDS
+from bench.__main__ import main as bench
+from bench.device import Part
+
+ROW = {"roof": "copy", "value": 1.0, "unit": "GB/s"}
+ROOT = Path(__file__).parent.parent.parent
+
+
+def python(name, code, limit=20.0):
+    return Part(name, ("python", "-c", code), limit)
+
+
+def result(name, code="pass"):
+    """A part that leaves a result, unless the code raises."""
+    write = f"import json, sys; {code}; open(sys.argv[1], 'w').write(json.dumps("
+    content = {"command": "roof", "machine": {}, "commit": "c0ffee", "results": [ROW]}
+    return Part(name, ("python", "-c", f"{write}{content!r}))", "{out}"), 20)
+
+
+@pytest.fixture
+def take(monkeypatch, tmp_path):
+    """Take made-up parts into a folder; the exit code and the states of all."""
+    monkeypatch.setattr(device, "_check_machine", lambda: None)
+    monkeypatch.setattr("bench.envelope.commit", lambda: "c0ffee")
+    folder = tmp_path / "results"
+
+    def run(*chosen, options=()):
+        monkeypatch.setattr(device, "parts", lambda: list(chosen))
+        code = bench(["device", "--out", str(folder), *options])
+        return code, {row["part"]: row for row in device._states(chosen, folder)}
+
+    run.folder = folder
+    return run
+
+
+def test_parts_leave_results_and_a_report(take):
+    broken = result("broken", "print('half a table'); raise SystemExit('no such kernel')")
+    printed = python("tests", "print(*(f'line {i}' for i in range(100)), sep='\\n')")
+    code, found = take(result("first"), broken, printed, Part("empty", ("true", "{out}"), 5))
+    assert code == 1
+    states = {name: row.get("status") for name, row in found.items()}
+    assert states == {"first": "done", "broken": "failed", "tests": "done", "empty": "failed",
+                      "all": None}  # fmt: skip
+    assert found["broken"]["message"] == "exit code 1: no such kernel"
+    assert not (take.folder / "broken.json").exists()
+    text = (take.folder / "report.md").read_text()
+    assert "## Roofs" in text
+    assert "`first.json`: " in text
+    assert "half a table" in text
+    assert "[40 lines more in tests.txt]\nline 40\n" in text
+    assert str(ROOT) not in text
+
+
+def test_a_later_call_goes_on_and_what_failed_comes_last(take, tmp_path, capsys):
+    log = tmp_path / "log"
+    once = result("once", f"open({str(log)!r}, 'a').write('x')")
+    fails = result("fails", f"import os; os.path.exists({str(log)!r} + '2') or sys.exit(1)")
+    assert take(once, fails)[0] == 1
+    (tmp_path / "log2").touch()
+    capsys.readouterr()
+    assert take(once, fails, result("new"))[0] == 0
+    said = capsys.readouterr().err
+    assert said.index("1/2 new") < said.index("2/2 fails")
+    assert log.read_text() == "x"
+    assert take(once, options=["--only", "once"])[0] == 0  # asked for by name: taken again
+    assert log.read_text() == "xx"
+
+
+def test_parts_of_another_commit_are_named_and_taken_anew(take, monkeypatch, capsys):
+    assert take(result("one"))[0] == 0
+    monkeypatch.setattr("bench.envelope.commit", lambda: "c0ffee+changes")
+    assert take(result("one"))[0] == 0
+    monkeypatch.setattr("bench.envelope.commit", lambda: "decade")
+    take(result("one"))
+    assert "of another commit, taken anew: one" in capsys.readouterr().err
+
+
+def test_what_is_cut_off_takes_its_children_along(take, tmp_path):
+    child = tmp_path / "child"
+    code = (
+        "import subprocess, time; child = subprocess.Popen(['sleep', '60']); "
+        f"open({str(child)!r}, 'w').write(str(child.pid)); time.sleep(60)"
+    )
+    start = time.monotonic()
+    _, found = take(python("slow", code, limit=2), result("next"))
+    assert time.monotonic() - start < 15
+    assert found["slow"]["message"] == "took longer than 2 s"
+    assert found["next"]["status"] == "done"
+    assert gone(int(child.read_text()))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within some seconds; a zombie of nobody's is gone as well."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            if ") Z " in Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_part_that_does_not_fit_into_what_is_left_is_not_begun(take, monkeypatch, capsys):
+    monkeypatch.setattr(device, "TIME_FOR_PARTS", 21)
+    quick = python("long", "import time; time.sleep(1.2)")
+    code, found = take(quick, result("late"), result("short")._replace(limit=15))
+    assert (code, found["late"]["status"], found["short"]["status"]) == (1, "not run", "done")
+    assert "the same command goes on: late" in capsys.readouterr().err
+
+
+class TestParts:
+    def test_two_calls_suffice_and_correctness_comes_first(self):
+        found = device.parts()
+        assert sum(part.limit for part in found) <= device.LIMIT_OF_ALL == 780
+        begun = device.calls(found)
+        assert len(begun) == 2
+        assert [part for call in begun for part in call] == found  # nothing out of its order
+        for call in begun:
+            limit = sum(part.limit for part in call) + device.BESIDE_PARTS
+            assert limit <= device.LIMIT_OF_A_CALL == 390
+        assert [part.name for part in found[:3]] == ["install", "tests", "roof"]
+
+    @pytest.mark.parametrize("part", device.parts(), ids=lambda part: part.name)
+    def test_commands_can_be_parsed(self, part, monkeypatch):
+        """Options that commands do not have would be found out on the machine with the GPU only."""
+        assert str(ROOT) not in " ".join(part.command)
+        if part.command[:3] == ("python", "-m", "bench"):
+            reached = []
+            monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # any device can be used
+            module = COMMANDS[part.command[3]]
+            monkeypatch.setattr(module, "run", lambda options: reached.append(options) or 0)
+            assert bench(list(part.command[3:])) == 0
+            assert reached[0].json == "{out}"
+
+    def test_all_tests_of_gpus_are_among_the_parts(self):
+        (part,) = (part for part in device.parts() if part.name == "tests")
+        for path in (ROOT / "tests").rglob("test_*.py"):
+            if "pytest.mark.gpu" in path.read_text() and path != Path(__file__):
+                assert path.relative_to(ROOT).as_posix() in part.command
+
+    def test_a_dry_run_needs_no_gpu_and_writes_nothing(self, capsys, tmp_path):
+        assert bench(["device", "--dry-run", "--out", str(tmp_path), "--json", "-"]) == 0
+        rows = json.loads(capsys.readouterr().out)["results"]
+        assert [row["part"] for row in rows] == [*(p.name for p in device.parts()), "all"]
+        assert rows[-1]["limit_s"] == sum(row["limit_s"] for row in rows[:-1])
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [([], "torch sees no NVIDIA GPU"), (["--only", "rof"], "no part 'rof': take install")],
+    )
+    def test_refusals(self, options, message, capsys, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert bench(["device", *options]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""`python -m bench report`: made-up results on one page, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import figures, report
+from bench.__main__ import main as bench
+from bench.envelope import ResultFile
+
+ROOT = Path(__file__).parent.parent.parent
+MACHINE = {"processor": "made up", "cores": 2, "threads": 2, "gpu": None, "driver": None}
+STEP = [
+    {"name": "soap_fast", "shapes": "tiny", "device": "cpu", "first_ms": 4.0, "plain_ms": 1.25,
+     "refresh_ms": 3.0, "mean_ms": 1.5, "speedup": 1.0},
+    {"name": "adamw", "shapes": "tiny", "device": "cpu", "first_ms": 1.0, "plain_ms": 0.5,
+     "refresh_ms": None, "mean_ms": 0.5, "speedup": 0.33},
+    {"name": "heavyball", "missing": "pip install heavyball"},
+]  # fmt: skip
+ROOF = [
+    {"roof": "copy", "value": 10.0, "unit": "GB/s", "device": "cpu"},
+    {"roof": "gemm_float32", "value": 100.0, "unit": "GFLOP/s", "device": "cpu"},
+]
+KERNELS = [
+    {"name": "step_", "by": "native", "device": "cpu", "us": 100.0, "flops": 5e6, "bytes": 1e6},
+    {"name": "begin", "by": "native", "device": "cpu", "us": 10.0, "flops": None, "bytes": None},
+]
+OP = {"op": "refresh_", "shapes": "tiny", "backend": "eager", "device": "cpu", "flops": 7e6,
+      "bytes": 1e6, "roof_flops_per_second": 50e9, "roof_bytes_per_second": 5e9}  # fmt: skip
+SUITE = {
+    "machine_info": {**MACHINE, "versions": {"torch": "1"}},
+    "commit_info": {"id": "abc"},
+    "benchmarks": [{"fullname": "t::test_op[x]", "stats": {"median": 1e-3}, "extra_info": OP}],
+}
+
+
+def result(command, rows, **machine):
+    about = {"machine": {**MACHINE, **machine}, "versions": {"torch": "1"}, "commit": "c0ffee"}
+    return {"command": command, **about, "results": rows}
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The page of contents by name, written as files."""
+
+    def written(*options, **contents):
+        folder = tmp_path / "results"
+        folder.mkdir()
+        for name, content in contents.items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            (folder / f"{name}.json").write_text(text)
+        assert bench(["report", str(folder), "--out", str(tmp_path / "out"), *options]) == 0
+        return (tmp_path / "out" / "report.md").read_text()
+
+    return written
+
+
+def test_a_page_of_everything(page, tmp_path):
+    text = page(
+        step=result("step", STEP),
+        roof=result("roof", ROOF),
+        kernels=result("kernels", KERNELS),
+        suite=SUITE,
+    )
+    for title in ("Roofs", "Steps by phase", "Roofline", "Ops, by pytest-benchmark"):
+        assert f"## {title}\n" in text
+    for name in ("steps.png", "roofline.png"):
+        assert f"({name})" in text
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    assert "| adamw | tiny | 1 | 0.5 | - | 0.5 |" in text
+    assert "pip install heavyball" in text
+    assert "made up, 2 threads, torch 1, commit c0ffee" in text
+    assert "No roofs" not in text
+
+
+def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    text = page(
+        "--json", str(tmp_path / "found.json"), step=result("step", STEP),
+        kernels=result("kernels", [{**row, "device": "cuda:0"} for row in KERNELS], gpu="imagined"),
+        strange=result("colours", [{"colour": "blue"}]), other=[1, 2], broken="{",
+        damaged=result("step", [3]),
+    )  # fmt: skip
+    assert text.count("Not drawn, matplotlib is not installed: ") == 2
+    assert "No roofs of imagined, cuda are among these: `python -m bench roof" in text
+    said = capsys.readouterr().err
+    assert "strange.json: of no command that is known, left out" in said
+    assert "other.json is no result file" in said
+    assert "broken.json is not JSON" in said
+    assert "damaged.json is damaged" in said
+    rows = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert [(row["command"], row["rows"]) for row in rows] == [("kernels", 2), ("step", 3)]
+
+
+def test_points_stand_under_the_roofs_of_their_machine():
+    def charts(*files):
+        return figures.charts(
+            ResultFile("x", None, machine, {}, None, rows) for machine, rows in files
+        )
+
+    other = {**MACHINE, "processor": "another"}
+    found = charts((MACHINE, KERNELS), (MACHINE, ROOF), (other, ROOF))
+    assert list(found) == ["made up, cpu"]  # the other one has no points
+    chart = found["made up, cpu"]
+    assert (chart.copy, chart.products) == (10e9, {"float32": 100e9})
+    assert chart.points == [("step_", "native", 5e6, 1e6, pytest.approx(1e-4))]
+    along = (MACHINE, [{**OP, "seconds": 1e-3}])
+    assert charts(along)["made up, cpu"].copy == 5e9
+    assert charts((MACHINE, ROOF), along)["made up, cpu"].copy == 10e9  # the higher of two
+
+
+def test_all_results_are_on_the_page_that_is_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(ROOT)
+    for name in ("draw_phases", "draw_roofline"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
+    report.write(report.known(report.found(["bench/results"])), tmp_path)
+    assert "left out" not in capsys.readouterr().err
+    again = "run: python -m bench report bench/results --out docs/measured"
+    kept = ROOT / "docs" / "measured"
+    assert (kept / report.PAGE).read_text() == (tmp_path / report.PAGE).read_text(), again
+    assert all(path.stat().st_size < 200_000 for path in kept.iterdir())

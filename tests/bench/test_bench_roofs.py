@@ -1,0 +1,234 @@
+"""`roof`, `kernels` and `pytest bench/`: what a machine can do, and what parts of a step take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import cases, clock, kernels, launches, recorded, roof, test_ops, timed
+from bench.__main__ import main as bench
+from bench.costs import PLAN, costs
+from bench.roof import Roofs
+from soap_fast import extension
+from soap_fast.backends.triton.backend import interpreted
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BENCH = Path(__file__).parent.parent.parent / "bench"
+SHAPES = [(6, 4, 3, 3), (40, 12), (6,)]
+ROWS = [
+    {"roof": "copy", "value": 10.0, "unit": "GB/s"},
+    {"roof": "gemm_float32", "value": 100.0, "unit": "GFLOP/s"},
+]
+
+
+@pytest.fixture
+def small(inventory_file):
+    params = [{"name": str(shape), "shape": list(shape)} for shape in SHAPES]
+    return inventory_file({"model": "small", "params": params})
+
+
+@pytest.fixture
+def rows_of(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(kernels, "measure", lambda device: ROWS)
+
+    def rows(command, *options):
+        target = tmp_path / "result.json"
+        of = ("--shapes", small) if command == "kernels" else ()
+        assert bench([command, *of, "--device", "cpu", *options, "--json", str(target)]) == 0
+        return json.loads(target.read_text())["results"]
+
+    return rows
+
+
+class TestRoof:
+    def test_a_row_for_each_roof_of_the_cpu(self, rows_of):
+        rows = rows_of("roof", "--size", "64", "--copy-mib", "1", "--repeats", "3")
+        names = ["copy", "gemm_float32", "gemm_bfloat16", "host_call"]
+        assert [row["roof"] for row in rows] == names
+        for row in rows:
+            best = min if row["unit"] == "us" else max
+            assert 0 < row["value"] == best(row["value"], row["median"])
+
+    def test_rates_are_amounts_over_times(self, monkeypatch):
+        monkeypatch.setattr(roof, "samples", lambda *_, **__: [4.0, 2.0, 3.0])
+        copy, gemm, _, host = roof.measure("cpu", roof.Sizes(2**20, 100))
+        assert copy["value"] == 2 * 2**20 / 2.0 / 1e9
+        assert copy["median"] == 2 * 2**20 / 3.0 / 1e9
+        assert gemm["value"] == 2 * 100**3 / 2.0 / 1e9
+        assert host["value"] == pytest.approx(1e6 * 2.0 / roof.CALLS)
+
+    def test_tf32x3_is_a_third_of_tf32(self):
+        row = {"roof": "gemm_tf32", "value": 300.0, "median": 270.0, "unit": "GFLOP/s"}
+        (third,) = roof.derived([row, *ROWS])
+        assert (third["roof"], third["value"], third["median"]) == ("gemm_tf32x3", 100, 90)
+
+    def test_the_matmul_precision_is_put_back(self):
+        before = torch.get_float32_matmul_precision()
+        with pytest.raises(KeyError), roof.matmul_precision("high"):
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == before
+
+    def test_least_time_is_of_products_or_of_bytes(self):
+        found = Roofs.of_rows(ROWS)
+        assert found.least_seconds(1e11, 1e9, "float32") == 1
+        assert found.least_seconds(1e9, 1e11, "float32") == 10
+
+
+class TestClock:
+    def test_spans_in_order_and_once(self):
+        log, watch = [], clock.Stopwatch("cpu", cold=True)
+        assert watch(lambda: "result") == "result"
+        assert len(watch.seconds()) == 1
+        assert watch.seconds() == []
+        times = clock.samples(lambda: log.append("work"), "cpu", 2, lambda: log.append("before"))
+        assert len(times) == 2
+        assert log == ["before", "work"] * 3
+        assert clock.quartiles([3.0]) == (3, 3, 3)
+        assert clock.quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2, 3, 4)
+
+    def test_on_cuda_events_are_read_after_all_spans(self, monkeypatch):
+        """As if there were a GPU: an event says when its stream reached it."""
+        ticks, log = iter(range(100)), []
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = next(ticks)
+
+            def elapsed_time(self, later):
+                log.append("read")
+                return float(later.at - self.at)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: log.append("wait"))
+        watch = clock.Stopwatch("cuda")
+        assert watch(lambda: next(ticks)) == 1
+        watch(lambda: None)
+        assert log == []  # nobody waits between spans
+        assert watch.seconds() == [0.002, 0.001]
+        assert log == ["wait", "read", "read"]
+
+
+class TestKernels:
+    @pytest.mark.parametrize("backend", ["eager", "native"])
+    def test_time_flops_bytes_and_share(self, rows_of, backend):
+        if backend == "native" and not extension.available():
+            pytest.skip(str(extension.reason()))
+        found = rows_of("kernels", "--backend", backend, "--steps", "2")
+        rows = {row["name"]: row for row in found}
+        update = "soap_fast::step_" if backend == "native" else "soap_fast.update"
+        refresh = "soap_fast::refresh_" if backend == "native" else "soap_fast.refresh_eager"
+        assert rows["soap_fast.begin"]["phase"] == "first"
+        assert rows["soap_fast.begin"]["share"] is None
+        for name, phase in ((update, "plain"), (refresh, "refresh")):
+            row, seconds = rows[name], 1e-6 * rows[name]["us"]
+            assert row["phase"] == phase
+            assert len(row["samples"]["us"]) == 2
+            assert row["gflop_s"] == pytest.approx(row["flops"] / seconds / 1e9)
+            least = max(row["flops"] / 100e9, row["bytes"] / 10e9)
+            assert row["share"] == pytest.approx(least / seconds)
+
+    @pytest.mark.skipif(not interpreted(), reason="interprets kernels: set TRITON_INTERPRET=1")
+    def test_each_launch_by_its_name_with_its_work(self, rows_of, inventory_file):
+        path = inventory_file({"model": "m", "params": [{"name": "w", "shape": [33, 9]}]})
+        rows = rows_of("kernels", "--of", "launches", "--steps", "1", "--shapes", path)
+        plain = {row["name"]: row for row in rows if row["phase"] == "plain"}
+        assert list(plain)[:2] == ["gather", "clock"]
+        assert list(plain)[-1] == "apply"
+        assert plain["rotate 0"]["flops"] == 2 * 33 * 9 * 33
+        assert plain["rotate 0"]["precision"] == "tf32x3"
+        assert plain["clock"]["share"] is None
+        assert "refresh_" in {row["name"] for row in rows if row["phase"] == "refresh"}
+
+    def test_what_compiles_is_not_timed(self, rows_of, monkeypatch):
+        """Every kind of step, after every other one, comes before the first that is profiled."""
+        taken, stepped = [], timed.Stepper.prepare
+        monkeypatch.setattr(
+            timed.Stepper, "prepare", lambda self, kind: (taken.append(kind), stepped(self, kind))
+        )
+        rows_of("kernels", "--backend", "eager", "--steps", "1")
+        assert taken[:4] == ["first", "plain", "refresh", "first"]
+        assert tuple(taken[4:]) == (*timed.UNTIMED, "plain", "refresh")
+
+    def test_roofs_of_a_file(self, rows_of, small, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "roof.json"
+        sizes = ("--size", "32", "--copy-mib", "1", "--repeats", "1", "--device", "cpu")
+        assert bench(["roof", *sizes, "--json", str(path)]) == 0
+        monkeypatch.setattr(kernels, "measure", None)  # not asked
+        assert rows_of("kernels", "--steps", "1", "--roof", str(path))
+        content = json.loads(path.read_text())
+        content["machine"]["processor"] = "another"
+        path.write_text(json.dumps(content))
+        assert bench(["kernels", "--shapes", small, "--roof", str(path)]) == 2
+        assert "is of another machine (processor another and " in capsys.readouterr().err
+
+
+class TestCosts:
+    def test_of_a_model(self):
+        """Groups: 6x4, and 3 and 3 one by one; 40, 12; none."""
+        found = costs(SHAPES, PLAN)
+        products = 216 * (24 + 3 + 3) + 480 * (40 + 12)
+        triangles = 216 * (25 + 4 + 4) + 480 * (41 + 13)
+        squares, cubes = 36 + 16 + 9 + 9 + 1600 + 144, 216 + 64 + 27 + 27 + 64000 + 1728
+        assert found["soap_fast.rotate"].flops == found["soap_fast.carry"].flops == 2 * products
+        assert found["soap_fast.grams"].flops == triangles
+        assert found["soap_fast::refresh_"].flops == pytest.approx((2 + 2 + 8 / 3) * cubes)
+        assert found["soap_fast::eigh"] == (9 * cubes, 4 * 2 * squares)
+        step = found["soap_fast::step_"]
+        assert step == (4 * products + triangles, 4 * (7 * (216 + 480 + 6) + 3 * squares))
+
+    @pytest.mark.parametrize("shapes", ["small_conv", "tiny", "vectors"])
+    def test_a_step_is_what_its_launches_say(self, shapes):
+        inventory = cases.inventory(shapes)
+        counted = launches.counted(recorded.record(inventory), inventory)
+        assert cases.cost(cases.Case("SOAP.step", shapes, "eager", "cpu")).flops == counted["flops"]
+
+
+class TestSuite:
+    @pytest.fixture
+    def run(self, monkeypatch):
+        """pytest bench/ within this process, as if a second were 1e9 flops or bytes."""
+        one = {"value": 1.0, "median": 1.0}
+        for name, row in (("gemm", {"unit": "GFLOP/s"}), ("copy", {"unit": "GB/s"})):
+            roof_name = {"gemm": "gemm_float32"}.get(name, name)
+            made = {"roof": roof_name, **one, **row}
+            monkeypatch.setattr(test_ops, f"{name}_row", lambda *_, made=made: made)
+        quick = ("--benchmark-max-time=0.001", "--benchmark-min-rounds=3", "--benchmark-warmup=off")
+        return lambda *more: pytest.main(
+            [str(BENCH), "-q", "-p", "no:cacheprovider", *quick, *more]
+        )
+
+    def test_every_op_by_every_backend_and_triton_with_a_gpu(self):
+        found = list(cases.cases(("cpu",)))
+        assert len({case.id for case in found}) == len(found)
+        assert {case.op for case in found} == set(cases.BACKENDS)
+        assert {case.shapes for case in found} == {*cases.CLASSES, *cases.SCALING}
+        assert {case.backend for case in found} == {"eager", "native"}
+        assert "triton" in {case.backend for case in cases.cases(("cuda",))}
+
+    def test_runs_tell_work_roofs_and_the_machine_and_can_be_compared(self, run, tmp_path, capsys):
+        chosen = ("-k", "grams-tiny", f"--benchmark-storage={tmp_path}")
+        assert run(*chosen, "--benchmark-autosave") == 0
+        (path,) = tmp_path.rglob("*.json")
+        content = json.loads(path.read_text())
+        assert content["machine_info"]["versions"]["torch"] == torch.__version__
+        (row,) = content["benchmarks"]
+        told = row["extra_info"]
+        assert (told["op"], told["shapes"], row["group"]) == ("grams", "tiny", "grams tiny cpu")
+        assert run(*chosen, "--benchmark-compare", "--benchmark-compare-fail=median:100000%") == 0
+        assert "0001" in capsys.readouterr().out
+
+    def test_every_case_runs_and_without_timing_no_roof_is_measured(self, run, monkeypatch):
+        monkeypatch.setattr(test_ops, "gemm_row", lambda *_: pytest.fail("a roof was measured"))
+        # Of all classes two, with every op and backend.
+        assert run("-k", "cpu and (vectors or square)", "--benchmark-disable") == 0
+
+    def test_products_of_triton_on_a_gpu_have_a_roof_of_their_own(self):
+        assert test_ops.precision("triton", "cuda") == "tf32x3"
+        assert test_ops.precision("native", "cuda") == "float32"
+        assert test_ops.precision("triton", "cpu") == "float32"  # interpreted
