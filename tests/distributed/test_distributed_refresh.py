@@ -1,0 +1,34 @@
+"""Refreshes that processes share end with the bits of one process, on every rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from shared import steps
+from streams import BACKENDS, assert_same_bits, backends
+
+CASES = [
+    pytest.param({}, id="periodic"),
+    pytest.param({"refresh_schedule": "staggered"}, id="staggered"),
+    pytest.param({"refresh_tolerance": 0.3, "merge_dims": True}, id="tolerance"),
+    pytest.param({"missing": True}, id="missing"),
+]
+
+
+def assert_all_as_one(ranks, count: int, **options) -> None:
+    torch.set_num_threads(1)
+    alone = steps(None, **options)
+    for found in ranks(count, run, options):
+        assert_same_bits(found, alone)
+
+
+def run(group, options):
+    return steps(group, **options)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("options", CASES)
+def test_every_rank_ends_with_the_bits_of_one_process(ranks, count, backend, options):
+    assert_all_as_one(ranks, count, backend=backend, **options)
