@@ -32,6 +32,7 @@ ORDER = [
     "self_check.verdict",
     "self_check.problem",
     "checkpoint",
+    "by_mode",
     "layouts",
     "begin",
     "backends",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from shared import steps
-from streams import BACKENDS, assert_same_bits, backends
+from streams import assert_same_bits, backends
 
 CASES = [
     pytest.param({}, id="periodic"),
@@ -16,7 +15,6 @@ CASES = [
 
 
 def assert_all_as_one(ranks, count: int, **options) -> None:
-    torch.set_num_threads(1)
     alone = steps(None, **options)
     for found in ranks(count, run, options):
         assert_same_bits(found, alone)
