@@ -11,6 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from soap_fast.backends import survey
 from soap_fast.backends.triton import unserved
+from soap_fast.call import state_dtype
+from soap_fast.distributed.planner import SharingPlan, plan_sharing
 from soap_fast.fused.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.works import plain_step
@@ -75,12 +77,13 @@ class Explanation:
     factors: int
     factor_sizes: int
     uninitialised: int = 0  # parameters of lazy modules, of no shape yet
+    sharing: SharingPlan | None = None  # among as many ranks as were asked for
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
 
-def explain(optimizer: SOAP) -> Explanation:
+def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
     """Tell what a step of this optimizer consists of; print it.
 
     Groups are what a rotation treats as one: neighbouring small modes are joined, modes of size 1
@@ -89,11 +92,16 @@ def explain(optimizer: SOAP) -> Explanation:
 
     Args:
         optimizer: before or after its first step; nothing of it changes.
+        ranks: tell as well what sharing its refreshes among so many processes would come to.
+
+    Raises:
+        ValueError: less than one rank.
     """
     counted: dict[tuple[Any, ...], int] = {}
     served: list[tuple[torch.Tensor, TensorPlan]] = []
     normalizes = False
-    sizes: list[int] = []
+    sizes: list[tuple[int, torch.dtype]] = []
+    numel: list[tuple[int, torch.dtype]] = []
     uninitialised = 0
     for group in optimizer.param_groups:
         options = plan_options(group)
@@ -112,7 +120,8 @@ def explain(optimizer: SOAP) -> Explanation:
             names = str(param.dtype).removeprefix("torch."), str(param.device)
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
-            sizes += [size for size in plan.factors if size is not None]
+            sizes += [(size, state_dtype(param)) for size in plan.factors if size is not None]
+            numel.append((param.numel(), state_dtype(param)))
     with torch.device("cpu"):
         stations = plain_step(
             [layout_of(plan) for _, plan in served],
@@ -130,8 +139,9 @@ def explain(optimizer: SOAP) -> Explanation:
         ],
         ("clock", "norm") if normalizes else ("clock",),
         len(sizes),
-        len(set(sizes)),
+        len({size for size, _ in sizes}),
         uninitialised,
+        None if ranks is None else plan_sharing(sizes, numel, ranks),
     )
 
 
@@ -194,6 +204,9 @@ def _lines(found: Explanation) -> Iterator[str]:
         f"at {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and {BYTES_PER_SECOND / 1e12:.0f} TB/s (assumed "
         "of an H100, not measured)"
     )
+    if found.sharing is not None:
+        yield ""
+        yield str(found.sharing)
 
 
 def _launches_of(found: Explanation) -> str:

@@ -41,6 +41,7 @@ ORDER = [
     "backends.native",
     "backends.eager",
     "cpu_step",
+    "distributed.planner",
     "distributed",
     "distributed.sharing",
     "distributed.agreement",

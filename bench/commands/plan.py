@@ -11,6 +11,7 @@ from dataclasses import asdict
 import torch
 
 from bench import shapes
+from bench.arguments import positive
 from bench.command import BadInput, add_json_option, check_target
 from bench.output import envelope
 from soap_fast import SOAP, explain
@@ -19,6 +20,9 @@ from soap_fast import SOAP, explain
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", nargs="+", required=True, help="inventory names or files")
     parser.add_argument("--max-precond-dim", type=int, default=10000, help="larger: no factor")
+    parser.add_argument(
+        "--ranks", type=positive(int), help="share refreshes among so many processes"
+    )
     parser.add_argument("--precondition-1d", action="store_true", help="factors for 1-D tensors")
     add_json_option(parser)
 
@@ -37,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             )
         except ValueError as error:
             raise BadInput(str(error)) from None
-        found = explain(optimizer)
+        found = explain(optimizer, ranks=options.ranks)
         results.append({"model": inventory.model, **asdict(found)})
         if options.json != "-":
             print(f"{inventory.model}\n{found}\n")

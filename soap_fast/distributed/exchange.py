@@ -44,6 +44,7 @@ class Field(NamedTuple):
 
 
 ORDER, BASIS, OUTCOME, SHARE = Field(1, torch.int64), Field(2), Field(0, torch.int64), Field(0)
+TOLD = (ORDER, BASIS, OUTCOME, SHARE, BASIS)  # of a refresh: as in `Refreshed`, and the new basis
 STATUS = Form((1,), torch.int64)  # 0, or 1 where the owner's computation raised
 
 Parts = dict[int, Tensor]  # by number of the stack, what one rank has of it

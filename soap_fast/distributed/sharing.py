@@ -18,9 +18,7 @@ from soap_fast.distributed import agreement
 from soap_fast.distributed.agreement import FIRST_BASES, FIRST_STEP, REFRESH, Point
 from soap_fast.distributed.exchange import (
     BASIS,
-    ORDER,
-    OUTCOME,
-    SHARE,
+    TOLD,
     Deal,
     Exchanged,
     StackForm,
@@ -36,7 +34,6 @@ EighOp = Callable[[list[Tensor], list[Tensor]], Pairs]
 RefreshOp = Callable[..., Refreshed]
 Groups = Sequence[Mapping[str, Any]]
 Results = tuple[list[Tensor], ...]
-TOLD = (ORDER, BASIS, OUTCOME, SHARE, BASIS)  # as in `Refreshed`, and the new basis
 
 
 class Alone:
