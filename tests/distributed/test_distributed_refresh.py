@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from shared import steps
-from streams import assert_same_bits, backends
+from streams import ON_CPU, assert_same_bits, backends
 
 CASES = [
     pytest.param({}, id="periodic"),
@@ -30,3 +31,21 @@ def run(group, options):
 @pytest.mark.parametrize("options", CASES)
 def test_every_rank_ends_with_the_bits_of_one_process(ranks, count, backend, options):
     assert_all_as_one(ranks, count, backend=backend, **options)
+
+
+TRITON = [backend for backend in ON_CPU if "triton" in backend.values]
+FEW = {"shapes": ((8, 8), (6, 4, 3, 3), (5,)), "calls": range(7)}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("schedule", ["periodic", "staggered"])
+@pytest.mark.parametrize("backend", TRITON)
+def test_interpreted_kernels_carry_what_others_refreshed(ranks, backend, schedule):
+    """Whole steps, steady ones, and refreshes from both."""
+    assert_all_as_one(ranks, 2, backend=backend, refresh_schedule=schedule, **FEW)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_float64_and_a_refresh_at_every_call(ranks):
+    assert_all_as_one(ranks, 2, dtype=torch.float64)
+    assert_all_as_one(ranks, 4, precondition_frequency=1)
