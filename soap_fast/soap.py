@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -181,9 +182,7 @@ class SOAP(torch.optim.Optimizer):
 
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         with self._sharing.held:  # others would wait for a rank that left in the middle
-            self._sharing.begin_step(self.param_groups, self.state)
-            self._step(scaling)
-            self._sharing.finish()
+            self._sharing.take(partial(self._step, scaling), self.param_groups, self.state)
         return loss
 
     def _step(self, scaling: Scaling) -> None:

@@ -6,16 +6,16 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from soap_fast.distributed import agreement
-from soap_fast.distributed.agreement import FIRST_BASES, FIRST_STEP, REFRESH, Point
+from soap_fast.distributed.agreement import FIRST_BASES, REFRESH, Point
 from soap_fast.distributed.exchange import (
     BASIS,
     TOLD,
@@ -24,110 +24,33 @@ from soap_fast.distributed.exchange import (
     StackForm,
     exchange,
 )
-from soap_fast.eigh import Pairs
-from soap_fast.interrupts import held
+from soap_fast.distributed.together import EighOp, Groups, RefreshOp, State, Together
 from soap_fast.refresh import FAILED, LEFT_OUT, Refreshed
 
-Sharding = Literal["none", "refresh"]
-SHARDINGS = get_args(Sharding)
-EighOp = Callable[[list[Tensor], list[Tensor]], Pairs]
-RefreshOp = Callable[..., Refreshed]
-Groups = Sequence[Mapping[str, Any]]
 Results = tuple[list[Tensor], ...]
 
 
-class Alone:
-    """The work of an optimizer that shares none of it."""
-
-    held: AbstractContextManager[None] = nullcontext()  # around a step
-
-    def begin_step(self, groups: Groups, state: agreement.State) -> None:
-        """A step of this optimizer begins."""
-
-    def finish(self) -> None:
-        """It has been taken, its refresh written."""
-
-    def forget(self) -> None:
-        """Parameters, options or state have changed."""
-
-    def greet(self, name_on: Callable[[torch.device], str]) -> None:
-        """See that all processes have been built alike."""
-
-    def check_no_graph(self) -> None:
-        """Refuse that a step is captured in a CUDA graph."""
-
-    def making_up(self) -> AbstractContextManager[None]:
-        """Within it, refreshes that steps before still owe."""
-        return nullcontext()
-
-    def first_bases(
-        self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
-    ) -> list[Tensor]:  # [k, d, d] per stack
-        return op(factors, selections)[1]
-
-    def refresh(self, op: RefreshOp, *arguments: Any) -> Refreshed:
-        return op(*arguments)
-
-
-ALONE = Alone()
-
-
-class Sharing(Alone):
-    """This process's part in the work of an optimizer.
-
-    Attributes:
-        group: the processes; `rank` is this one's place among its `ranks`.
-        traffic: of the last exchange, messages and bytes of all ranks together.
-    """
+class Sharing(Together):
+    """Refreshes that are shared."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group = group
-        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.traffic = (0, 0)
-        # A handler of a signal that raised in the middle of a step would leave the others waiting.
-        self.held = held
-        self._known = False  # that all ranks are built alike
-        self._steps = 0
-        self._groups: Groups = ()
-        self._state: agreement.State = {}
+        super().__init__(group)
         self._error: Exception | None = None  # of this rank's share, raised once the step is whole
         self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
         self._alone = False
 
-    def begin_step(self, groups: Groups, state: agreement.State) -> None:
-        self._steps += 1
-        self._groups, self._state = groups, state
+    def take(self, step: Callable[[], None], groups: Groups, state: State) -> None:
+        """Take one step, and raise what this rank's share of its refresh raised."""
+        self._error = None
+        super().take(step, groups, state)
+        self._unwritten = []
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def forget(self) -> None:
-        """Ranks compare at their next step once more."""
-        self._known, self._unwritten = False, []
-
-    def greet(self, name_on: Callable[[torch.device], str]) -> None:
-        """At the first step: see that all ranks have been built and loaded alike.
-
-        Raises:
-            ValueError: they are not; nothing is written.
-        """
-        if self._known:
-            return
-        params = [param for group in self._groups for param in group["params"]]
-        device = params[0].device if params else torch.device("cpu")
-        backends = sorted(f"{kind.type}: {name_on(kind)}" for kind in {p.device for p in params})
-        numbers = agreement.subjects(self._groups, self._state, backends)
-        point = Point(FIRST_STEP, self._steps, False, numbers)
-        agreement.check_alike(agreement.points_of_all(point, self.group, device))
-        self._known = True
-
-    def check_no_graph(self) -> None:
-        """
-        Raises:
-            RuntimeError: there are others to share with.
-        """
-        if self.ranks > 1:
-            raise RuntimeError(
-                "a CUDA graph repeats no exchange between processes: take sharding='none', or "
-                "steps outside of graphs"
-            )
+        super().forget()
+        self._unwritten = []
 
     def first_bases(
         self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
@@ -163,9 +86,9 @@ class Sharing(Alone):
         allowed: list[Tensor],
         tolerance: float,
     ) -> Refreshed:
-        """What `op` makes of these bases, each refreshed by one rank; `finish` comes after it.
+        """What `op` makes of these bases, each refreshed by one rank.
 
-        Where a rank's share raises, its bases stay on every rank, counted as failed, and `finish`
+        Where a rank's share raises, its bases stay on every rank, counted as failed, and `take`
         raises there. On the CPU ranks first see that they are at the same refresh; on a GPU that
         would wait for the device.
 
@@ -211,17 +134,6 @@ class Sharing(Alone):
             self._error = error
             return (*_as_they_were(q, may), q)
 
-    def finish(self) -> None:
-        """The step's refresh is written.
-
-        Raises:
-            Exception: what this rank's share of it raised.
-        """
-        self._unwritten = []
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
     @contextmanager
     def making_up(self) -> Iterator[None]:
         """Within it, refreshes that steps before still owe.
@@ -254,8 +166,8 @@ class Sharing(Alone):
 
     def _agree(self, occasion: int, deal: Deal, failed: bool) -> list[Point]:
         work = [(s.count, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
-        numbers = agreement.moment(self._groups, self._state, work)
-        point = Point(occasion, self._steps, failed, numbers)
+        numbers = agreement.moment(self.groups, self.state, work)
+        point = Point(occasion, self.steps, failed, numbers)
         points = agreement.points_of_all(point, self.group, deal.stacks[0].device)
         for rank, other in enumerate(points):
             if other.numbers != points[0].numbers:
@@ -290,28 +202,3 @@ def _as_they_were(bases: Sequence[Tensor], allowed: Sequence[Tensor]) -> Refresh
         outcomes=[torch.where(may, FAILED, LEFT_OUT) for _, may in pairs],
         off_diagonals=[q.new_full(q.shape[:1], torch.nan) for q in bases],
     )
-
-
-def sharing_of(sharding: str, group: dist.ProcessGroup | None) -> Alone:
-    """Who shares an optimizer's work, as its options say.
-
-    Raises:
-        ValueError: an unknown sharding, or no process group that this process is in.
-    """
-    if sharding not in SHARDINGS:
-        raise ValueError(
-            f"sharding={sharding!r} is not one of {SHARDINGS}: 'none' does all work on every rank"
-        )
-    if sharding == "none":
-        return ALONE
-    if not dist.is_available() or not dist.is_initialized():
-        raise ValueError(
-            f"sharding={sharding!r} needs processes to share with: call "
-            "torch.distributed.init_process_group first, or take sharding='none'"
-        )
-    group = dist.group.WORLD if group is None else group
-    if not isinstance(group, dist.ProcessGroup):
-        raise ValueError(f"process_group={group!r} is not a torch.distributed.ProcessGroup")
-    if dist.get_rank(group) < 0:
-        raise ValueError("process_group is one that this process is no member of")
-    return Sharing(group)
