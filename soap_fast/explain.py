@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from soap_fast.backends import survey
 from soap_fast.backends.triton import unserved
 from soap_fast.call import state_dtype
-from soap_fast.distributed.planner import SharingPlan, plan_sharing
+from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
 from soap_fast.fused.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.fused.layout import layout_of
 from soap_fast.fused.works import plain_step
@@ -92,7 +92,7 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
 
     Args:
         optimizer: before or after its first step; nothing of it changes.
-        ranks: tell as well what sharing its refreshes among so many processes would come to.
+        ranks: tell as well what sharing its work among so many processes would come to.
 
     Raises:
         ValueError: less than one rank.
@@ -100,8 +100,7 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
     counted: dict[tuple[Any, ...], int] = {}
     served: list[tuple[torch.Tensor, TensorPlan]] = []
     normalizes = False
-    sizes: list[tuple[int, torch.dtype]] = []
-    numel: list[tuple[int, torch.dtype]] = []
+    planned: list[Planned] = []
     uninitialised = 0
     for group in optimizer.param_groups:
         options = plan_options(group)
@@ -120,13 +119,13 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
             names = str(param.dtype).removeprefix("torch."), str(param.device)
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
-            sizes += [(size, state_dtype(param)) for size in plan.factors if size is not None]
-            numel.append((param.numel(), state_dtype(param)))
+            planned.append(Planned(plan, param.dtype, state_dtype(param)))
     with torch.device("cpu"):
         stations = plain_step(
             [layout_of(plan) for _, plan in served],
             [(param.stride(), param.dtype) for param, _ in served],
         )
+    sizes = [size for tensor in planned for size in tensor.sizes]
     works = [(station.name, station.work) for station in stations]
     return Explanation(
         optimizer.backend,
@@ -139,9 +138,9 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
         ],
         ("clock", "norm") if normalizes else ("clock",),
         len(sizes),
-        len({size for size, _ in sizes}),
+        len(set(sizes)),
         uninitialised,
-        None if ranks is None else plan_sharing(sizes, numel, ranks),
+        None if ranks is None else plan_sharing(planned, ranks),
     )
 
 

@@ -76,8 +76,8 @@ class SOAP(torch.optim.Optimizer):
             soap_fast/self_check. `soap_fast.explain(optimizer)` says who steps which parameters.
         input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
             cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
-        sharding: "refresh" has each basis computed by one process of `process_group`, for all of
-            them; gradients must have the same bits on every rank. See docs/distributed.md.
+        sharding: whether processes of `process_group` share the work, "refresh" by bases, "state"
+            by parameters; gradients must have the same bits on all: docs/distributed.md.
         process_group: None takes all processes.
 
     Raises:
@@ -179,7 +179,6 @@ class SOAP(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         with self._sharing.held:  # others would wait for a rank that left in the middle
             self._sharing.take(partial(self._step, scaling), self.param_groups, self.state)
@@ -233,7 +232,7 @@ class SOAP(torch.optim.Optimizer):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
                 grad = grad_of(param)
-                if grad is None or id(param) in seen:
+                if grad is None or id(param) in seen or not self._sharing.owns(param):
                     continue
                 seen.add(id(param))
                 plan = plan_tensor(tuple(param.shape), planning)
@@ -329,17 +328,23 @@ class SOAP(torch.optim.Optimizer):
 
         Raises:
             ValueError: an unknown layout, or state of a parameter that is in no group any more.
-            RuntimeError: a step was left between its launches, and there is no state to save.
+            RuntimeError: a step was left between its launches, and there is no state to save, or
+                sharding="state" and it was not consolidated.
         """
         self._backend.check_whole()
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state_dict = checkpoint.write(self.state, self.param_groups, layout)
+        whole = self._sharing.whole_state(self.state)
+        state_dict = checkpoint.write(whole, self.param_groups, layout)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state_dict)
             if replaced is not None:
                 state_dict = replaced
         return state_dict
+
+    def consolidate_state_dict(self, *, always: bool = False) -> None:
+        """On every rank: have `state_dict` tell of all, until a step, or gather at every call."""
+        self._sharing.gather(self.state, always=always)
 
     @forks.on_own_threads()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -360,6 +365,7 @@ class SOAP(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
         groups, state = checkpoint.read(state_dict, self.param_groups)
+        state = self._sharing.own(groups, state)
         bind(restack(state), state)
         # From here on nothing is allocated: all of it is loaded, or nothing.
         with held:
@@ -373,6 +379,7 @@ class SOAP(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_whole()
+        self._sharing.check_whole()
         asked = {
             "requested_backend": self._requested_backend,
             "input_precision": self._input_precision,

@@ -45,6 +45,7 @@ ORDER = [
     "distributed",
     "distributed.choice",
     "distributed.sharing",
+    "distributed.owning",
     "distributed.together",
     "distributed.agreement",
     "distributed.exchange",

@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", nargs="+", required=True, help="inventory names or files")
     parser.add_argument("--max-precond-dim", type=int, default=10000, help="larger: no factor")
     parser.add_argument(
-        "--ranks", type=positive(int), help="share refreshes among so many processes"
+        "--ranks", type=positive(int), help="share the work among so many processes"
     )
     parser.add_argument("--precondition-1d", action="store_true", help="factors for 1-D tensors")
     add_json_option(parser)

@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 import torch.distributed as dist
 
+from soap_fast.distributed.owning import Owning
 from soap_fast.distributed.sharing import Sharing
 from soap_fast.distributed.together import ALONE, Alone
 
-Sharding = Literal["none", "refresh"]
+Sharding = Literal["none", "refresh", "state"]
 SHARDINGS = get_args(Sharding)
 
 
@@ -35,4 +36,4 @@ def sharing_of(sharding: str, group: dist.ProcessGroup | None) -> Alone:
         raise ValueError(f"process_group={group!r} is not a torch.distributed.ProcessGroup")
     if dist.get_rank(group) < 0:
         raise ValueError("process_group is one that this process is no member of")
-    return Sharing(group)
+    return Sharing(group) if sharding == "refresh" else Owning(group)

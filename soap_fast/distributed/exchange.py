@@ -60,7 +60,7 @@ class Deal:
     def __init__(self, stacks: Sequence[StackForm], ranks: int) -> None:
         self.stacks = stacks
         places = [(s, i) for s, stack in enumerate(stacks) for i in range(stack.count)]
-        owners = dealt([stacks[s].size ** 3 for s, _ in places], ranks)
+        owners = dealt([stacks[s].size ** 3 for s, _ in places], [0] * ranks)
         self.positions: list[dict[int, list[int]]] = [{} for _ in range(ranks)]
         for (stack, position), owner in zip(places, owners, strict=True):
             self.positions[owner].setdefault(stack, []).append(position)

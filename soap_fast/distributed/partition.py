@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def dealt(costs: Sequence[int], ranks: int) -> list[int]:
+def dealt(costs: Sequence[int], loads: Sequence[int]) -> list[int]:
     """The rank of each piece of work: the dearest first, each to the rank with the least so far.
 
     Of equal costs the first comes first, and of ranks with equally little the lowest takes it. So
-    the answer follows from the arguments alone. The fullest rank has at most 4/3 of what the best
-    possible deal gives it.
+    the answer follows from the arguments alone. Of ranks that have nothing yet the fullest gets at
+    most 4/3 of what the best possible deal gives it.
+
+    Args:
+        loads: what each rank has already.
 
     Source: R. L. Graham, Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969.
     """
-    loads = [0] * ranks
+    loads = list(loads)
     owners = [0] * len(costs)
     for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
         owner = loads.index(min(loads))

@@ -24,7 +24,7 @@ from soap_fast.distributed.exchange import (
     StackForm,
     exchange,
 )
-from soap_fast.distributed.together import EighOp, Groups, RefreshOp, State, Together
+from soap_fast.distributed.together import EighOp, Entries, Groups, RefreshOp, Together
 from soap_fast.refresh import FAILED, LEFT_OUT, Refreshed
 
 Results = tuple[list[Tensor], ...]
@@ -39,7 +39,7 @@ class Sharing(Together):
         self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
         self._alone = False
 
-    def take(self, step: Callable[[], None], groups: Groups, state: State) -> None:
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
         """Take one step, and raise what this rank's share of its refresh raised."""
         self._error = None
         super().take(step, groups, state)

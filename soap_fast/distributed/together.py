@@ -20,6 +20,7 @@ EighOp = Callable[[list[Tensor], list[Tensor]], Pairs]
 RefreshOp = Callable[..., Refreshed]
 Groups = Sequence[Mapping[str, Any]]
 State = Mapping[torch.Tensor, dict[str, Any]]
+Entries = dict[torch.Tensor, dict[str, Any]]
 
 
 class Alone:
@@ -27,7 +28,7 @@ class Alone:
 
     held: AbstractContextManager[None] = nullcontext()  # around a step
 
-    def take(self, step: Callable[[], None], groups: Groups, state: State) -> None:
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
         """Take one step of this optimizer."""
         step()
 
@@ -36,6 +37,24 @@ class Alone:
 
     def greet(self, name_on: Callable[[torch.device], str]) -> None:
         """See that all processes have been built alike."""
+
+    def owns(self, param: Tensor) -> bool:
+        """Whether this process steps a parameter."""
+        return True
+
+    def own(self, groups: Groups, state: dict[Any, Any]) -> dict[Any, Any]:
+        """What of a state that is loaded this process keeps."""
+        return state
+
+    def gather(self, state: State, *, always: bool = False) -> None:
+        """Make the state of all processes known to each, now or whenever it is asked for."""
+
+    def whole_state(self, state: State) -> State:
+        """The state of all processes."""
+        return state
+
+    def check_whole(self) -> None:
+        """Refuse what needs the state of all parameters."""
 
     def check_no_graph(self) -> None:
         """Refuse that a step is captured in a CUDA graph."""
@@ -75,7 +94,7 @@ class Together(Alone):
         self.groups: Groups = ()
         self.state: State = {}
 
-    def take(self, step: Callable[[], None], groups: Groups, state: State) -> None:
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
         self.steps += 1
         self.groups, self.state = groups, state
         step()

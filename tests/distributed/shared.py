@@ -15,9 +15,16 @@ SHAPES = ((12, 12), (6, 4, 3, 3), (5,), (24, 7), (4, 1, 4), (), (6, 4, 3, 3))
 OPTIONS: dict[str, Any] = {"lr": 0.01, "precondition_frequency": 3, "precondition_1d": True}
 
 
-def built(group: dist.ProcessGroup | None, shapes=SHAPES, dtype=torch.float32, **options: Any):
+def built(
+    group: dist.ProcessGroup | None,
+    shapes=SHAPES,
+    dtype=torch.float32,
+    sharding: str = "refresh",
+    **options: Any,
+):
+    """Parameters, and an optimizer that shares its work in the group, or with nobody."""
     params = parameters(shapes, dtype)
-    sharing = {} if group is None else {"sharding": "refresh", "process_group": group}
+    sharing = {} if group is None else {"sharding": sharding, "process_group": group}
     return params, SOAP(params, **{**OPTIONS, **sharing, **options})
 
 
@@ -35,4 +42,5 @@ def steps(group, calls=range(8), dtype=torch.float32, missing: bool = False, **o
                 if (call + index) % 3 == 0:
                     param.grad = None
         optimizer.step()
+    optimizer.consolidate_state_dict()
     return end_of(params, optimizer)

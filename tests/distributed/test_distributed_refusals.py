@@ -11,7 +11,9 @@ from soap_fast import SOAP, GraphedStep
 
 
 def test_an_unknown_sharding():
-    with pytest.raises(ValueError, match=r"sharding='half' is not one of \('none', 'refresh'"):
+    with pytest.raises(
+        ValueError, match=r"sharding='half' is not one of \('none', 'refresh', 'state'\)"
+    ):
         SOAP(parameters(), sharding="half")
 
 

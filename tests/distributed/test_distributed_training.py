@@ -51,11 +51,13 @@ def train(group, backend, sharding, *, accumulate=False, scaled=False, poisoned=
             torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         scaler.step(optimizer)
         scaler.update()
-    return end_of(list(network.parameters()), optimizer), optimizer.stats()["skipped"]
+    skipped = optimizer.stats()["skipped"]
+    optimizer.consolidate_state_dict()
+    return end_of(list(network.parameters()), optimizer), skipped
 
 
 def both(group, backend, options):
-    return [train(group, backend, sharding, **options) for sharding in ("none", "refresh")]
+    return [train(group, backend, sharding, **options) for sharding in ("none", "refresh", "state")]
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -65,8 +67,10 @@ def both(group, backend, options):
 )
 def test_sharing_changes_no_bit(ranks, count, backend, options):
     found = ranks(count, both, backend, options)
-    for alone, shared in found:
+    for alone, shared, owned in found:
         assert_same_bits(shared, alone)
-        assert_same_bits(shared, found[0][0])
-    skipped = sum(found[0][1][1].values())
+        assert_same_bits(owned[0], alone[0])
+        assert_same_bits(alone, found[0][0])
+    skipped = sum(found[0][0][1].values())
     assert (skipped > 0) == bool(options.get("poisoned"))
+    assert skipped == sum(sum(owned[1].values()) for *_, owned in found)  # each by its owner

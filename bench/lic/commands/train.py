@@ -17,7 +17,6 @@ from bench.lic.training.processes import Processes, joined, started
 from bench.lic.training.runs import CHECKPOINT, start_anew
 from bench.lic.training.runs import run as run_training
 from bench.output import envelope
-from soap_fast.distributed import SHARDINGS
 
 STEPS = 1000
 # Unless --checkpoint-every says otherwise; of a large model one is a gigabyte, with SOAP's factors.
@@ -42,7 +41,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--evaluate-every", type=positive(int), metavar="STEPS", help="default: 40 times in all")
     add(
         "--sharding",
-        choices=SHARDINGS,
+        choices=("none", "refresh"),
         default="none",
         help="refresh: each process computes a share of soap_fast's bases (default: %(default)s)",
     )
