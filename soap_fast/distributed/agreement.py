@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.nn.parameter import is_lazy
 
 from soap_fast.distributed.messages import digest, numbers_of_all
 from soap_fast.options import NAMES, plain_options
@@ -86,9 +87,7 @@ def subjects(
     groups: Sequence[Mapping[str, Any]], state: State, backends: Sequence[str]
 ) -> list[int]:
     """A number for each of `SUBJECTS`."""
-    shapes = [
-        [(tuple(p.shape), str(p.dtype), p.device.type) for p in group["params"]] for group in groups
-    ]
+    shapes = [list(map(_form, group["params"])) for group in groups]
     names = [group.get("param_names") for group in groups]
     options = [plain_options(group) for group in groups]
     by_option = [[_value(group[name]) for group in options] for name in OPTIONS]
@@ -99,6 +98,11 @@ def subjects(
 def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> list[int]:
     """Numbers for a piece of work in the middle of a run: what it is, and whose."""
     return [digest(work), digest((_clocks(groups, state), _presence(groups)))]
+
+
+def _form(param: torch.Tensor) -> tuple[Any, ...]:
+    shape = None if is_lazy(param) else tuple(param.shape)
+    return shape, str(param.dtype), param.device.type
 
 
 def _value(option: Any) -> Any:

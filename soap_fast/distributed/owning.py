@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from soap_fast.call import state_dtype
 from soap_fast.distributed.messages import Form, Sent, digest, numbers_of_all
@@ -82,7 +83,7 @@ class Owning(Together):
         for group in groups:
             options = plan_options(group)
             for param in dict.fromkeys(group["params"]):
-                if param not in self._owners:
+                if param not in self._owners and not is_lazy(param):
                     params.append(param)
                     plan = plan_tensor(tuple(param.shape), options)
                     sizes.append(bytes_of_state(plan, state_dtype(param)))
@@ -95,7 +96,7 @@ class Owning(Together):
         stepped = [
             param
             for param in dict.fromkeys(p for group in self.groups for p in group["params"])
-            if param.grad is not None
+            if param.grad is not None and param.numel()
         ]
         if self.ranks == 1 or not self._same_everywhere(stepped):
             return

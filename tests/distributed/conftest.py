@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,13 +39,14 @@ def work(rank: int, store: str, jobs: Any) -> None:
 class Ranks:
     """The processes, as long as nothing goes wrong in them; then others."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self.folders = folders
         self.pipes: list[Any] = []
         self.processes: list[Any] = []
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        store = str(Path(tempfile.mkdtemp()) / "store")
+        store = str(self.folders.mktemp("ranks") / "store")
         for rank in range(MOST):
             ours, theirs = context.Pipe()
             process = context.Process(target=work, args=(rank, store, theirs), daemon=True)
@@ -80,10 +79,10 @@ class Ranks:
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     before = os.environ.get("GLOO_SOCKET_IFNAME")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    started = Ranks()
+    started = Ranks(tmp_path_factory)
     yield started
     started.stop()
     if before is None:

@@ -246,3 +246,27 @@ def test_parameters_that_join(ranks):
     alone = joining(None)
     for end in found:
         assert_same_bits(end, alone)
+
+
+def lazy_and_empty(group, sharding):
+    """A module without a shape before its first forward, and a parameter without elements."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Tanh(), torch.nn.LazyLinear(2))
+    empty = torch.nn.Parameter(torch.empty(0, 3))
+    options = {**OPTIONS, "sharding": sharding, "process_group": group}
+    optimizer = SOAP([*model.parameters(), empty], **(OPTIONS if group is None else options))
+    for call in range(5):
+        optimizer.zero_grad()
+        batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(call))
+        (model(batch).square().mean() + empty.sum()).backward()
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return end_of(list(model.parameters()), optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sharding", ["refresh", "state"])
+def test_lazy_modules_and_parameters_without_elements(ranks, sharding):
+    expected = lazy_and_empty(None, sharding)
+    for found in ranks(4, lazy_and_empty, sharding):
+        assert_same_bits(found, expected)
