@@ -40,11 +40,15 @@ class GraphedStep:
         body: what to repeat before the step, reading tensors that stay where they are; it sets
             gradients to None before its backward pass. None captures the step alone, of gradients
             that stay where they are.
+
+    Raises:
+        RuntimeError: the optimizer shares its work with other processes.
     """
 
     WARM_UP = 3  # calls: the first one of every tensor, one that makes tables, one that repeats
 
     def __init__(self, optimizer: SOAP, body: Callable[[], Any] | None = None) -> None:
+        optimizer._sharing.check_no_graph()
         self.optimizer, self.body = optimizer, body
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
         self._results: dict[bool, Any] = {}

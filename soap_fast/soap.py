@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
+import torch.distributed as dist
 from torch.optim.optimizer import ParamsT
 
 from soap_fast import ambient, checkpoint, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
+from soap_fast.begin import begin
+from soap_fast.distributed import ALONE, Sharding, sharing_of
 from soap_fast.interrupts import at_once, held
-from soap_fast.names import label, label_of
+from soap_fast.names import label
 from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
 from soap_fast.self_check import Choice
 from soap_fast.step import capture, checks
 from soap_fast.step.call import Scaling, TensorCall, moving
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.schedule import assign_missing_phases
-from soap_fast.step.state import bind, entries, entry_of, fresh, grown, restack
+from soap_fast.step.state import bind, entries, entry_of, restack
 from soap_fast.step.stats import read_counters
 
 __all__ = ["SOAP"]
@@ -46,7 +50,7 @@ class SOAP(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters or group dicts, as for every torch optimizer. Every
-            option below but the last two may be set per group. Numbers may be numpy's, or lie in
+            option below but the last four may be set per group. Numbers may be numpy's, or lie in
             arrays and CPU tensors without dimensions; groups keep plain ones.
         lr: step size; a float or a tensor of one element.
         betas: decay of the first and second moment, each in [0, 1); any sequence of two.
@@ -72,10 +76,13 @@ class SOAP(torch.optim.Optimizer):
             soap_fast/self_check. `soap_fast.explain(optimizer)` says who steps which parameters.
         input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
             cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
+        sharding: whether processes of `process_group` share the work, "refresh" by bases, "state"
+            by parameters; gradients must have the same bits on all: docs/distributed.md.
+        process_group: None takes all processes.
 
     Raises:
-        ValueError: an option outside its range, an unknown backend or precision, or a parameter
-            that is complex, sparse, on the meta device, a DTensor or not of a floating dtype.
+        ValueError: an option outside its range, an unknown backend, precision or sharding, or a
+            parameter that is complex, sparse, on the meta device, a DTensor or of another dtype.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then sets grad_scale and found_inf
@@ -101,7 +108,10 @@ class SOAP(torch.optim.Optimizer):
         noise_floor: float = 1.0,
         backend: str | None = None,
         input_precision: Precision = "tf32x3",
+        sharding: Sharding = "none",
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
+        self._sharing = sharing_of(sharding, process_group)
         self._choose_backend(backend, input_precision)
         self._in_graphs: list[torch.Tensor] = []
         self._generation = 0  # of the memory that the state lies in, which graphs hold on to
@@ -130,6 +140,7 @@ class SOAP(torch.optim.Optimizer):
         self._requested_backend, self._input_precision = name, input_precision
         self._best_on = Choice(SOAP, input_precision)
         self._backend = choose(name, input_precision, self._best_on)
+        self._backend.sharing = self._sharing
 
     @property
     def backend(self) -> str:
@@ -168,24 +179,36 @@ class SOAP(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        with self._sharing.held:  # others would wait for a rank that left in the middle
+            self._sharing.take(partial(self._step, scaling), self.param_groups, self.state)
+        return loss
+
+    def _step(self, scaling: Scaling) -> None:
         capturing = capture.underway()
+        if capturing:
+            self._sharing.check_no_graph()
         if not capturing and self._backend.steady_step(self.param_groups, self.state, scaling):
-            return loss
+            return
         calls = list(self._calls(scaling))
+        self._sharing.greet(self._backend.name_on)
+        recording = capture.captured(calls, self.param_groups, self._backend)
         self._underway = True
         with (
             ambient.neutral({call.param.device.type for call in calls}),
-            self._captured(calls) if capturing else nullcontext(),
+            recording if capturing else nullcontext(),
         ):
             # First call of a tensor: K = (1 - b_s) g gᵀ, Q = its eigenvectors, and nothing else.
             later = [call for call in calls if not call.is_first]
             with ranges.named("begin"):
-                self._begin([call for call in calls if call.is_first])
+                first = [call for call in calls if call.is_first]
+                begun = begin(first, self.state, self._backend)
+                self._generation += any(entry["calls"] for entry in begun.values())
+                self.state.update(begun)  # all of these tensors begin, or none
             assign_missing_phases(later, self.param_groups, self.state)
             if any(call.owed for call in later):
-                self._backend.make_up(later)
+                with self._sharing.making_up():
+                    self._backend.make_up(later)
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
             with ranges.named("update"):
@@ -194,10 +217,11 @@ class SOAP(torch.optim.Optimizer):
             due = [pair for pair in zip(later, taken, strict=True) if pair[0].owed]
             with ranges.named("refresh"):
                 self._backend.refresh([call for call, _ in due], [flag for _, flag in due])
-        if not capturing:
+        if capturing:
+            self._in_graphs = [call.param for call in calls]
+        else:
             self._backend.settle(self.param_groups, self.state, calls)
         self._underway = False
-        return loss
 
     def _calls(
         self, scaling: Scaling, grad_of: Callable[[torch.Tensor], torch.Tensor | None] = GRAD
@@ -208,7 +232,7 @@ class SOAP(torch.optim.Optimizer):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
                 grad = grad_of(param)
-                if grad is None or id(param) in seen:
+                if grad is None or id(param) in seen or not self._sharing.owns(param):
                     continue
                 seen.add(id(param))
                 plan = plan_tensor(tuple(param.shape), planning)
@@ -225,24 +249,6 @@ class SOAP(torch.optim.Optimizer):
                 except ValueError as error:
                     raise ValueError(f"{label(group, place, index)} {error}") from None
                 yield call
-
-    @contextmanager
-    def _captured(self, calls: list[TensorCall]) -> Iterator[None]:
-        """Within it a step is launched into a CUDA graph: nothing happens yet, no clock moves."""
-        reason = capture.not_capturable(calls)
-        if reason is not None:
-            call, text = reason
-            name = label_of(self.param_groups, call.param) if call else ""
-            raise RuntimeError(f"{name} {text}".strip())
-        clocks = [call.state["calls"] for call in calls]
-        try:
-            with self._backend.captured(calls):
-                yield
-        finally:
-            for call, clock in zip(calls, clocks, strict=True):
-                call.state["calls"] = clock
-                call.state.pop("owed", None)
-        self._in_graphs = [call.param for call in calls]
 
     def prepare_capture(self) -> None:
         """Make ready for the capture of a step in a CUDA graph under a staggered schedule.
@@ -267,25 +273,6 @@ class SOAP(torch.optim.Optimizer):
             raise RuntimeError("no step of this optimizer has been captured in a CUDA graph")
         at_once(moving([self.state[param] for param in self._in_graphs]))
         self._backend.replayed()
-
-    def _begin(self, calls: list[TensorCall]) -> None:
-        """Start the state of tensors on their first call; an unusable gradient is only counted."""
-        usable = self._backend.usable(calls)
-        left_out = [call for call, flag in zip(calls, usable, strict=True) if not flag]
-        calls = [call for call, flag in zip(calls, usable, strict=True) if flag]
-
-        stacks = grown(self.state, self._backend.first_bases(calls))
-        begun = {
-            call.param: {**call.state, **fresh(call.param, call.plan, call.state["skipped"])}
-            for call in calls
-        }
-        # Those in the state already see their factors at two places on the way, of equal values.
-        bind(stacks, {**self.state, **begun})
-        self._generation += bool(begun)
-        self.state.update(begun)  # all of these tensors begin, or none
-        for call in left_out:
-            call.state["skipped"].add_(1)
-            self.state[call.param] = call.state
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Counters by kind and parameter; reading them waits for the device, keeping them does not.
@@ -327,6 +314,7 @@ class SOAP(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+        self._sharing.forget()
 
     @forks.on_own_threads()
     def state_dict(self, *, layout: checkpoint.Layout = "soap_fast") -> dict[str, Any]:
@@ -340,17 +328,23 @@ class SOAP(torch.optim.Optimizer):
 
         Raises:
             ValueError: an unknown layout, or state of a parameter that is in no group any more.
-            RuntimeError: a step was left between its launches, and there is no state to save.
+            RuntimeError: a step was left between its launches, and there is no state to save, or
+                sharding="state" and it was not consolidated.
         """
         self._backend.check_whole()
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state_dict = checkpoint.write(self.state, self.param_groups, layout)
+        whole = self._sharing.whole_state(self.state)
+        state_dict = checkpoint.write(whole, self.param_groups, layout)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state_dict)
             if replaced is not None:
                 state_dict = replaced
         return state_dict
+
+    def consolidate_state_dict(self, *, always: bool = False) -> None:
+        """On every rank: have `state_dict` tell of all, until a step, or gather at every call."""
+        self._sharing.gather(self.state, always=always)
 
     @forks.on_own_threads()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -371,18 +365,21 @@ class SOAP(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
         groups, state = checkpoint.read(state_dict, self.param_groups)
+        state = self._sharing.own(groups, state)
         bind(restack(state), state)
         # From here on nothing is allocated: all of it is loaded, or nothing.
         with held:
             self._backend.forget({param.device for param, _ in entries(state)})
             self._in_graphs = []
             self._generation += 1
+            self._sharing.forget()
             super().__setstate__({"param_groups": groups, "state": defaultdict(dict, state)})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_whole()
+        self._sharing.check_whole()
         asked = {
             "requested_backend": self._requested_backend,
             "input_precision": self._input_precision,
@@ -391,8 +388,11 @@ class SOAP(torch.optim.Optimizer):
 
     @forks.on_own_threads()
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew."""
-        state = dict(state)
+        """Restore a copy or a pickle; its factors share stacks no more, and are stacked anew.
+
+        It steps alone, whoever shared the work of the original: process groups are not copied.
+        """
+        state, self._sharing = dict(state), ALONE
         self._in_graphs, self._generation, self._underway = [], 0, False
         asked = state.pop("requested_backend", None), state.pop("input_precision", "tf32x3")
         self._choose_backend(*asked)

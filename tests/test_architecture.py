@@ -17,6 +17,7 @@ LAYERS = (
     ("graphs", "inspect", "diagnostics"),
     ("soap", "self_check", "checkpoint"),
     ("backends",),
+    ("distributed",),
     ("backends.triton.ops",),
     ("backends.triton.launch",),
     ("step",),

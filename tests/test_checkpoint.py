@@ -92,7 +92,7 @@ def test_saved_tensors_are_contiguous_and_bring_no_stack_along():
     factors = 0
     for entry in optimizer.state_dict()["state"].values():
         tensors = [v for v in entry.values() if isinstance(v, torch.Tensor)]
-        tensors += [m for m in entry["GG"] + entry["Q"] if m is not None]
+        tensors += [*entry["GG"].values(), *entry["Q"].values()]
         factors += len(tensors)
         for tensor in tensors:
             assert tensor.is_contiguous()
@@ -122,7 +122,7 @@ def test_a_state_is_read_onto_the_device_of_its_parameter(dtype, monkeypatch):
         for name in ("exp_avg", "exp_avg_sq"):
             entry[name] = entry[name].double()
         for name in ("GG", "Q"):
-            entry[name] = [None if m is None else m.half().T for m in entry[name]]
+            entry[name] = {mode: m.half().T for mode, m in entry[name].items()}
     monkeypatch.setattr(checkpoint, "_checked", lambda entry, plan: entry)  # it reads values
     with FakeTensorMode(allow_non_fake_inputs=True):
         far = [torch.nn.Parameter(torch.empty(p.shape, dtype=dtype, device="cuda")) for p in params]
@@ -217,7 +217,9 @@ def damaged(saved: dict, where: str) -> dict:
         case "shape of a factor":
             entry["Q"][0] = entry["Q"][0][:, :-1]
         case "number of modes":
-            entry["GG"].pop()
+            entry["GG"] = list(entry["GG"].values())[:-1]
+        case "a mode too many":
+            entry["GG"][4] = entry["GG"][0]
         case "absent factor":
             entry["GG"][0] = None
         case "clock":
@@ -264,6 +266,7 @@ DAMAGE = {
     "shape of a moment": r"exp_avg is \(3, 4, 3, 3\), not of shape \(6, 4, 3, 3\)",
     "shape of a factor": r"Q\[0\] is \(6, 5\)",
     "number of modes": "GG has 3 modes",
+    "a mode too many": r"GG has a mode 4, the parameter 4 modes",
     "absent factor": r"GG\[0\] is None",
     "clock": "calls=-3",
     "step": "step='seven'",

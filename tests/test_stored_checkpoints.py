@@ -35,12 +35,14 @@ def test_a_stored_file_goes_on(path, backend):
 
 def test_there_are_files_of_every_layout():
     """One before refreshes were counted and could be staggered, one before there was a noise floor,
-    and one of what is written today.
+    one with lists of factors, and one of what is written today.
     """
     saved = [torch.load(path, weights_only=True)["optimizer"] for path in FILES]
-    assert sorted("refreshes" in each["state"][1] for each in saved) == [False, True, True]
+    assert sorted("refreshes" in each["state"][1] for each in saved) == [False, True, True, True]
     floors = ["noise_floor" in each["param_groups"][0] for each in saved]
-    assert sorted(floors) == [False, False, True]
+    assert sorted(floors) == [False, False, True, True]
+    lists = [isinstance(each["state"][1]["GG"], list) for each in saved]
+    assert sorted(lists) == [False, True, True, True]
 
     params = parameters(SHAPES)
     groups = [{"params": params[:1]}, {"params": params[1:], "refresh_schedule": "staggered"}]
@@ -49,7 +51,7 @@ def test_there_are_files_of_every_layout():
     optimizer.step()
     optimizer.step()
     today = optimizer.state_dict()
-    newest = saved[floors.index(True)]
+    newest = saved[lists.index(False)]
     again = "write a file by data/checkpoints/record.py, and keep the others"
     for entry, other in zip(newest["state"].values(), today["state"].values(), strict=True):
         assert kinds_of(entry) == kinds_of(other), again
@@ -58,11 +60,11 @@ def test_there_are_files_of_every_layout():
 
 
 def kinds_of(entry: dict) -> dict:
-    """By key the type, of tensors the dtype, of lists those of what is in them."""
+    """By key the type, of tensors the dtype, of dicts those of what is in them."""
     return {key: kind_of(value) for key, value in entry.items()}
 
 
 def kind_of(value):
-    if isinstance(value, list):
-        return {kind_of(item) for item in value}
+    if isinstance(value, dict):
+        return {kind_of(item) for item in value.values()}
     return value.dtype if isinstance(value, torch.Tensor) else type(value)

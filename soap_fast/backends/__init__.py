@@ -14,6 +14,7 @@ from soap_fast.backends.eager import EagerBackend
 from soap_fast.backends.native import BestOn, NativeBackend
 from soap_fast.backends.requirements import missing_for_triton, unfit_for_triton
 from soap_fast.backends.triton.backend import PRECISIONS, Precision, TritonBackend
+from soap_fast.distributed import Alone
 from soap_fast.step.call import Scaling, TensorCall
 from soap_fast.step.plan import TensorPlan
 from soap_fast.step.state import Stacks, State
@@ -37,6 +38,7 @@ class Backend(Protocol):
     """The stations of a step that backends carry out, in the order of a step."""
 
     name: str
+    sharing: Alone
 
     def name_on(self, device: torch.device) -> str: ...
 

@@ -88,6 +88,9 @@ class CpuStep:
         """
         if not calls:
             return
+        for call in calls:  # what a state that was loaded owes comes ahead of any step
+            device = call.param.device
+            adopt_moments([layout_of(call.plan)], [call.state], device, padding=False)
         modes: list[list[int]] = []
         together = zip(calls, taken, changes, strict=True)
         largest_first = sorted(together, key=lambda one: -one[0].param.numel())

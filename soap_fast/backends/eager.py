@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from soap_fast.distributed import ALONE
 from soap_fast.step.call import Scaling, TensorCall
 from soap_fast.step.capture import is_staggered
 from soap_fast.step.carry import Changes, carry_each, refresh_tensors
@@ -24,6 +25,7 @@ from soap_fast.step.update import update
 
 class EagerBackend:
     name = "eager"
+    sharing = ALONE  # or who else computes first bases and refreshes
 
     def name_on(self, device: torch.device) -> str:
         """Name of the backend that steps a device's tensors, but for those that it cannot."""
@@ -124,7 +126,8 @@ class EagerBackend:
             torch.arange(len(stack.owners), dtype=torch.int32, device=stack.K.device)
             for stack in stacks.values()
         ]
-        _, bases = self.eigh([stack.K for stack in stacks.values()], everything)
+        factors = [stack.K for stack in stacks.values()]
+        bases = self.sharing.first_bases(self.eigh, factors, everything)
         for stack, q in zip(stacks.values(), bases, strict=True):
             stack.Q = q
         return stacks
@@ -140,7 +143,7 @@ class EagerBackend:
 
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         """Refresh the bases of these tensors that are due, each unless its step was left out."""
-        refresh_tensors(calls, taken, self.refresh_op, self.carry)
+        refresh_tensors(calls, taken, self.shared_refresh, self.carry)
 
     def carry(
         self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
@@ -160,3 +163,7 @@ class EagerBackend:
         tolerance: float,
     ) -> Refreshed:
         return refresh_eager(factors, bases, selections, allowed, tolerance)
+
+    def shared_refresh(self, *arguments: Any) -> Refreshed:
+        """`refresh_op` by all processes that share the work."""
+        return self.sharing.refresh(self.refresh_op, *arguments)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.nn.parameter import is_lazy
 
+from soap_fast.checkpoint import by_mode
 from soap_fast.checkpoint import foreign as layouts
 from soap_fast.options import plain_options, plan_options, step_options
 from soap_fast.step.call import Owed, state_dtype
@@ -60,11 +61,18 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
             for options, params in map(_split, groups)
         ],
     }
-    return layouts.to_reference(written, groups) if layout == "reference" else written
+    if layout == "reference":
+        return layouts.to_reference(written, groups)
+    written["state"] = {
+        key: value if key in others else by_mode.to_saved(value)
+        for key, value in written["state"].items()
+    }
+    return written
 
 
 def _saved(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in NOT_SAVED}
+    left_out = {*NOT_SAVED, *(() if any(entry.get("phases") or ()) else ("phases",))}
+    return {key: value for key, value in entry.items() if key not in left_out}
 
 
 def _indices(groups: ParamGroups) -> dict[torch.Tensor, int]:
@@ -145,7 +153,7 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
         for index, (key, param) in enumerate(zip(saved["params"], group["params"], strict=True)):
             known.add(key)
             entry = saved_state.get(key)
-            if entry is None or entry == {}:
+            if entry is None or by_mode.is_empty(entry):
                 continue
             try:
                 _require(not is_lazy(param), "it is not initialised yet: run the model once before")
@@ -155,6 +163,7 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
                 state[param] = own = _snapshot(own, param.device)
                 if own.keys() == entry.keys():  # it was saved before the first call
                     continue
+                entry = by_mode.from_saved(entry, len(plan.factors))
                 entry = layouts.entry_to_ours(entry, saved, plan, layout)
                 state[param] = {**own, **_own(_checked(entry, plan), param, plan)}
                 if owed[index]:
@@ -249,8 +258,8 @@ def _check_refreshes(entry: Mapping[str, Any], plan: TensorPlan) -> None:
         if found is not None:
             usable = isinstance(found, torch.Tensor) and tuple(found.shape) == (size,)
             _require(usable, f"{key} is {found!r}, not a tensor of {size} elements")
-    if "phases" in entry:
-        phases = entry["phases"]
+    phases = entry.get("phases")
+    if phases is not None:
         usable = isinstance(phases, list) and len(phases) == len(plan.factors)
         usable = usable and all(
             phase is None if size is None else type(phase) is int and phase >= 1
@@ -286,7 +295,7 @@ def _own(entry: Mapping[str, Any], param: torch.Tensor, plan: TensorPlan) -> dic
     return {
         **begun,
         **counters,
-        **({"phases": list(entry["phases"])} if "phases" in entry else {}),
+        "phases": None if entry.get("phases") is None else list(entry["phases"]),
         "step": copied(entry["step"], torch.float32).reshape(()),
         "exp_avg": copied(entry["exp_avg"], dtype),
         "exp_avg_sq": copied(entry["exp_avg_sq"], dtype),

@@ -13,7 +13,9 @@ from soap_fast.backends import survey
 from soap_fast.backends.triton.backend import unserved
 from soap_fast.backends.triton.launch.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.backends.triton.programs import plain_step
+from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
 from soap_fast.options import plan_options
+from soap_fast.step.call import state_dtype
 from soap_fast.step.layout import layout_of
 from soap_fast.step.plan import TensorPlan, plan_tensor
 
@@ -75,12 +77,13 @@ class Explanation:
     factors: int
     factor_sizes: int
     uninitialised: int = 0  # parameters of lazy modules, of no shape yet
+    sharing: SharingPlan | None = None  # among as many ranks as were asked for
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
 
-def explain(optimizer: SOAP) -> Explanation:
+def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
     """Tell what a step of this optimizer consists of; print it.
 
     Groups are what a rotation treats as one: neighbouring small modes are joined, modes of size 1
@@ -89,11 +92,15 @@ def explain(optimizer: SOAP) -> Explanation:
 
     Args:
         optimizer: before or after its first step; nothing of it changes.
+        ranks: tell as well what sharing its work among so many processes would come to.
+
+    Raises:
+        ValueError: less than one rank.
     """
     counted: dict[tuple[Any, ...], int] = {}
     served: list[tuple[torch.Tensor, TensorPlan]] = []
     normalizes = False
-    sizes: list[int] = []
+    planned: list[Planned] = []
     uninitialised = 0
     for group in optimizer.param_groups:
         options = plan_options(group)
@@ -112,12 +119,13 @@ def explain(optimizer: SOAP) -> Explanation:
             names = str(param.dtype).removeprefix("torch."), str(param.device)
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
-            sizes += [size for size in plan.factors if size is not None]
+            planned.append(Planned(plan, param.dtype, state_dtype(param)))
     with torch.device("cpu"):
         launches = plain_step(
             [layout_of(plan) for _, plan in served],
             [(param.stride(), param.dtype) for param, _ in served],
         )
+    sizes = [size for tensor in planned for size in tensor.sizes]
     works = [(launch.name, launch.work) for launch in launches]
     return Explanation(
         optimizer.backend,
@@ -132,6 +140,7 @@ def explain(optimizer: SOAP) -> Explanation:
         len(sizes),
         len(set(sizes)),
         uninitialised,
+        None if ranks is None else plan_sharing(planned, ranks),
     )
 
 
@@ -194,6 +203,9 @@ def _lines(found: Explanation) -> Iterator[str]:
         f"at {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and {BYTES_PER_SECOND / 1e12:.0f} TB/s (assumed "
         "of an H100, not measured)"
     )
+    if found.sharing is not None:
+        yield ""
+        yield str(found.sharing)
 
 
 def _launches_of(found: Explanation) -> str:

@@ -59,6 +59,7 @@ def precondition(
             "of param_groups, or None"
         )
     optimizer._backend.check_whole()
+    optimizer._sharing.check_whole()
     given = _by_parameter(optimizer, params, grads)
     calls = list(optimizer._calls(Scaling(), lambda param: given[id(param)]))
     for call in calls:

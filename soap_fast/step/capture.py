@@ -6,11 +6,20 @@ ever: numbers, addresses, and whether the call ends with a refresh.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 
+from soap_fast.names import Group, label_of
 from soap_fast.step.call import TensorCall
+
+
+class Capturing(Protocol):
+    """A backend, as far as it concerns captures."""
+
+    def captured(self, calls: Sequence[TensorCall]) -> AbstractContextManager[None]: ...
 
 
 def underway() -> bool:
@@ -63,3 +72,27 @@ def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str]
 
 def is_staggered(call: TensorCall) -> bool:
     return call.options.refresh_schedule == "staggered"
+
+
+@contextmanager
+def captured(
+    calls: Sequence[TensorCall], groups: Sequence[Group], backend: Capturing
+) -> Iterator[None]:
+    """Within it a step is launched into a CUDA graph: nothing happens yet, no clock moves.
+
+    Raises:
+        RuntimeError: these calls cannot be captured.
+    """
+    reason = not_capturable(calls)
+    if reason is not None:
+        call, text = reason
+        name = label_of(groups, call.param) if call else ""
+        raise RuntimeError(f"{name} {text}".strip())
+    clocks = [call.state["calls"] for call in calls]
+    try:
+        with backend.captured(calls):
+            yield
+    finally:
+        for call, clock in zip(calls, clocks, strict=True):
+            call.state["calls"] = clock
+            call.state.pop("owed", None)

@@ -41,13 +41,13 @@ def assign_missing_phases(
     """
     newcomers: dict[int, list[TensorCall]] = {}
     for call in calls:
-        if call.options.refresh_schedule == "staggered" and "phases" not in call.state:
+        if call.options.refresh_schedule == "staggered" and call.state.get("phases") is None:
             newcomers.setdefault(call.options.precondition_frequency, []).append(call)
     for frequency, members in newcomers.items():
         alike = [group for group in groups if group["precondition_frequency"] == frequency]
         once = dict.fromkeys(param for group in alike for param in group["params"])
         entries = (state.get(param, {}) for param in once)
-        assign_phases(members, (entry for entry in entries if "phases" in entry))
+        assign_phases(members, (e for e in entries if e.get("phases") is not None))
 
 
 def assign_phases(calls: Sequence[TensorCall], peers: Iterable[dict[str, Any]]) -> None:

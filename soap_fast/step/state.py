@@ -10,7 +10,8 @@
     GG, Q       lists with one entry per mode: a view [d, d] into a stack, or None
     refreshes   [3] int64      bases refreshed, kept, failed, counted over all modes
     off_diagonal [modes]       share of QᵀKQ off its diagonal before the last refresh, or NaN
-    phases      list           with a staggered schedule: the phase of each mode's factor, or None
+    phases      list           with a staggered schedule: the phase of each mode's factor, or None;
+                               None before they are given, and under another schedule
     owed        Owed           between an update and the refresh that falls due by it, and where a
                                step was left there: the next step makes it up
 
@@ -138,6 +139,7 @@ def fresh(param: torch.Tensor, plan: TensorPlan, skipped: torch.Tensor) -> dict[
         "GG": [None] * len(plan.modes),
         "Q": [None] * len(plan.modes),
         **refresh_counters(param, plan),
+        "phases": None,
     }
 
 

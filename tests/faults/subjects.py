@@ -13,6 +13,7 @@ import torch
 from streams import ON_CPU, parameters
 
 from soap_fast import SOAP
+from soap_fast.checkpoint.by_mode import from_saved
 
 BACKENDS = ON_CPU  # it is there that faults are injected and seen
 EVERY_THIRD = 3  # precondition_frequency: call 0 begins, 1 is plain, 2 is steady, 3 refreshes
@@ -73,8 +74,9 @@ def take(optimizer: SOAP, params: Sequence[torch.Tensor], calls: Sequence[int]) 
 def tensor_by_tensor(optimizer: SOAP, params: Sequence[torch.Tensor]) -> list[dict]:
     """Value and state of each parameter, copied."""
     saved = optimizer.state_dict()["state"]
+    modes = [len(optimizer.state.get(param, {}).get("Q", ())) for param in params]
     return [
-        {"value": param.detach().clone(), **saved.get(place, {})}
+        {"value": param.detach().clone(), **from_saved(saved.get(place, {}), modes[place])}
         for place, param in enumerate(params)
     ]
 

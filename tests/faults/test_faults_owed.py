@@ -10,9 +10,10 @@ import pickle
 import pytest
 import torch
 from straight import MOMENTS, Saved, Straight
-from streams import assert_same_bits, backends, through_a_file
+from streams import assert_same_bits, backends, parameters, through_a_file, train
 from subjects import (
     BACKENDS,
+    EVERY_THIRD,
     Broken,
     built,
     give,
@@ -23,6 +24,7 @@ from subjects import (
 )
 from torch.overrides import TorchFunctionMode
 
+from soap_fast import SOAP
 from soap_fast.step import capture
 from soap_fast.step.call import Scaling
 
@@ -134,6 +136,27 @@ def test_under_a_staggered_schedule(backend):
         optimizer._backend.make_up(list(optimizer._calls(Scaling(), torch.zeros_like)))
     assert faults > 3
     assert_same_bits(tensor_by_tensor(optimizer, params), tensor_by_tensor(straight, others))
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_moments_that_a_step_would_lay_elsewhere_are_carried_where_they_were_loaded(backend):
+    """A matrix and a kernel: their planes are not in the order of their elements."""
+    shapes = ((8, 8), (6, 4, 3, 3))
+    ends = []
+    for fails in (False, True):
+        params = parameters(shapes)
+        optimizer = SOAP(params, backend=backend, precondition_frequency=EVERY_THIRD)
+        if fails:
+            optimizer._backend.refresh_op = raising
+        with contextlib.suppress(Broken):
+            train(optimizer, params, range(DUE + 1))
+        resumed = [torch.nn.Parameter(param.detach().clone()) for param in params]
+        other = SOAP(resumed, backend=backend)
+        other.load_state_dict(through_a_file(optimizer.state_dict()))
+        assert (owed(other) != [None]) == fails
+        train(other, resumed, range(DUE + 1, DUE + 5))
+        ends.append((list(map(torch.Tensor.detach, resumed)), other.state_dict()))
+    assert_same_bits(*ends)
 
 
 @pytest.mark.parametrize("damaged", [3, [[0]], [[0], [], [7]], [[0], 1, []], [["a"], [], []]])

@@ -2,7 +2,8 @@
 
 `python tests/lic/sharing.py DATA FOLDER` leaves in FOLDER what `bench.lic train` leaves, of runs
 `alone`, `shared`, and `halted`, which was shared, stopped after 2 steps and resumed, by optimizer;
-and what each process of `shared` said, in `said.RANK`.
+and what each process of `shared` said, in `said.RANK`. Of soap_fast also `split`, in which the
+processes share its refreshes.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def train_all(data: Path, folder: Path) -> None:
         # In this process: what is imported late, for 2 seconds, the children then have.
         assert main(arguments(data, out / "alone", optimizer)) == 0
         run_shared(out / "said", arguments(data, out / "shared", optimizer))
+    split = [*arguments(data, out / "split", optimizer), "--sharding=refresh"]
+    run_shared(out / "split_said", split)
     halted = arguments(data, out / "halted", optimizer)
     run_shared(out / "halted_said", halted, code=130)
     run_shared(out / "halted_said", [*halted, "--resume"])

@@ -75,6 +75,11 @@ def test_a_shared_run_resumes_to_the_same_bits(trained: Path) -> None:
     assert all(torch.equal(straight[name], halted[name]) for name in straight)
 
 
+def test_sharing_refreshes_changes_no_bit(trained: Path) -> None:
+    shared, split = (weights(trained / "soap_fast" / name) for name in ("shared", "split"))
+    assert all(torch.equal(shared[name], split[name]) for name in shared)
+
+
 def test_the_first_process_alone_speaks(trained: Path) -> None:
     said = trained / "soap_fast"
     assert "held out: R-D loss" in (said / "said.0").read_text()

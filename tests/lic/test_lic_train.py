@@ -284,6 +284,8 @@ def test_without_a_model_there_is_none_to_load(tmp_path: Path) -> None:
         (["--schedule=multistep", "--milestones", "5", "3"], "later than the one before"),
         (["--schedule=step"], "invalid choice: 'step'"),
         (["--epochs=2"], "leave one out"),
+        (["--sharding=refresh"], "start several by torchrun"),
+        (["--sharding=refresh", "--optimizer=adam"], "--sharding is soap_fast's"),
         (["--workers=-1"], "take 0 or more"),
         (["--amp=fp8"], "invalid choice: 'fp8'"),
         (["--resume"], "no checkpoint at"),

@@ -39,6 +39,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--channels_last", "--channels-last", action="store_true", help="layout of the maps")
     add("--compile", choices=MODES, nargs="?", const="default", help="by torch.compile, this mode")
     add("--evaluate-every", type=positive(int), metavar="STEPS", help="default: 40 times in all")
+    add(
+        "--sharding",
+        choices=("none", "refresh"),
+        default="none",
+        help="refresh: each process computes a share of soap_fast's bases (default: %(default)s)",
+    )
     add("--tensorboard", metavar="DIR", help="record for TensorBoard there")
 
 
@@ -79,7 +85,7 @@ def _train(options: argparse.Namespace, processes: Processes) -> int:
     known = len(images.skipped)
     config = _config(options, images, processes.world)
     try:
-        training = Training(config, images, processes, options.workers)
+        training = Training(config, images, processes, options.workers, options.sharding)
     except ImportError as error:
         raise BadInput(f"{config.optimizer} is missing ({error}); install it") from None
     folder = Path(options.out)
@@ -129,6 +135,10 @@ def _check(options: argparse.Namespace) -> None:
         raise BadInput(f"--batch {options.batch} cannot be shared by {world} processes alike")
     if options.steps is not None and options.epochs is not None:
         raise BadInput("--steps and --epochs both say how long; leave one out")
+    if options.sharding != "none" and options.optimizer != "soap_fast":
+        raise BadInput(f"--sharding is soap_fast's; leave it out with {options.optimizer}")
+    if options.sharding != "none" and world == 1:
+        raise BadInput("--sharding shares work among processes; start several by torchrun")
     shared.check_recipe(options)
 
 

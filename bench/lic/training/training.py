@@ -40,6 +40,7 @@ class Training:
         images: what is trained on, and what is held out.
         processes: those that share each batch; all of them construct this, and call it alike.
         workers: processes that read images, of each training process; no result depends on it.
+        sharding: of soap_fast's work among the processes; no bit of a result depends on it.
 
     Raises:
         BadInput: the config names a model or an optimizer that there is not, or that refuses it;
@@ -48,7 +49,12 @@ class Training:
     """
 
     def __init__(
-        self, config: Config, images: Images, processes: Processes = ALONE, workers: int = 0
+        self,
+        config: Config,
+        images: Images,
+        processes: Processes = ALONE,
+        workers: int = 0,
+        sharding: str = "none",
     ) -> None:
         self.config, self.images, self.processes, self.workers = config, images, processes, workers
         self.device = config.device if processes.world == 1 else processes.device
@@ -66,7 +72,7 @@ class Training:
             self.model,
             config.lr,
             config.precondition_frequency,
-            config.optimizer_options,
+            {**config.optimizer_options, **({} if sharding == "none" else {"sharding": sharding})},
         )
         quantiles = aux_parameters(self.model)  # a model of others may have none
         self.aux_optimizer = torch.optim.Adam(quantiles, lr=AUX_RATE) if quantiles else None

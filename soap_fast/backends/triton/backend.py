@@ -121,7 +121,7 @@ class TritonBackend(NativeBackend):
         steady, self.steady = self.steady, None  # for good where an exception leaves it
         if steady is not None and steady.step(groups, state, scaling):
             with self._forgetting(steady.engine.device):
-                steady.refresh(self.refresh_op)
+                steady.refresh(self.shared_refresh)
             self.steady = steady
             return True
         # First calls read and write the state as well, ahead of any engine.
@@ -311,7 +311,7 @@ class TritonBackend(NativeBackend):
     def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None:
         if self.by_device_clock:
             for each in self.engines.values():
-                each.refresh_staggered(self.refresh_op)
+                each.refresh_staggered(self.shared_refresh)
             return
         self.has_refreshed = bool(calls)
         self._refresh(calls, taken, by_last_step=True)
@@ -331,7 +331,7 @@ class TritonBackend(NativeBackend):
             chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
             with self._forgetting(device):
                 self.engines[device].refresh(
-                    chosen, self.refresh_op, None if by_last_step else flags
+                    chosen, self.shared_refresh, None if by_last_step else flags
                 )
         super().refresh([calls[i] for i in others], [taken[i] for i in others])
         for index in others:  # an engine that has stepped it at other times derives from its bases

@@ -1,0 +1,118 @@
+"""That all ranks are at the same point, with the same parameters and options; or who is not.
+
+A collective that ranks enter for different reasons hangs, or hands one the other's bytes. So what
+they are about to do is told first, in numbers of one form for every occasion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.nn.parameter import is_lazy
+
+from soap_fast.distributed.messages import digest, numbers_of_all
+from soap_fast.options import NAMES, plain_options
+
+State = Mapping[torch.Tensor, Mapping[str, Any]]
+OCCASIONS = ("its first step", "first bases", "a refresh")
+FIRST_STEP, FIRST_BASES, REFRESH = range(3)
+OPTIONS = tuple(sorted(NAMES))
+SUBJECTS = ("parameters", "backends", "clocks of its state", "gradients", *OPTIONS)
+LENGTH = len(SUBJECTS)
+
+
+class Point(NamedTuple):
+    """Where a rank is.
+
+    Attributes:
+        occasion: one of the three above.
+        step: calls of `SOAP.step` so far.
+        failed: whether it could not do its part.
+        numbers: on which all ranks must agree, `LENGTH` at most.
+    """
+
+    occasion: int
+    step: int
+    failed: bool
+    numbers: Sequence[int]
+
+
+def points_of_all(mine: Point, group: dist.ProcessGroup, device: torch.device) -> list[Point]:
+    """Where all ranks are; waits for them.
+
+    Raises:
+        RuntimeError: on every rank, where one is at another point; it names that rank.
+    """
+    padding = [0] * (LENGTH - len(mine.numbers))
+    sent = [mine.occasion, mine.step, int(mine.failed), *mine.numbers, *padding]
+    points = [
+        Point(occasion, step, bool(failed), numbers)
+        for occasion, step, failed, *numbers in numbers_of_all(sent, group, device)
+    ]
+    first = points[0]
+    for rank, other in enumerate(points):
+        if (other.occasion, other.step) != (first.occasion, first.step):
+            raise RuntimeError(
+                f"rank {rank} is at {_where(other)}, rank 0 at {_where(first)}: every rank must "
+                "call optimizer.step() equally often, with the same parameters having gradients"
+            )
+    return points
+
+
+def _where(point: Point) -> str:
+    return f"{OCCASIONS[point.occasion]} in step {point.step}"
+
+
+def check_alike(points: Sequence[Point]) -> None:
+    """Refuse ranks whose optimizers were built or loaded in different ways, at the first step.
+
+    Raises:
+        ValueError: on every rank, naming one that differs, and in what.
+    """
+    for rank, point in enumerate(points):
+        pairs = zip(SUBJECTS, point.numbers, points[0].numbers, strict=True)
+        different = [subject for subject, own, first in pairs if own != first]
+        if different:
+            raise ValueError(
+                f"rank {rank} has other {', '.join(different)} than rank 0: sharding needs the "
+                "same parameters in the same order, with the same options, state and gradients, on "
+                "every rank"
+            )
+
+
+def subjects(
+    groups: Sequence[Mapping[str, Any]], state: State, backends: Sequence[str]
+) -> list[int]:
+    """A number for each of `SUBJECTS`."""
+    shapes = [list(map(_form, group["params"])) for group in groups]
+    names = [group.get("param_names") for group in groups]
+    options = [plain_options(group) for group in groups]
+    by_option = [[_value(group[name]) for group in options] for name in OPTIONS]
+    known = [(shapes, names), backends, _clocks(groups, state), _presence(groups), *by_option]
+    return [digest(one) for one in known]
+
+
+def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> list[int]:
+    """Numbers for a piece of work in the middle of a run: what it is, and whose."""
+    return [digest(work), digest((_clocks(groups, state), _presence(groups)))]
+
+
+def _form(param: torch.Tensor) -> tuple[Any, ...]:
+    shape = None if is_lazy(param) else tuple(param.shape)
+    return shape, str(param.dtype), param.device.type
+
+
+def _value(option: Any) -> Any:
+    return float(option) if isinstance(option, torch.Tensor) else option
+
+
+def _clocks(groups: Sequence[Mapping[str, Any]], state: State) -> list[Any]:
+    entries = (state.get(p, {}) for group in groups for p in group["params"])
+    return [(entry.get("calls", 0), entry.get("phases")) for entry in entries]
+
+
+def _presence(groups: Sequence[Mapping[str, Any]]) -> list[bool]:
+    return [p.grad is not None for group in groups for p in group["params"]]

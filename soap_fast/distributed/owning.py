@@ -1,0 +1,204 @@
+"""Whole parameters shared among processes: each is stepped by one, which alone has its state.
+
+A rank steps its own parameters as a process of its own would, and sends them to the others. So a
+step costs, and its state takes, a part of the whole on each rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from soap_fast.distributed.messages import Form, Sent, digest, numbers_of_all
+from soap_fast.distributed.partition import dealt
+from soap_fast.distributed.together import Entries, Groups, State, Together
+from soap_fast.options import plan_options
+from soap_fast.step.call import state_dtype
+from soap_fast.step.plan import TensorPlan, plan_tensor
+
+SPREAD = (
+    "the state lies with the ranks that own its parameters (sharding='state'): call "
+    "optimizer.consolidate_state_dict() on every rank first, after the last step"
+)
+
+
+class Owning(Together):
+    """This process's parameters, and the exchange of all."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__(group)
+        self._owners: dict[Tensor, int] = {}
+        self._loads = [0] * self.ranks  # bytes of state
+        self._gathered: dict[Any, dict[str, Any]] | None = None
+        self._always = False
+
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+        """Step this rank's parameters, and send them to the others, whatever the step raised.
+
+        Raises:
+            RuntimeError: on the CPU, ranks are at different steps, or with different gradients.
+        """
+        self._gathered = None
+        self.deal(groups)
+        for param in self._owners:
+            if not self.owns(param):
+                state.setdefault(param, {})  # keys are the same on every rank
+        error: Exception | None = None
+        try:
+            super().take(step, groups, state)
+        except Exception as found:
+            if not self.known:  # not even known to be alike
+                raise
+            error = found
+        try:
+            self._exchange()
+        finally:
+            if error is not None:
+                raise error
+
+    def owns(self, param: Tensor) -> bool:
+        return self._owners[param] == self.rank
+
+    def own(self, groups: Groups, state: dict[Any, Any]) -> dict[Any, Any]:
+        """Of a whole state this rank's entries; empty ones for the parameters of others."""
+        self.deal(groups)
+        self._gathered = None
+        foreign = {param: {} for param in state if self._owners.get(param, self.rank) != self.rank}
+        return {**state, **foreign}
+
+    def state_of_all(self) -> State:
+        """Each rank has entries of its own."""
+        return {}
+
+    def deal(self, groups: Groups) -> None:
+        """Give parameters that have no owner one, by the bytes of their state."""
+        params: list[Tensor] = []
+        sizes: list[int] = []
+        for group in groups:
+            options = plan_options(group)
+            for param in dict.fromkeys(group["params"]):
+                if param not in self._owners and not is_lazy(param):
+                    params.append(param)
+                    plan = plan_tensor(tuple(param.shape), options)
+                    sizes.append(bytes_of_state(plan, state_dtype(param)))
+        for param, size, owner in zip(params, sizes, dealt(sizes, self._loads), strict=True):
+            self._owners[param] = owner
+            self._loads[owner] += size
+
+    def _exchange(self) -> None:
+        """Every rank's parameters with gradients to all of them."""
+        stepped = [
+            param
+            for param in dict.fromkeys(p for group in self.groups for p in group["params"])
+            if param.grad is not None and param.numel()
+        ]
+        if self.ranks == 1 or not self._same_everywhere(stepped):
+            return
+        sent: list[tuple[list[Tensor], Sent]] = []
+        for device in dict.fromkeys(param.device for param in stepped):
+            for owner in range(self.ranks):
+                params = [p for p in stepped if p.device == device and self._owners[p] == owner]
+                if params:
+                    forms = [Form(tuple(p.shape), p.dtype) for p in params]
+                    message = Sent(owner, forms, device)
+                    message.start(self.group, params if owner == self.rank else None)
+                    sent.append((params, message))
+        for params, message in sent:
+            found = message.received()
+            if message.owner != self.rank:
+                torch._foreach_copy_(params, found)
+        self.traffic = len(sent), sum(message.bytes for _, message in sent)
+
+    def _same_everywhere(self, stepped: Sequence[Tensor]) -> bool:
+        """Whether there is anything to send; on the CPU ranks see first that it is the same.
+
+        On a GPU that would wait for the device.
+        """
+        params = [p for group in self.groups for p in group["params"]]
+        if all(param.device.type == "cpu" for param in params):
+            present = digest([param.grad is not None for param in params])
+            found = numbers_of_all([self.steps, present], self.group, torch.device("cpu"))
+            for rank, numbers in enumerate(found):
+                if numbers != found[0]:
+                    raise RuntimeError(
+                        f"rank {rank} is at step {numbers[0]}, rank 0 at step {found[0][0]}, or "
+                        "has gradients of other parameters: both must be the same on every rank"
+                    )
+        return bool(stepped)
+
+    def gather(self, state: State, *, always: bool = False) -> None:
+        """Every rank's entries to all of them, into the host's memory.
+
+        Args:
+            always: `whole_state` gathers from now on, and every rank must call it.
+        """
+        self._always |= always
+        whole: dict[Any, dict[str, Any]] = {}
+        for param, owner in self._owners.items():
+            carried = [_on_host(state.get(param, {})) if owner == self.rank else None]
+            dist.broadcast_object_list(
+                carried, group=self.group, group_src=owner, device=_device_of(self.group, param)
+            )
+            found = carried[0]
+            whole[param] = found if found else {}
+        others = {key: value for key, value in state.items() if not isinstance(key, Tensor)}
+        self._gathered = {**whole, **others}
+
+    def whole_state(self, state: State) -> State:
+        """The state of all ranks.
+
+        Raises:
+            RuntimeError: it has not been gathered.
+        """
+        if self.ranks == 1:
+            return state
+        if self._gathered is None and self._always:
+            self.gather(state)
+        if self._gathered is None:
+            raise RuntimeError(SPREAD)
+        return self._gathered
+
+    def check_whole(self) -> None:
+        """
+        Raises:
+            RuntimeError: other ranks have a part of the state.
+        """
+        if self.ranks > 1:
+            raise RuntimeError(
+                "the state lies with the ranks that own its parameters (sharding='state'): load "
+                "its state_dict into an optimizer of sharding='none' for this"
+            )
+
+
+def bytes_of_state(plan: TensorPlan, dtype: torch.dtype) -> int:
+    """Of a tensor's moments, factors and bases."""
+    squares = sum(size**2 for size in plan.factors if size is not None)
+    return 2 * (prod(plan.shape) + squares) * dtype.itemsize
+
+
+def _on_host(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without views of larger memory."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(moved, value))
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(moved, value))
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        return value
+
+    return {key: moved(value) for key, value in entry.items()}
+
+
+def _device_of(group: dist.ProcessGroup, param: Tensor) -> torch.device:
+    """Where the bytes of an object travel: on a GPU for NCCL, which knows no other memory."""
+    return param.device if "nccl" in str(dist.get_backend(group)) else torch.device("cpu")

@@ -1,0 +1,204 @@
+"""First bases and refreshes shared among processes: each factor is computed by one of them.
+
+Every rank has all of the state and takes every step. What a rank computes of its own factors, it
+sends to the others, bit for bit, so that all go on with the same bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from soap_fast.distributed import agreement
+from soap_fast.distributed.agreement import FIRST_BASES, REFRESH, Point
+from soap_fast.distributed.exchange import (
+    BASIS,
+    TOLD,
+    Deal,
+    Exchanged,
+    StackForm,
+    exchange,
+)
+from soap_fast.distributed.together import EighOp, Entries, Groups, RefreshOp, Together
+from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed
+
+Results = tuple[list[Tensor], ...]
+
+
+class Sharing(Together):
+    """Refreshes that are shared."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__(group)
+        self._error: Exception | None = None  # of this rank's share, raised once the step is whole
+        self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
+        self._alone = False
+
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+        """Take one step, and raise what this rank's share of its refresh raised."""
+        self._error = None
+        super().take(step, groups, state)
+        self._unwritten = []
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def forget(self) -> None:
+        super().forget()
+        self._unwritten = []
+
+    def first_bases(
+        self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
+    ) -> list[Tensor]:  # [k, d, d] per stack
+        """What `op` makes of these factors, each computed by one rank.
+
+        Raises:
+            RuntimeError: on every rank, where one could not compute its share.
+        """
+        deal = self._deal(factors, selections)
+        if deal is None:
+            return op(factors, selections)[1]
+        mine = deal.of(self.rank)
+        own: list[Tensor] = []
+        error: Exception | None = None
+        try:
+            chosen = [selections[s].index_select(0, places) for s, places in mine.items()]
+            own = op([factors[s] for s in mine], chosen)[1]
+        except Exception as found:
+            error = found
+        points = self._agree(FIRST_BASES, deal, error is not None)
+        unable = [rank for rank, point in enumerate(points) if point.failed]
+        if unable:
+            raise RuntimeError(f"ranks {unable} could not compute their first bases") from error
+        return self._exchange(deal, (BASIS,), (own,)).columns[0]
+
+    def refresh(  # type: ignore[override]
+        self,
+        op: RefreshOp,
+        factors: list[Tensor],
+        bases: list[Tensor],
+        selections: list[Tensor],
+        allowed: list[Tensor],
+        tolerance: float,
+    ) -> Refreshed:
+        """What `op` makes of these bases, each refreshed by one rank.
+
+        Where a rank's share raises, its bases stay on every rank, counted as failed, and `take`
+        raises there. On the CPU ranks first see that they are at the same refresh; on a GPU that
+        would wait for the device.
+
+        Raises:
+            RuntimeError: ranks are at different refreshes; nothing is written.
+        """
+        deal = self._deal(factors, selections)
+        if deal is None or self._alone:
+            return op(factors, bases, selections, allowed, tolerance)
+        own = self._own_share(op, deal, factors, bases, selections, allowed, tolerance)
+        if all(stack.device.type == "cpu" for stack in deal.stacks):
+            self._agree(REFRESH, deal, self._error is not None)
+        found = self._exchange(deal, TOLD, own, failed=self._error is not None)
+        self._unwritten += found.statuses
+        *results, renewed = found.columns
+        for old, new, selection in zip(bases, renewed, selections, strict=True):
+            old.index_copy_(0, selection.long(), new)
+        return Refreshed(*results)
+
+    def _own_share(
+        self,
+        op: RefreshOp,
+        deal: Deal,
+        factors: list[Tensor],
+        bases: list[Tensor],
+        selections: list[Tensor],
+        allowed: list[Tensor],
+        tolerance: float,
+    ) -> Results:
+        """This rank's results per field of `TOLD`; the bases of all stay as they were."""
+        mine = deal.of(self.rank)
+        k, q, may = [], [], []
+        for stack, places in mine.items():
+            chosen = selections[stack].index_select(0, places)
+            k.append(factors[stack].index_select(0, chosen))
+            q.append(bases[stack].index_select(0, chosen))
+            may.append(allowed[stack].index_select(0, places))
+        everything = [torch.arange(len(b), dtype=torch.int32, device=b.device) for b in q]
+        renewed = [basis.clone() for basis in q]
+        try:
+            return (*op(k, renewed, everything, may, tolerance), renewed) if mine else _nothing()
+        except Exception as error:
+            self._error = error
+            return (*_as_they_were(q, may), q)
+
+    @contextmanager
+    def making_up(self) -> Iterator[None]:
+        """Within it, refreshes that steps before still owe.
+
+        Those that were exchanged, and could not be written here alone, are computed here alone: the
+        other ranks have them.
+
+        Raises:
+            RuntimeError: they were left out elsewhere, where computing them had raised.
+        """
+        if any(bool(status) for status in self._unwritten):
+            raise RuntimeError(
+                f"rank {self.rank} could not write a refresh that another rank could not compute: "
+                "load a state on every rank to go on"
+            )
+        self._alone = bool(self._unwritten)
+        try:
+            yield
+        finally:
+            self._alone = False
+        self._unwritten = []
+
+    def _deal(self, factors: list[Tensor], selections: list[Tensor]) -> Deal | None:
+        """None where there is nothing to share, or nobody to share it with."""
+        if self.ranks == 1 or not any(map(len, selections)):
+            return None
+        pairs = zip(factors, selections, strict=True)
+        stacks = [StackForm(len(c), k.shape[1], k.dtype, k.device) for k, c in pairs]
+        return Deal(stacks, self.ranks)
+
+    def _agree(self, occasion: int, deal: Deal, failed: bool) -> list[Point]:
+        work = [(s.count, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
+        numbers = agreement.moment(self.groups, self.state, work)
+        point = Point(occasion, self.steps, failed, numbers)
+        points = agreement.points_of_all(point, self.group, deal.stacks[0].device)
+        for rank, other in enumerate(points):
+            if other.numbers != points[0].numbers:
+                raise RuntimeError(
+                    f"rank {rank} is at {agreement.OCCASIONS[occasion]} of other factors than rank "
+                    "0: the same parameters must have gradients on every rank, as "
+                    "DistributedDataParallel sees to"
+                )
+        return points
+
+    def _exchange(
+        self, deal: Deal, fields: Sequence[Any], own: Sequence[list[Tensor]], failed: bool = False
+    ) -> Exchanged:
+        stacks = deal.positions[self.rank]
+        mine = [dict(zip(stacks, column, strict=True)) for column in own]
+        found = exchange(self.group, deal, fields, mine, failed=failed)
+        self.traffic = found.messages, found.bytes
+        return found
+
+
+def _nothing() -> Results:
+    return tuple([] for _ in TOLD)
+
+
+def _as_they_were(bases: Sequence[Tensor], allowed: Sequence[Tensor]) -> Refreshed:
+    """Results of a refresh that changes no basis, counted as failed."""
+    pairs = list(zip(bases, allowed, strict=True))
+    identities = [torch.eye(q.shape[1], dtype=q.dtype, device=q.device) for q in bases]
+    return Refreshed(
+        orders=[torch.arange(q.shape[1], device=q.device).expand(q.shape[:2]) for q in bases],
+        carries=[one.expand(q.shape) for one, q in zip(identities, bases, strict=True)],
+        outcomes=[torch.where(may, FAILED, LEFT_OUT) for _, may in pairs],
+        off_diagonals=[q.new_full(q.shape[:1], torch.nan) for q in bases],
+    )

@@ -1,0 +1,135 @@
+"""Who takes part in the work of an optimizer: this process alone, or the ranks of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from soap_fast.distributed import agreement
+from soap_fast.distributed.agreement import FIRST_STEP, Point
+from soap_fast.interrupts import held
+from soap_fast.step.eigh import Pairs
+from soap_fast.step.refresh import Refreshed
+
+EighOp = Callable[[list[Tensor], list[Tensor]], Pairs]
+RefreshOp = Callable[..., Refreshed]
+Groups = Sequence[Mapping[str, Any]]
+State = Mapping[torch.Tensor, dict[str, Any]]
+Entries = dict[torch.Tensor, dict[str, Any]]
+
+
+class Alone:
+    """The work of an optimizer that shares none of it."""
+
+    held: AbstractContextManager[None] = nullcontext()  # around a step
+
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+        """Take one step of this optimizer."""
+        step()
+
+    def forget(self) -> None:
+        """Parameters, options or state have changed."""
+
+    def greet(self, name_on: Callable[[torch.device], str]) -> None:
+        """See that all processes have been built alike."""
+
+    def owns(self, param: Tensor) -> bool:
+        """Whether this process steps a parameter."""
+        return True
+
+    def own(self, groups: Groups, state: dict[Any, Any]) -> dict[Any, Any]:
+        """What of a state that is loaded this process keeps."""
+        return state
+
+    def gather(self, state: State, *, always: bool = False) -> None:
+        """Make the state of all processes known to each, now or whenever it is asked for."""
+
+    def whole_state(self, state: State) -> State:
+        """The state of all processes."""
+        return state
+
+    def check_whole(self) -> None:
+        """Refuse what needs the state of all parameters."""
+
+    def check_no_graph(self) -> None:
+        """Refuse that a step is captured in a CUDA graph."""
+
+    def making_up(self) -> AbstractContextManager[None]:
+        """Within it, refreshes that steps before still owe."""
+        return nullcontext()
+
+    def first_bases(
+        self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
+    ) -> list[Tensor]:  # [k, d, d] per stack
+        return op(factors, selections)[1]
+
+    def refresh(self, op: RefreshOp, *arguments: Any) -> Refreshed:
+        return op(*arguments)
+
+
+ALONE = Alone()
+
+
+class Together(Alone):
+    """The work of an optimizer among several processes.
+
+    Attributes:
+        group: the processes; `rank` is this one's place among its `ranks`.
+        traffic: of the last exchange, messages and bytes of all ranks together.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.traffic = (0, 0)
+        # A handler of a signal that raised in the middle of a step would leave the others waiting.
+        self.held = held
+        self.known = False  # that all ranks are built alike
+        self.steps = 0
+        self.groups: Groups = ()
+        self.state: State = {}
+
+    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+        self.steps += 1
+        self.groups, self.state = groups, state
+        step()
+
+    def forget(self) -> None:
+        """Ranks compare at their next step once more."""
+        self.known = False
+
+    def greet(self, name_on: Callable[[torch.device], str]) -> None:
+        """At the first step: see that all ranks have been built and loaded alike.
+
+        Raises:
+            ValueError: they are not; nothing is written.
+        """
+        if self.known:
+            return
+        params = [param for group in self.groups for param in group["params"]]
+        device = params[0].device if params else torch.device("cpu")
+        backends = sorted(f"{kind.type}: {name_on(kind)}" for kind in {p.device for p in params})
+        numbers = agreement.subjects(self.groups, self.state_of_all(), backends)
+        point = Point(FIRST_STEP, self.steps, False, numbers)
+        agreement.check_alike(agreement.points_of_all(point, self.group, device))
+        self.known = True
+
+    def state_of_all(self) -> State:
+        """What of the state every rank has."""
+        return self.state
+
+    def check_no_graph(self) -> None:
+        """
+        Raises:
+            RuntimeError: there are others to share with.
+        """
+        if self.ranks > 1:
+            raise RuntimeError(
+                "a CUDA graph repeats no exchange between processes: take sharding='none', or "
+                "steps outside of graphs"
+            )

@@ -1,0 +1,184 @@
+"""Faults on one rank: it alone raises, and all ranks go on with the same bits, or none hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+import pytest
+import torch
+from shared import built, end_of, steps
+from streams import assert_same_bits, backends, set_gradients
+
+CALLS = range(10)
+
+
+class Broken(Exception):
+    """What an injected fault raises."""
+
+
+def broken_once(function, at: int = 0):
+    """`function`, but for its call number `at`, which raises."""
+    calls = []
+
+    def called(*arguments):
+        calls.append(None)
+        if len(calls) == at + 1:
+            raise Broken
+        return function(*arguments)
+
+    return called
+
+
+def stepping(params, optimizer, calls=CALLS) -> list[int]:
+    """Take these steps; returns those that raised."""
+    raised = []
+    for call in calls:
+        set_gradients(params, call)
+        try:
+            optimizer.step()
+        except (Broken, RuntimeError, KeyboardInterrupt):
+            raised.append(call)
+    return raised
+
+
+def a_refresh_that_raises(group, backend):
+    params, optimizer = built(group, backend=backend)
+    if group.rank() == 1:
+        optimizer._backend.refresh_op = broken_once(optimizer._backend.refresh_op)
+    raised = stepping(params, optimizer)
+    return raised, end_of(params, optimizer), optimizer.stats()["failed"]
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_a_refresh_that_raises_leaves_its_bases_on_every_rank(ranks, backend):
+    (fine, first, failed), (raised, second, _) = ranks(2, a_refresh_that_raises, backend)
+    assert (fine, raised) == ([], [3])
+    assert_same_bits(first, second)
+    assert sum(failed.values()) > 0
+
+
+def a_write_that_raises(group, backend):
+    params, optimizer = built(group, backend=backend)
+    if group.rank() == 1:
+        optimizer._backend.carry = broken_once(optimizer._backend.carry)
+    return stepping(params, optimizer), end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_a_refresh_that_cannot_be_written_is_made_up_for_alone(ranks, backend):
+    (fine, first), (raised, second) = ranks(2, a_write_that_raises, backend)
+    assert (fine, raised) == ([], [3])
+    assert_same_bits(first, second)
+    assert_same_bits(first, steps(None, CALLS, backend=backend))
+
+
+def both(group, backend):
+    params, optimizer = built(group, backend=backend)
+    own = optimizer._backend
+    if group.rank() == 1:
+        own.refresh_op = broken_once(own.refresh_op)
+    else:
+        own.carry = broken_once(own.carry)
+    for call in range(4):
+        set_gradients(params, call)
+        with contextlib.suppress(Broken):
+            optimizer.step()
+    if group.rank() == 0:
+        set_gradients(params, 4)
+        with pytest.raises(RuntimeError, match="load a state on every rank to go on"):
+            optimizer.step()
+
+
+def test_nothing_is_made_up_for_that_others_could_not_compute(ranks):
+    ranks(2, both, "eager")
+
+
+def first_bases_that_raise(group, backend):
+    params, optimizer = built(group, backend=backend)
+    if group.rank() == 0:
+        optimizer._backend.eigh = broken_once(optimizer._backend.eigh)
+    set_gradients(params, 0)
+    with pytest.raises(RuntimeError, match=r"ranks \[0\] could not compute their first bases"):
+        optimizer.step()
+    assert not optimizer.state
+    stepping(params, optimizer)
+    return end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_first_bases_that_one_rank_cannot_compute_begin_nowhere(ranks):
+    expected = steps(None, CALLS, backend="eager")
+    for found in ranks(2, first_bases_that_raise, "eager"):
+        assert_same_bits(found, expected)
+
+
+def a_signal(group, backend):
+    params, optimizer = built(group, backend=backend)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    refresh = optimizer._backend.refresh_op
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return refresh(*arguments)
+
+    if group.rank() == 1:
+        optimizer._backend.refresh_op = interrupted
+    try:
+        return stepping(params, optimizer), end_of(params, optimizer)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_signal_waits_for_the_end_of_the_step(ranks):
+    (fine, first), (raised, second) = ranks(2, a_signal, "eager")
+    assert (fine, raised) == ([], [3, 6, 9])
+    assert_same_bits(first, second)
+    assert_same_bits(first, steps(None, CALLS, backend="eager"))
+
+
+def owed_by_all(group, backend):
+    """A state that was saved between an update and its refresh, loaded on every rank."""
+    alone, other = built(None, backend=backend)
+    other._backend.carry = broken_once(other._backend.carry)
+    stepping(alone, other, range(4))
+    saved = other.state_dict()
+    assert "owed" in saved["param_groups"][0]
+    params, optimizer = built(group, backend=backend)
+    for param, value in zip(params, alone, strict=True):
+        param.data.copy_(value)
+    optimizer.load_state_dict(saved)
+    stepping(params, optimizer, range(4, 10))
+    return end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_a_refresh_that_a_loaded_state_owes_is_shared(ranks, backend):
+    expected = steps(None, CALLS, backend=backend)
+    for found in ranks(2, owed_by_all, backend):
+        assert_same_bits(found, expected)
+
+
+def with_nan(group, backend):
+    """Gradients averaged over the ranks, of which one has a NaN in one tensor at one call."""
+    params, optimizer = built(group, backend=backend)
+    for call in CALLS:
+        set_gradients(params, 10 * call + group.rank())
+        if call == 3 and group.rank() == 1:
+            params[1].grad[0, 0] = torch.nan
+        for param in params:
+            torch.distributed.all_reduce(param.grad, group=group)
+            param.grad /= group.size()
+        optimizer.step()
+    return end_of(params, optimizer), list(optimizer.stats()["skipped"].values())
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_a_nan_on_one_rank_leaves_the_tensor_out_on_all(ranks, backend):
+    found = ranks(4, with_nan, backend)
+    for end, skipped in found:
+        assert skipped == [0, 1, 0, 0, 0, 0, 0]
+        assert_same_bits(end, found[0][0])

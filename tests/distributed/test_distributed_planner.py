@@ -1,0 +1,71 @@
+"""How work is dealt to ranks, for real inventories, and that a plan is what then happens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shared import built
+from streams import set_gradients
+
+from bench import shapes
+from soap_fast import SOAP, explain
+from soap_fast.distributed.partition import dealt, loads_of
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=60), st.integers(1, 9))
+def test_all_work_is_dealt_and_no_rank_has_far_more_than_its_share(costs, ranks):
+    owners = dealt(costs, [0] * ranks)
+    assert len(owners) == len(costs)
+    assert owners == dealt(list(costs), [0] * ranks)
+    loads = loads_of(costs, owners, ranks)
+    assert sum(loads) == sum(costs)
+    # Whoever is fullest was least full before its last piece.
+    assert max(loads) <= sum(costs) / ranks + max(costs, default=0)
+
+
+@pytest.mark.parametrize("ranks", range(2, 9))
+@pytest.mark.parametrize("name", ["elic", "tcm_128", "lalic", "dcae"])
+def test_the_models_of_the_paper_are_shared_evenly(name, ranks):
+    """Within 10 % of the mean, or the largest factor alone where that is more."""
+    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load(name).entries]
+    found = explain(SOAP(params), ranks=ranks).sharing
+    assert found.imbalance <= 0.1
+    assert sum(share.factors for share in found.shares) == explain(SOAP(params)).factors
+    assert found.messages == ranks
+
+
+def sent(group):
+    """Messages and bytes of a refresh of everything."""
+    params, optimizer = built(group, precondition_frequency=1)
+    for call in range(2):
+        set_gradients(params, call)
+        optimizer.step()
+    return optimizer._sharing.traffic
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_what_is_planned_is_what_is_sent(ranks, count):
+    _, optimizer = built(None)
+    found = explain(optimizer, ranks=count).sharing
+    for messages, size in ranks(count, sent):
+        assert (messages, size) == (found.messages, found.sent)
+    # A basis and what carries moments over to it; orders and outcomes are small beside them.
+    assert 2 * found.bases < found.sent < 4 * found.bases
+
+
+def test_the_page_tells_of_ranks_when_asked():
+    _, optimizer = built(None)
+    assert "ranks" not in str(explain(optimizer))
+    page = str(explain(optimizer, ranks=2))
+    assert "by 2 ranks, sharding='refresh'" in page
+    assert "rank 1: " in page
+    with pytest.raises(ValueError, match="ranks=0 is not an integer >= 1"):
+        explain(optimizer, ranks=0)
+
+
+def test_a_plan_for_one_rank_sends_nothing():
+    _, optimizer = built(None)
+    found = explain(optimizer, ranks=1).sharing
+    assert (found.messages, found.sent, found.imbalance) == (0, 0, 0)

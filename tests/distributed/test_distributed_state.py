@@ -1,0 +1,272 @@
+"""Parameters that are stepped by one rank each end with the bits of one process, on every rank."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from shared import OPTIONS, SHAPES, built, end_of, steps
+from streams import assert_same_bits, backends, set_gradients, through_a_file
+from test_distributed_checkpoints import COUNTS, FLAT, Model, train
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from bench import shapes
+from soap_fast import SOAP, explain, precondition
+
+CALLS = range(10)
+
+
+def run(group, options):
+    return steps(group, sharding="state", **options)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("missing", [False, True])
+def test_every_rank_ends_with_the_bits_of_one_process(ranks, count, backend, missing):
+    options = {"backend": backend, "missing": missing}
+    expected = steps(None, **options)
+    for found in ranks(count, run, options):
+        assert_same_bits(found, expected)
+
+
+def staggered(group):
+    found = steps(group, sharding="state", refresh_schedule="staggered")
+    return found, steps(group, sharding="state", refresh_schedule="staggered")
+
+
+def test_a_staggered_schedule_spreads_each_ranks_own_refreshes(ranks):
+    found = ranks(2, staggered)
+    for one, again in found:
+        assert_same_bits(one, found[0][0])
+        assert_same_bits(one, again)
+
+
+def sizes(group):
+    """Bytes of this rank's state, and for how many parameters it has any."""
+    params, optimizer = built(group, sharding="state")
+    set_gradients(params, 0)
+    optimizer.step()
+    tensors = []
+    for entry in optimizer.state.values():
+        tensors += [entry[name] for name in ("exp_avg", "exp_avg_sq") if entry]
+        tensors += [m for name in ("GG", "Q") for m in entry.get(name, ()) if m is not None]
+    assert set(optimizer.state) == set(params)
+    return sum(t.nbytes for t in tensors), sum(map(bool, optimizer.state.values()))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_rank_has_what_was_planned(ranks, count):
+    _, optimizer = built(None)
+    shares = explain(optimizer, ranks=count).sharing.shares
+    assert [(s.owned_state, s.owned) for s in shares] == ranks(count, sizes)
+    assert sum(share.owned for share in shares) == len(SHAPES)
+
+
+@pytest.mark.parametrize("ranks_of_a_plan", range(2, 9))
+@pytest.mark.parametrize("name", ["elic", "tcm_128", "lalic", "dcae"])
+def test_state_is_shared_evenly(name, ranks_of_a_plan):
+    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load(name).entries]
+    optimizer = SOAP(params)
+    found = explain(optimizer, ranks=ranks_of_a_plan).sharing
+    alone = max(
+        explain(SOAP([p]), ranks=1).sharing.state for p in sorted(params, key=torch.numel)[-20:]
+    )
+    most = max(share.owned_state for share in found.shares)
+    assert most <= max(1.1 * found.state / ranks_of_a_plan, alone)
+
+
+def refusals(group):
+    params, optimizer = built(group, sharding="state")
+    set_gradients(params, 0)
+    optimizer.step()
+    said = []
+    for call in (
+        optimizer.state_dict,
+        lambda: copy.deepcopy(optimizer),
+        lambda: precondition(optimizer, [p.grad for p in params]),
+    ):
+        with pytest.raises(RuntimeError) as raised:
+            call()
+        said.append(str(raised.value))
+    optimizer.consolidate_state_dict()
+    assert len(optimizer.state_dict()["state"]) == len(params)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="consolidate_state_dict"):
+        optimizer.state_dict()
+    optimizer.consolidate_state_dict(always=True)
+    optimizer.step()
+    assert len(optimizer.state_dict()["state"]) == len(params)
+    return said
+
+
+def test_a_part_is_never_taken_for_the_whole(ranks):
+    for said in ranks(2, refusals):
+        assert "consolidate_state_dict() on every rank first" in said[0]
+        assert "an optimizer of sharding='none'" in said[1]
+        assert "an optimizer of sharding='none'" in said[2]
+
+
+def saved_after(group, calls, sharding):
+    params, optimizer = built(group, sharding=sharding)
+    for call in calls:
+        set_gradients(params, call)
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return [p.detach().clone() for p in params], through_a_file(optimizer.state_dict())
+
+
+def gone_on(group, values, saved, calls, sharding):
+    params, optimizer = built(group, sharding=sharding)
+    for param, value in zip(params, values, strict=True):
+        param.data.copy_(value)
+    optimizer.load_state_dict(saved)
+    for call in calls:
+        set_gradients(params, call)
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("before", COUNTS)
+@pytest.mark.parametrize("after", COUNTS)
+def test_saved_by_some_and_resumed_by_others(ranks, before, after):
+    expected = steps(None, CALLS)
+    values, saved = ranks(before, saved_after, range(5), "state")[-1]
+    for found in ranks(after, gone_on, values, saved, range(5, 10), "state"):
+        assert_same_bits(found, expected)
+    for found in ranks(2, gone_on, values, saved, range(5, 10), "refresh"):
+        assert_same_bits(found, expected)
+
+
+def saving_and_loading(group, folder):
+    """Through files of torch.distributed.checkpoint, into an optimizer that took no step."""
+    ends = []
+    for loads in (False, True):
+        model = Model()
+        optimizer = SOAP(model.parameters(), **OPTIONS, sharding="state", process_group=group)
+        optimizer.consolidate_state_dict(always=True)
+        if loads:
+            flat = get_optimizer_state_dict(model, optimizer, options=FLAT)
+            stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+            flat = {key: value for key, value in flat.items() if f"optimizer.{key}" in stored}
+            content = {"model": model.state_dict(), "optimizer": flat}
+            dcp.load(content, checkpoint_id=folder, process_group=group)
+            model.load_state_dict(content["model"])
+            set_optimizer_state_dict(model, optimizer, content["optimizer"], options=FLAT)
+        else:
+            train(model, optimizer, range(5))
+            flat = get_optimizer_state_dict(model, optimizer, options=FLAT)
+            content = {"model": model.state_dict(), "optimizer": flat}
+            dcp.save(content, checkpoint_id=folder, process_group=group)
+        train(model, optimizer, range(5, 10))
+        ends.append(end_of(list(model.parameters()), optimizer))
+    return ends
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_files_of_torch_distributed_checkpoint(ranks, count, tmp_path: Path):
+    found = ranks(count, saving_and_loading, str(tmp_path / "saved"))
+    for straight, resumed in found:
+        assert_same_bits(resumed, straight)
+        assert_same_bits(straight, found[0][0])
+
+
+class Broken(Exception):
+    """What an injected fault raises."""
+
+
+def an_update_that_raises(group):
+    params, optimizer = built(group, sharding="state", backend="eager")
+    update, raised = optimizer._backend.update, []
+
+    def broken(calls):
+        if len(raised) == 0 and optimizer._sharing.steps == 4:
+            raise Broken
+        return update(calls)
+
+    if group.rank() == 1:
+        optimizer._backend.update = broken
+    for call in CALLS:
+        set_gradients(params, call)
+        try:
+            optimizer.step()
+        except Broken:
+            raised.append(call)
+    return raised, [p.detach().clone() for p in params]
+
+
+def test_a_step_that_raises_on_one_rank_leaves_its_parameters_on_all(ranks):
+    (fine, first), (raised, second) = ranks(2, an_update_that_raises)
+    assert (fine, raised) == ([], [3])
+    assert_same_bits(first, second)
+
+
+def other_gradients(group):
+    params, optimizer = built(group, sharding="state")
+    for call in range(2):
+        set_gradients(params, call)
+        if call == 1 and group.rank() == 1:
+            params[0].grad = None
+        told = pytest.raises(RuntimeError, match="rank 1 is at step 2") if call else nullcontext()
+        with told:
+            optimizer.step()
+
+
+def test_ranks_with_other_gradients_are_told(ranks):
+    ranks(2, other_gradients)
+
+
+def joining(group):
+    """A group that comes later gets owners beside those that are there."""
+    params, optimizer = built(group, SHAPES[:3], sharding="state")
+    set_gradients(params, 0)
+    optimizer.step()
+    more = built(None, SHAPES[3:])[0]
+    optimizer.add_param_group({"params": more})
+    for call in range(1, 6):
+        set_gradients([*params, *more], call)
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return end_of([*params, *more], optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_parameters_that_join(ranks):
+    found = ranks(4, joining)
+    alone = joining(None)
+    for end in found:
+        assert_same_bits(end, alone)
+
+
+def lazy_and_empty(group, sharding):
+    """A module without a shape before its first forward, and a parameter without elements."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Tanh(), torch.nn.LazyLinear(2))
+    empty = torch.nn.Parameter(torch.empty(0, 3))
+    options = {**OPTIONS, "sharding": sharding, "process_group": group}
+    optimizer = SOAP([*model.parameters(), empty], **(OPTIONS if group is None else options))
+    for call in range(5):
+        optimizer.zero_grad()
+        batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(call))
+        (model(batch).square().mean() + empty.sum()).backward()
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return end_of(list(model.parameters()), optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sharding", ["refresh", "state"])
+def test_lazy_modules_and_parameters_without_elements(ranks, sharding):
+    expected = lazy_and_empty(None, sharding)
+    for found in ranks(4, lazy_and_empty, sharding):
+        assert_same_bits(found, expected)
