@@ -19,7 +19,7 @@ from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.metadata import Metadata
 from soap_fast.backends.triton.ops.clock import reads_lr
 from soap_fast.backends.triton.refresh import RefreshOp
-from soap_fast.backends.triton.turns import Turn, Turns, calls_until_due
+from soap_fast.backends.triton.turns import Turn, Turns
 from soap_fast.interrupts import held
 from soap_fast.options import OUR_OPTIONS, PLAN_OPTIONS, STEP_OPTIONS, step_options
 from soap_fast.ranges import named
@@ -69,7 +69,7 @@ class Steady:
         self.sizes = [len(group["params"]) for group in groups]
         self.fixed = [_fixed(group) for group in groups]
         self.free = [_values(group) for group in groups]
-        waits = chain.from_iterable(map(calls_until_due, calls))
+        waits = chain.from_iterable(map(TensorCall.until_due, calls))
         self.left = min(waits, default=2**62)
 
     def step(self, groups: Groups, state: State, scaling: Scaling) -> bool:

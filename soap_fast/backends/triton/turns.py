@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
-from math import lcm
 from operator import getitem, is_, is_not, setitem, sub
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from soap_fast.backends.triton.metadata import Metadata
 from soap_fast.backends.triton.refresh import LONGEST_PERIOD, DueSet
 from soap_fast.step.call import Owed, TensorCall
+from soap_fast.step.schedule import period
 
 COUNTERS = ("step", "skipped", "held_back", "refreshes", "off_diagonal")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -82,8 +82,8 @@ class Turns:
         self.states = [call.state for call in calls]
         self.clocks = list(self._clocks())
         with_factors = (call for call in calls if any(call.plan.factors))
-        period = lcm(*(call.options.precondition_frequency for call in with_factors))
-        self.period = period if period <= LONGEST_PERIOD else 0
+        found = period(call.options.precondition_frequency for call in with_factors)
+        self.period = found if found <= LONGEST_PERIOD else 0
         self.turns: dict[int, Turn] = {}
 
     def coming(self) -> Turn | None:
@@ -113,7 +113,7 @@ class Turns:
         until = min(
             left - 1 if left > 1 else call.options.precondition_frequency
             for call in self.calls
-            for left in calls_until_due(call)
+            for left in call.until_due()
         )
         places, modes = [self.places[i] for i in chosen], [due[i] for i in chosen]
         states = [call.state for call in (*calls, *never)]
@@ -145,14 +145,3 @@ class Whereabouts:
 
     def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
         return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)
-
-
-def calls_until_due(call: TensorCall) -> Iterator[int]:
-    """Per factor how many calls from now its next refresh is due, 1 for the next call."""
-    frequency = call.options.precondition_frequency
-    calls: int = call.state["calls"]
-    staggered = call.options.refresh_schedule == "staggered"
-    for mode, size in enumerate(call.plan.factors):
-        if size is not None:
-            phase = call.state["phases"][mode] if staggered else frequency
-            yield frequency - (calls - 1 - phase) % frequency
