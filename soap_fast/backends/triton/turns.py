@@ -9,22 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, repeat
-from operator import getitem, is_, is_not, setitem, sub
-from typing import Any
+from itertools import repeat
+from operator import getitem, setitem, sub
 
 import torch
 
-from soap_fast.backends.triton.metadata import Metadata
 from soap_fast.backends.triton.refresh import LONGEST_PERIOD, DueSet
+from soap_fast.backends.unchanged import Whereabouts
 from soap_fast.step.call import Owed, TensorCall
 from soap_fast.step.schedule import period
-
-COUNTERS = ("step", "skipped", "held_back", "refreshes", "off_diagonal")
-MOMENTS = ("exp_avg", "exp_avg_sq")
-MATRICES = ("GG", "Q")
-there = partial(is_not, None)
 
 
 @dataclass
@@ -118,30 +111,3 @@ class Turns:
         places, modes = [self.places[i] for i in chosen], [due[i] for i in chosen]
         states = [call.state for call in (*calls, *never)]
         return Turn(calls, places, modes, until, Whereabouts(states))
-
-
-class Whereabouts:
-    """Where the state of some tensors lies."""
-
-    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
-        self.states = states
-        self.counters, tensors = list(self._entries(COUNTERS)), list(self._tensors())
-        self.addresses = list(map(torch.Tensor.data_ptr, tensors))
-        self.like = Metadata(tensors)
-
-    def same(self) -> bool:
-        """Whether it lies there still."""
-        if not all(map(is_, self._entries(COUNTERS), self.counters)):
-            return False
-        tensors = list(self._tensors())
-        if list(map(torch.Tensor.data_ptr, tensors)) != self.addresses:
-            return False
-        return self.like.unchanged(tensors)
-
-    def _tensors(self) -> Iterator[torch.Tensor]:
-        """What may have moved within the same objects, as by tools that offload a state."""
-        matrices = chain.from_iterable(self._entries(MATRICES))
-        return chain(self._entries(MOMENTS), filter(there, matrices))
-
-    def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
-        return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)
