@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from soap_fast.interrupts import held
+from soap_fast.step.schedule import falls_due, is_staggered
 
 if TYPE_CHECKING:
     from soap_fast.soap import SOAP
@@ -89,7 +90,7 @@ class GraphedStep:
         return 1 if refreshes else self.WARM_UP
 
     def _staggered(self) -> bool:
-        return any(g["refresh_schedule"] == "staggered" for g in self.optimizer.param_groups)
+        return any(is_staggered(g["refresh_schedule"]) for g in self.optimizer.param_groups)
 
     def refreshes_next(self) -> bool:
         """Whether the coming call ends with a refresh, by the clock that all parameters share.
@@ -101,7 +102,7 @@ class GraphedStep:
         for group in self.optimizer.param_groups:
             for param in group["params"]:
                 calls: int = self.optimizer.state.get(param, {}).get("calls", 0)
-                return calls > 0 and calls % int(group["precondition_frequency"]) == 0
+                return calls > 0 and falls_due(calls, int(group["precondition_frequency"]))
         return False
 
     def _call(self) -> Any:

@@ -23,8 +23,8 @@ from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_o
 from soap_fast.self_check import Choice
 from soap_fast.step import capture, checks
 from soap_fast.step.call import Scaling, TensorCall, moving
+from soap_fast.step.phases import assign_missing_phases
 from soap_fast.step.plan import plan_tensor
-from soap_fast.step.schedule import assign_missing_phases
 from soap_fast.step.state import bind, entries, entry_of, restack
 from soap_fast.step.stats import read_counters
 
@@ -220,7 +220,7 @@ class SOAP(torch.optim.Optimizer):
         if capturing:
             self._in_graphs = [call.param for call in calls]
         else:
-            self._backend.settle(self.param_groups, self.state, calls)
+            self._backend.after_step(self.param_groups, self.state, calls)
         self._underway = False
 
     def _calls(

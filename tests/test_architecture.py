@@ -133,3 +133,13 @@ def test_nothing_but_the_package_is_installed_at_the_top_level():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for name in project["tool"]["setuptools"]["packages"]:
         assert name.split(".")[0] == "soap_fast"
+
+
+def test_backends_are_siblings():
+    from soap_fast.backends import Backend
+    from soap_fast.backends.eager import EagerBackend
+    from soap_fast.backends.native import NativeBackend
+    from soap_fast.backends.triton.backend import TritonBackend
+
+    for backend in (EagerBackend, NativeBackend, TritonBackend):
+        assert backend.__bases__ == (Backend,)

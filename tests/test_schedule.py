@@ -12,8 +12,8 @@ from bench import shapes
 from soap_fast import SOAP
 from soap_fast.options import PlanOptions, step_options
 from soap_fast.step.call import TensorCall
+from soap_fast.step.phases import assign_phases
 from soap_fast.step.plan import plan_tensor
-from soap_fast.step.schedule import assign_phases
 
 FREQUENCY = 10
 PLAN = PlanOptions(10000, False, False, "channels_first")

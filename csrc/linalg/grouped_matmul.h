@@ -1,5 +1,5 @@
-// grouped_matmul_: batched products of many sizes in one call. soap_fast/step/grouped_matmul.py defines
-// the operator.
+// grouped_matmul_: batched products of many sizes in one call. soap_fast/step/grouped_matmul.py
+// defines the operator.
 #pragma once
 
 #include "common.h"

@@ -1,6 +1,6 @@
 // Rows and columns of a factor that are exactly zero: no solver sees them, and the basis has their
-// unit vectors. soap_fast/step/eigh.py and soap_fast/step/refresh.py say where. Sizes are int in kernels of
-// small factors, where int64_t costs registers.
+// unit vectors. soap_fast/step/eigh.py and soap_fast/step/refresh.py say where. Sizes are int in
+// kernels of small factors, where int64_t costs registers.
 #pragma once
 
 #include "linalg/team.h"

@@ -1,4 +1,5 @@
-// step_: one step of all tensors on the CPU, in one call. soap_fast/backends/cpu_step.py fills its tables.
+// step_: one step of all tensors on the CPU, in one call. soap_fast/backends/cpu_step.py fills its
+// tables.
 #pragma once
 
 #include "common.h"

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from soap_fast import extension
+from soap_fast.backends.base import Backend, BestOn
 from soap_fast.backends.eager import EagerBackend
-from soap_fast.backends.native import BestOn, NativeBackend
+from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.requirements import missing_for_triton, unfit_for_triton
 from soap_fast.backends.triton.backend import PRECISIONS, Precision, TritonBackend
-from soap_fast.distributed import Alone
-from soap_fast.step.call import Scaling, TensorCall
-from soap_fast.step.plan import TensorPlan
-from soap_fast.step.state import Stacks, State
 
 __all__ = [
     "NAMES",
@@ -32,55 +27,6 @@ __all__ = [
 ]
 
 NAMES = ("triton", "native", "eager")  # the best first
-
-
-class Backend(Protocol):
-    """The stations of a step that backends carry out, in the order of a step."""
-
-    name: str
-    sharing: Alone
-
-    def name_on(self, device: torch.device) -> str: ...
-
-    def stepped_by(
-        self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
-    ) -> tuple[str, str]: ...
-
-    def refreshes_on(self, device: torch.device) -> str: ...
-
-    def refuses(self, param: torch.Tensor) -> str | None: ...
-
-    def refuses_call(self, call: TensorCall) -> str | None: ...
-
-    def steady_step(
-        self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling
-    ) -> bool: ...
-
-    def settle(
-        self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
-    ) -> None: ...
-
-    def forget(self, devices: Iterable[torch.device] = ()) -> None: ...
-
-    def follow_streams(self, devices: Iterable[torch.device] = ()) -> None: ...
-
-    def check_whole(self) -> None: ...
-
-    def prepare_capture(self, calls: Sequence[TensorCall]) -> None: ...
-
-    def captured(self, calls: Sequence[TensorCall]) -> AbstractContextManager[None]: ...
-
-    def replayed(self) -> None: ...
-
-    def usable(self, calls: Sequence[TensorCall]) -> list[bool]: ...
-
-    def first_bases(self, calls: Sequence[TensorCall]) -> Stacks: ...
-
-    def make_up(self, calls: Sequence[TensorCall]) -> None: ...
-
-    def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]: ...
-
-    def refresh(self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> None: ...
 
 
 class BackendStatus(NamedTuple):

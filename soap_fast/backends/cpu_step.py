@@ -17,7 +17,7 @@ import torch
 from soap_fast import extension
 from soap_fast.interrupts import at_once
 from soap_fast.step.addresses import adopt_moments, state_addresses, straighten_bases
-from soap_fast.step.call import TensorCall, counting, settling
+from soap_fast.step.call import TensorCall, counting, paying
 from soap_fast.step.carry import ModeChange, writing_bases
 from soap_fast.step.layout import Layout, axes_of, layout_of
 from soap_fast.step.plan import JOINT
@@ -98,7 +98,7 @@ class CpuStep:
         self._reserve(max(call.param.numel() for call in calls))
         tables = [torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in (tensors, modes)]
         moments = _calling("carry_", *tables, self._workspace)
-        at_once(moments, writing_bases(changes), settling(calls))
+        at_once(moments, writing_bases(changes), paying(calls))
 
     def _follow(self, call: TensorCall) -> bool:
         """Whether anything of a tensor lies elsewhere than at the last step."""

@@ -12,32 +12,40 @@ from functools import partial
 import torch
 
 from soap_fast import extension
+from soap_fast.backends.base import PLAIN_REFRESH, Backend, BestOn, routed
 from soap_fast.backends.cpu_step import CpuStep, serves
-from soap_fast.backends.eager import EagerBackend
 from soap_fast.step.call import TensorCall, state_dtype
 from soap_fast.step.carry import Changes, carry_each
 from soap_fast.step.eigh import Pairs, eigh_eager, eigh_native
 from soap_fast.step.plan import TensorPlan
 from soap_fast.step.refresh import Refreshed, refresh_native
 from soap_fast.step.refresh_batched import refresh_plain
+from soap_fast.step.update import update
+
+__all__ = ["NativeBackend"]
 
 Stacks = list[torch.Tensor]
-BestOn = Callable[[torch.device], str]  # the name of the best backend of a device
+RefreshOp = Callable[..., Refreshed]
 
 
-class NativeBackend(EagerBackend):
+class NativeBackend(Backend):
     name = "native"
 
     def __init__(
-        self, device_types: Iterable[str] = ("cpu",), best_on: BestOn | None = None
+        self,
+        device_types: Iterable[str] = ("cpu",),
+        best_on: BestOn | None = None,
+        refresh_by: RefreshOp = refresh_native,
     ) -> None:
         """The extension computes on devices of these types.
 
         Args:
             best_on: where nobody was asked for by name, who is best on a device.
+            refresh_by: refreshes stacks on one device by the extension.
         """
         self.device_types = tuple(device_types)
         self.best_on = best_on
+        self.refresh_by = refresh_by
         self.step = CpuStep()
 
     def name_on(self, device: torch.device) -> str:
@@ -55,8 +63,7 @@ class NativeBackend(EagerBackend):
         if self.computes(device, torch.float32):
             return f"by the extension's {'CUDA' if device.type == 'cuda' else 'CPU'} kernels"
         why = extension.missing_cuda() if device.type == "cuda" else extension.reason()
-        plain = super().refreshes_on(device)
-        return f"{plain}: {why}" if why else plain
+        return f"{PLAIN_REFRESH}: {why}" if why else PLAIN_REFRESH
 
     def computes(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether the extension has first bases and refreshes of a dtype on a device.
@@ -69,23 +76,25 @@ class NativeBackend(EagerBackend):
             return True
         return dtype == torch.float32 and self.best_on(device) != "eager"
 
+    def serves(self, call: TensorCall) -> bool:
+        """Whether the operator steps a tensor; others are stepped as `eager` does."""
+        return bool(self.device_types) and serves(call)
+
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
-        """One step for each tensor after its first call. Returns which were taken, [] bool each."""
-        served = [self.device_types != () and serves(call) for call in calls]
-        ours = iter(self.step([c for c, yes in zip(calls, served, strict=True) if yes]))
-        rest = iter(super().update([c for c, yes in zip(calls, served, strict=True) if not yes]))
-        return [next(ours if yes else rest) for yes in served]
+        ours, others = routed(calls, self.serves)
+        taken = dict(zip(ours, self.step([calls[i] for i in ours]), strict=True))
+        taken.update((i, update(calls[i])) for i in others)
+        return [taken[i] for i in range(len(calls))]
 
     def carry(
         self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
     ) -> None:
-        ours = [i for i, call in enumerate(calls) if self.device_types != () and serves(call)]
-        rest = [i for i in range(len(calls)) if i not in set(ours)]
+        ours, others = routed(calls, self.serves)
         self.step.carry(
             [calls[i] for i in ours], [taken[i] for i in ours], [changes[i] for i in ours]
         )
-        others = {place: changes[i] for place, i in enumerate(rest)}
-        carry_each([calls[i] for i in rest], [taken[i] for i in rest], others)
+        left = {place: changes[i] for place, i in enumerate(others)}
+        carry_each([calls[i] for i in others], [taken[i] for i in others], left)
 
     def refuses(self, param: torch.Tensor) -> str | None:
         kind = param.device.type
@@ -110,18 +119,12 @@ class NativeBackend(EagerBackend):
         allowed: Stacks,
         tolerance: float,
     ) -> Refreshed:
-        ops = (self.by_extension, refresh_plain)
+        ops = (self.refresh_by, refresh_plain)
         native, eager = (partial(op, tolerance=tolerance) for op in ops)
         width = len(Refreshed._fields)
         return Refreshed(
             *self._by_device(width, native, eager, factors, bases, selections, allowed)
         )
-
-    def by_extension(
-        self, factors: Stacks, bases: Stacks, selections: Stacks, allowed: Stacks, tolerance: float
-    ) -> Refreshed:
-        """A refresh of stacks on one device by the extension."""
-        return refresh_native(factors, bases, selections, allowed, tolerance)
 
     def _by_device(
         self,

@@ -10,9 +10,9 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from soap_fast.backends import survey
-from soap_fast.backends.triton.backend import unserved
 from soap_fast.backends.triton.launch.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.backends.triton.programs import plain_step
+from soap_fast.backends.triton.served import unserved
 from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
 from soap_fast.options import plan_options
 from soap_fast.step.call import state_dtype

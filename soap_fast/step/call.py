@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import add, getitem, setitem
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from soap_fast.options import StepOptions
+from soap_fast.step import schedule
 from soap_fast.step.plan import TensorPlan
 
 
@@ -88,13 +89,20 @@ class TensorCall:
     def due_after(self, after_first: int) -> list[int]:
         """The modes whose refresh falls to the call with so many before it, the first left out."""
         frequency = self.options.precondition_frequency
-        if self.options.refresh_schedule == "periodic" and after_first % frequency:
-            return []
-        modes = [mode for mode, size in enumerate(self.plan.factors) if size is not None]
-        if self.options.refresh_schedule == "periodic":
-            return modes
-        phases = self.state["phases"]
-        return [mode for mode in modes if (after_first - phases[mode]) % frequency == 0]
+        return schedule.modes_due(self.plan.factors, after_first, frequency, self._phases())
+
+    def until_due(self) -> Iterator[int]:
+        """Per factor how many calls from now its next refresh is due, 1 for the next call."""
+        frequency, calls = self.options.precondition_frequency, self.state["calls"]
+        return schedule.calls_until_due(self.plan.factors, calls, frequency, self._phases())
+
+    @property
+    def is_staggered(self) -> bool:
+        return schedule.is_staggered(self.options.refresh_schedule)
+
+    def _phases(self) -> schedule.Phases | None:
+        phases: schedule.Phases | None = self.state["phases"] if self.is_staggered else None
+        return phases
 
     def gather(self) -> torch.Tensor:
         """The gradient as the step computes with it: unscaled, contiguous, in the state's dtype."""
@@ -140,7 +148,7 @@ def moving(states: Sequence[dict[str, Any]]) -> Iterable[object]:
     return map(setitem, states, repeat("calls"), clocks)
 
 
-def settling(calls: Sequence[TensorCall]) -> Iterable[object]:
+def paying(calls: Sequence[TensorCall]) -> Iterable[object]:
     """For `at_once` behind what it writes: the refresh that these calls owe is made."""
     return map(dict.pop, [call.state for call in calls], repeat("owed"), repeat(None))
 

@@ -56,7 +56,7 @@ def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str]
                 f"has lr={lr!r}, which the graph would repeat for ever: make it a tensor on "
                 f"{call.param.device} and change that in place"
             )
-        if is_staggered(call) != is_staggered(calls[0]):
+        if call.is_staggered != calls[0].is_staggered:
             return call, "has another refresh_schedule than others: a graph needs one for all"
     clocks: dict[tuple[int, int], TensorCall] = {}
     for call in calls:
@@ -68,10 +68,6 @@ def not_capturable(calls: Sequence[TensorCall]) -> tuple[TensorCall | None, str]
             f"and {other[1]}: a graph needs all of them on one clock"
         )
     return None
-
-
-def is_staggered(call: TensorCall) -> bool:
-    return call.options.refresh_schedule == "staggered"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from soap_fast.ranges import station
-from soap_fast.step.call import TensorCall, settling
+from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.modes import from_modes, rotate, to_modes
 from soap_fast.step.refresh import FAILED, KEPT, REFRESHED, Refreshed
 from soap_fast.step.update import commit
@@ -206,5 +206,5 @@ def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]
         (exp_avg_sq, state["exp_avg_sq"]),
         (off_diagonal, state["off_diagonal"]),
         (state["refreshes"] + torch.stack(counts), state["refreshes"]),
-        then=(writing_bases([changes]), settling([call])),
+        then=(writing_bases([changes]), paying([call])),
     )

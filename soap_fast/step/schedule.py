@@ -1,89 +1,63 @@
 """When factors are refreshed: all every f calls, or each at its own phase so that no step is slow.
 
 Under `refresh_schedule="staggered"` a factor with phase φ in 1..f is refreshed when its tensor's
-calls after the first reach φ, and every f calls from then on; `"periodic"` is φ = f for all. All
-factors of a tensor share a phase unless one alone costs more than a step's share of the whole, the
-sum of d³ over f. Phases are given once, by cost to the step with the least, and saved: tensors that
-come later move nobody.
+calls after the first reach φ, and every f calls from then on; `"periodic"` is φ = f for all. Who
+has which phase is decided in `phases.py`. Nobody else asks a clock whether a refresh is due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
-from operator import setitem
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from math import lcm
 
-from soap_fast.interrupts import at_once
-from soap_fast.step.call import TensorCall
-from soap_fast.step.state import State
-
-Phases = list[int | None]  # per mode, None without a factor
+Factors = Sequence[int | None]  # per mode its size, None without a factor
+Phases = Sequence[int | None]  # per mode, None without a factor
 
 
-class Unit(NamedTuple):
-    """Factors that get one phase together."""
-
-    cost: int
-    call: int  # index of its tensor's call
-    modes: tuple[int, ...]
+def is_staggered(refresh_schedule: str) -> bool:
+    return refresh_schedule == "staggered"
 
 
-def assign_missing_phases(
-    calls: Iterable[TensorCall], groups: Iterable[dict[str, Any]], state: State
-) -> None:
-    """Give tensors under the staggered schedule their phases, once.
+def falls_due(calls: int, frequency: int, phase: int | None = None) -> bool:
+    """Whether a factor is refreshed by the call with so many before it, the first left out.
 
     Args:
-        calls: tensors about to have a call after their first.
-        groups: of the optimizer.
-        state: of the optimizer.
+        calls: of the factor's tensor.
+        phase: of the factor; None under the periodic schedule.
     """
-    newcomers: dict[int, list[TensorCall]] = {}
-    for call in calls:
-        if call.options.refresh_schedule == "staggered" and call.state.get("phases") is None:
-            newcomers.setdefault(call.options.precondition_frequency, []).append(call)
-    for frequency, members in newcomers.items():
-        alike = [group for group in groups if group["precondition_frequency"] == frequency]
-        once = dict.fromkeys(param for group in alike for param in group["params"])
-        entries = (state.get(param, {}) for param in once)
-        assign_phases(members, (e for e in entries if e.get("phases") is not None))
+    return (calls - (phase or 0)) % frequency == 0
 
 
-def assign_phases(calls: Sequence[TensorCall], peers: Iterable[dict[str, Any]]) -> None:
-    """Give phases to tensors that have none, all under one precondition_frequency.
+def modes_due(factors: Factors, calls: int, frequency: int, phases: Phases | None) -> list[int]:
+    """The modes of a tensor that a call refreshes, as `falls_due` says of each.
 
     Args:
-        calls: tensors without phases, about to have a call after their first.
-        peers: entries of `optimizer.state` that have phases under the same frequency.
+        phases: None under the periodic schedule.
     """
-    frequency = calls[0].options.precondition_frequency
-    loads = [0] * frequency  # cost of the refreshes of this step, the next one, ..
-    for entry in peers:
-        for phase, k in zip(entry["phases"], entry["GG"], strict=True):
-            if phase is not None:
-                loads[(phase - entry["calls"]) % frequency] += k.shape[0] ** 3
-
-    costs = [[0 if size is None else size**3 for size in call.plan.factors] for call in calls]
-    share = (sum(loads) + sum(map(sum, costs))) / frequency
-    phases: list[Phases] = [[None] * len(call.plan.factors) for call in calls]
-    for unit in sorted(_units(costs, share), key=lambda unit: -unit.cost):  # stable: first come
-        step = loads.index(min(loads))
-        loads[step] += unit.cost
-        for mode in unit.modes:
-            calls_then = step + calls[unit.call].state["calls"]
-            phases[unit.call][mode] = (calls_then - 1) % frequency + 1
-    at_once(map(setitem, [call.state for call in calls], repeat("phases"), phases))
+    if phases is None and not falls_due(calls, frequency):
+        return []
+    return [
+        mode
+        for mode, size in enumerate(factors)
+        if size is not None and falls_due(calls, frequency, phases and phases[mode])
+    ]
 
 
-def _units(costs: Sequence[Sequence[int]], share: float) -> Iterable[Unit]:
-    """A unit per tensor, and one more for each factor that alone exceeds a step's share."""
-    for index, by_mode in enumerate(costs):
-        together = []
-        for mode, cost in enumerate(by_mode):
-            if cost > share:
-                yield Unit(cost, index, (mode,))
-            elif cost:
-                together.append(mode)
-        if together:
-            yield Unit(sum(by_mode[mode] for mode in together), index, tuple(together))
+def calls_until_due(
+    factors: Factors, calls: int, frequency: int, phases: Phases | None
+) -> Iterator[int]:
+    """Per factor how many calls from now its next refresh is due, 1 for the next call.
+
+    Args:
+        calls: that its tensor has had.
+        phases: None under the periodic schedule.
+    """
+    for mode, size in enumerate(factors):
+        if size is not None:
+            phase = (phases and phases[mode]) or 0
+            yield frequency - (calls - 1 - phase) % frequency
+
+
+def period(frequencies: Iterable[int]) -> int:
+    """After how many calls what falls due repeats."""
+    return lcm(*frequencies)

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from soap_fast import extension
-from soap_fast.backends.native import BestOn, NativeBackend
+from soap_fast.backends.base import Backend, BestOn, routed
+from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.requirements import interpreted, unfit_for_triton
 from soap_fast.backends.triton.launch.stream_order import StreamOrder
 from soap_fast.backends.triton.ops.clock import reads_lr
-from soap_fast.backends.triton.ops.plane import walkable
+from soap_fast.backends.triton.served import DTYPES, unserved
 from soap_fast.interrupts import held
-from soap_fast.step.call import Scaling, TensorCall, counting, state_dtype
-from soap_fast.step.capture import is_staggered
-from soap_fast.step.layout import layout_of
+from soap_fast.step.call import Scaling, TensorCall, counting
+from soap_fast.step.carry import Changes
+from soap_fast.step.eigh import Pairs
 from soap_fast.step.plan import TensorPlan
-from soap_fast.step.refresh import Refreshed
+from soap_fast.step.refresh import Refreshed, refresh_native
 from soap_fast.step.state import State
 
 if TYPE_CHECKING:
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
     from soap_fast.backends.triton.launch.launcher import Launcher
     from soap_fast.backends.triton.steady import Steady
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 Precision = Literal["tf32x3", "ieee", "tf32"]
 PRECISIONS = ("tf32x3", "ieee", "tf32")
 
 
-class TritonBackend(NativeBackend):
+class TritonBackend(Backend):
     name = "triton"
 
     def __init__(
@@ -55,7 +55,9 @@ class TritonBackend(NativeBackend):
         """
         has_cuda = extension.missing_cuda() is None
         types = ("cpu", "cuda") if has_cuda else ("cpu",) if extension.available() else ()
-        super().__init__(types, best_on)
+        # Steps what the kernels do not, and has first bases and refreshes for all.
+        self.rest = NativeBackend(types, best_on, self._refresh_by_extension)
+        self.best_on = best_on
         self.input_precision = input_precision
         self.launcher = launcher
         self.engines: dict[torch.device, Engine] = {}
@@ -64,6 +66,9 @@ class TritonBackend(NativeBackend):
         self.has_refreshed = False  # at the end of the last whole step
         self.by_device_clock = False  # while a graph of staggered refreshes is captured
 
+    def name_on(self, device: torch.device) -> str:
+        return self.name if self.best_on is None else self.best_on(device)
+
     def stepped_by(
         self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]:
@@ -71,8 +76,8 @@ class TritonBackend(NativeBackend):
         if reason is None:
             return self.name, ""
         if self.best_on is None:
-            return "native" if param.device.type in self.device_types else "eager", reason
-        name, why = super().stepped_by(param, grad, plan, lr)
+            return "native" if param.device.type in self.rest.device_types else "eager", reason
+        name, why = self.rest.stepped_by(param, grad, plan, lr)
         if name != self.name:
             return name, why
         return "native" if self.computes(param.device, torch.float32) else "eager", reason
@@ -92,7 +97,7 @@ class TritonBackend(NativeBackend):
         return self.unserved(call.param, call.grad, call.plan, call.options.lr) is None
 
     def refreshes_on(self, device: torch.device) -> str:
-        found = super().refreshes_on(device)
+        found = self.rest.refreshes_on(device)
         if device.type == "cuda" and self.computes(device, torch.float32):
             return f"{found}, products by a Triton kernel"
         return found
@@ -117,7 +122,6 @@ class TritonBackend(NativeBackend):
         return f"has {reason}, which no Triton kernel serves: use backend=None"
 
     def steady_step(self, groups: Sequence[dict[str, Any]], state: State, scaling: Scaling) -> bool:
-        """Take a step in which only what may differ differs; False, and nothing done, in others."""
         steady, self.steady = self.steady, None  # for good where an exception leaves it
         if steady is not None and steady.step(groups, state, scaling):
             with self._forgetting(steady.engine.device):
@@ -128,10 +132,10 @@ class TritonBackend(NativeBackend):
         self.follow_streams({param.device for group in groups for param in group["params"]})
         return False
 
-    def settle(
+    def after_step(
         self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
     ) -> None:
-        """After a whole step of these calls: whether the next one can be a steady one."""
+        """Whether the step after a whole one of these calls can be a steady one."""
         everything = sum(len(group["params"]) for group in groups) == len(calls)
         if everything and len(self.engines) == 1 and all(map(self.serves, calls)):
             (engine,) = self.engines.values()
@@ -174,7 +178,7 @@ class TritonBackend(NativeBackend):
         self.check_whole()
         by_device = self._served(calls)
         stepped = sum(call.param.numel() > 0 for call in calls)
-        if is_staggered(calls[0]) and sum(map(len, by_device.values())) < stepped:
+        if calls[0].is_staggered and sum(map(len, by_device.values())) < stepped:
             raise RuntimeError(
                 "a graph of staggered refreshes needs Triton kernels to step every tensor, and "
                 "they do not step some of these (soap_fast.explain says why): use "
@@ -187,8 +191,10 @@ class TritonBackend(NativeBackend):
                     "these parameters have taken no step together yet, and a graph can only "
                     "repeat one: take a step outside of the capture first"
                 )
-            staggered = is_staggered(chosen[0])
-            if (staggered or any(map(_refreshes, chosen))) and not engine.refresher.has_run:
+            staggered = chosen[0].is_staggered
+            if (
+                staggered or any(call.due_after(call.state["calls"]) for call in chosen)
+            ) and not engine.refresher.has_run:
                 raise RuntimeError(
                     "the graph would contain a refresh, and the first refresh loads kernels, "
                     "which a capture cannot: take steps outside of the capture until one refreshes"
@@ -199,7 +205,7 @@ class TritonBackend(NativeBackend):
                 )
         for device in by_device:
             self.engines[device].forget_uploads()
-        self.by_device_clock = is_staggered(calls[0])
+        self.by_device_clock = calls[0].is_staggered
         try:
             yield
         finally:
@@ -212,15 +218,22 @@ class TritonBackend(NativeBackend):
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         for device, chosen in self._served(calls).items():
             engine = self.engines.get(device)
-            if is_staggered(chosen[0]) and engine is not None and engine.holds(chosen):
+            if chosen[0].is_staggered and engine is not None and engine.holds(chosen):
                 engine.prepare_staggered([call for call in chosen if any(call.plan.factors)])
 
+    def _route(
+        self, calls: Sequence[TensorCall]
+    ) -> tuple[dict[torch.device, list[int]], list[int]]:
+        """Places of the calls that the engine of each device takes, and of those that none does."""
+        ours, others = routed(calls, self.serves)
+        by_device: dict[torch.device, list[int]] = {}
+        for place in ours:
+            by_device.setdefault(calls[place].param.device, []).append(place)
+        return by_device, others
+
     def _served(self, calls: Sequence[TensorCall]) -> dict[torch.device, list[TensorCall]]:
-        by_device: dict[torch.device, list[TensorCall]] = {}
-        for call in calls:
-            if self.serves(call):
-                by_device.setdefault(call.param.device, []).append(call)
-        return by_device
+        by_device, _ = self._route(calls)
+        return {device: [calls[i] for i in places] for device, places in by_device.items()}
 
     def replayed(self) -> None:
         self.steady = None  # its count of calls until a refresh
@@ -229,19 +242,12 @@ class TritonBackend(NativeBackend):
             engine.forget_uploads()  # the replay has uploaded its own
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
-        """One step for each tensor after its first call. Returns which were taken, [] bool each."""
         taken: dict[int, torch.Tensor] = {}
-        by_device: dict[torch.device, list[int]] = {}
-        others = []
-        for index, call in enumerate(calls):
-            if self.serves(call):
-                by_device.setdefault(call.param.device, []).append(index)
-            else:
-                others.append(index)
-        for device, indices in by_device.items():
-            flags = self._step(device, [calls[i] for i in indices])
-            taken.update(zip(indices, flags, strict=True))
-        flags = super().update([calls[i] for i in others])
+        by_device, others = self._route(calls)
+        for device, places in by_device.items():
+            flags = self._step(device, [calls[i] for i in places])
+            taken.update(zip(places, flags, strict=True))
+        flags = self.rest.update([calls[i] for i in others])
         taken.update(zip(others, flags, strict=True))
         return [taken[i] for i in range(len(calls))]
 
@@ -284,7 +290,14 @@ class TritonBackend(NativeBackend):
 
         return self.launcher or TritonLauncher(_multiprocessors(device))
 
-    def by_extension(
+    def computes(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the extension has first bases and refreshes of a dtype on a device."""
+        return self.rest.computes(device, dtype)
+
+    def eigh(self, factors: list[torch.Tensor], selections: list[torch.Tensor]) -> Pairs:
+        return self.rest.eigh(factors, selections)
+
+    def refresh_op(
         self,
         factors: list[torch.Tensor],
         bases: list[torch.Tensor],
@@ -292,15 +305,25 @@ class TritonBackend(NativeBackend):
         allowed: list[torch.Tensor],
         tolerance: float,
     ) -> Refreshed:
-        """As `native`, the products on CUDA by our kernel."""
-        arguments = (factors, bases, selections, allowed, tolerance)
+        return self.rest.refresh_op(factors, bases, selections, allowed, tolerance)
+
+    def _refresh_by_extension(
+        self, factors: list[torch.Tensor], *others: Any, **options: Any
+    ) -> Refreshed:
+        """Of stacks on one device; the products on CUDA by our kernel."""
         device = factors[0].device
         if device.type != "cuda" or self.name_on(device) != self.name:
-            return super().by_extension(*arguments)
+            return refresh_native(factors, *others, **options)
         from soap_fast.backends.triton.ops.grouped_matmul import products_by
 
         with products_by(self._launcher(device), self.input_precision):
-            return super().by_extension(*arguments)
+            return refresh_native(factors, *others, **options)
+
+    def carry(
+        self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], changes: Changes
+    ) -> None:
+        """Of tensors that no engine steps."""
+        self.rest.carry(calls, taken, changes)
 
     def make_up(self, calls: Sequence[TensorCall]) -> None:
         for device, chosen in self._served(calls).items():
@@ -320,15 +343,9 @@ class TritonBackend(NativeBackend):
         self, calls: Sequence[TensorCall], taken: Sequence[torch.Tensor], *, by_last_step: bool
     ) -> None:
         """Refresh by the engines what they step; they know themselves what their last step took."""
-        by_engine: dict[torch.device, list[int]] = {}
-        others = []
-        for index, call in enumerate(calls):
-            if self.serves(call):
-                by_engine.setdefault(call.param.device, []).append(index)
-            else:
-                others.append(index)
-        for device, indices in by_engine.items():
-            chosen, flags = [calls[i] for i in indices], [taken[i] for i in indices]
+        by_device, others = self._route(calls)
+        for device, places in by_device.items():
+            chosen, flags = [calls[i] for i in places], [taken[i] for i in places]
             with self._forgetting(device):
                 self.engines[device].refresh(
                     chosen, self.shared_refresh, None if by_last_step else flags
@@ -348,36 +365,6 @@ class TritonBackend(NativeBackend):
         except BaseException:
             del self.engines[device]
             raise
-
-
-def unserved(param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan) -> str | None:
-    """What of a tensor the kernels do not serve; None if they serve it."""
-    if state_dtype(param) != torch.float32:
-        return f"dtype {param.dtype}"
-    if grad.dtype not in DTYPES:
-        return f"a gradient of dtype {grad.dtype}"
-    if param.numel() == 0:
-        return "no elements"
-    if max(param.numel(), span(param), span(grad)) >= 2**30:
-        return "2^30 elements or more, or as many between its first and its last"
-    layout = layout_of(plan)
-    for what, stride in (("strides", param.stride()), ("a gradient with strides", grad.stride())):
-        if not walkable(layout, stride):
-            return f"{what} {stride}, more axes than a kernel walks"
-    if any(size is not None and size >= 2**15 for size in plan.factors):
-        return "a factor of 2^15 or more"
-    return None
-
-
-def _refreshes(call: TensorCall) -> bool:
-    """Whether the coming call of a tensor under the periodic schedule ends with a refresh."""
-    due = call.state["calls"] % call.options.precondition_frequency == 0
-    return due and any(size is not None for size in call.plan.factors)
-
-
-def span(tensor: torch.Tensor) -> int:
-    """Elements of memory from a tensor's first element to its last."""
-    return sum((d - 1) * s for d, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _multiprocessors(device: torch.device) -> int:

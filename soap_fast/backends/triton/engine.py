@@ -10,10 +10,11 @@ import torch
 
 from soap_fast.backends.triton.carry import RefreshContext
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
+from soap_fast.backends.triton.launch.mirror import Mirror
 from soap_fast.backends.triton.launch.stream_order import StreamOrder
 from soap_fast.backends.triton.launch.tuning import TUNING
 from soap_fast.backends.triton.launch.underway import Underway
-from soap_fast.backends.triton.launch.upload import upload, upload_into
+from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.memory import Memory, empty
 from soap_fast.backends.triton.ops.clock import (
     fingerprint,
@@ -74,8 +75,9 @@ class Engine:
         self.memory = Memory(self.layouts, self.states, self.device)
         self.works: dict[str, Work] = {}  # by launch, for those who ask what a step costs
         n = len(calls)
-        self.gradient_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
-        self.parameter_addresses = torch.zeros(n, dtype=torch.int64, device=self.device)
+        self.gradients, self.parameters = (
+            Mirror(torch.zeros(n, dtype=torch.int64, device=self.device)) for _ in range(2)
+        )
         # Meaningful where all tensors share one clock, which graphs of staggered refreshes ask for.
         clock = torch.tensor([calls[0].state["calls"]])
         self.calls = upload(clock, self.device)
@@ -100,14 +102,10 @@ class Engine:
 
     def forget_uploads(self) -> None:
         """Whatever lies on the device, the next step uploads all that it reads."""
-        self._options: list[tuple[Any, ...]] = []
+        for mirror in (self.gradients, self.parameters, self.rows_of_options, self.options_given):
+            mirror.forget()
         self._rates: list[torch.Tensor] = []
-        self._option_rows: list[int] = []
-        self._gradients: list[tuple[Any, ...]] = []
-        self._gradient_list: list[int] = []
         self._gradient_strides: list[Strided] = []
-        self._parameters: list[tuple[Any, ...]] = []
-        self._parameter_list: list[int] = []
         self._parameter_strides: list[Strided] = []
         self.refresher.forget()
 
@@ -134,7 +132,7 @@ class Engine:
         yield from self.params
         yield from self._kept
         yield from (memory.a, memory.b, memory.operands.memory)
-        yield from (self.gradient_addresses, self.parameter_addresses, self.calls)
+        yield from (self.gradients.table, self.parameters.table, self.calls)
         yield from self._rates
         for launch in (*self._in_order(), self.norm, *self.derive):
             yield from (x for x in launch.arguments if isinstance(x, torch.Tensor))
@@ -209,6 +207,7 @@ class Engine:
         self.tensors = upload(self._tensor_rows, self.device)
         n_options = len(rows) * len(OPTIONS)
         self.options = torch.zeros(n_options, dtype=torch.float64, device=self.device)
+        self.rows_of_options, self.options_given = Mirror(self.tensors), Mirror(self.options)
         self.squares = empty(squares, self.device)
         self.directions = empty(directions, self.device)
 
@@ -217,84 +216,62 @@ class Engine:
     def upload(self, grads: Sequence[torch.Tensor | None], options: Sequence[StepOptions]) -> None:
         """What is different from the last call goes to the device."""
         self.upload_options(options)
-        gradients = [
-            (0, None, None) if g is None else (g.data_ptr(), g.stride(), g.dtype) for g in grads
+        self.accept([0 if g is None else g.data_ptr() for g in grads], self.params)
+        as_gradients = [
+            (p.stride(), p.dtype) if g is None else (g.stride(), g.dtype)
+            for p, g in zip(self.params, grads, strict=True)
         ]
-        if gradients != self._gradients:
-            self._upload_gradients(grads, gradients)
-        parameters = [(p.data_ptr(), p.stride(), p.dtype) for p in self.params]
-        if parameters != self._parameters:
-            self._upload_parameters(parameters)
+        if as_gradients != self._gradient_strides:
+            self._walk_gradients(as_gradients)
+        as_parameters = [(p.stride(), p.dtype) for p in self.params]
+        if as_parameters != self._parameter_strides:
+            self._walk_parameters(as_parameters)
 
     def accept(self, gradients: list[int], params: list[torch.Tensor]) -> None:
         """Take addresses alone: all else of these tensors is known to be as at the last call.
 
         Parameters may have moved, as those of masked convolutions do at every forward.
         """
-        parameters = list(map(torch.Tensor.data_ptr, params))
-        if parameters != self._parameter_list:
-            self._upload_parameters([(p.data_ptr(), p.stride(), p.dtype) for p in params])
-        if gradients != self._gradient_list:
-            upload_into(self.gradient_addresses, _addresses(gradients))
-            self._gradient_list = gradients
-            self._gradients = []  # no longer what `upload` compares with
+        self.gradients.follow(gradients, _addresses)
+        self.parameters.follow(list(map(torch.Tensor.data_ptr, params)), _addresses)
 
     def upload_options(self, options: Sequence[StepOptions]) -> None:
         distinct = list(dict.fromkeys(options))
+        self.rows_of_options.follow([distinct.index(o) for o in options], self._with_options)
         values = [fingerprint(option) for option in distinct]
-        rows = [distinct.index(option) for option in options]
-        if rows != self._option_rows:
-            self._tensor_rows[:, TENSOR["options"]] = _addresses(rows)
-            upload_into(self.tensors, self._tensor_rows)
-            self._option_rows = rows
-        if values != self._options:
-            upload_into(self.options, torch.cat([option_row(option) for option in distinct]))
-            self._options = values
+        if self.options_given.follow(values, lambda _: torch.cat([*map(option_row, distinct)])):
             rates = [option.lr for option in distinct if isinstance(option.lr, torch.Tensor)]
             self._rates = [rate for rate in rates if rate.device == self.device]
             normalizes = any(option.normalize_grads for option in distinct)
             self.launches["norm"] = [self.norm] if normalizes else []
 
-    def _upload_gradients(
-        self, grads: Sequence[torch.Tensor | None], gradients: list[tuple[Any, ...]]
-    ) -> None:
-        addresses = [address for address, _, _ in gradients]
-        upload_into(self.gradient_addresses, _addresses(addresses))
-        strided: list[Strided] = [
-            (p.stride(), p.dtype) if g is None else (g.stride(), g.dtype)
-            for p, g in zip(self.params, grads, strict=True)
-        ]
-        if strided != self._gradient_strides:
-            memory = self.memory
-            self.launches["gather"] = self._launches(
-                gather_launch(memory.members, strided),
-                self.gradient_addresses,
-                memory.inverse_scale,
-                self.squares,
-            )
-            n = len(self.params)
-            clock = (
-                self.tensors, self.options, self.gradient_addresses, self.squares,
-                memory.found_inf, memory.scalars, self.calls, n,
-            )  # fmt: skip
-            self.launches["clock"] = [Launch("clock", clock, TUNING["clock"].constants, n)]
-            self._gradient_strides = strided
-        self._gradients = gradients
-        self._gradient_list = addresses
+    def _with_options(self, rows: Sequence[int]) -> torch.Tensor:
+        """The table of tensors, each with the row of its options."""
+        self._tensor_rows[:, TENSOR["options"]] = _addresses(rows)
+        return self._tensor_rows
 
-    def _upload_parameters(self, parameters: list[tuple[Any, ...]]) -> None:
-        addresses = [address for address, _, _ in parameters]
-        upload_into(self.parameter_addresses, _addresses(addresses))
-        strided: list[Strided] = [(stride, dtype) for _, stride, dtype in parameters]
-        if strided != self._parameter_strides:
-            self.launches["apply"] = self._launches(
-                apply_launch(self.memory.members, strided),
-                self.parameter_addresses,
-                self.memory.scalars,
-            )
-            self._parameter_strides = strided
-        self._parameters = parameters
-        self._parameter_list = addresses
+    def _walk_gradients(self, strided: list[Strided]) -> None:
+        """Make the launches that gradients of these strides and dtypes decide."""
+        memory, n = self.memory, len(self.params)
+        self.launches["gather"] = self._launches(
+            gather_launch(memory.members, strided),
+            self.gradients.table,
+            memory.inverse_scale,
+            self.squares,
+        )
+        clock = (
+            self.tensors, self.options, self.gradients.table, self.squares,
+            memory.found_inf, memory.scalars, self.calls, n,
+        )  # fmt: skip
+        self.launches["clock"] = [Launch("clock", clock, TUNING["clock"].constants, n)]
+        self._gradient_strides = strided
+
+    def _walk_parameters(self, strided: list[Strided]) -> None:
+        """Make the launch that parameters of these strides and dtypes decide."""
+        planned = apply_launch(self.memory.members, strided)
+        addresses, scalars = self.parameters.table, self.memory.scalars
+        self.launches["apply"] = self._launches(planned, addresses, scalars)
+        self._parameter_strides = strided
 
     # A step -----------------------------------------------------------------------------------
 

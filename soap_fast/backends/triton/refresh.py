@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from math import lcm
 from typing import Any
 from weakref import WeakSet
 
@@ -23,11 +22,11 @@ from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
 from soap_fast.interrupts import at_once, held
-from soap_fast.step.call import TensorCall, settling
-from soap_fast.step.capture import is_staggered
+from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
 from soap_fast.step.modes import from_modes, to_modes
 from soap_fast.step.refresh import LEFT_OUT, Refreshed
+from soap_fast.step.schedule import period
 
 RefreshOp = Callable[..., Refreshed]
 # Sets of tensors that were due together and may be again: those of one period of the schedule, and
@@ -145,7 +144,7 @@ class Refresher:
                 self.launcher(launch(late))
                 made.append(name)
                 if name == CARRIED:
-                    at_once(writing, settling(found.calls))
+                    at_once(writing, paying(found.calls))
         except BaseException:
             if CARRIED not in made:
                 undo(found.calls, by_call(found.batches, results, bases), made)
@@ -163,15 +162,15 @@ class Refresher:
             found = self._build(calls, places)
         self.sets[key] = found
         staggered = self.frequencies.setdefault(calls[0].options.refresh_tolerance, set())
-        staggered.update(c.options.precondition_frequency for c in calls if is_staggered(c))
+        staggered.update(c.options.precondition_frequency for c in calls if c.is_staggered)
         if len(self.sets) > self._most_sets():
             del self.sets[next(iter(self.sets))]
         return found
 
     def _most_sets(self) -> int:
         """A set for every call of a period, and tolerance."""
-        periods = (lcm(*frequencies) for frequencies in self.frequencies.values())
-        return OTHER_SETS + sum(min(period, LONGEST_PERIOD) for period in periods)
+        periods = map(period, self.frequencies.values())
+        return OTHER_SETS + sum(min(calls, LONGEST_PERIOD) for calls in periods)
 
     def _build(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
         found, slots = batches(calls), AddressSlots()

@@ -65,7 +65,8 @@ class StaggeredSet:
         self.tolerance = calls[0].options.refresh_tolerance
         self.device = context.memory.a.device
         nobody = len(context.states)
-        by_phase = [batches(calls, list(_due_at(calls, t))) for t in range(self.frequency)]
+        phases = range(self.frequency)
+        by_phase = [batches(calls, [call.due_after(phase) for call in calls]) for phase in phases]
         self.stacks: dict[Key, Batch] = {}
         for batch in (batch for found in by_phase for batch in found):
             self.stacks.setdefault(_key(batch), batch)
@@ -185,18 +186,6 @@ class StaggeredSet:
 
     def _filled(self, late: Sequence[PatchableTable], starts: torch.Tensor) -> torch.Tensor:
         return joined([template.filled(starts) for template in late], self.late_lengths)
-
-
-def _due_at(calls: Sequence[TensorCall], phase: int) -> Iterator[list[int]]:
-    """Per call the modes whose refresh falls in a phase."""
-    for call in calls:
-        f = call.options.precondition_frequency
-        phases = call.state["phases"]
-        yield [
-            mode
-            for mode, size in enumerate(call.plan.factors)
-            if size is not None and phases[mode] % f == phase
-        ]
 
 
 def _key(batch: Batch) -> Key:

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, repeat
-from math import lcm
-from operator import getitem, is_, is_not, setitem, sub
-from typing import Any
+from itertools import repeat
+from operator import getitem, setitem, sub
 
 import torch
 
-from soap_fast.backends.triton.metadata import Metadata
 from soap_fast.backends.triton.refresh import LONGEST_PERIOD, DueSet
+from soap_fast.backends.unchanged import Whereabouts
 from soap_fast.step.call import Owed, TensorCall
-
-COUNTERS = ("step", "skipped", "refreshes", "off_diagonal")
-MOMENTS = ("exp_avg", "exp_avg_sq")
-MATRICES = ("GG", "Q")
-there = partial(is_not, None)
+from soap_fast.step.schedule import period
 
 
 @dataclass
@@ -82,8 +75,8 @@ class Turns:
         self.states = [call.state for call in calls]
         self.clocks = list(self._clocks())
         with_factors = (call for call in calls if any(call.plan.factors))
-        period = lcm(*(call.options.precondition_frequency for call in with_factors))
-        self.period = period if period <= LONGEST_PERIOD else 0
+        found = period(call.options.precondition_frequency for call in with_factors)
+        self.period = found if found <= LONGEST_PERIOD else 0
         self.turns: dict[int, Turn] = {}
 
     def coming(self) -> Turn | None:
@@ -113,46 +106,8 @@ class Turns:
         until = min(
             left - 1 if left > 1 else call.options.precondition_frequency
             for call in self.calls
-            for left in calls_until_due(call)
+            for left in call.until_due()
         )
         places, modes = [self.places[i] for i in chosen], [due[i] for i in chosen]
         states = [call.state for call in (*calls, *never)]
         return Turn(calls, places, modes, until, Whereabouts(states))
-
-
-class Whereabouts:
-    """Where the state of some tensors lies."""
-
-    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
-        self.states = states
-        self.counters, tensors = list(self._entries(COUNTERS)), list(self._tensors())
-        self.addresses = list(map(torch.Tensor.data_ptr, tensors))
-        self.like = Metadata(tensors)
-
-    def same(self) -> bool:
-        """Whether it lies there still."""
-        if not all(map(is_, self._entries(COUNTERS), self.counters)):
-            return False
-        tensors = list(self._tensors())
-        if list(map(torch.Tensor.data_ptr, tensors)) != self.addresses:
-            return False
-        return self.like.unchanged(tensors)
-
-    def _tensors(self) -> Iterator[torch.Tensor]:
-        """What may have moved within the same objects, as by tools that offload a state."""
-        matrices = chain.from_iterable(self._entries(MATRICES))
-        return chain(self._entries(MOMENTS), filter(there, matrices))
-
-    def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
-        return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)
-
-
-def calls_until_due(call: TensorCall) -> Iterator[int]:
-    """Per factor how many calls from now its next refresh is due, 1 for the next call."""
-    frequency = call.options.precondition_frequency
-    calls: int = call.state["calls"]
-    staggered = call.options.refresh_schedule == "staggered"
-    for mode, size in enumerate(call.plan.factors):
-        if size is not None:
-            phase = call.state["phases"][mode] if staggered else frequency
-            yield frequency - (calls - 1 - phase) % frequency

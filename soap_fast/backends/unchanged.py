@@ -1,0 +1,144 @@
+"""Whether only values, addresses of gradients and step options differ from the last step.
+
+That is nearly every step of a training run. A backend then takes it in a shorter way than
+`SOAP.step`, without plans, checks of what was checked before, and objects: here the host does no
+work per tensor that C loops do not do for it. Whatever is not as it was ends the steady state, and
+the whole way is taken once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, repeat
+from operator import attrgetter, getitem, is_, is_not
+from typing import Any
+
+import torch
+
+from soap_fast.backends.metadata import Metadata
+from soap_fast.options import OUR_OPTIONS, PLAN_OPTIONS, STEP_OPTIONS, StepOptions, step_options
+from soap_fast.step.call import TensorCall
+from soap_fast.step.checks import check_lr
+from soap_fast.step.state import State, entries
+from soap_fast.values import plain_value
+
+GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
+FIXED = (*PLAN_OPTIONS, *OUR_OPTIONS, "precondition_frequency")
+FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
+COUNTERS = ("step", "skipped", "refreshes", "off_diagonal")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MATRICES = ("GG", "Q")
+Groups = Sequence[dict[str, Any]]
+there = partial(is_not, None)
+
+
+class Unchanged:
+    """Of an optimizer of whose parameters every one has just had a call, in this order.
+
+    Attributes:
+        params: of all groups.
+    """
+
+    def __init__(self, groups: Groups, state: State, calls: Sequence[TensorCall]) -> None:
+        self.entries = [entry for _, entry in entries(state)]
+        self.others = len(state) - len(self.entries)  # what is kept there under other keys
+        self.params = [call.param for call in calls]
+        self.like_params = Metadata(self.params)
+        self.like_grads = Metadata([call.grad for call in calls])
+        self.sizes = [len(group["params"]) for group in groups]
+        self.fixed = [_fixed(group) for group in groups]
+        self.free = [_values(group) for group in groups]
+
+    def gradients(
+        self, groups: Groups, state: State
+    ) -> tuple[list[torch.Tensor], list[int]] | None:
+        """Gradients and their addresses; None where anything but these is not as it was."""
+        if [len(group["params"]) for group in groups] != self.sizes:
+            return None
+        found = [e for _, e in entries(state)] if self.others else list(state.values())
+        if len(found) != len(self.entries) or not all(map(is_, found, self.entries)):
+            return None
+        params = (
+            groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
+        )
+        if not all(map(is_, params, self.params)):
+            return None
+        grads = list(map(GRAD, params))
+        try:
+            addresses = list(map(ADDRESS, grads))
+        except (TypeError, RuntimeError):  # no gradient, or one without an address
+            return None
+        # `.data` gives a tensor, the same object at the same address, another shape or strides.
+        if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
+            return None
+        return grads, addresses
+
+    def options(
+        self, groups: Groups, reads_lr: Callable[[float | torch.Tensor], bool]
+    ) -> list[StepOptions] | None:
+        """Of each parameter, where step options are others than last; none where they are not.
+
+        Args:
+            reads_lr: whether the backend can.
+
+        Returns:
+            None where an option is not as it was that may not change, or cannot be used.
+        """
+        for group, fixed in zip(groups, self.fixed, strict=True):
+            if _fixed(group) != fixed:
+                return None
+        free = [_values(group) for group in groups]
+        if free == self.free:
+            return []
+        options = [step_options(group) for group in groups]
+        for option, group in zip(options, groups, strict=True):
+            if not reads_lr(option.lr):
+                return None
+            for param in group["params"][:1]:
+                try:
+                    check_lr(option.lr, param)
+                except ValueError:  # the whole way names the parameter
+                    return None
+        self.free = free
+        return [o for o, size in zip(options, self.sizes, strict=True) for _ in range(size)]
+
+
+class Whereabouts:
+    """Where the state of some tensors lies."""
+
+    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
+        self.states = states
+        self.counters, tensors = list(self._entries(COUNTERS)), list(self._tensors())
+        self.addresses = list(map(torch.Tensor.data_ptr, tensors))
+        self.like = Metadata(tensors)
+
+    def same(self) -> bool:
+        """Whether it lies there still."""
+        if not all(map(is_, self._entries(COUNTERS), self.counters)):
+            return False
+        tensors = list(self._tensors())
+        if list(map(torch.Tensor.data_ptr, tensors)) != self.addresses:
+            return False
+        return self.like.unchanged(tensors)
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """What may have moved within the same objects, as by tools that offload a state."""
+        matrices = chain.from_iterable(self._entries(MATRICES))
+        return chain(self._entries(MOMENTS), filter(there, matrices))
+
+    def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
+        return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)
+
+
+def _fixed(group: dict[str, Any]) -> list[Any]:
+    return [plain_value(name, group[name]) for name in FIXED]
+
+
+def _values(group: dict[str, Any]) -> list[Any]:
+    """Of an lr in a tensor: its value on the CPU, where it lies on another device."""
+    values = [plain_value(name, group[name]) for name in FREE]
+    lr = values[0]
+    if isinstance(lr, torch.Tensor):
+        values[0] = float(lr) if lr.device.type == "cpu" else (lr.device, lr.data_ptr(), lr.dtype)
+    return values
