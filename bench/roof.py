@@ -18,15 +18,7 @@ from typing import NamedTuple
 import torch
 
 from bench.clock import replayed, samples, synchronize
-from bench.command import (
-    Row,
-    add_device,
-    add_json_option,
-    check_target,
-    positive,
-    progress,
-    show,
-)
+from bench.command import Row, common, positive, progress
 
 CALLS = 500  # per sample: one takes a microsecond or ten, and a queue holds 1000
 
@@ -72,26 +64,19 @@ COLUMNS = ("roof", "value", "unit", "median", "what")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add, whole = parser.add_argument, positive(int)
-    add_device(parser)
-    add("--repeats", type=whole, default=7, help="default: %(default)s")
-    add("--size", type=whole, help="n of products of [n, n]")
-    add("--copy-mib", type=whole, help="size of the copy's source")
-    add("--threads", type=whole, help="of the CPU")
-    add_json_option(parser)
+    common(parser, "--device", "--repeats", "--threads")
+    parser.add_argument("--size", type=positive(int), help="n of products of [n, n]")
+    parser.add_argument("--copy-mib", type=positive(int), help="size of the copy's source")
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     sizes = DEFAULT_SIZES[torch.device(options.device).type]
     copied = sizes.copied if options.copy_mib is None else options.copy_mib * 2**20
     rows = measure(options.device, Sizes(copied, options.size or sizes.product), options.repeats)
-    for row in rows:
-        row |= {"device": options.device, "threads": torch.get_num_threads()}
-    show(rows, COLUMNS, options.json, "roof")
-    return 0
+    more = {"device": options.device, "threads": torch.get_num_threads()}
+    return [row | more for row in rows]
 
 
 def measure(device: str, sizes: Sizes | None = None, repeats: int = 7) -> list[Row]:

@@ -60,7 +60,7 @@ def test_parts_leave_results_and_a_report(take):
     assert "## Roofs" in text
     assert "`first.json`: " in text
     assert "half a table" in text
-    assert "[40 lines more in tests.txt]\nline 40\n" in text
+    assert "The end of tests.txt:\n\nline 40\n" in text
     assert str(ROOT) not in text
 
 
@@ -79,13 +79,13 @@ def test_a_later_call_goes_on_and_what_failed_comes_last(take, tmp_path, capsys)
     assert log.read_text() == "xx"
 
 
-def test_parts_of_another_commit_are_named_and_taken_anew(take, monkeypatch, capsys):
+def test_a_folder_belongs_to_a_commit(take, monkeypatch, capsys):
     assert take(result("one"))[0] == 0
     monkeypatch.setattr("bench.envelope.commit", lambda: "c0ffee+changes")
     assert take(result("one"))[0] == 0
     monkeypatch.setattr("bench.envelope.commit", lambda: "decade")
-    take(result("one"))
-    assert "of another commit, taken anew: one" in capsys.readouterr().err
+    assert take(result("one"))[0] == 2
+    assert "is of commit c0ffee: name another folder" in capsys.readouterr().err
 
 
 def test_what_is_cut_off_takes_its_children_along(take, tmp_path):

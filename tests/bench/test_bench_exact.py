@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from launched import short_sums
 
-from bench import aot, launches, recorded, shapes
+from bench import launches, recorded, shapes
+from bench.cost import aot
 from soap_fast.backends.triton import TritonBackend
 
 RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"

@@ -13,7 +13,7 @@ ORDER = (
     "__main__", "device", "readme", "report", "figures",  # pages of what was kept
     "conftest", "test_ops", "cases",  # `pytest bench/`
     "tune", "kernels", "launches", "train", "step", "turns", "memory",
-    "cost", "aot", "ptx", "recorded", "timed", "refresh", "roof", "clock", "costs",
+    "cost", "recorded", "timed", "refresh", "roof", "clock", "costs",
     "workloads", "lic", "optimizers", "shapes",
     "command", "envelope", "files",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 import triton
 from steps import KINDS
 
-from bench.aot import usage
+from bench.cost.aot import usage
 from soap_fast.fused.launcher import kernel
 from soap_fast.fused.tuning import TUNING
 

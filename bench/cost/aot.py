@@ -16,8 +16,8 @@ import torch
 
 from bench import shapes
 from bench.command import show
+from bench.cost.ptx import chained, operand_load, store_bytes, unordered
 from bench.files import BadInput
-from bench.ptx import chained, operand_load, store_bytes, unordered
 from bench.recorded import record
 from soap_fast.fused.grouped import grouped_matmul_triton
 from soap_fast.fused.launcher import Launch, RecordingLauncher, kernel
