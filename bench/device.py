@@ -32,7 +32,7 @@ from bench.command import ROOT, Row, common, show, table
 from bench.files import BadInput
 from soap_fast import extension
 
-COLUMNS = ("part", "call", "limit_s", "status", "message")
+COLUMNS = ("part", "limit_s", "status", "message")
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 DONE, FAILED, NOT_RUN = "done", "failed", "not run"
 PRINTED = 60  # lines of what a part has printed, in the report
@@ -99,26 +99,6 @@ def _measurements() -> Iterator[Part]:
     limits = ("--periods", "2", "--time-limit", "15", "--budget", "30")
     yield _part("peers_elic", 50, "step", *elic, *triton, "--peers", PEERS, *limits)
     yield _part("graphs_elic", 25, "step", *elic, *on, "--graphed", "--periods", "3")
-
-
-def calls(left: Sequence[Part]) -> list[list[Part]]:
-    """What each of the calls begins if every part takes all of its limit.
-
-    A part that does not fit into what is left of a call waits for the next one; a later one that
-    fits does not wait for it.
-    """
-    found = []
-    while left:
-        room, now, later = float(TIME_FOR_PARTS), [], []
-        for part in left:
-            if part.limit <= room or not (now or later):
-                now.append(part)
-                room -= part.limit
-            else:
-                later.append(part)
-        found.append(now)
-        left = later
-    return found
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -254,15 +234,13 @@ def _run(part: Part, folder: Path) -> str | None:
 
 
 def _states(chosen: Sequence[Part], folder: Path) -> list[Row]:
-    """A row per part, with the call from now on that begins it at the latest; and one for all."""
-    left = [part for part in chosen if _status(part, folder) != DONE]
-    planned = {part.name: n for n, of in enumerate(calls(left), 1) for part in of}
+    """A row per part, and one for all."""
     rows: list[Row] = []
     for part in chosen:
-        row: Row = {"part": part.name, "call": planned.get(part.name), "limit_s": part.limit}
         failed = folder / f"{part.name}.failed"
-        row["message"] = failed.read_text().partition("\n")[0] if failed.exists() else None
-        rows.append(row | {"status": _status(part, folder)})
+        message = failed.read_text().partition("\n")[0] if failed.exists() else None
+        row = {"part": part.name, "limit_s": part.limit, "status": _status(part, folder)}
+        rows.append({**row, "message": message})
     return [*rows, {"part": "all", "limit_s": sum(part.limit for part in chosen)}]
 
 

@@ -16,7 +16,7 @@ from bench import launches, recorded, shapes
 from bench.cost import aot
 from soap_fast.backends.triton import TritonBackend
 
-RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
+RESULTS = Path(__file__).parent.parent / "bench" / "results"
 RECORDED = RESULTS / "launches" / "recorded.json"
 BY_MODEL = {row["model"]: row for row in json.loads(RECORDED.read_text())["results"]}
 SMALLEST = "hyperprior"
