@@ -24,7 +24,9 @@ from bench.files import BadInput
 from bench.roof import Roofs, measure
 from soap_fast.backends.triton import PRECISIONS, interpreted
 
-COLUMNS = ("name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share")
+COLUMNS = (
+    "name", "shapes", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
+)  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

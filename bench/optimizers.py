@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -97,12 +97,12 @@ def _heavyball(params: Params, frequency: int) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def _heavyball_compiles(compiles: bool) -> Iterator[None]:
+def _heavyball_eager() -> Iterator[None]:
     """Its switch, which is one for all of its optimizers, set for a call."""
     import heavyball
 
     before = heavyball.utils.compile_mode
-    heavyball.utils.compile_mode = before if compiles else None  # functions as they are written
+    heavyball.utils.compile_mode = None  # functions as they are written
     try:
         yield
     finally:
@@ -132,15 +132,6 @@ def _torchs(cls: Callable[..., Any], note: str, **how: bool) -> Peer:
     return Peer(partial(with_ours, cls, **how), lambda *_: False, note=f"torch's{note}")
 
 
-_HEAVYBALL = Peer(
-    _heavyball,
-    # It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
-    refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
-    install="pip install heavyball==3.2.1",
-    note="betas, frequency and merge_dims are set as ours; its first call only starts the bases, "
-    "too; ",
-    package="heavyball",
-)
 PEERS = {
     "pytorch_optimizer": Peer(
         _pytorch_optimizer,
@@ -149,18 +140,19 @@ PEERS = {
         "starts the bases, too",
         package="pytorch_optimizer",
     ),
-    "heavyball": replace(
-        _HEAVYBALL,
-        around=partial(_heavyball_compiles, False),
-        note=f"{_HEAVYBALL.note}eager: heavyball.utils.compile_mode = None",
+    "heavyball": Peer(
+        _heavyball,
+        # It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
+        refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
+        install="pip install heavyball==3.2.1",
+        note="eager: heavyball.utils.compile_mode = None, where its default is torch.compile; "
+        "betas, frequency and merge_dims are set as ours; its first call only starts the bases, "
+        "too",
+        package="heavyball",
+        around=_heavyball_eager,
     ),
     "adamw": _torchs(torch.optim.AdamW, ", fused=True; no refreshes", fused=True),
     "oracle": Peer(Oracle, note="the reference's order of work, see tests/oracle.py"),
-    "heavyball_compiled": replace(
-        _HEAVYBALL,
-        around=partial(_heavyball_compiles, True),
-        note=f"{_HEAVYBALL.note}its default compile_mode; loading_ms has what it compiles at first",
-    ),
     "adamw_foreach": _torchs(torch.optim.AdamW, ", foreach=True", foreach=True),
     "adam": _torchs(torch.optim.Adam, " with its own default implementation"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,23 +12,17 @@ from bench.shapes import Inventory
 from soap_fast import SOAP
 from soap_fast.backends.triton import Precision, TritonBackend
 from soap_fast.fused.engine import Engine
-from soap_fast.fused.launcher import Launch, Launcher, RecordingLauncher, TritonLauncher
+from soap_fast.fused.launcher import Launch, RecordingLauncher, TritonLauncher
 from soap_fast.options import plan_options
 from soap_fast.plan import plan_tensor
 from soap_fast.refresh import Refreshed, refresh_launches, uninitialised
 from soap_fast.state import allocate, bind, fresh, not_begun
 
 
-class Keeping(Launcher, Protocol):
-    """A launcher that keeps what it was given."""
-
-    launched: list[Launch]
-
-
 class RecordingBackend(TritonBackend):
     """Refreshes bases in name only, and keeps what was to be refreshed: factors and selections."""
 
-    def __init__(self, launcher: Keeping, precision: Precision = "tf32x3") -> None:
+    def __init__(self, launcher: Any, precision: Precision = "tf32x3") -> None:
         super().__init__(precision, launcher=launcher)
         self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
 
@@ -83,7 +77,7 @@ class Recorded:
 
     optimizer: SOAP
     params: list[torch.nn.Parameter]
-    launcher: Keeping
+    launcher: Any  # keeps what is `launched`
     backend: RecordingBackend
 
     @property
@@ -122,7 +116,7 @@ def record(
     inventory: Inventory,
     device: str = "cpu",
     precision: Precision = "tf32x3",
-    launcher: Keeping | None = None,
+    launcher: Any = None,
 ) -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
     launcher = launcher or RecordingLauncher()

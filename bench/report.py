@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
-from bench import figures
+from bench import figures, kernels, launches, refresh, roof, step, train
 from bench.command import Row, check_target, common, table
+from bench.cost import aot
 from bench.envelope import ResultFile, read
 from bench.files import BadInput
 
@@ -24,57 +24,35 @@ COLUMNS = ("path", "command", "rows", "commit")
 PAGE = "report.md"
 
 
-class Section(NamedTuple):
-    """Results of one command; the first of its columns is one that every row to be shown has."""
-
-    title: str
-    columns: str
-
-
-# By command, what was timed first, then what is the same on every machine.
-SECTIONS = {
-    "roof": Section("Roofs", "roof value unit median device threads what"),
-    "step": Section(
-        "Steps by phase",
-        "name shapes first_ms plain_ms refresh_ms mean_ms speedup peak_bytes state_ratio "
-        "gemm_share missing failed",
-    ),
-    "train": Section(
-        "Training steps",
-        "name model width batch crop mean_ms forward_ms backward_ms optimizer_ms share ratio "
-        "peak_bytes peak_ratio missing failed",
-    ),
-    "kernels": Section("Kernels and operators", "name phase by shapes device us flops bytes share"),
-    "refresh": Section(
-        "First bases and refreshes",
-        "shapes op device factors threads refresh_ms refresh_loop_ms refresh_ratio eigh_ms "
-        "eigh_loop_ms eigh_ratio",
-    ),
-    "scaling": Section(
+# By command, what was timed first, then what is the same on every machine: titles and columns. The
+# first column is one that every row to be shown has.
+SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
+    "roof": ("Roofs", roof.COLUMNS),
+    "step": ("Steps by phase", step.COLUMNS),
+    "train": ("Training steps", train.COLUMNS),
+    "kernels": ("Kernels and operators", kernels.COLUMNS),
+    "refresh": ("First bases and refreshes", refresh.COLUMNS),
+    "scaling": (
         "Cost against size",
-        "sweep x threads first_ms plain_ms refresh_ms mean_ms metric exponent stderr",
+        ("sweep", "x", "threads", *figures.PHASES, "metric", "exponent", "stderr"),
     ),
-    "pytest bench/": Section(
+    "pytest bench/": (
         "Ops, by pytest-benchmark",
-        "op shapes backend device seconds flops bytes share_of_roof",
+        ("op", "shapes", "backend", "device", "seconds", "flops", "bytes", "share_of_roof"),
     ),
-    "lic compare": Section(
+    "lic compare": (
         "Optimizers compared on models",
-        "variant group lr rd_loss rd_loss_spread steps_ratio seconds_ratio step_ms optimizer_share",
+        ("variant", "group", "lr", "rd_loss", "rd_loss_spread", "steps_ratio", "seconds_ratio",
+         "step_ms", "optimizer_share"),
     ),
-    "lic demo": Section(
-        "The demo", "optimizer lr steps rd_loss bpp psnr step_ms optimizer_ms optimizer_share"
+    "lic demo": (
+        "The demo",
+        ("optimizer", "lr", "steps", "rd_loss", "bpp", "psnr", "step_ms", "optimizer_ms",
+         "optimizer_share"),
     ),
-    "kernels --aot": Section(
-        "Kernels, compiled ahead of time",
-        "kernel sm options registers shared_bytes stack_bytes spill_bytes load_bytes",
-    ),
-    "launches": Section(
-        "Launches of the models",
-        "model launches_plain launches_refresh flops bytes padding workspace_ratio state_bytes "
-        "host_ratio floor_ms",
-    ),
-}
+    "kernels --aot": ("Kernels, compiled ahead of time", aot.COLUMNS),
+    "launches": ("Launches of the models", launches.COLUMNS),
+}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -138,13 +116,12 @@ def write(
 def page(files: Sequence[ResultFile], out: Path) -> list[str]:
     """The results, part by part; drawings are written as they are mentioned."""
     parts = []
-    for command, section in SECTIONS.items():
+    for command, (title, columns) in SECTIONS.items():
         of = [file for file in files if file.command == command]
         if not of:
             continue
-        parts.append(f"## {section.title}\n")
+        parts.append(f"## {title}\n")
         for file in of:
-            columns = section.columns.split()
             rows = [row for row in file.rows if columns[0] in row]
             filled = [c for c in columns if any(row.get(c) is not None for row in rows)]
             parts += [origin(file), table(filled, [[row.get(c) for c in filled] for row in rows])]

@@ -36,8 +36,8 @@ from bench.turns import Runner, described, take_turns
 from soap_fast import SOAP, GraphedStep
 
 COLUMNS = (
-    "name", "loading_ms", "first_ms", "plain_ms", "refresh_ms", "mean_ms", "p99_ms", "host_ms",
-    "speedup", "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
+    "name", "shapes", "loading_ms", "first_ms", "plain_ms", "refresh_ms", "mean_ms", "p99_ms",
+    "host_ms", "speedup", "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
 LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torch
 

@@ -28,8 +28,8 @@ from bench.turns import Runner, described, take_turns
 from bench.workloads import MODELS, Workload
 
 COLUMNS = (
-    "name", "mean_ms", "lower_ms", "median_ms", "upper_ms", "forward_ms", "backward_ms",
-    "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio", "missing", "failed",
+    "name", "model", "width", "mean_ms", "lower_ms", "median_ms", "upper_ms", "forward_ms",
+    "backward_ms", "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio", "missing", "failed",
 )  # fmt: skip
 BASELINE = "adam"
 PASSES = ("forward_ms", "backward_ms")
@@ -55,13 +55,16 @@ class Trained(Runner):
     def __init__(
         self, name: str, device: str, workload: Callable[[], Workload], *given: Any, **more: Any
     ) -> None:
-        build_one = lambda: build(name, self.workload.params, *given)  # noqa: E731
-        super().__init__(name, device, build_one, needed=name in (OURS, BASELINE), **more)
+        super().__init__(name, device, self._built, needed=name in (OURS, BASELINE), **more)
+        self.given = given
         with self.memory.turn():
             self.workload = workload()
         self.own = Times()  # the optimizer's part
         self.watches = [Stopwatch(device) for _ in range(3)]
         self.passes: dict[str, list[float]] = {name: [] for name in PASSES}
+
+    def _built(self) -> Any:
+        return build(self.name, self.workload.params, *self.given)
 
     def call(self) -> None:
         forward, backward, step = self.watches

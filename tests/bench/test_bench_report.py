@@ -70,7 +70,7 @@ def test_a_page_of_everything(page, tmp_path):
     for name in ("steps.png", "roofline.png"):
         assert f"({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-    assert "| adamw | tiny | 1 | 0.5 | - | 0.5 |" in text
+    assert "| adamw | tiny | 1 | 0.5 | - | 0.5 | 0.33 |" in text
     assert "pip install heavyball" in text
     assert "made up, 2 threads, torch 1, commit c0ffee" in text
     assert "No roofs" not in text
