@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.clock import Elapsed, Times, sequence, timed_call
+from bench.clock import Elapsed, Times, timed_call
 from bench.command import Row, progress
 from bench.files import BadInput, told
 from bench.memory import Share, settle
@@ -176,8 +176,11 @@ def take_turns(
     prepare: Callable[[int], None] = lambda call: None,
     budget: float | None = None,
 ) -> None:
-    """Build all, load what they need, and take every call of `bench.clock.sequence` in turns.
+    """Build all, load what they need, and take turns.
 
+    The first call, a refresh period that is not timed, and `periods` refresh periods that are. In
+    the period that is not timed every kind of call occurs, by a staggered schedule too: whatever
+    compiles, loads or is allocated at the first call of a kind is in no sample but the first's.
     After `budget` seconds the peers stop, and ours goes on alone.
 
     Args:
@@ -202,12 +205,12 @@ def take_turns(
     for runner in runners:
         if has_time(runner, "its first call"):
             runner.load()
-    for number, timed in progress(sequence(frequency, periods), what):
+    for number in progress(range(1 + frequency * (1 + periods)), what):
         prepare(number)
         first = number % len(runners)
         for runner in (*runners[first:], *runners[:first]):
             if has_time(runner, f"call {number}"):
-                runner.turn(number, timed, frequency)
+                runner.turn(number, number == 0 or number > frequency, frequency)
 
 
 def described(runner: Runner, frequency: int) -> Row:
