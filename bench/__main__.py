@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from bench import (
-    device,
-    kernels,
-    launches,
-    readme,
-    refresh,
-    report,
-    roof,
-    step,
-    train,
-    tune,
-)
-from bench.command import Parser
+from bench import device, kernels, launches, readme, refresh, report, roof, step, train, tune
+from bench.command import Parser, check_target, show
 from bench.files import BadInput, CannotWrite
 
-# A command is a module with a docstring, `add_options(parser)` and `run(options) -> exit code`.
+# A command is a module with a docstring, `add_options(parser)` and `run(options)`, which returns
+# rows, to be shown in the module's COLUMNS and kept where `--json` says, or an exit code.
 COMMANDS = {
     "roof": roof,
     "step": step,
@@ -43,8 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
         summary = text.partition("\n")[0].partition(": ")[2]
         module.add_options(commands.add_parser(name, help=summary, description=text))
     options = parser.parse_args(arguments)
+    module = COMMANDS[options.command]
     try:
-        return COMMANDS[options.command].run(options)
+        check_target(getattr(options, "json", None))
+        found = module.run(options)
+        if isinstance(found, int):
+            return found
+        show(found, module.COLUMNS, options.json, options.command)
+        return 0
     except (BadInput, CannotWrite) as problem:
         print(f"python -m bench {options.command}: {problem}", file=sys.stderr)
         return 2 if isinstance(problem, BadInput) else 1

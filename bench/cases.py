@@ -7,8 +7,7 @@ cost where that is not what the class is about.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,9 +17,7 @@ from bench.shapes import Entry, Inventory
 from soap_fast import SOAP
 from soap_fast.backends import choose
 from soap_fast.step.call import UNSCALED, TensorCall
-from soap_fast.step.carry import ModeChange
 from soap_fast.step.modes import grams, rotate
-from soap_fast.step.refresh import REFRESHED
 
 CLASSES: dict[str, tuple[tuple[int, ...], ...]] = {
     "small_conv": ((32, 32, 3, 3),) * 12,
@@ -44,13 +41,12 @@ Call = Callable[[], object]
 BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     "step_": {"cpu": ("eager", "native"), "cuda": ("eager", "triton")},
     "refresh_": {"cpu": ("eager", "native"), "cuda": ("eager", "native", "triton")},
-    "carry_": {"cpu": ("eager", "native"), "cuda": ("eager",)},
     "eigh": {"cpu": ("eager", "native"), "cuda": ("eager", "native")},
     "rotate": {"cpu": ("eager",), "cuda": ("eager",)},
     "grams": {"cpu": ("eager",), "cuda": ("eager",)},
     "SOAP.step": {"cpu": ("eager", "native"), "cuda": ("eager", "triton")},
 }
-OF_FACTORS = ("refresh_", "carry_", "eigh", "rotate", "grams")  # nothing to do without any
+OF_FACTORS = ("refresh_", "eigh", "rotate", "grams")  # nothing to do without any
 CAPTURED = ("rotate", "grams")  # on CUDA timed as graphs: many small operators, none waits
 
 
@@ -60,21 +56,11 @@ def inventory(name: str) -> Inventory:
     return Inventory(name, tuple(Entry(f"{name}.{i}", s, True) for i, s in enumerate(shapes)))
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     op: str
     shapes: str
     backend: str
     device: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.op}-{self.shapes}-{self.backend}-{self.device}"
-
-    @property
-    def group(self) -> str:
-        """Cases that do the same, so that the plugin's table has them side by side."""
-        return f"{self.op} {self.shapes} {self.device}"
 
 
 def cases(devices: tuple[str, ...]) -> Iterator[Case]:
@@ -128,29 +114,6 @@ def _grams(case: Case) -> Call:
     return lambda: [grams(one.grad, one.plan) for one in calls]
 
 
-def _carry(case: Case) -> Call:
-    _, calls = _begun(case, "eager")
-    backend: Any = choose(case.backend)
-    taken = [torch.ones((), dtype=torch.bool, device=case.device) for _ in calls]
-    changes = {index: _changes(call) for index, call in enumerate(calls)}
-    return lambda: backend.carry(calls, taken, changes)
-
-
-def _changes(call: TensorCall) -> dict[int, ModeChange]:
-    """Outcomes of a refresh that turns every basis by another one."""
-    device = call.param.device
-    return {
-        mode: ModeChange(
-            torch.arange(len(q), device=device),
-            q.clone(),
-            torch.tensor(REFRESHED, device=device),
-            torch.tensor(0.0, device=device),
-        )
-        for mode, q in enumerate(call.state["Q"])
-        if q is not None
-    }
-
-
 def _refresh(case: Case) -> Call:
     backend: Any = choose(case.backend)
     factors = Factors.of(inventory(case.shapes), case.device)
@@ -177,7 +140,6 @@ def _begun(case: Case, backend: str) -> tuple[SOAP, list[TensorCall]]:
 MAKERS: dict[str, Callable[[Case], Call]] = {
     "step_": _plain_step,
     "refresh_": _refresh,
-    "carry_": _carry,
     "eigh": _eigh,
     "rotate": _rotate,
     "grams": _grams,

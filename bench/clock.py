@@ -98,22 +98,6 @@ def replayed(work: Callable[[], object], calls: int = 100, repeats: int = 7) -> 
 # Calls of an optimizer -------------------------------------------------------------------------
 
 
-class Call(NamedTuple):
-    """One of an optimizer's calls: its number, the first being 0, and whether it is timed."""
-
-    number: int
-    timed: bool
-
-
-def sequence(frequency: int, periods: int) -> list[Call]:
-    """The first call, a refresh period that is not timed, and `periods` refresh periods that are.
-
-    In the period that is not timed every kind of call occurs, by a staggered schedule too: whatever
-    compiles, loads or is allocated at the first call of a kind is in no sample but the first's.
-    """
-    return [Call(n, n == 0 or n > frequency) for n in range(1 + frequency * (1 + periods))]
-
-
 class Elapsed(NamedTuple):
     """Milliseconds of a call: until its work is done on the device, and until it returned."""
 

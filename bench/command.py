@@ -77,39 +77,34 @@ def named(text: str) -> Any:
     return found
 
 
-# Options ---------------------------------------------------------------------------------------
+COMMON: dict[str, dict[str, Any]] = {
+    "--shapes": {"default": "elic", "help": "inventory name or file (default: %(default)s)"},
+    "--device": {"type": device, "default": "auto", "help": "default: cuda, else cpu"},
+    "--backend": {"help": "of soap_fast (default: the best that runs here)"},
+    "--threads": {"type": positive(int), "help": "of the CPU (default: torch's choice)"},
+    "--repeats": {"type": positive(int), "default": 7, "help": "default: %(default)s"},
+    "--periods": {"type": positive(int), "default": 1, "help": "of refreshes (%(default)s)"},
+    "--precondition-frequency": {
+        "type": positive(int), "default": 10, "help": "default: %(default)s",
+    },
+    "--time-limit": {
+        "type": positive(float), "default": 180, "metavar": "SECONDS",
+        "help": "for a call of a peer, which may compile (default: %(default)s)",
+    },
+    "--json": {
+        "metavar": "FILE|-",
+        "help": "write {command, machine, versions, commit, results} to FILE, or to standard "
+        "output and nothing else there",
+    },
+}  # fmt: skip
 
 
-def add_shapes(parser: argparse.ArgumentParser, default: str = "elic") -> None:
-    text = "inventory name or file (default: %(default)s)"
-    parser.add_argument("--shapes", default=default, help=text)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=device, default="auto", help="default: cuda, else cpu")
-
-
-def add_backend(parser: argparse.ArgumentParser, of: str = "of soap_fast") -> None:
-    parser.add_argument("--backend", help=f"{of} (default: the best that runs here)")
-
-
-def add_turns(parser: argparse.ArgumentParser, periods: int, unit: str) -> None:
-    """What commands take that have several optimizers take turns."""
-    add = parser.add_argument
-    whole = positive(int)
-    add("--periods", type=whole, default=periods, help="of refreshes (default: %(default)s)")
-    add("--precondition-frequency", type=whole, default=10, help="default: %(default)s")
-    text = f"for a {unit} of a peer, which may compile (default: %(default)s)"
-    add("--time-limit", type=positive(float), default=180, metavar="SECONDS", help=text)
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json",
-        metavar="FILE|-",
-        help="write {command, machine, versions, commit, results} to FILE, or to standard output "
-        "and nothing else there",
-    )
+def common(parser: argparse.ArgumentParser, *options: str, **defaults: Any) -> None:
+    """Add these options of several commands, and `--json`."""
+    for option in (*options, "--json"):
+        name = option.lstrip("-")
+        more = {"default": defaults[name]} if name in defaults else {}
+        parser.add_argument(option, **COMMON[option] | more)
 
 
 def check_target(target: str | None, option: str = "--json") -> None:
@@ -133,31 +128,28 @@ def check_target(target: str | None, option: str = "--json") -> None:
         raise BadInput(f"{option} {target}: {error.strerror}; name another file") from None
 
 
-# What is shown ---------------------------------------------------------------------------------
-
-
 def show(results: Sequence[Row], columns: Sequence[str], target: str | None, command: str) -> None:
-    """Print a table of these columns, and write the whole results where `--json` says."""
-    rows = [[result.get(column) for column in columns] for result in results]
+    """Print a table of those columns that are filled; write the rows where `--json` says."""
+    filled = [c for c in columns if any(row.get(c) is not None for row in results)]
+    rows = [[result.get(column) for column in filled] for result in results]
     stream = sys.stderr if target == "-" else sys.stdout
-    print(table(columns, rows, aligned=True), end="", file=stream)
+    print(table(filled, rows, aligned=True), end="", file=stream)
     if target is not None:
         envelope.write(target, list(results), command)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], aligned: bool = False) -> str:
     """A table in Markdown, numbers to three digits, `-` for None; `aligned` for a terminal."""
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
-    numbers = [any(isinstance(value, int | float) for value in column) for column in columns]
+    numbers = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) if aligned else 0 for column in zip(*cells, strict=True)]
-    marks = ["-" * max(w - n, 3 - n) + ":" * n for w, n in zip(widths, numbers, strict=True)]
-    marks = [mark if aligned or not n else "---:" for mark, n in zip(marks, numbers, strict=True)]
-    padded = [
+    marks = ["-" * max(w - n, 3) + ":" * n for w, n in zip(widths, numbers, strict=True)]
+    cells.insert(1, marks)
+    padded = (
         [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numbers, strict=True)]
         for line in cells
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (padded[0], marks, *padded[1:]))
+    )
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
 def _cell(value: Any) -> str:

@@ -32,42 +32,6 @@ class Cost(NamedTuple):
     bytes: float
 
 
-class Sums(NamedTuple):
-    """Over all tensors of a model.
-
-    Attributes:
-        numel: n. `rotated`: the same of tensors with a factor.
-        products: n d over the rotated groups.
-        triangles: n (d + 1) over them.
-        squares, cubes: d² and d³ over the factors.
-    """
-
-    numel: int
-    rotated: int
-    products: int
-    triangles: int
-    squares: int
-    cubes: int
-
-
-def sums(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> Sums:
-    columns = [0] * len(Sums._fields)
-    for shape in shapes:
-        plan, n = plan_tensor(shape, options), prod(shape)
-        widths = [d for group in plan.groups if group.rotated for d in _widths(plan, group)]
-        factors = [size for size in plan.factors if size is not None]
-        row = (
-            n,
-            n if widths else 0,
-            sum(n * d for d in widths),
-            sum(n * (d + 1) for d in widths),
-            sum(d**2 for d in factors),
-            sum(d**3 for d in factors),
-        )
-        columns = [old + new for old, new in zip(columns, row, strict=True)]
-    return Sums(*columns)
-
-
 def _widths(plan: TensorPlan, group: Group) -> Sequence[int]:
     layout = layout_of(plan)
     return layout.fold_sizes if layout.pair and group is layout.folded else (group.size,)
@@ -75,20 +39,30 @@ def _widths(plan: TensorPlan, group: Group) -> Sequence[int]:
 
 def costs(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> dict[str, Cost]:
     """Of one pass over all tensors of a model."""
-    s = sums(shapes, options)
-    step = Cost(4 * s.products + s.triangles, FLOAT * (7 * s.numel + 3 * s.squares))
-    rotation = Cost(2 * s.products, FLOAT * (2 * s.rotated + s.squares))
-    refresh = Cost(20 / 3 * s.cubes, FLOAT * 4 * s.squares)
-    carry = Cost(2 * s.products, FLOAT * (4 * s.rotated + s.squares))
-    eigh = Cost(9 * s.cubes, FLOAT * 2 * s.squares)
+    numel = rotated = products = triangles = squares = cubes = 0  # sums over tensors
+    for shape in shapes:
+        plan, n = plan_tensor(shape, options), prod(shape)
+        widths = [d for group in plan.groups if group.rotated for d in _widths(plan, group)]
+        factors = [size for size in plan.factors if size is not None]
+        numel += n
+        rotated += n if widths else 0
+        products += sum(n * d for d in widths)
+        triangles += sum(n * (d + 1) for d in widths)
+        squares += sum(d**2 for d in factors)
+        cubes += sum(d**3 for d in factors)
+    step = Cost(4 * products + triangles, FLOAT * (7 * numel + 3 * squares))
+    rotation = Cost(2 * products, FLOAT * (2 * rotated + squares))
+    refresh = Cost(20 / 3 * cubes, FLOAT * 4 * squares)
+    carry = Cost(2 * products, FLOAT * (4 * rotated + squares))
+    eigh = Cost(9 * cubes, FLOAT * 2 * squares)
     return {
         "soap_fast.update": step,
         "soap_fast::step_": step,
         "soap_fast.rotate": rotation,
         "soap_fast.rotate_back": rotation,
-        "soap_fast.grams": Cost(s.triangles, FLOAT * (s.rotated + s.squares)),
-        "soap_fast.adam_direction": Cost(0, FLOAT * 3 * s.numel),
-        "soap_fast.commit": Cost(0, FLOAT * 2 * (3 * s.numel + s.squares)),
+        "soap_fast.grams": Cost(triangles, FLOAT * (rotated + squares)),
+        "soap_fast.adam_direction": Cost(0, FLOAT * 3 * numel),
+        "soap_fast.commit": Cost(0, FLOAT * 2 * (3 * numel + squares)),
         "soap_fast::refresh_": refresh,
         "soap_fast.refresh_eager": refresh,
         "soap_fast::carry_": carry,

@@ -3,10 +3,10 @@
 Checks the install, runs the tests of GPUs, then measures roofs, steps, kernels, training,
 refreshes, steps beside peers and CUDA graphs, the most important first. Each part is a command of
 its own with a time limit. A call ends within 390 seconds: a part that does not fit into what is
-left of it is not begun. A part is done once its result is in the folder: the same command goes on
-from there, and what has failed comes last. Needs torch, triton, the built extension and pytest, of
-which pytest-xdist runs several tests at a time; peers that are not installed are named and left
-out.
+left of it is not begun. A part is done once its result is in the folder, which belongs to a commit:
+the same command goes on from there, and what has failed comes last. Needs torch, triton, the built
+extension and pytest, of which pytest-xdist runs several tests at a time; peers that are not
+installed are named and left out.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from typing import NamedTuple
 import torch
 
 from bench import envelope, report
-from bench.command import ROOT, Row, add_json_option, check_target, show, table
+from bench.command import ROOT, Row, common, show, table
 from bench.files import BadInput
 from soap_fast import extension
 
-COLUMNS = ("part", "call", "limit_s", "status", "message")
+COLUMNS = ("part", "limit_s", "status", "message")
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
-DONE, FAILED, NOT_RUN, STALE = "done", "failed", "not run", "of another commit"
-PRINTED = 60  # lines of what a part has printed, at most, in the report
+DONE, FAILED, NOT_RUN = "done", "failed", "not run"
+PRINTED = 60  # lines of what a part has printed, in the report
 PYTHON = "python"  # the one that runs us, without its path: commands go into reports
 # What matters most is known before a part that takes too long is cut off.
 FIRST = ("tests/test_gpu_traces", "tests/test_kernels", "tests/test_gpu_workspace")
@@ -101,63 +101,36 @@ def _measurements() -> Iterator[Part]:
     yield _part("graphs_elic", 25, "step", *elic, *on, "--graphed", "--periods", "3")
 
 
-def calls(left: Sequence[Part]) -> list[list[Part]]:
-    """What each of the calls begins if every part takes all of its limit.
-
-    A part that does not fit into what is left of a call waits for the next one; a later one that
-    fits does not wait for it.
-    """
-    found = []
-    while left:
-        room, now, later = float(TIME_FOR_PARTS), [], []
-        for part in left:
-            if part.limit <= room or not (now or later):
-                now.append(part)
-                room -= part.limit
-            else:
-                later.append(part)
-        found.append(now)
-        left = later
-    return found
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    common(parser)
     add("--out", metavar="DIR", help="default: bench/results/ and the name of the GPU")
     add("--only", nargs="+", metavar="PART", help="these parts, also where they are done")
     add("--dry-run", action="store_true", help="list the parts, their limits and what is done")
-    add_json_option(parser)  # of the list
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row] | int:
     chosen = parts()
     names = [part.name for part in chosen]
     if unknown := [name for name in options.only or () if name not in names]:
         raise BadInput(f"no part {unknown[0]!r}: take {', '.join(names)}")
-    if not options.dry_run:
-        _check_machine()
     folder = (Path(options.out) if options.out else ROOT / "bench/results" / _slug()).absolute()
-    if not options.dry_run:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"--out {folder}: {error.strerror}; name another folder") from None
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the part as well
-        try:
-            only = [part for part in chosen if part.name in (options.only or ())]
-            _take(only or _left(chosen, folder), folder)
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            return INTERRUPTED
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            _write_report(folder, chosen)
-    rows = _states(chosen, folder)
-    show(rows, COLUMNS, options.json, "device")
     if options.dry_run:
-        return 0
-    print(folder / report.PAGE, file=sys.stderr if options.json == "-" else sys.stdout)
+        return _states(chosen, folder)
+    _check_machine()
+    _check_folder(folder)
+    left = [part for part in chosen if part.name in (options.only or ())] or _left(chosen, folder)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the part as well
+    try:
+        _take(left, folder)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _write_report(folder, chosen)
+    show(_states(chosen, folder), COLUMNS, options.json, "device")
+    print(folder / report.PAGE, file=sys.stderr)
     return int(any(_status(part, folder) != DONE for part in chosen))
 
 
@@ -176,6 +149,23 @@ def _check_machine() -> None:
         raise BadInput("the extension was built without CUDA: SOAP_FAST_CUDA=ON pip install .")
 
 
+def _check_folder(folder: Path) -> None:
+    """Results of one commit; that results are kept in the clone while they are taken is no other.
+
+    Raises:
+        BadInput: the folder cannot be made, or is of another commit.
+    """
+    here = (envelope.commit() or "").partition("+")[0]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / "commit"
+        if mark.exists() and mark.read_text() != here:
+            raise BadInput(f"--out {folder} is of commit {mark.read_text()}: name another folder")
+        mark.write_text(here)
+    except OSError as error:
+        raise BadInput(f"--out {folder}: {error.strerror}; name another folder") from None
+
+
 def _slug() -> str:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
@@ -185,27 +175,14 @@ def _slug() -> str:
 
 
 def _status(part: Part, folder: Path) -> str:
-    result = folder / part.result
     if (folder / f"{part.name}.failed").exists():
         return FAILED
-    if not result.exists():
-        return NOT_RUN
-    if result.suffix == ".txt":
-        commit = result.read_text(errors="replace").partition("\n")[0]
-    else:
-        commit = envelope.read(str(result)).commit or ""
-    # Results that are tracked change while they are taken: a commit with changes is the same.
-    same = commit.partition("+")[0] == (envelope.commit() or "").partition("+")[0]
-    return DONE if same else STALE
+    return DONE if (folder / part.result).exists() else NOT_RUN
 
 
 def _left(chosen: Sequence[Part], folder: Path) -> list[Part]:
     """Those that are not done: the untried first, for one that failed may fail again."""
-    states = {part: _status(part, folder) for part in chosen}
-    if stale := [part.name for part in chosen if states[part] == STALE]:
-        print(f"{STALE}, taken anew: {', '.join(stale)}", file=sys.stderr)
-    untried = [part for part in chosen if states[part] in (NOT_RUN, STALE)]
-    return untried + [part for part in chosen if states[part] == FAILED]
+    return [p for status in (NOT_RUN, FAILED) for p in chosen if _status(p, folder) == status]
 
 
 def _take(left: list[Part], folder: Path) -> None:
@@ -234,25 +211,22 @@ def _run(part: Part, folder: Path) -> str | None:
     new, printed = folder / f"{part.name}.new", folder / f"{part.name}.printed"
     new.unlink(missing_ok=True)
     paths = {PYTHON: sys.executable, "{out}": str(new)}
-    limit = ("timeout", "--kill-after=2", f"{part.limit:g}")
+    command = ["timeout", "--kill-after=2", f"{part.limit:g}", *part.command]
     with printed.open("wb") as output:
         process = subprocess.Popen(
-            [*limit, *(paths.get(word, word) for word in part.command)],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            [paths.get(word, word) for word in command], cwd=ROOT, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
             code = process.wait()
         finally:  # what it has started may go on when it has ended
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    text = printed.read_text(errors="replace")
-    printed.unlink()
-    if part.result.endswith(".txt"):
-        new.write_text(f"{envelope.commit()}\n{text}")
-    if code == 0 and new.exists():
-        new.replace(folder / part.result)
+    result = printed if part.result.endswith(".txt") else new
+    if code == 0 and result.exists():
+        result.replace(folder / part.result)
         return None
+    text = printed.read_text(errors="replace")
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     cut_off = code in (124, -signal.SIGKILL, 128 + signal.SIGKILL)
     why = f"took longer than {part.limit:g} s" if cut_off else f"exit code {code}: {last.strip()}"
@@ -260,15 +234,13 @@ def _run(part: Part, folder: Path) -> str | None:
 
 
 def _states(chosen: Sequence[Part], folder: Path) -> list[Row]:
-    """A row per part, with the call from now on that begins it at the latest; and one for all."""
-    left = [part for part in chosen if _status(part, folder) != DONE]
-    planned = {part.name: n for n, of in enumerate(calls(left), 1) for part in of}
+    """A row per part, and one for all."""
     rows: list[Row] = []
     for part in chosen:
-        row: Row = {"part": part.name, "call": planned.get(part.name), "limit_s": part.limit}
         failed = folder / f"{part.name}.failed"
-        row["message"] = failed.read_text().partition("\n")[0] if failed.exists() else None
-        rows.append(row | {"status": _status(part, folder)})
+        message = failed.read_text().partition("\n")[0] if failed.exists() else None
+        row = {"part": part.name, "limit_s": part.limit, "status": _status(part, folder)}
+        rows.append({**row, "message": message})
     return [*rows, {"part": "all", "limit_s": sum(part.limit for part in chosen)}]
 
 
@@ -278,15 +250,12 @@ def _write_report(folder: Path, chosen: Sequence[Part]) -> None:
     rows = [[row.get(column) for column in COLUMNS] for row in _states(chosen, folder)]
     files, printed = [], []
     for part in chosen:
-        path = folder / f"{part.name}.failed"
-        path = path if path.exists() else folder / part.result
-        if not path.exists():
-            continue
-        if path.suffix == ".json":  # by its name in the folder: a page has no paths of a machine
+        status = _status(part, folder)
+        path = folder / (f"{part.name}.failed" if status == FAILED else part.result)
+        if path.suffix == ".json" and status == DONE:  # by name: a page has no paths of a machine
             files.append(replace(envelope.read(str(path)), path=path.name))
-            continue
-        lines = path.read_text(errors="replace").rstrip().splitlines()[1:]
-        left_out = [f"[{len(lines) - PRINTED} lines more in {path.name}]"]
-        text = "\n".join(lines if len(lines) <= PRINTED else left_out + lines[-PRINTED:])
-        printed.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{text}\n```\n")
+        elif status != NOT_RUN:
+            lines = path.read_text(errors="replace").rstrip().splitlines()
+            last = "\n".join([f"The end of {path.name}:", "", *lines[-PRINTED:]])
+            printed.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{last}\n```\n")
     report.write(files, folder, f"# {facts}\n\n{table(COLUMNS, rows)}", "\n".join(printed))

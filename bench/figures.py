@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.envelope import ResultFile, Row
+from bench.envelope import ResultFile
 
 PHASES = {
     "first_ms": "first call",
@@ -20,85 +20,52 @@ PHASES = {
     "mean_ms": "mean",
 }
 COLORS = ("#1f5a8a", "#c8543a", "#3a8a5c", "#8a5ca8", "#b08a2a", "#555555", "#2aa0b0")
-PANEL = (4.6, 3.6)  # inches
-ACROSS = 3
+MARKERS = "osv^DPX*"
+PANEL, ACROSS = (4.6, 3.6), 3  # inches; panels in a row
+UNITS = {"GB/s": 1e9, "GFLOP/s": 1e9}
 
 
 def subplots(count: int) -> tuple[Any, list[Any]]:
-    """A figure with so many panels, at most three in a row."""
+    """A figure with so many panels, and no display."""
     from matplotlib.figure import Figure
 
     across = min(count, ACROSS)
     down = -(-count // across)
     figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
-    for panel in panels[:count]:
+    for place, panel in enumerate(panels):
         panel.grid(alpha=0.3)
-    for panel in panels[count:]:
-        panel.remove()
+        panel.set_visible(place < count)
     return figure, panels[:count]
 
 
-def logarithmic(*axes: Any) -> None:
-    """Axes (`panel.xaxis`) with ticks at 1, 2 and 5, written as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in axes:
-        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-        low, high = axis.get_view_interval()
-        wide = high > 1e3 * low
-        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-        # The default writes powers of ten as mathematics, whose fonts are not everywhere.
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-
-
 def save(figure: Any, path: Path) -> None:
-    """As PNG, whatever the name ends in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=90)
 
 
-# Step time by phase ----------------------------------------------------------------------------
-
-
 def draw_phases(files: Sequence[ResultFile], path: Path) -> None:
-    """A panel per model and file, a group of bars per phase, a bar per optimizer."""
-    panels = [(model, file, rows) for file in files for model, rows in by_model(file.rows).items()]
-    names = list(dict.fromkeys(row["name"] for _, _, rows in panels for row in rows))
-    colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(names)}
+    """A panel per file, a group of bars per phase, a bar per optimizer."""
     from matplotlib.patches import Patch
 
-    figure, axes = subplots(len(panels))
-    for (model, file, rows), panel in zip(panels, axes, strict=True):
-        width = 0.8 / len(rows)
+    timed = [[row for row in file.rows if row.get("mean_ms") is not None] for file in files]
+    names = list(dict.fromkeys(row["name"] for rows in timed for row in rows))
+    colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(names)}
+    figure, panels = subplots(len(files))
+    for file, rows, panel in zip(files, timed, panels, strict=True):
+        width = 0.8 / max(len(rows), 1)
         for place, row in enumerate(rows):
-            known = [(i, row[p]) for i, p in enumerate(PHASES) if row.get(p) is not None]
-            lefts = [i - 0.4 + (place + 0.5) * width for i, _ in known]
-            heights = [height for _, height in known]
-            panel.bar(lefts, heights, width, color=colors[row["name"]])
+            left = -0.4 + (place + 0.5) * width
+            bars = [(i + left, row[p]) for i, p in enumerate(PHASES) if row.get(p) is not None]
+            panel.bar(*zip(*bars, strict=True), width, color=colors[row["name"]])
         panel.set_xticks(range(len(PHASES)), list(PHASES.values()), fontsize="small")
-        where = file.machine.get("gpu") if "cuda" in str(rows[0].get("device")) else None
-        panel.set_title(f"{model}, {where or file.machine.get('processor')}", fontsize="medium")
+        where = file.machine.get("gpu") or file.machine.get("processor")
+        model = rows[0].get("shapes") if rows else None
+        panel.set_title(f"{model}, {where}", fontsize="medium")
         panel.set_ylabel("ms")
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(names), fontsize="small")
     save(figure, path)
-
-
-def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows with times, by what was stepped."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if any(row.get(phase) is not None for phase in PHASES):
-            found.setdefault(str(row.get("shapes")), []).append(row)
-    return found
-
-
-# Roofline --------------------------------------------------------------------------------------
-
-UNITS = {"GB/s": 1e9, "GFLOP/s": 1e9}
-MARKERS = "osv^DPX*"
 
 
 @dataclass
@@ -143,29 +110,28 @@ def charts(files: Iterable[ResultFile]) -> dict[str, Chart]:
 
 
 def draw_roofline(found: dict[str, Chart], path: Path) -> None:
-    """A panel per device: GFLOP/s over flops per byte."""
+    """A panel per device: GFLOP/s over flops per byte, both axes logarithmic."""
     figure, panels = subplots(len(found))
     for (where, chart), panel in zip(found.items(), panels, strict=True):
         groups = list(dict.fromkeys(what for what, *_ in chart.points))
         backends = list(dict.fromkeys(by for _, by, *_ in chart.points))
         for what, by, flops, moved, seconds in chart.points:
             color = COLORS[groups.index(what) % len(COLORS)]
-            look = {"color": color, "marker": MARKERS[backends.index(by) % len(MARKERS)]}
-            label = f"{what} {by}"
-            panel.plot(flops / moved, flops / seconds / 1e9, linestyle="", label=label, **look)
-        ends = panel.get_xlim()[0] / 2, panel.get_xlim()[1] * 2
-        for place, (precision, rate) in enumerate(sorted(chart.products.items())):
-            corner = rate / chart.copy if chart.copy else ends[0]
-            xs = sorted({max(ends[0], 1e-3), min(max(corner, 1e-3), ends[1]), ends[1]})
-            ys = [min(rate, (chart.copy or rate / x) * x) / 1e9 for x in xs]
-            style = ("-", "--", ":", "-.")[place % 4]
+            marker = MARKERS[backends.index(by) % len(MARKERS)]
+            place = flops / moved, flops / seconds / 1e9
+            panel.loglog(*place, color=color, marker=marker, linestyle="", label=f"{what} {by}")
+        start, end = panel.get_xlim()
+        for number, (precision, rate) in enumerate(sorted(chart.products.items())):
+            corner = rate / chart.copy if chart.copy else start
+            xs = sorted({start, min(max(corner, start), end), end})
+            ys = [min(rate, chart.copy * x if chart.copy else rate) / 1e9 for x in xs]
+            style = ("-", "--", ":", "-.")[number % 4]
             panel.plot(xs, ys, color="black", linestyle=style, linewidth=1, label=precision)
         panel.set(title=where, xlabel="flops per byte", ylabel="GFLOP/s")
-        logarithmic(panel.xaxis, panel.yaxis)
-        handles, labels = panel.get_legend_handles_labels()
-        once = dict(zip(labels, handles, strict=True))
-        beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}  # points may be anywhere
-        panel.legend(once.values(), once.keys(), fontsize="x-small", **beside)
+        panel.tick_params(axis="x", which="minor", labelbottom=False)
+        once = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+        panel.legend(once.values(), once.keys(), fontsize="x-small", loc="upper left",
+                     bbox_to_anchor=(1.02, 1.0))  # fmt: skip
     save(figure, path)
 
 

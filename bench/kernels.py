@@ -17,33 +17,23 @@ import argparse
 
 import torch
 
-from bench import aot, envelope, shapes, timed
-from bench.command import (
-    Row,
-    add_backend,
-    add_device,
-    add_json_option,
-    check_target,
-    positive,
-    show,
-)
+from bench import envelope, shapes, timed
+from bench.command import Row, common, positive, show
+from bench.cost import aot
 from bench.files import BadInput
 from bench.roof import Roofs, measure
 from soap_fast.backends.triton.backend import PRECISIONS, interpreted
 
 COLUMNS = (
-    "name", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
+    "name", "shapes", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
 )  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    shapes_help = "inventory name or file (default: elic); with --aot, predict its launches"
-    add("--shapes", help=shapes_help)
-    add_device(parser)
+    common(parser, "--shapes", "--device", "--backend", shapes=None)
     of = "of the Triton backend, or of the one that runs (default: launches on cuda)"
     add("--of", choices=("launches", "operators"), help=of)
-    add_backend(parser, "for --of operators")
     add("--steps", type=positive(int), default=5, help="of each kind (default: %(default)s)")
     add("--roof", metavar="FILE", help="of `roof --json`; else measured now")
     add("--aot", action="store_true", help="compile ahead of time, no GPU")
@@ -51,11 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     precision = "with --aot, of products (default: all)"
     add("--precision", nargs="+", default=["tf32x3", "ieee", "tf32"], help=precision)
     add("--sm", type=int, nargs="+", default=aot.ARCHITECTURES, help="with --aot: architectures")
-    add_json_option(parser)
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row] | int:
     if options.aot and options.shapes:
         return predict(options)
     if options.aot:
@@ -73,14 +61,11 @@ def run(options: argparse.Namespace) -> int:
             rows = timed.operators(inventory, options.device, options.backend, options.steps)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    if roofs is None:
-        roofs = Roofs.of_rows(measure(options.device))
+    roofs = roofs or Roofs.of_rows(measure(options.device))
     for row in rows:
-        row |= _rates(row, roofs)
-        row |= {"shapes": inventory.model, "device": options.device}
+        row |= {**_rates(row, roofs), "shapes": inventory.model, "device": options.device}
         row["threads"] = torch.get_num_threads()
-    show(rows, COLUMNS, options.json, "kernels")
-    return 0
+    return rows
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -100,18 +85,13 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def read_roofs(path: str) -> Roofs:
-    """What `roof --json` has written on this machine.
-
-    Raises:
-        BadInput: the file is none of these, or of another machine.
-    """
+    """What `roof --json` has written on this machine; BadInput for another file."""
     file = envelope.read(path)
     if (other := envelope.differences(file.machine, envelope.machine())) is not None:
         raise BadInput(f"--roof {path} is of another machine ({other}): leave it out, or measure")
-    try:
-        return Roofs.of_rows(file.rows)
-    except (KeyError, TypeError):
-        raise BadInput(f"--roof {path} holds no roofs: write it by `roof --json`") from None
+    if file.command != "roof":
+        raise BadInput(f"--roof {path} holds no roofs: write it by `roof --json`")
+    return Roofs.of_rows(file.rows)
 
 
 def _rates(row: Row, roofs: Roofs) -> Row:
@@ -120,11 +100,10 @@ def _rates(row: Row, roofs: Roofs) -> Row:
     if flops is None or moved is None or seconds <= 0:
         return dict.fromkeys(("gflop", "mb", "gflop_s", "gb_s", "share"))
     precision = row["precision"] if row["precision"] in roofs.gemm else "float32"
-    least = roofs.least_seconds(flops, moved, precision)
     return {
         "gflop": flops / 1e9,
         "mb": moved / 1e6,
         "gflop_s": flops / seconds / 1e9,
         "gb_s": moved / seconds / 1e9,
-        "share": least / seconds,
+        "share": roofs.least_seconds(flops, moved, precision) / seconds,
     }

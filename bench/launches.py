@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from typing import Any
 
 import torch
 
 from bench import shapes
 from bench.clock import timed_call
-from bench.command import add_json_option, check_target, progress, show
+from bench.command import Row, common, progress
 from bench.costs import PLAN, costs
 from bench.memory import state_bytes
 from bench.recorded import CallingLauncher, Recorded, record
@@ -30,35 +29,23 @@ COLUMNS = (
     "host_new_gradients_ms", "host_refresh_ms", "host_ratio", "floor_ms",
 )  # fmt: skip
 CPU = "cpu"
+MODELS = ("elic", "tcm_64", "tcm_128", "lalic", "dcae", "hyperprior")  # of the paper
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--shapes",
-        nargs="+",
-        default=["elic", "tcm_64", "tcm_128", "lalic", "dcae", "hyperprior"],
-        help="inventory names or files (default: the models of the paper)",
-    )
-    add_json_option(parser)
+    common(parser)
+    parser.add_argument("--shapes", nargs="+", default=MODELS, help="names or files (%(default)s)")
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
-    results = [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
-    show(results, COLUMNS, options.json, "launches")
-    return 0
+def run(options: argparse.Namespace) -> list[Row]:
+    return [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
 
 
-def measure(inventory: shapes.Inventory) -> dict[str, Any]:
+def measure(inventory: shapes.Inventory) -> Row:
     return counted(record(inventory), inventory) | host_times(inventory)
 
 
-def exact(inventory: shapes.Inventory) -> dict[str, Any]:
-    """All of `measure` that is the same on every machine."""
-    return counted(record(inventory), inventory)
-
-
-def counted(recorded: Recorded, inventory: shapes.Inventory) -> dict[str, Any]:
+def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
     """What the tables of an optimizer say, and what two of its steps launch."""
     launches = recorded.step()
     engine = recorded.engine

@@ -94,18 +94,16 @@ def peak_bytes(kind: str, name: str, wanted: list[Any], limit: float | None = No
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | GIVE_BACK | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     within = None if limit is None else STEPS * limit
+    command = [sys.executable, "-m", "bench.memory", request]
+    options: Any = {"capture_output": True, "text": True, "env": environment, "timeout": within}
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.memory", request],
-            capture_output=True, text=True, env=environment, timeout=within,
-        )  # fmt: skip
+        done = subprocess.run(command, **options)
+        if done.returncode == 0:
+            return int(done.stdout.splitlines()[-1])
+        why = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
     except subprocess.TimeoutExpired:
-        print(f"no peak memory of {name}: took longer than {within:g} s", file=sys.stderr)
-        return None
-    if done.returncode == 0:
-        return int(done.stdout.splitlines()[-1])
-    last = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
-    print(f"no peak memory of {name}: {last}", file=sys.stderr)
+        why = f"took longer than {within:g} s"
+    print(f"no peak memory of {name}: {why}", file=sys.stderr)
     return None
 
 
@@ -115,13 +113,14 @@ def peak_bytes(kind: str, name: str, wanted: list[Any], limit: float | None = No
 
 def main(kind: str, name: str, threads: int, what: str, device: str, *more: Any) -> int:
     torch.set_num_threads(threads)
-    if kind == "step":
-        warm_up = shapes.Inventory("warm-up", (shapes.Entry("w", (64, 64), True),))
-        _step(name, warm_up, device, *more)
-        return _step(name, shapes.load(what), device, *more)
-    backend, settings = more
-    _train(name, workloads.DEMO, device, backend, workloads.Settings(batch=1, crop=64, width=8))
-    return _train(name, what, device, backend, workloads.Settings(*settings))
+    if kind == "train":
+        backend, settings = more
+        small = workloads.Settings(batch=1, crop=64, width=8)
+        _train(name, workloads.DEMO, device, backend, small)
+        return _train(name, what, device, backend, workloads.Settings(*settings))
+    warm_up = shapes.Inventory("warm-up", (shapes.Entry("w", (64, 64), True),))
+    _step(name, warm_up, device, *more)
+    return _step(name, shapes.load(what), device, *more)
 
 
 def _step(name: str, inventory: shapes.Inventory, device: str, backend: str | None) -> int:
@@ -138,9 +137,7 @@ def _step(name: str, inventory: shapes.Inventory, device: str, backend: str | No
     return _resident("VmHWM") - before
 
 
-def _train(
-    name: str, model: str, device: str, backend: str | None, settings: workloads.Settings
-) -> int:
+def _train(name: str, model: str, device: str, backend: str | None, settings: Any) -> int:
     before = _reset_peak()
     workload = workloads.build(model, device, settings)
     optimizer = build(name, workload.params, FREQUENCY, backend)

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
+import soap_fast
 from bench.command import ROOT, named
 
 OURS = "soap_fast"
-LR, BETAS, EPS, MAX_PRECOND_DIM = 3e-3, (0.95, 0.95), 1e-8, 10000
-# Names under which optimizers take what we set: the first that a class has is set.
+OPTIONS: dict[str, Any] = {
+    "lr": 3e-3,
+    "betas": (0.95, 0.95),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "precondition_frequency": None,  # of each measurement
+    "max_precond_dim": 10000,
+}
+# Other names under which optimizers take these.
 ALIASES = {
-    "lr": ("lr",),
-    "betas": ("betas",),
-    "eps": ("eps",),
-    "weight_decay": ("weight_decay",),
-    "precondition_frequency": ("precondition_frequency", "precond_freq", "preconditioning_steps"),
-    "max_precond_dim": ("max_precond_dim", "max_precondition_dim"),
+    "precondition_frequency": ("precond_freq", "preconditioning_steps"),
+    "max_precond_dim": ("max_precondition_dim",),
 }
 
 Params = list[torch.nn.Parameter]
-
-
-def _every(optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
-    return call % frequency == 0
-
-
-def _never(optimizer: torch.optim.Optimizer, call: int, frequency: int) -> bool:
-    return False
+Build = Callable[[Params, int], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -54,73 +52,61 @@ class Peer:
         around: a context for each of its calls, for a library with a switch that all share.
     """
 
-    build: Callable[[Params, int], torch.optim.Optimizer]
-    refreshed: Callable[[Any, int, int], bool | None] = _every
+    build: Build
+    refreshed: Callable[[Any, int, int], bool | None] = lambda _, call, period: call % period == 0
     install: str | None = None
     note: str | None = None
     package: str = "torch"
     around: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    @property
-    def version(self) -> str | None:
-        """None where it is not installed, or of no distribution."""
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+
+def accepted(cls: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Of these options those that the class takes, by the names it has for them."""
+    parameters = inspect.signature(cls).parameters
+    found = {}
+    for option, value in options.items():
+        names = [n for n in (option, *ALIASES.get(option, ())) if n in parameters]
+        if names:
+            found[names[0]] = value
+    return found
 
 
-def _soap_options(frequency: int) -> dict[str, Any]:
-    return {
-        "lr": LR,
-        "betas": BETAS,
-        "eps": EPS,
-        "weight_decay": 0.0,
-        "precondition_frequency": frequency,
-        "max_precond_dim": MAX_PRECOND_DIM,
-    }
+def with_ours(cls: Callable[..., Any], params: Params, frequency: int, **more: Any) -> Any:
+    """The optimizer with our options as far as it takes them."""
+    options = OPTIONS | {"precondition_frequency": frequency}
+    return cls(params, **accepted(cls, options), **more)
 
 
 def build_ours(params: Params, frequency: int, backend: str | None) -> torch.optim.Optimizer:
     """ValueError for a backend that is unknown or does not run here."""
-    from soap_fast import SOAP
-
-    return SOAP(params, **_soap_options(frequency), backend=backend)
+    return with_ours(soap_fast.SOAP, params, frequency, backend=backend)
 
 
 def _pytorch_optimizer(params: Params, frequency: int) -> torch.optim.Optimizer:
     from pytorch_optimizer import SOAP
 
-    return SOAP(params, **accepted(SOAP, _soap_options(frequency)))
+    return with_ours(SOAP, params, frequency)
 
 
 def _heavyball(params: Params, frequency: int) -> torch.optim.Optimizer:
     import heavyball
 
-    options = _soap_options(frequency)
     # Its own defaults are a frequency of 2 and merged modes.
-    return heavyball.SOAP(params, shampoo_beta=BETAS[1], merge_dims=False, **options)
+    options = OPTIONS | {"precondition_frequency": frequency}
+    return heavyball.SOAP(params, shampoo_beta=options["betas"][1], merge_dims=False, **options)
 
 
 @contextmanager
-def _heavyball_compiles(compiles: bool) -> Iterator[None]:
+def _heavyball_eager() -> Iterator[None]:
     """Its switch, which is one for all of its optimizers, set for a call."""
     import heavyball
 
     before = heavyball.utils.compile_mode
-    heavyball.utils.compile_mode = before if compiles else None  # functions as they are written
+    heavyball.utils.compile_mode = None  # functions as they are written
     try:
         yield
     finally:
         heavyball.utils.compile_mode = before
-
-
-def _adam(params: Params, frequency: int) -> torch.optim.Optimizer:
-    return torch.optim.Adam(params, lr=LR, betas=BETAS, eps=EPS)
-
-
-def _adamw(params: Params, frequency: int, **how: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0, **how)
 
 
 class Oracle(torch.optim.Optimizer):
@@ -132,28 +118,19 @@ class Oracle(torch.optim.Optimizer):
 
         super().__init__(params, {})
         self.params = params
-        self.oracle = OracleSOAP(params, **_soap_options(frequency))
+        self.oracle = with_ours(OracleSOAP, params, frequency)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         self.oracle.step([param.grad for param in self.params])
-        for param, new, state in zip(
-            self.params, self.oracle.params, self.oracle.states, strict=True
-        ):
-            param.copy_(new)
-            self.state[param] = vars(state)
+        for place, param in enumerate(self.params):
+            param.copy_(self.oracle.params[place])
+            self.state[param] = vars(self.oracle.states[place])
 
 
-# It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
-_HEAVYBALL = Peer(
-    _heavyball,
-    refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
-    install="pip install heavyball==3.2.1",
-    package="heavyball",
-)
-_HEAVYBALL_SET = (
-    "betas, frequency and merge_dims are set as ours; its first call only starts the bases, too"
-)
+def _torchs(cls: Callable[..., Any], note: str, **how: bool) -> Peer:
+    return Peer(partial(with_ours, cls, **how), lambda *_: False, note=f"torch's{note}")
+
 
 PEERS = {
     "pytorch_optimizer": Peer(
@@ -163,30 +140,22 @@ PEERS = {
         "starts the bases, too",
         package="pytorch_optimizer",
     ),
-    "heavyball": replace(
-        _HEAVYBALL,
-        around=partial(_heavyball_compiles, False),
+    "heavyball": Peer(
+        _heavyball,
+        # It sums up 1 / frequency and refreshes where an integer is passed: at calls 10, 19, 29.
+        refreshed=lambda optimizer, call, frequency: optimizer._is_preconditioning,
+        install="pip install heavyball==3.2.1",
         note="eager: heavyball.utils.compile_mode = None, where its default is torch.compile; "
-        + _HEAVYBALL_SET,
+        "betas, frequency and merge_dims are set as ours; its first call only starts the bases, "
+        "too",
+        package="heavyball",
+        around=_heavyball_eager,
     ),
-    "adamw": Peer(
-        partial(_adamw, fused=True), refreshed=_never, note="torch's, fused=True; no refreshes"
-    ),
+    "adamw": _torchs(torch.optim.AdamW, ", fused=True; no refreshes", fused=True),
     "oracle": Peer(Oracle, note="the reference's order of work, see tests/oracle.py"),
-    "heavyball_compiled": replace(
-        _HEAVYBALL,
-        around=partial(_heavyball_compiles, True),
-        note="its default compile_mode; loading_ms has what it compiles at first, first_ms what of "
-        "that a second optimizer compiles again; " + _HEAVYBALL_SET,
-    ),
-    "adamw_foreach": Peer(
-        partial(_adamw, foreach=True), refreshed=_never, note="torch's, foreach=True"
-    ),
-    "adam": Peer(_adam, refreshed=_never, note="torch's with its own default implementation"),
+    "adamw_foreach": _torchs(torch.optim.AdamW, ", foreach=True", foreach=True),
+    "adam": _torchs(torch.optim.Adam, " with its own default implementation"),
 }
-
-
-# Any optimizer, with our options as far as it takes them ---------------------------------------
 
 
 def optimizer_class(text: str) -> type[torch.optim.Optimizer]:
@@ -197,57 +166,37 @@ def optimizer_class(text: str) -> type[torch.optim.Optimizer]:
     return found
 
 
-def accepted(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> dict[str, Any]:
-    """Of these options those that the class takes, by the names it has for them."""
-    parameters = inspect.signature(cls).parameters
-    found = {}
-    for option, value in options.items():
-        name = next((alias for alias in ALIASES[option] if alias in parameters), None)
-        if name is not None:
-            found[name] = value
-    return found
-
-
-def foreign_peer(name: str) -> Peer:
-    """argparse.ArgumentTypeError where the name, `package.module:Class`, is of no optimizer."""
-    cls = optimizer_class(name)
-    given = ", ".join(accepted(cls, _soap_options(1))) or "nothing"
-    return Peer(
-        lambda params, frequency: cls(params, **accepted(cls, _soap_options(frequency))),
-        refreshed=lambda *_: None,
-        note=f"set as ours: {given}; everything else is {cls.__name__}'s own default; "
-        "mean_ms is the arithmetic mean, for its refreshes are not known",
-        package=_distribution(cls),
-    )
-
-
-def _distribution(cls: type) -> str:
-    """The distribution a class is of, else its top-level package."""
-    top = cls.__module__.partition(".")[0]
-    try:
-        importlib.metadata.distribution(top)
-    except importlib.metadata.PackageNotFoundError:  # the slow way: reads every package there is
-        return importlib.metadata.packages_distributions().get(top, [top])[0]
-    return top
-
-
-# By name ---------------------------------------------------------------------------------------
-
-
 def peer(name: str) -> Peer:
-    """The peer of this name, or an optimizer named `package.module:Class`."""
-    return PEERS[name] if name in PEERS else foreign_peer(name)
+    """The peer of this name, or an optimizer named `package.module:Class`.
+
+    Raises:
+        argparse.ArgumentTypeError: there is none.
+    """
+    if name in PEERS or ":" in name:
+        return PEERS.get(name) or _foreign(name)
+    known = f"{', '.join(PEERS)}, or package.module:Class"
+    raise argparse.ArgumentTypeError(f"no peer {name!r}: take {known}")
+
+
+@functools.cache
+def _foreign(name: str) -> Peer:
+    cls = optimizer_class(name)
+    top = cls.__module__.partition(".")[0]
+    return Peer(
+        partial(with_ours, cls),
+        refreshed=lambda *_: None,
+        note=f"set as ours: {', '.join(accepted(cls, OPTIONS)) or 'nothing'}; everything else is "
+        f"{cls.__name__}'s own default; mean_ms is the arithmetic mean, for its refreshes are not "
+        "known",
+        package=importlib.metadata.packages_distributions().get(top, [top])[0],
+    )
 
 
 def chosen(text: str) -> tuple[str, ...]:
     """Names of peers, for argparse, from `adamw,oracle`."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if ":" in name:
-            foreign_peer(name)
-        elif name not in PEERS:
-            known = f"{', '.join(PEERS)}, or package.module:Class"
-            raise argparse.ArgumentTypeError(f"no peer {name!r}: take {known}")
+        peer(name)
     return names
 
 
@@ -267,14 +216,18 @@ def around(name: str) -> AbstractContextManager[None]:
 
 def refreshed(name: str, optimizer: Any, call: int, frequency: int) -> bool | None:
     """Whether the call just made, the first being 0, refreshed bases; None: nobody knows."""
-    return (_every if name == OURS else peer(name).refreshed)(optimizer, call, frequency)
+    if name == OURS:
+        return call % frequency == 0
+    return peer(name).refreshed(optimizer, call, frequency)
 
 
 def origin(name: str) -> dict[str, str | None]:
     """Where an optimizer comes from, and what has to be known to read its numbers."""
     if name == OURS:
-        import soap_fast
-
         return {"package": OURS, "version": soap_fast.__version__, "note": None}
     found = peer(name)
-    return {"package": found.package, "version": found.version, "note": found.note}
+    try:
+        version = importlib.metadata.version(found.package)
+    except importlib.metadata.PackageNotFoundError:  # not installed, or of no distribution
+        version = None
+    return {"package": found.package, "version": version, "note": found.note}

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.command import ROOT, table
 from bench.envelope import ResultFile, Row, read
@@ -22,24 +21,14 @@ ROWS = 4  # at most; README's first screen has no room for more
 # By kind of step, the most telling first. A GPU's results lie below its folder, a CPU's below ours.
 GPU_FILES = ("peers_elic.json", "train_elic.json")
 CPU_FILES = (
-    "step/elic_cpu.json",
-    "train/elic_quarter_cpu.json",
-    "step/dcae_quarter_cpu.json",
-    "train/dcae_quarter_cpu.json",
-)
-ADAMS = ("adamw", "adam")  # of `step --peers adamw`; of `train`, whose baseline it is
+    "step/elic_cpu.json", "train/elic_quarter_cpu.json",
+    "step/dcae_quarter_cpu.json", "train/dcae_quarter_cpu.json",
+)  # fmt: skip
 PEER = "pytorch_optimizer"
 HEADER = (
-    "mean time of",
-    "model",
-    "soap_fast, ms",
-    "Adam, ms",
-    "soap_fast / Adam",
-    f"{PEER}, ms",
-    f"soap_fast / {PEER}",
-    "on",
-)
-PACKAGES = ("torch", PEER)
+    "mean time of", "model", "soap_fast, ms", "Adam, ms", "soap_fast / Adam", f"{PEER}, ms",
+    f"soap_fast / {PEER}", "on",
+)  # fmt: skip
 EXPLAINED = """\
 Means over a refresh period, its refresh included; the optimizers take turns. A training step is
 forward, backward and optimizer. Adam is torch's, in optimizer steps its AdamW with `fused=True`.
@@ -54,27 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     readme = ROOT / "README.md"
     text = readme.read_text()
-    filled = fill(text)
-    if options.check:
-        return int(filled != text)
-    readme.write_text(filled)
-    return 0
-
-
-def fill(text: str) -> str:
-    """The text with every section replaced by the table of its folder."""
-
-    def section(match: re.Match[str]) -> str:
-        return f"{match[1]}{markdown(ROOT / match['path'], ROOT)}{match[3]}"
-
-    return SECTION.sub(section, text)
-
-
-class Found(NamedTuple):
-    """A result and where it was taken: a GPU's name, or `CPU`."""
-
-    file: ResultFile
-    place: str
+    filled = SECTION.sub(lambda m: f"{m[1]}{markdown(ROOT / m['path'], ROOT)}{m[3]}", text)
+    if not options.check:
+        readme.write_text(filled)
+    return int(options.check and filled != text)
 
 
 def markdown(results: Path, root: Path) -> str:
@@ -90,22 +62,23 @@ def markdown(results: Path, root: Path) -> str:
     chosen = list(_found(results))[:ROWS]
     if not chosen:
         raise BadInput(f"{results} has none of {', '.join(CPU_FILES)}: measure them first")
-    cells = [_cells(one) for one in chosen]
-    machines = "".join(f"- {line}\n" for line in dict.fromkeys(_machine(one) for one in chosen))
-    pages = "".join(f"- {link}\n" for link in _pages(chosen, root))
-    return f"{table(HEADER, cells)}\n{EXPLAINED}\n{machines}{_state(chosen)}{pages}"
+    lines = [*dict.fromkeys(_machine(file) for file in chosen), *_state(chosen)]
+    for file in chosen:
+        if gpu := file.machine.get("gpu"):
+            page = (Path(file.path).parent / PAGE).relative_to(root).as_posix()
+            lines.append(f"All results of the {gpu}: [{page}]({page})")
+    listed = "".join(f"- {line}\n" for line in dict.fromkeys(lines))
+    return f"{table(HEADER, [_cells(file) for file in chosen])}\n{EXPLAINED}\n{listed}"
 
 
-def _found(results: Path) -> Iterator[Found]:
+def _found(results: Path) -> Iterator[ResultFile]:
     """Of GPUs, each with a folder of its own, then of a CPU."""
-    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        for path in (folder / name for name in GPU_FILES):
-            gpu = path.exists() and read(str(path)).machine.get("gpu")
-            if gpu and "soap_fast" in _by_name(file := read(str(path))):
-                yield Found(file, gpu)
-    for path in (results / name for name in CPU_FILES):
-        if path.exists() and "soap_fast" in _by_name(file := read(str(path))):
-            yield Found(file, "CPU")
+    gpus = [path for name in GPU_FILES for path in results.glob(f"*/{name}")]
+    cpus = [results / name for name in CPU_FILES]
+    for path in (*sorted(gpus), *(path for path in cpus if path.exists())):
+        file = read(str(path))
+        if "soap_fast" in _by_name(file) and (path in cpus or file.machine.get("gpu")):
+            yield file
 
 
 def _by_name(file: ResultFile) -> dict[str, Row]:
@@ -113,18 +86,13 @@ def _by_name(file: ResultFile) -> dict[str, Row]:
     return {row["name"]: row for row in file.rows if row.get("mean_ms") is not None}
 
 
-def _cells(found: Found) -> list[object]:
-    rows = _by_name(found.file)
-    ours = rows["soap_fast"]
-    others = [_mean(rows, ADAMS), _mean(rows, (PEER,))]
-    compared = [cell for mean in others for cell in (mean, mean and ours["mean_ms"] / mean)]
-    is_step = "shapes" in ours
-    kind = "an optimizer step" if is_step else "a training step"
-    return [kind, _model(ours), ours["mean_ms"], *compared, found.place]
-
-
-def _mean(rows: dict[str, Row], names: Sequence[str]) -> float | None:
-    return next((rows[name]["mean_ms"] for name in names if name in rows), None)
+def _cells(file: ResultFile) -> list[object]:
+    rows = _by_name(file)
+    ours, adam = rows["soap_fast"], rows.get("adamw") or rows.get("adam")
+    means = [row and row["mean_ms"] for row in (adam, rows.get(PEER))]
+    compared = [cell for mean in means for cell in (mean, mean and ours["mean_ms"] / mean)]
+    kind = "an optimizer step" if "shapes" in ours else "a training step"
+    return [kind, _model(ours), ours["mean_ms"], *compared, file.machine.get("gpu") or "CPU"]
 
 
 def _model(row: Row) -> str:
@@ -138,33 +106,22 @@ def _model(row: Row) -> str:
     return f"{name}, {size}, {row['batch']} crops of {row['crop']} x {row['crop']}"
 
 
-def _machine(found: Found) -> str:
-    file = found.file
+def _machine(file: ResultFile) -> str:
     about = file.machine
-    if found.place == "CPU":
-        told = f"CPU: {about.get('processor')}, {about.get('threads')} threads"
-    else:
-        told = f"{found.place}, driver {about.get('driver')}"
-    versions = [f"{name} {v}" for name in PACKAGES if (v := file.versions.get(name))]
+    told = f"CPU: {about.get('processor')}, {about.get('threads')} threads"
+    if about.get("gpu"):
+        told = f"{about['gpu']}, driver {about.get('driver')}"
+    versions = [f"{name} {v}" for name in ("torch", PEER) if (v := file.versions.get(name))]
     return ", ".join([told, *versions, f"commit {(file.commit or '?')[:10]}"])
 
 
-def _state(chosen: Sequence[Found]) -> str:
+def _state(chosen: list[ResultFile]) -> Iterator[str]:
     """What the state takes beside the parameters, of the first optimizer step that tells it."""
-    for one in chosen:
-        rows = _by_name(one.file)
-        ratios = {name: row["state_ratio"] for name, row in rows.items() if row.get("state_ratio")}
-        if {"soap_fast", "adamw"} <= set(ratios):
-            return (
-                f"- Memory of the state of {rows['soap_fast']['shapes']}: "
-                f"{ratios['soap_fast']:.2f} times its parameters', Adam's {ratios['adamw']:.2f} "
-                "times\n"
+    for rows in map(_by_name, chosen):
+        ratios = [rows.get(name, {}).get("state_ratio") for name in ("soap_fast", "adamw")]
+        if all(ratios):
+            yield (
+                f"Memory of the state of {rows['soap_fast']['shapes']}: {ratios[0]:.2f} times its "
+                f"parameters', Adam's {ratios[1]:.2f} times"
             )
-    return ""
-
-
-def _pages(chosen: Sequence[Found], root: Path) -> list[str]:
-    """Links to the reports of GPUs."""
-    found = {one.place: Path(one.file.path).parent / PAGE for one in chosen if one.place != "CPU"}
-    links = {gpu: page.relative_to(root).as_posix() for gpu, page in found.items()}
-    return [f"All results of the {gpu}: [{page}]({page})" for gpu, page in links.items()]
+            return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,39 +12,21 @@ from bench.shapes import Inventory
 from soap_fast import SOAP
 from soap_fast.backends.triton.backend import Precision, TritonBackend
 from soap_fast.backends.triton.engine import Engine
-from soap_fast.backends.triton.launch.launcher import (
-    Launch,
-    Launcher,
-    RecordingLauncher,
-    TritonLauncher,
-)
+from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher, TritonLauncher
 from soap_fast.options import plan_options
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import Refreshed, refresh_launches, uninitialised
 from soap_fast.step.state import allocate, bind, fresh, not_begun
 
 
-class Keeping(Launcher, Protocol):
-    """A launcher that keeps what it was given."""
-
-    launched: list[Launch]
-
-
 class RecordingBackend(TritonBackend):
     """Refreshes bases in name only, and keeps what was to be refreshed: factors and selections."""
 
-    def __init__(self, launcher: Keeping, precision: Precision = "tf32x3") -> None:
+    def __init__(self, launcher: Any, precision: Precision = "tf32x3") -> None:
         super().__init__(precision, launcher=launcher)
         self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
 
-    def refresh_op(
-        self,
-        factors: list[torch.Tensor],
-        bases: list[torch.Tensor],
-        selections: list[torch.Tensor],
-        allowed: list[torch.Tensor],
-        tolerance: float,
-    ) -> Refreshed:
+    def refresh_op(self, factors: Any, bases: Any, selections: Any, *_: Any) -> Refreshed:
         self.refreshed.append((factors, selections))
         return uninitialised(factors, selections)
 
@@ -88,7 +70,7 @@ class Recorded:
 
     optimizer: SOAP
     params: list[torch.nn.Parameter]
-    launcher: Keeping
+    launcher: Any  # keeps what is `launched`
     backend: RecordingBackend
 
     @property
@@ -127,7 +109,7 @@ def record(
     inventory: Inventory,
     device: str = "cpu",
     precision: Precision = "tf32x3",
-    launcher: Keeping | None = None,
+    launcher: Any = None,
 ) -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
     launcher = launcher or RecordingLauncher()

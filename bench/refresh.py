@@ -18,15 +18,7 @@ import torch
 
 from bench import shapes
 from bench.clock import Stopwatch
-from bench.command import (
-    add_device,
-    add_json_option,
-    add_shapes,
-    check_target,
-    positive,
-    progress,
-    show,
-)
+from bench.command import Row, common, progress
 from bench.costs import PLAN
 from bench.files import BadInput
 from soap_fast import extension
@@ -42,18 +34,11 @@ OPS = {"native": (eigh_native, refresh_native), "eager": (eigh_eager, refresh_ea
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add_shapes(parser)
-    add_device(parser)
-    add("--op", choices=OPS, default="native", help="default: %(default)s")
-    repeats = "default: %(default)s, medians are taken"
-    add("--repeats", type=positive(int), default=5, help=repeats)
-    add("--threads", type=positive(int), help="of the CPU (default: torch's choice)")
-    add_json_option(parser)
+    common(parser, "--shapes", "--device", "--repeats", "--threads", repeats=5)
+    parser.add_argument("--op", choices=OPS, default="native", help="default: %(default)s")
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row]:
     if options.op == "native" and not extension.available():
         raise BadInput(f"--op native: {extension.reason()}")
     cuda = (extension.build_info() or {}).get("cuda")
@@ -83,12 +68,9 @@ def run(options: argparse.Namespace) -> int:
         "largest": max(stack.shape[1] for stack in factors.K),
         "threads": torch.get_num_threads(),
         "repeats": options.repeats,
-        **medians,
-        **{f"{name}_ratio": medians[f"{name}_loop_ms"] / medians[f"{name}_ms"] for name in pairs},
-        "samples": samples,
     }
-    show([result], COLUMNS, options.json, "refresh")
-    return 0
+    ratios = {f"{name}_ratio": medians[f"{name}_loop_ms"] / medians[f"{name}_ms"] for name in pairs}
+    return [{**result, **medians, **ratios, "samples": samples}]
 
 
 def interleaved(
@@ -120,27 +102,18 @@ class Factors:
 
     @classmethod
     def of(cls, inventory: shapes.Inventory, device: str = "cpu") -> Factors:
-        counts: dict[int, int] = {}
-        for entry in inventory.entries:
-            for size in plan_tensor(entry.shape, PLAN).factors:
-                if size is not None:
-                    counts[size] = counts.get(size, 0) + 1
+        sizes = [s for e in inventory.entries for s in plan_tensor(e.shape, PLAN).factors if s]
+        counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
         generator = torch.Generator().manual_seed(0)
-        before = [_grams(n, d, generator) for d, n in counts.items()]
-        drift = [_grams(n, d, generator) for d, n in counts.items()]
-        everything = [torch.arange(n, dtype=torch.int32) for n in counts.values()]
-        before, drift = ([k.to(device) for k in factors] for factors in (before, drift))
-        everything = [chosen.to(device) for chosen in everything]
+        before, drift = (
+            [_grams(n, d, generator).to(device) for d, n in counts.items()] for _ in range(2)
+        )
+        everything = [torch.arange(n, dtype=torch.int32).to(device) for n in counts.values()]
         # The bases a run has are those of its factors ten steps before: 0.95 ** 10 is 0.6.
         _, bases = eigh_eager(before, everything)
         factors = [0.6 * old + 0.4 * new for old, new in zip(before, drift, strict=True)]
-        return cls(
-            factors,
-            [q.clone() for q in bases],
-            bases,
-            everything,
-            [(chosen >= 0).to(device) for chosen in everything],
-        )
+        allowed = [chosen >= 0 for chosen in everything]
+        return cls(factors, [q.clone() for q in bases], bases, everything, allowed)
 
     def refresh(self, op: Callable[..., object]) -> None:
         op(self.K, self.Q, self.chosen, self.allowed, 0.0)

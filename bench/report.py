@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
-from bench import figures
-from bench.command import add_json_option, check_target, show, table
+from bench import figures, kernels, launches, refresh, roof, step, train
+from bench.command import Row, check_target, common, table
+from bench.cost import aot
 from bench.envelope import ResultFile, read
 from bench.files import BadInput
 
@@ -24,101 +24,54 @@ COLUMNS = ("path", "command", "rows", "commit")
 PAGE = "report.md"
 
 
-class Section(NamedTuple):
-    """Results of one command.
-
-    Attributes:
-        needs: a field; rows without it are what the others are made of, and not shown.
-        columns: of its tables.
-    """
-
-    title: str
-    needs: str
-    columns: tuple[str, ...]
-
-
-def _section(title: str, needs: str, columns: str) -> Section:
-    return Section(title, needs, tuple(columns.split()))
-
-
-# By command, what was timed first, then what is the same on every machine.
-SECTIONS = {
-    "roof": _section("Roofs", "roof", "roof value unit median device threads what"),
-    "step": _section(
-        "Steps by phase",
-        "name",
-        "name shapes first_ms plain_ms refresh_ms mean_ms speedup peak_bytes state_ratio "
-        "gemm_share missing failed",
-    ),
-    "train": _section(
-        "Training steps",
-        "name",
-        "name model width batch crop mean_ms forward_ms backward_ms optimizer_ms share ratio "
-        "peak_bytes peak_ratio missing failed",
-    ),
-    "kernels": _section(
-        "Kernels and operators", "us", "name phase by shapes device us flops bytes share"
-    ),
-    "refresh": _section(
-        "First bases and refreshes",
-        "refresh_ms",
-        "shapes op device factors threads refresh_ms refresh_loop_ms refresh_ratio eigh_ms "
-        "eigh_loop_ms eigh_ratio",
-    ),
-    "scaling": _section(
+# By command, what was timed first, then what is the same on every machine: titles and columns. The
+# first column is one that every row to be shown has.
+SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
+    "roof": ("Roofs", roof.COLUMNS),
+    "step": ("Steps by phase", step.COLUMNS),
+    "train": ("Training steps", train.COLUMNS),
+    "kernels": ("Kernels and operators", kernels.COLUMNS),
+    "refresh": ("First bases and refreshes", refresh.COLUMNS),
+    "scaling": (
         "Cost against size",
-        "sweep",
-        "sweep x threads first_ms plain_ms refresh_ms mean_ms metric exponent stderr",
+        ("sweep", "x", "threads", *figures.PHASES, "metric", "exponent", "stderr"),
     ),
-    "pytest bench/": _section(
+    "pytest bench/": (
         "Ops, by pytest-benchmark",
-        "seconds",
-        "op shapes backend device seconds flops bytes launches share_of_roof",
+        ("op", "shapes", "backend", "device", "seconds", "flops", "bytes", "share_of_roof"),
     ),
-    "lic compare": _section(
+    "lic compare": (
         "Optimizers compared on models",
-        "variant",
-        "group variant lr rd_loss rd_loss_spread steps_ratio seconds_ratio step_ms optimizer_share",
+        ("variant", "group", "lr", "rd_loss", "rd_loss_spread", "steps_ratio", "seconds_ratio",
+         "step_ms", "optimizer_share"),
     ),
-    "lic demo": _section(
+    "lic demo": (
         "The demo",
-        "optimizer",
-        "optimizer lr steps rd_loss bpp psnr step_ms optimizer_ms optimizer_share",
+        ("optimizer", "lr", "steps", "rd_loss", "bpp", "psnr", "step_ms", "optimizer_ms",
+         "optimizer_share"),
     ),
-    "kernels --aot": _section(
-        "Kernels, compiled ahead of time",
-        "kernel",
-        "kernel sm options registers shared_bytes stack_bytes spill_bytes load_bytes",
-    ),
-    "launches": _section(
-        "Launches of the models",
-        "model",
-        "model launches_plain launches_refresh flops bytes padding workspace_ratio state_bytes "
-        "host_ratio floor_ms",
-    ),
-}
+    "kernels --aot": ("Kernels, compiled ahead of time", aot.COLUMNS),
+    "launches": ("Launches of the models", launches.COLUMNS),
+}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    common(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="result files, or folders of them")
     parser.add_argument("--out", required=True, metavar="DIR", help="for report.md and drawings")
-    add_json_option(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> list[Row]:
     out = Path(options.out)
-    check_target(options.json)
     check_target(str(out / PAGE), "--out")
     files = known(found(options.paths))
     if not files:
         raise BadInput(f"nothing to report: results of {', '.join(SECTIONS)} are known")
     write(files, out)
-    rows = [
+    return [
         {"path": f.path, "command": f.command, "rows": len(f.rows), "commit": (f.commit or "")[:12]}
         for f in files
     ]
-    show(rows, COLUMNS, options.json, "report")
-    return 0
 
 
 def found(paths: Sequence[str]) -> list[ResultFile]:
@@ -163,14 +116,14 @@ def write(
 def page(files: Sequence[ResultFile], out: Path) -> list[str]:
     """The results, part by part; drawings are written as they are mentioned."""
     parts = []
-    for command, section in SECTIONS.items():
+    for command, (title, columns) in SECTIONS.items():
         of = [file for file in files if file.command == command]
         if not of:
             continue
-        parts.append(f"## {section.title}\n")
+        parts.append(f"## {title}\n")
         for file in of:
-            rows = [row for row in file.rows if section.needs in row]
-            filled = [c for c in section.columns if any(row.get(c) is not None for row in rows)]
+            rows = [row for row in file.rows if columns[0] in row]
+            filled = [c for c in columns if any(row.get(c) is not None for row in rows)]
             parts += [origin(file), table(filled, [[row.get(c) for c in filled] for row in rows])]
         if command == "step":
             draw = partial(figures.draw_phases, of)

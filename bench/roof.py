@@ -12,21 +12,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from bench.clock import replayed, samples, synchronize
-from bench.command import (
-    Row,
-    add_device,
-    add_json_option,
-    check_target,
-    positive,
-    progress,
-    show,
-)
+from bench.command import Row, common, positive, progress
 
 CALLS = 500  # per sample: one takes a microsecond or ten, and a queue holds 1000
 
@@ -72,41 +63,31 @@ COLUMNS = ("roof", "value", "unit", "median", "what")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add, whole = parser.add_argument, positive(int)
-    add_device(parser)
-    add("--repeats", type=whole, default=7, help="default: %(default)s")
-    add("--size", type=whole, help="n of products of [n, n]")
-    add("--copy-mib", type=whole, help="size of the copy's source")
-    add("--threads", type=whole, help="of the CPU")
-    add_json_option(parser)
+    common(parser, "--device", "--repeats", "--threads")
+    parser.add_argument("--size", type=positive(int), help="n of products of [n, n]")
+    parser.add_argument("--copy-mib", type=positive(int), help="size of the copy's source")
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     sizes = DEFAULT_SIZES[torch.device(options.device).type]
     copied = sizes.copied if options.copy_mib is None else options.copy_mib * 2**20
     rows = measure(options.device, Sizes(copied, options.size or sizes.product), options.repeats)
-    for row in rows:
-        row |= {"device": options.device, "threads": torch.get_num_threads()}
-    show(rows, COLUMNS, options.json, "roof")
-    return 0
+    more = {"device": options.device, "threads": torch.get_num_threads()}
+    return [row | more for row in rows]
 
 
 def measure(device: str, sizes: Sizes | None = None, repeats: int = 7) -> list[Row]:
     """Every roof of a device, a row each: `value` is the best of the samples, `median` theirs."""
     kind = torch.device(device).type
     sizes = sizes or DEFAULT_SIZES[kind]
-    work = [
-        partial(copy_row, device, sizes.copied, repeats),
-        *(partial(gemm_row, name, device, sizes.product, repeats) for name in PRECISIONS[kind]),
-        partial(host_row, device, repeats),
-        *([partial(launch_row, device, repeats), partial(replay_row, repeats)] if kind == "cuda"
-          else []),
-    ]  # fmt: skip
-    rows = [row() for row in progress(work, "roofs", "roof")]
-    return [*rows, *derived(rows)]
+    products = [
+        gemm_row(name, device, sizes.product, repeats)
+        for name in progress(PRECISIONS[kind], "products", "roof")
+    ]
+    copied = copy_row(device, sizes.copied, repeats)
+    return [copied, *products, *call_rows(device, repeats), *derived(products)]
 
 
 def _row(roof: str, unit: str, amount: float, seconds: list[float], what: str) -> Row:
@@ -158,35 +139,24 @@ def derived(rows: list[Row]) -> Iterator[Row]:
             yield {**row, **third, "roof": "gemm_tf32x3", "what": "a third of gemm_tf32"}
 
 
-def _call(device: str) -> Callable[[], object]:
+def _calls(device: str, count: int = CALLS) -> Callable[[], None]:
     one, out = torch.ones(1, device=device), torch.empty(1, device=device)
-    return lambda: torch.neg(one, out=out)
-
-
-def _calls(device: str) -> Callable[[], None]:
-    call = _call(device)
 
     def calls() -> None:
-        for _ in range(CALLS):
-            call()
+        for _ in range(count):
+            torch.neg(one, out=out)
 
     return calls
 
 
-def host_row(device: str, repeats: int) -> Row:
-    """What the host pays for one call of a torch operator; on CUDA nothing waits for the GPU."""
+def call_rows(device: str, repeats: int) -> Iterator[Row]:
+    """What a call of a torch operator costs: on the host, between launches, and within a graph."""
+    what = "torch.neg of one element"
     # By the host's clock, each sample from an empty queue: a full one would be waited for.
     times = samples(_calls(device), "cpu", repeats, before=lambda: synchronize(device))
-    return _row("host_call", "us", CALLS, times, "torch.neg of one element")
-
-
-def launch_row(device: str, repeats: int) -> Row:
-    """From one launch to the next, by events."""
-    times = samples(_calls(device), device, repeats)
-    return _row("launch", "us", CALLS, times, "torch.neg of one element, in a row")
-
-
-def replay_row(repeats: int) -> Row:
-    """The same inside a CUDA graph."""
-    times = replayed(_call("cuda"), calls=1000, repeats=repeats)
-    return _row("graph_replay", "us", 1, times, "torch.neg as one of 1000 nodes of a CUDA graph")
+    yield _row("host_call", "us", CALLS, times, what)
+    if torch.device(device).type == "cuda":
+        times = samples(_calls(device), device, repeats)
+        yield _row("launch", "us", CALLS, times, f"{what}, in a row")
+        times = replayed(_calls(device, 1), calls=1000, repeats=repeats)
+        yield _row("graph_replay", "us", 1, times, f"{what}, as one of 1000 nodes of a CUDA graph")

@@ -25,68 +25,53 @@ from typing import Any
 import torch
 
 from bench import shapes
-from bench.clock import Elapsed, Times, timed_call
-from bench.command import (
-    Row,
-    add_backend,
-    add_device,
-    add_json_option,
-    add_shapes,
-    add_turns,
-    check_target,
-    positive,
-    progress,
-    show,
-)
+from bench.clock import Times, timed_call
+from bench.command import Row, common, positive, progress
 from bench.costs import PLAN, costs
 from bench.files import BadInput
 from bench.memory import STEPS, peak_bytes, state_bytes
-from bench.optimizers import OURS, PEERS, build, chosen, origin
+from bench.optimizers import OURS, PEERS, build, chosen
 from bench.roof import DEFAULT_SIZES, gemm_row
-from bench.turns import Runner, take_turns
+from bench.turns import Runner, described, take_turns
 from soap_fast import SOAP, GraphedStep
 
-ALONE = (
-    "name", "shapes", "device", "threads", "loading_ms", "first_ms", "plain_ms", "refresh_ms",
-    "mean_ms", "p99_ms", "host_ms", "peak_bytes", "state_ratio",
-)  # fmt: skip
-BESIDE = (
-    "name", "plain_ms", "refresh_ms", "first_ms", "mean_ms", "p99_ms", "host_ms", "speedup",
-    "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
+COLUMNS = (
+    "name", "shapes", "loading_ms", "first_ms", "plain_ms", "refresh_ms", "mean_ms", "p99_ms",
+    "host_ms", "speedup", "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
 LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torch
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_shapes(parser, "hyperprior")
-    add_device(parser)
-    add_backend(parser)
-    add_turns(parser, 1, "call")
+    turns = ("--periods", "--precondition-frequency", "--time-limit")
+    common(parser, "--shapes", "--device", "--backend", *turns, shapes="hyperprior")
     peers = f"compare with {', '.join(PEERS)}, or any package.module:Class"
     add("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
     budget = "for all calls and the peaks of memory, after which peers stop (default: none)"
     add("--budget", type=positive(float), metavar="SECONDS", help=budget)
     add("--graphed", action="store_true", help="replay CUDA graphs of the steps")
-    add_json_option(parser)
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row]:
     if options.graphed and options.peers:
         raise BadInput("--graphed and --peers are two measurements: make one after the other")
     if options.graphed and not options.device.startswith("cuda"):
         raise BadInput("--graphed replays CUDA graphs: add --device cuda, on a machine with a GPU")
     inventory = shapes.load(options.shapes)
-    if options.graphed:
-        try:
-            rows = [graphed(inventory, options)]
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-    else:
-        rows = measure(inventory, options)
-    show(rows, BESIDE if options.peers else ALONE, options.json, "step")
-    return 0
+    about = {
+        "shapes": inventory.model,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "precondition_frequency": options.precondition_frequency,
+        "tensors": len(inventory.entries),
+        "parameters": inventory.numel,
+    }
+    try:
+        rows = [graphed(inventory, options)] if options.graphed else measure(inventory, options)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return [row if "missing" in row else row | about for row in rows]
 
 
 class Stepped(Runner):
@@ -105,11 +90,10 @@ class Stepped(Runner):
     ) -> None:
         super().__init__(name, params[0].device, partial(build, name, params, *given), **more)
         self.source, self.params = source, params
-        self.gradients: list[torch.Tensor] = []
 
-    def before(self, call: int) -> None:
+    def before(self) -> None:
         # They are kept as well: whoever drops one frees no memory by it.
-        self.gradients = [given.grad.clone() for given in self.source]  # type: ignore[union-attr]
+        self.gradients = [given.grad.clone() for given in self.source]
         for param, gradient in zip(self.params, self.gradients, strict=True):
             param.grad = gradient
 
@@ -118,9 +102,8 @@ class Stepped(Runner):
         for param in self.params:
             param.grad = None
 
-    def work(self) -> Elapsed:
-        assert self.optimizer is not None
-        return timed_call(self.optimizer.step, self.device)
+    def call(self) -> None:
+        self.optimizer.step()
 
 
 def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Row]:
@@ -129,48 +112,39 @@ def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Ro
     On a GPU memory is measured along with the times. On the CPU it comes last, in processes of its
     own: of peers only while `--budget` lasts.
     """
-    device, frequency, names = options.device, options.precondition_frequency, options.peers
+    device, frequency = options.device, options.precondition_frequency
     source = inventory.parameters(device)
+    given = (frequency, options.backend)
     runners = [
-        Stepped(name, source, inventory.parameters(device), frequency, options.backend,
-                limit=options.time_limit)
-        for name in (OURS, *names)
-    ]  # fmt: skip
-    start = time.monotonic()
-    before = sgemm_gflops(device) if names else None
+        Stepped(name, source, inventory.parameters(device), *given, limit=options.time_limit)
+        for name in (OURS, *options.peers)
+    ]
+    end = math.inf if options.budget is None else time.monotonic() + options.budget
+    # Before and after, since machines have faster and slower minutes.
+    gflops = sgemm_gflops(device) if options.peers else None
 
     def prepare(call: int) -> None:
         inventory.set_gradients(source, seed=1 + call)
 
     take_turns(runners, frequency, options.periods, inventory.model, prepare, options.budget)
-    # Machines have faster and slower minutes.
-    gflops = None if before is None else max(before, sgemm_gflops(device))
-    end = math.inf if options.budget is None else start + options.budget
-    peaks = {r.name: _peak(r, options, end) for r in progress(runners, "peaks", "optimizer")}
-    ours = runners[0].times.summary(frequency)
+    if gflops is not None:
+        gflops = max(gflops, sgemm_gflops(device))
     rows = []
-    for runner in runners:
-        if runner.missing is not None:
-            rows.append({"name": runner.name, "missing": runner.missing})
-            continue
-        row = _described(inventory, device, frequency)
-        row |= {"name": runner.name, "peak_bytes": peaks[runner.name], "sgemm_gflops": gflops}
-        row["backend"] = getattr(runner.optimizer, "backend", None) if runner.needed else None
-        rows.append(row | _measured(runner, inventory, frequency, ours, gflops))
+    for runner in progress(runners, "peaks", "optimizer"):
+        row = described(runner, frequency)
+        if runner.missing is None:
+            row |= {"sgemm_gflops": gflops, "peak_bytes": _peak(runner, options, end)}
+        if not runner.waits:
+            weight = sum(param.nbytes for param in runner.params)
+            row |= {**runner.times.tail(), "samples": runner.times.samples()}
+            row["state_ratio"] = state_bytes(runner.optimizer) / weight
+            row["gemm_share"] = None
+            row["speedup"] = row["mean_ms"] / (rows or [row])[0]["mean_ms"]
+        rows.append(row)
+    if gflops is not None and rows[0]["plain_ms"] is not None:
+        flops = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].flops
+        rows[0]["gemm_share"] = flops / (gflops * 1e9) / (rows[0]["plain_ms"] / 1e3)
     return rows
-
-
-def _described(inventory: shapes.Inventory, device: str, frequency: int) -> Row:
-    return {
-        "name": None,
-        "backend": None,
-        "shapes": inventory.model,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "precondition_frequency": frequency,
-        "tensors": len(inventory.entries),
-        "parameters": inventory.numel,
-    }
 
 
 def _peak(runner: Runner, options: argparse.Namespace, end: float) -> int | None:
@@ -182,31 +156,6 @@ def _peak(runner: Runner, options: argparse.Namespace, end: float) -> int | None
     within = min(options.time_limit, max(left, LEAST_FOR_A_PEAK) / STEPS)
     wanted = [options.shapes, options.device, options.backend]
     return peak_bytes("step", runner.name, wanted, within)
-
-
-def _measured(
-    runner: Stepped, inventory: shapes.Inventory, frequency: int, ours: Row, gflops: float | None
-) -> Row:
-    if runner.failed is not None:
-        return {"failed": runner.failed, **origin(runner.name)}
-    times = runner.times.summary(frequency)
-    share = None
-    if gflops is not None and runner.needed and times["plain_ms"] is not None:
-        known = costs((entry.shape for entry in inventory.entries), PLAN)
-        share = known["soap_fast::step_"].flops / (gflops * 1e9) / (times["plain_ms"] / 1e3)
-    assert runner.optimizer is not None
-    return {
-        **_times(runner.times, frequency),
-        "loading_ms": runner.loading_ms,
-        "speedup": times["mean_ms"] / ours["mean_ms"],  # type: ignore[operator]
-        "state_ratio": state_bytes(runner.optimizer) / sum(p.nbytes for p in runner.params),
-        "gemm_share": share,
-        **origin(runner.name),
-    }
-
-
-def _times(times: Times, frequency: int) -> Row:
-    return {**times.summary(frequency), **times.tail(), "samples": times.samples()}
 
 
 def sgemm_gflops(device: str) -> float:
@@ -239,16 +188,17 @@ def graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> Row:
     for call in progress(range(captured + 1 + frequency * options.periods), "graphs"):
         new = inventory.parameters(device, seed=1 + call)
         for grad, values in zip(static, new, strict=True):
-            grad.copy_(values.detach())  # type: ignore[union-attr]
+            grad.copy_(values.detach())
         refreshes = step.refreshes_next()
         elapsed = timed_call(step, device)
         if call == 0 or call > captured:
             times.add(elapsed, first=call == 0, refresh=refreshes)
     return {
-        **_described(inventory, device, frequency),
         "name": "soap_fast, CUDA graphs",
         "backend": "triton",
-        **_times(times, frequency),
+        **times.summary(frequency),
+        **times.tail(),
+        "samples": times.samples(),
         "loading_ms": loading.total,
         "peak_bytes": None,  # a graph's memory stays taken: that of the step itself is `step`'s
         "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,24 +12,20 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.clock import Stopwatch
 from bench.command import Row, progress
-from bench.costs import PLAN, Cost, costs
+from bench.costs import PLAN, costs
 from bench.shapes import Inventory
 from soap_fast import SOAP
 from soap_fast.backends.triton.backend import TritonBackend
-from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher
 from soap_fast.backends.triton.ops.work import Work
 from soap_fast.step.refresh import Refreshed
 
 # Steps of every kind, and of every one after another, before the first that is timed.
 UNTIMED = ("plain", "plain", "refresh", "refresh", "plain")
-PREFIXES = ("soap_fast.", "soap_fast::")  # our ranges, and operators of the extension
 
 
 class Stepper:
-    """An optimizer on the parameters of a model; the first step begins the state."""
-
-    PHASES = ("first", "plain", "refresh")
+    """An optimizer on the parameters of a model, with gradients of its own for every step."""
 
     def __init__(self, inventory: Inventory, device: str, backend: str | None) -> None:
         """ValueError for a backend that is unknown or does not run here."""
@@ -40,7 +35,7 @@ class Stepper:
         self.calls = 0
 
     def step(self, phase: str) -> None:
-        """A step of that kind, on gradients of its own; the first one must be `first`."""
+        """A step of that kind, `first`, `plain` or `refresh`; the first one must be `first`."""
         self.prepare(phase)
         self.optimizer.step()
 
@@ -50,40 +45,23 @@ class Stepper:
         frequency = 1 if phase == "refresh" else 10**9
         self.optimizer.param_groups[0]["precondition_frequency"] = frequency
 
-    def profiled(self, phase: str) -> profile:
-        self.prepare(phase)
-        on_gpu = self.device.startswith("cuda")
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-        with profile(activities=activities) as found:
-            self.optimizer.step()
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
-        return found
-
-
-def warmed_up(inventory: Inventory, device: str, backend: str | None) -> Stepper:
-    """A new stepper, where another one has compiled and loaded what its steps need, profiled too.
-
-    Raises:
-        ValueError: a backend that is unknown or does not run here.
-    """
-    before = Stepper(inventory, device, backend)
-    for phase in Stepper.PHASES:
-        before.profiled(phase)
-    return Stepper(inventory, device, backend)
-
 
 # Operators -------------------------------------------------------------------------------------
 
+PREFIXES = ("soap_fast.", "soap_fast::")  # our ranges, and operators of the extension
+# Phase of a part by its name; everything else belongs to an update.
+PHASE_OF = {
+    **dict.fromkeys(("begin", "eigh", "eigh_eager"), "first"),
+    **dict.fromkeys(("refresh", "refresh_", "refresh_eager", "carry_", "carry"), "refresh"),
+}
 
-@dataclass(frozen=True)
-class Part:
-    """A named part of a step.
+
+class Part(NamedTuple):
+    """How often a named part occurred in a step, and microseconds of it.
 
     Attributes:
-        times: how often it occurred.
-        host: microseconds on the host, whole; on the CPU that is the work itself.
-        device: microseconds of kernels launched within it, or None on the CPU.
+        host: whole; on the CPU that is the work itself.
+        device: of kernels launched within it, or None on the CPU.
     """
 
     times: int
@@ -91,19 +69,26 @@ class Part:
     device: float | None
 
 
-def parts(found: profile, device: str) -> dict[str, Part]:
-    """The named parts, in the order in which they began."""
+def profiled(stepper: Stepper, phase: str) -> dict[str, Part]:
+    """Take a step under the profiler; its named parts, in the order in which they began."""
+    stepper.prepare(phase)
+    on_gpu = stepper.device.startswith("cuda")
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as found:
+        stepper.optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize(stepper.device)
     first: dict[str, float] = {}
     for event in found.events():
-        first[event.name] = min(event.time_range.start, first.get(event.name, float("inf")))
+        first.setdefault(event.name, event.time_range.start)
     # On CUDA a range occurs a second time, on the device, by the same name.
-    averages: list[Any] = [e for e in found.key_averages() if e.device_type == DeviceType.CPU]
-    named = [e for e in averages if e.key.startswith(PREFIXES)]
-    on_gpu = device.startswith("cuda")
-    named.sort(key=lambda e: first[e.key])
+    named: list[Any] = [
+        e for e in found.key_averages()
+        if e.device_type == DeviceType.CPU and e.key.startswith(PREFIXES)
+    ]  # fmt: skip
     return {
         e.key: Part(e.count, e.cpu_time_total, e.device_time_total if on_gpu else None)
-        for e in named
+        for e in sorted(named, key=lambda e: first[e.key])
     }
 
 
@@ -113,61 +98,47 @@ def operators(inventory: Inventory, device: str, backend: str | None, steps: int
     Raises:
         ValueError: a backend that is unknown or does not run here.
     """
-    stepper = warmed_up(inventory, device, backend)
-    known = costs((entry.shape for entry in inventory.entries), PLAN)
+    loading = Stepper(inventory, device, backend)
+    for phase in ("first", "plain", "refresh"):
+        profiled(loading, phase)
+    stepper = Stepper(inventory, device, backend)
     seen: dict[tuple[str, str], list[Part]] = {}
     timed = ["first", *["plain"] * steps, *["refresh"] * steps]
     for phase in progress(timed, "steps", "step"):
-        profiled = stepper.profiled(phase)
+        found = profiled(stepper, phase)
         if phase == "first":
             for untimed in UNTIMED:
                 stepper.step(untimed)
-        for name, part in parts(profiled, device).items():
+        for name, part in found.items():
             seen.setdefault((name, phase), []).append(part)
-    return [
-        _operator(name, phase, found, known.get(name), stepper.optimizer.backend)
-        for (name, phase), found in seen.items()
-        if _belongs(name, phase) and ("::" not in name or name in known)
-    ]
-
-
-def _belongs(name: str, phase: str) -> bool:
-    """What a plain step has as well is told of plain steps; empty acts are told of none."""
-    act = {"first": "begin", "refresh": "refresh"}.get(phase, "update")
-    base = name.removeprefix("soap_fast.").removeprefix("soap_fast::")
-    return PHASE_OF.get(base, "plain") == phase or base == act
-
-
-# Everything else belongs to an update.
-PHASE_OF = {
-    **dict.fromkeys(("begin", "eigh", "eigh_eager"), "first"),
-    **dict.fromkeys(("refresh", "refresh_", "refresh_eager", "carry_", "carry"), "refresh"),
-}
-
-
-def _operator(name: str, phase: str, found: list[Part], cost: Cost | None, backend: str) -> Row:
-    host = [part.host for part in found]
-    work = [part.device for part in found if part.device is not None] or host
-    return {
-        "name": name,
-        "phase": phase,
-        "by": backend,
-        "times": found[0].times,
-        "us": statistics.median(work),
-        "host_us": statistics.median(host),
-        "samples": {"us": work, "host_us": host},
-        "flops": None if cost is None else cost.flops,
-        "bytes": None if cost is None else cost.bytes,
-        "precision": "float32",
-    }
+    known = costs((entry.shape for entry in inventory.entries), PLAN)
+    rows = []
+    for (name, phase), parts in seen.items():
+        base = name[len(PREFIXES[0 if name.startswith(PREFIXES[0]) else 1]) :]
+        # What a plain step has as well is told of plain steps.
+        if PHASE_OF.get(base, "plain") != phase or ("::" in name and name not in known):
+            continue
+        host = [part.host for part in parts]
+        work = [part.device for part in parts if part.device is not None] or host
+        cost = known.get(name)
+        rows.append(
+            {
+                "name": name,
+                "phase": phase,
+                "by": stepper.optimizer.backend,
+                "times": parts[0].times,
+                "us": statistics.median(work),
+                "host_us": statistics.median(host),
+                "samples": {"us": work, "host_us": host},
+                "flops": None if cost is None else cost.flops,
+                "bytes": None if cost is None else cost.bytes,
+                "precision": "float32",
+            }
+        )
+    return rows
 
 
 # Launches --------------------------------------------------------------------------------------
-
-
-class Timed(NamedTuple):
-    op: str
-    seconds: float
 
 
 class TimingLauncher(TritonLauncher):
@@ -193,10 +164,10 @@ class TimingLauncher(TritonLauncher):
         self._ops.append(op)
         return self._watch(work)
 
-    def taken(self) -> list[Timed]:
-        """Everything timed since this was last asked, in order; waits for the device."""
+    def taken(self) -> list[tuple[str, float]]:
+        """Op and seconds of all timed since this was last asked; waits for the device."""
         ops, self._ops = self._ops, []
-        return [Timed(*pair) for pair in zip(ops, self._watch.seconds(), strict=True)]
+        return list(zip(ops, self._watch.seconds(), strict=True))
 
 
 class TimedBackend(TritonBackend):
@@ -228,14 +199,18 @@ def launches(inventory: Inventory, device: str, steps: int) -> list[Row]:
         stepper.step(phase)
     launcher.taken()
     launcher.watches = lambda op: True
-    seen: dict[str, list[list[Timed]]] = {"plain": [], "refresh": []}
+    seen: dict[str, list[list[tuple[str, float]]]] = {"plain": [], "refresh": []}
     for phase in progress(["plain"] * steps + ["refresh"] * steps, "steps", "step"):
         stepper.step(phase)
         seen[phase].append(launcher.taken())
     (engine,) = backend.engines.values()
     plain = len(seen["plain"][0])
-    rows = list(_launch_rows("plain", seen["plain"], engine))
-    return [*rows, *_launch_rows("refresh", [step[plain:] for step in seen["refresh"]], engine)]
+    names, rows = _names(engine.works), []
+    for phase, steps_seen in (("plain", seen["plain"]), ("refresh", seen["refresh"])):
+        first = 0 if phase == "plain" else plain
+        for same in zip(*(step[first:] for step in steps_seen), strict=True):
+            rows.append(_launch(same, phase, names, engine.precision))
+    return rows
 
 
 def multiprocessors(device: str) -> int:
@@ -244,30 +219,30 @@ def multiprocessors(device: str) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _launch_rows(phase: str, steps: list[list[Timed]], engine: Engine) -> Iterator[Row]:
-    """A row per launch; steps of a kind launch the same, one after the other."""
-    names = _names(engine) if phase == "plain" else {}
-    for same in zip(*steps, strict=True):
-        op = same[0].op
-        name, work = next(names[op]) if op in names else (op, None)
-        yield {
-            "name": name,
-            "phase": phase,
-            "by": "triton",
-            "times": 1,
-            "us": 1e6 * statistics.median(timed.seconds for timed in same),
-            "samples": {"us": [1e6 * timed.seconds for timed in same]},
-            "flops": None if work is None else work.needed,
-            "bytes": None if work is None else work.bytes,
-            "precision": engine.precision,
-        }
+def _launch(same: Any, phase: str, names: dict[str, Iterator[Any]], precision: str) -> Row:
+    """The row of a launch; steps of a kind launch the same, one after the other."""
+    op = same[0][0]
+    name, work = next(names[op], (op, None)) if op in names else (op, None)
+    times = [1e6 * seconds for _, seconds in same]
+    return {
+        "name": name,
+        "phase": phase,
+        "by": "triton",
+        "times": 1,
+        "us": statistics.median(times),
+        "samples": {"us": times},
+        "flops": None if work is None else work.needed,
+        "bytes": None if work is None else work.bytes,
+        "precision": precision,
+    }
 
 
-def _names(engine: Engine) -> dict[str, Iterator[tuple[str, Work]]]:
+def _names(works: dict[str, Work]) -> dict[str, Iterator[tuple[str, Work]]]:
     """By op, its launches of a plain step in their order: `rotate` is launched several times."""
     found: dict[str, list[tuple[str, Work]]] = {}
-    for name, work in engine.works.items():
-        op = "rotate" if name.startswith("rotate") else name
+    for name, work in works.items():
         if work.count:
-            found.setdefault(op, []).append((name, work))
+            found.setdefault("rotate" if name.startswith("rotate") else name, []).append(
+                (name, work)
+            )
     return {op: iter(launches) for op, launches in found.items()}

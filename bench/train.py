@@ -17,30 +17,20 @@ import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
-
-import torch
+from typing import Any
 
 from bench import workloads
-from bench.clock import Elapsed, Stopwatch, Times, quartiles, timed_call
-from bench.command import (
-    Row,
-    add_backend,
-    add_device,
-    add_json_option,
-    add_turns,
-    check_target,
-    positive,
-    progress,
-    show,
-)
+from bench.clock import Elapsed, Stopwatch, Times, quartiles
+from bench.command import Row, common, positive, progress
 from bench.memory import peak_bytes
-from bench.optimizers import OURS, PEERS, build, chosen, origin
-from bench.turns import Runner, take_turns
-from bench.workloads import MODELS, Settings, Workload
+from bench.optimizers import OURS, PEERS, build, chosen
+from bench.turns import Runner, described, take_turns
+from bench.workloads import MODELS, Workload
 
 COLUMNS = (
-    "name", "mean_ms", "lower_ms", "median_ms", "upper_ms", "forward_ms", "backward_ms",
-    "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio", "missing", "failed",
+    "name", "model", "width", "mean_ms", "lower_ms", "median_ms", "upper_ms", "forward_ms",
+    "backward_ms", "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio", "missing",
+    "failed",
 )  # fmt: skip
 BASELINE = "adam"
 PASSES = ("forward_ms", "backward_ms")
@@ -48,30 +38,23 @@ PASSES = ("forward_ms", "backward_ms")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    turns = ("--periods", "--precondition-frequency", "--time-limit")
+    common(parser, "--device", "--backend", *turns, periods=3)
     models = f"{', '.join(MODELS)}, or package.module:function (default: %(default)s)"
     add("--model", type=workloads.checked, default=workloads.DEMO, help=models)
     peers = f"beside {BASELINE} and {OURS}: {', '.join(PEERS)}, or any package.module:Class"
     add("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
-    add_device(parser)
-    add_backend(parser)
-    add_turns(parser, 3, "step")
     add("--batch", type=positive(int), help="crops (default: 8)")
     add("--crop", type=positive(int), help="side in pixels (default: 64 for the demo, else 256)")
     width = "channels of the demo (default: 48), of others a factor of all widths (default: 1)"
     add("--width", type=positive(float), help=width)
-    add_json_option(parser)
 
 
 class Trained(Runner):
     """A model and its optimizer, and what their steps took."""
 
     def __init__(
-        self,
-        name: str,
-        device: str,
-        workload: Callable[[], Workload],
-        *given: object,
-        **more: object,
+        self, name: str, device: str, workload: Callable[[], Workload], *given: Any, **more: Any
     ) -> None:
         super().__init__(name, device, self._built, needed=name in (OURS, BASELINE), **more)
         self.given = given
@@ -81,14 +64,10 @@ class Trained(Runner):
         self.watches = [Stopwatch(device) for _ in range(3)]
         self.passes: dict[str, list[float]] = {name: [] for name in PASSES}
 
-    def _built(self) -> torch.optim.Optimizer:
+    def _built(self) -> Any:
         return build(self.name, self.workload.params, *self.given)
 
-    def work(self) -> Elapsed:
-        return timed_call(self._step, self.device)
-
-    def _step(self) -> None:
-        assert self.optimizer is not None
+    def call(self) -> None:
         forward, backward, step = self.watches
         self.optimizer.zero_grad()
         loss = forward(self.workload.loss)
@@ -105,69 +84,51 @@ class Trained(Runner):
 
     def kept(self, elapsed: Elapsed, *, first: bool, refresh: bool | None) -> None:
         super().kept(elapsed, first=first, refresh=refresh)
-        own = elapsed._replace(total=self.spans[-1])
-        self.own.add(own, first=first, refresh=refresh)
+        self.own.add(elapsed._replace(total=self.spans[-1]), first=first, refresh=refresh)
         if not first:
             for name, span in zip(PASSES, self.spans, strict=False):
                 self.passes[name].append(span)
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row]:
     settings = workloads.chosen(options.model, options.batch, options.crop, options.width)
     workload = partial(workloads.build, options.model, options.device, settings)
-    frequency = options.precondition_frequency
-    names = dict.fromkeys((BASELINE, OURS, *options.peers))
+    given = (options.precondition_frequency, options.backend)
     runners = [
-        Trained(name, options.device, workload, frequency, options.backend,
-                limit=options.time_limit)
-        for name in names
-    ]  # fmt: skip
-    take_turns(runners, frequency, options.periods, options.model)
-    rows = [_row(runner, options, settings) for runner in progress(runners, "peaks", "optimizer")]
+        Trained(name, options.device, workload, *given, limit=options.time_limit)
+        for name in dict.fromkeys((BASELINE, OURS, *options.peers))
+    ]
+    take_turns(runners, options.precondition_frequency, options.periods, options.model)
+    about = {"model": options.model, **settings._asdict()}
+    rows = []
+    for runner in progress(runners, "peaks", "optimizer"):
+        size = {"parameters": sum(p.numel() for p in runner.workload.params)}
+        row = described(runner, options.precondition_frequency) | about | size
+        if not runner.waits:
+            row |= _measured(runner, options.precondition_frequency)
+            wanted = [options.model, options.device, options.backend, list(settings)]
+            row["peak_bytes"] = runner.memory.peak or peak_bytes(
+                "train", runner.name, wanted, options.time_limit
+            )
+        rows.append(row)
     for ratio, value in (("ratio", "mean_ms"), ("peak_ratio", "peak_bytes")):
         base = rows[0].get(value)
         for row in rows:
             if base and row.get(value):
                 row[ratio] = row[value] / base
-    show(rows, COLUMNS, options.json, "train")
-    return 0
+    return rows
 
 
-def _row(runner: Trained, options: argparse.Namespace, settings: Settings) -> Row:
-    if runner.missing is not None:
-        return {"name": runner.name, "missing": runner.missing}
-    frequency = options.precondition_frequency
-    row: Row = {
-        "name": runner.name,
-        "model": options.model,
-        "device": options.device,
-        "threads": torch.get_num_threads(),
-        "precondition_frequency": frequency,
-        "parameters": sum(p.numel() for p in runner.workload.params),
-        "backend": getattr(runner.optimizer, "backend", None) if runner.name == OURS else None,
-        **settings._asdict(),
-        **origin(runner.name),
-    }
-    if runner.failed is not None:
-        return {**row, "failed": runner.failed}
-    peak = runner.memory.peak
-    if peak is None:  # not of a GPU
-        wanted = [options.model, options.device, options.backend, list(settings)]
-        peak = peak_bytes("train", runner.name, wanted, options.time_limit)
-    times, later = runner.times.summary(frequency), runner.times.later()
-    optimizer_ms = runner.own.summary(frequency)["mean_ms"]
+def _measured(runner: Trained, frequency: int) -> Row:
+    later, mean = runner.times.later(), runner.times.summary(frequency)["mean_ms"]
     lower, median, upper = quartiles(later)
+    optimizer_ms = runner.own.summary(frequency)["mean_ms"]
     return {
-        **row,
-        **times,
-        "loading_ms": runner.loading_ms,
         "lower_ms": lower,
         "median_ms": median,
         "upper_ms": upper,
         **{name: statistics.median(spans) for name, spans in runner.passes.items()},
         "optimizer_ms": optimizer_ms,
-        "share": optimizer_ms / times["mean_ms"],  # type: ignore[operator]
+        "share": optimizer_ms / mean,
         "samples": {**runner.times.samples(), "median_ms": later, **runner.passes},
-        "peak_bytes": peak,
     }

@@ -15,17 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from bench import shapes
-from bench.command import add_json_option, add_shapes, check_target, positive, show
+from bench.command import Row, common, positive
 from bench.files import BadInput
 from bench.timed import TimingLauncher, multiprocessors
 from soap_fast import SOAP
 from soap_fast.backends.triton.backend import TritonBackend
-from soap_fast.backends.triton.launch.launcher import Launcher
 from soap_fast.backends.triton.launch.tuning import FILE, TUNING, Tuning, tuning_of
 
 COLUMNS = ("op", "num_warps", "programs_per_sm", "constants", "us", "chosen")
@@ -38,20 +37,15 @@ FLAT: Values = {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "ROWS": (512,
 PLANES: Values = {"programs_per_sm": (1, 2, 4), "ROWS": (2048, 4096, 8192)}
 PRODUCTS: Values = {"programs_per_sm": (1, 2, 3), "STAGES": (2, 3, 4)}
 SMALL: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (4, 8, 16)}
+FOLDED: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)}
 VALUES: dict[str, Values] = {
-    "gather": PLANES,
-    "clock": SMALL,
-    "gram": PRODUCTS,
+    **dict.fromkeys(("gather", "apply"), PLANES),
+    **dict.fromkeys(("clock", "norm", "count"), SMALL),
+    **dict.fromkeys(("gram", "rotate"), PRODUCTS),
+    **dict.fromkeys(("adam", "permute", "settle"), FLAT),
     "gram_reduce": {"num_warps": (4, 8), "programs_per_sm": (1, 2, 4)},
-    "fold_gram": {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)},
-    "rotate": PRODUCTS,
-    "adam": FLAT,
-    "norm": SMALL,
-    "apply": PLANES,
-    "derive": {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8), "BLOCK": (16, 32)},
-    "count": SMALL,
-    "permute": FLAT,
-    "settle": FLAT,
+    "fold_gram": FOLDED,
+    "derive": FOLDED | {"BLOCK": (16, 32)},
     "grouped_matmul": {"programs_per_sm": (1, 2, 3)},
 }
 SPREAD = ("num_warps", "programs_per_sm")  # values that are not constants of a kernel
@@ -62,35 +56,32 @@ GAIN = 0.02
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_shapes(parser)
     add = parser.add_argument
+    common(parser, "--shapes")
     add("--op", nargs="+", choices=VALUES, default=list(VALUES), help="default: all")
     steps = "for each candidate (default: %(default)s)"
     add("--steps", type=positive(int), default=30, help=steps)
     add("--write", action="store_true", help="write the best to tuning.json")
-    add_json_option(parser)
 
 
-def run(options: argparse.Namespace) -> int:
-    check_target(options.json)
+def run(options: argparse.Namespace) -> list[Row]:
     inventory = shapes.load(options.shapes)
-    where = _gpu()
+    where = {**_gpu(), "shapes": inventory.model}
     stepper = Stepper(inventory, OpLauncher(multiprocessors("cuda")))
     entries = json.loads(FILE.read_text(encoding="utf-8"))["ops"]
     chosen, rows = {}, []
     for op in options.op:
         times = stepper.times(op, options.steps)
         if times:
-            chosen[op] = choose(entries[op], times, {**where, "shapes": inventory.model})
+            chosen[op] = choose(entries[op], times, where)
         for tuning, microseconds in times:
             taken = "yes" if tuning == tuning_of(chosen[op]) else ""
             rows.append({"op": op, **asdict(tuning), "us": microseconds, "chosen": taken})
         if not times:
             rows.append({"op": op})  # these shapes launch none
-    show(rows, COLUMNS, options.json, "tune")
     if options.write:
         write(chosen)
-    return 0
+    return rows
 
 
 def _gpu() -> dict[str, str]:
@@ -149,15 +140,6 @@ def write(chosen: dict[str, dict[str, Any]], path: Path = FILE) -> None:
 # Timing ----------------------------------------------------------------------------------------
 
 
-class Watching(Launcher, Protocol):
-    """A launcher that adds up what launches of `op` take."""
-
-    op: str | None
-
-    def microseconds(self) -> float | None:
-        """Of those since it was last asked; None where there were none."""
-
-
 class OpLauncher(TimingLauncher):
     """Adds up what launches of one op take."""
 
@@ -167,16 +149,14 @@ class OpLauncher(TimingLauncher):
         self.watches = lambda op: op == self.op
 
     def microseconds(self) -> float | None:
-        times = [1e6 * timed.seconds for timed in self.taken()]
+        times = [1e6 * seconds for _, seconds in self.taken()]
         return sum(times) if times else None
 
 
 class Stepper:
     """SOAP on the parameters of a model, with real values, by whatever tuning is to be timed."""
 
-    def __init__(
-        self, inventory: shapes.Inventory, launcher: Watching, device: str = "cuda"
-    ) -> None:
+    def __init__(self, inventory: shapes.Inventory, launcher: Any, device: str = "cuda") -> None:
         params = inventory.parameters(device)
         inventory.set_gradients(params, seed=1)
         self.optimizer = SOAP(params, backend="eager", normalize_grads=True)  # norm launches too

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.clock import Elapsed, Times, sequence
-from bench.command import progress
+from bench.clock import Elapsed, Times, timed_call
+from bench.command import Row, progress
 from bench.files import BadInput, told
 from bench.memory import Share, settle
-from bench.optimizers import OURS, around, peer, refreshed
+from bench.optimizers import OURS, around, origin, peer, refreshed
 
 Result = TypeVar("Result")
 
@@ -56,9 +56,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 class Runner:
-    """An optimizer, what its calls took and what becomes of it.
-
-    Subclasses say what a turn is: `work`, timed within.
+    """An optimizer, what its calls took and what becomes of it; subclasses say what a `call` is.
 
     Attributes:
         optimizer: None of a peer that could not be built.
@@ -72,6 +70,11 @@ class Runner:
         memory: that it takes of a GPU.
     """
 
+    optimizer: Any = None
+    missing: str | None = None
+    failed: str | None = None
+    loading_ms: float | None = None
+
     def __init__(
         self,
         name: str,
@@ -83,17 +86,14 @@ class Runner:
     ) -> None:
         self.name, self.device, self.build = name, device, build
         self.needed, self.limit = needed or name == OURS, limit
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.missing: str | None = None
-        self.failed: str | None = None
-        self.loading_ms: float | None = None
         self.memory, self.times = Share(device), Times()
 
-    def work(self) -> Elapsed:
+    def call(self) -> None:
+        """What is timed."""
         raise NotImplementedError
 
-    def before(self, call: int) -> None:
-        """Get ready for a call, untimed; its number."""
+    def before(self) -> None:
+        """Get ready for a call, untimed."""
 
     def after(self) -> None:
         """Free what a call has left behind, untimed."""
@@ -131,8 +131,8 @@ class Runner:
         What a first call compiles and loads is there afterwards, so that the other one's first
         call is a call and nothing else.
         """
-        self.before(0)
-        elapsed = self._tried(self.work, "its first call")
+        self.before()
+        elapsed = self._tried(self._work, "its first call")
         self.optimizer = None
         self.after()
         if elapsed is None:
@@ -142,12 +142,15 @@ class Runner:
         self.optimizer = self._tried(lambda: self._counted(self.build), "being made again")
 
     def turn(self, call: int, timed: bool, frequency: int) -> None:
-        self.before(call)
-        elapsed = self._tried(lambda: self._counted(self.work), f"call {call}")
+        self.before()
+        elapsed = self._tried(lambda: self._counted(self._work), f"call {call}")
         self.after()
         if elapsed is not None and timed:
             again = refreshed(self.name, self.optimizer, call, frequency)
             self.kept(elapsed, first=call == 0, refresh=again)
+
+    def _work(self) -> Elapsed:
+        return timed_call(self.call, self.device)
 
     def _counted(self, work: Callable[[], Result]) -> Result:
         with self.memory.turn():
@@ -173,8 +176,11 @@ def take_turns(
     prepare: Callable[[int], None] = lambda call: None,
     budget: float | None = None,
 ) -> None:
-    """Build all, load what they need, and take every call of `bench.clock.sequence` in turns.
+    """Build all, load what they need, and take turns.
 
+    The first call, a refresh period that is not timed, and `periods` refresh periods that are. In
+    the period that is not timed every kind of call occurs, by a staggered schedule too: whatever
+    compiles, loads or is allocated at the first call of a kind is in no sample but the first's.
     After `budget` seconds the peers stop, and ours goes on alone.
 
     Args:
@@ -199,9 +205,26 @@ def take_turns(
     for runner in runners:
         if has_time(runner, "its first call"):
             runner.load()
-    for number, timed in progress(sequence(frequency, periods), what):
+    for number in progress(range(1 + frequency * (1 + periods)), what):
         prepare(number)
         first = number % len(runners)
         for runner in (*runners[first:], *runners[:first]):
             if has_time(runner, f"call {number}"):
-                runner.turn(number, timed, frequency)
+                runner.turn(number, number == 0 or number > frequency, frequency)
+
+
+def described(runner: Runner, frequency: int) -> Row:
+    """What every row tells of an optimizer and, unless it is missing or failed, of its calls."""
+    if runner.missing is not None:
+        return {"name": runner.name, "missing": runner.missing}
+    row = {
+        "name": runner.name,
+        "backend": getattr(runner.optimizer, "backend", None) if runner.name == OURS else None,
+        "device": str(runner.device),
+        "threads": torch.get_num_threads(),
+        "precondition_frequency": frequency,
+        **origin(runner.name),
+    }
+    if runner.failed is not None:
+        return {**row, "failed": runner.failed}
+    return {**row, **runner.times.summary(frequency), "loading_ms": runner.loading_ms}

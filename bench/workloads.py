@@ -21,12 +21,9 @@ DEMO = "demo"
 
 
 class Settings(NamedTuple):
-    """Of the built-in models; all None of a function of the user's, which decides by itself.
+    """Crops, their side in pixels, and the demo's channels, or a factor of a model's widths.
 
-    Attributes:
-        batch: crops.
-        crop: side in pixels.
-        width: the demo's channels; of the others a factor of all their widths.
+    All None of a function of the user's, which decides by itself.
     """
 
     batch: int | None
@@ -35,12 +32,7 @@ class Settings(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """What a training step consists of, but for the optimizer.
-
-    Attributes:
-        params: that the optimizer steps.
-        loss: the forward pass; a scalar with a graph behind it.
-    """
+    """Parameters that an optimizer steps, and the forward pass: a scalar with a graph behind it."""
 
     params: list[nn.Parameter]
     loss: Callable[[], torch.Tensor]
@@ -78,10 +70,7 @@ def build(name: str, device: str, settings: Settings) -> Workload:
     torch.manual_seed(0)
     if name not in MODELS:
         return _users(name, device)
-    batch, crop, width = settings
-    assert batch is not None
-    assert crop is not None
-    assert width is not None
+    batch, crop, width = (value or 0 for value in settings)
     if name == DEMO and width % 1:
         raise BadInput(f"--width {width:g}: of the {DEMO} it is a number of channels")
     model = MODELS[name](width).to(device)

@@ -65,7 +65,7 @@ def test_operators(results):
     assert all(row["us"] > 0 for row in rows if row["name"] == "soap_fast.update")
 
 
-@pytest.mark.parametrize("case", cases.cases(("cuda",)), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", cases.cases(("cuda",)), ids=str)
 def test_every_case_of_the_suite_runs(case):
     cases.prepare(case)()
 

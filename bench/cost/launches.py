@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from bench import aot
-from bench.cost import sass
+from bench.cost import aot, sass
 from bench.cost.case import Case
 from bench.cost.sampling import representatives
 from bench.recorded import record

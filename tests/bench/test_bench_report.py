@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from bench import figures, report
+from bench.__main__ import COMMANDS
 from bench.__main__ import main as bench
 from bench.envelope import ResultFile
 
@@ -70,7 +74,7 @@ def test_a_page_of_everything(page, tmp_path):
     for name in ("steps.png", "roofline.png"):
         assert f"({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-    assert "| adamw | tiny | 1 | 0.5 | - | 0.5 |" in text
+    assert "| adamw | tiny | 1 | 0.5 | - | 0.5 | 0.33 |" in text
     assert "pip install heavyball" in text
     assert "made up, 2 threads, torch 1, commit c0ffee" in text
     assert "No roofs" not in text
@@ -122,3 +126,15 @@ def test_all_results_are_on_the_page_that_is_kept(monkeypatch, tmp_path, capsys)
     kept = ROOT / "docs" / "measured"
     assert (kept / report.PAGE).read_text() == (tmp_path / report.PAGE).read_text(), again
     assert all(path.stat().st_size < 200_000 for path in kept.iterdir())
+
+
+def test_commands_that_take_the_results_of_a_cpu_can_be_parsed(monkeypatch, tmp_path):
+    make = ["make", "-n", "-f", "bench/Makefile", f"KEPT={tmp_path}", "PYTHON=python"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = re.findall(r"^python -m bench (.*)$", done.stdout, flags=re.MULTILINE)
+    assert len(commands) == 15 + 2
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        arguments = shlex.split(command)
+        monkeypatch.setattr(COMMANDS[arguments[0]], "run", lambda options: 0)
+        assert bench(arguments) == 0

@@ -65,12 +65,6 @@ class TestRoof:
         (third,) = roof.derived([row, *ROWS])
         assert (third["roof"], third["value"], third["median"]) == ("gemm_tf32x3", 100, 90)
 
-    def test_the_matmul_precision_is_put_back(self):
-        before = torch.get_float32_matmul_precision()
-        with pytest.raises(KeyError), roof.matmul_precision("high"):
-            raise KeyError
-        assert torch.get_float32_matmul_precision() == before
-
     def test_least_time_is_of_products_or_of_bytes(self):
         found = Roofs.of_rows(ROWS)
         assert found.least_seconds(1e11, 1e9, "float32") == 1
@@ -205,7 +199,7 @@ class TestSuite:
 
     def test_every_op_by_every_backend_and_triton_with_a_gpu(self):
         found = list(cases.cases(("cpu",)))
-        assert len({case.id for case in found}) == len(found)
+        assert len(set(found)) == len(found)
         assert {case.op for case in found} == set(cases.BACKENDS)
         assert {case.shapes for case in found} == {*cases.CLASSES, *cases.SCALING}
         assert {case.backend for case in found} == {"eager", "native"}
@@ -227,8 +221,3 @@ class TestSuite:
         monkeypatch.setattr(test_ops, "gemm_row", lambda *_: pytest.fail("a roof was measured"))
         # Of all classes two, with every op and backend.
         assert run("-k", "cpu and (vectors or square)", "--benchmark-disable") == 0
-
-    def test_products_of_triton_on_a_gpu_have_a_roof_of_their_own(self):
-        assert test_ops.precision("triton", "cuda") == "tf32x3"
-        assert test_ops.precision("native", "cuda") == "float32"
-        assert test_ops.precision("triton", "cpu") == "float32"  # interpreted

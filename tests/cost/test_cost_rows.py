@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cost_data import load
 
-from bench import aot
 from bench.__main__ import main as bench
+from bench.cost import aot
 from bench.cost.sampling import representatives
 from bench.recorded import record
 from bench.shapes import load as inventory

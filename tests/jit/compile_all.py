@@ -16,7 +16,7 @@ import torch
 import triton
 from steps import KINDS
 
-from bench.aot import usage
+from bench.cost.aot import usage
 from soap_fast.backends.triton.launch.launcher import kernel
 from soap_fast.backends.triton.launch.tuning import TUNING
 

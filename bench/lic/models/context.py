@@ -1,5 +1,7 @@
-"""Contexts: groups of channels coded in two passes (ELIC, LALIC), or slices that know all earlier
-ones (TCM, DCAE).
+"""Contexts: what of y is known when more of it is coded.
+
+Groups of channels in two passes each, of ELIC and LALIC; slices that know all earlier ones, of TCM
+and DCAE.
 """
 
 from __future__ import annotations

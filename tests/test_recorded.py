@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from launched import short_sums
 
-from bench import aot, launches, recorded, shapes
+from bench import launches, recorded, shapes
+from bench.cost import aot
 from soap_fast.backends.triton.backend import TritonBackend
 
-RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
+RESULTS = Path(__file__).parent.parent / "bench" / "results"
 RECORDED = RESULTS / "launches" / "recorded.json"
 BY_MODEL = {row["model"]: row for row in json.loads(RECORDED.read_text())["results"]}
 SMALLEST = "hyperprior"

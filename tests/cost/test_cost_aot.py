@@ -10,8 +10,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench import aot, recorded
-from bench.ptx import chained, store_bytes, unordered
+from bench import recorded
+from bench.cost import aot
+from bench.cost.ptx import chained, store_bytes, unordered
 from soap_fast.backends.triton.launch.launcher import Launch, kernel
 from soap_fast.backends.triton.launch.tuning import TUNING
 

@@ -16,8 +16,8 @@ import torch
 
 from bench import shapes
 from bench.command import show
+from bench.cost.ptx import chained, operand_load, store_bytes, unordered
 from bench.files import BadInput
-from bench.ptx import chained, operand_load, store_bytes, unordered
 from bench.recorded import record
 from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher, kernel
 from soap_fast.backends.triton.launch.tuning import TUNING, constants_on
