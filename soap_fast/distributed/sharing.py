@@ -14,8 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from soap_fast.distributed import agreement
-from soap_fast.distributed.agreement import FIRST_BASES, REFRESH, Point
+from soap_fast.distributed.agreement import (
+    FIRST_BASES,
+    OCCASIONS,
+    REFRESH,
+    Point,
+    moment,
+    points_of_all,
+)
 from soap_fast.distributed.exchange import (
     BASIS,
     TOLD,
@@ -166,13 +172,13 @@ class Sharing(Together):
 
     def _agree(self, occasion: int, deal: Deal, failed: bool) -> list[Point]:
         work = [(s.count, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
-        numbers = agreement.moment(self.groups, self.state, work)
+        numbers = moment(self.groups, self.state, work)
         point = Point(occasion, self.steps, failed, numbers)
-        points = agreement.points_of_all(point, self.group, deal.stacks[0].device)
+        points = points_of_all(point, self.group, deal.stacks[0].device)
         for rank, other in enumerate(points):
             if other.numbers != points[0].numbers:
                 raise RuntimeError(
-                    f"rank {rank} is at {agreement.OCCASIONS[occasion]} of other factors than rank "
+                    f"rank {rank} is at {OCCASIONS[occasion]} of other factors than rank "
                     "0: the same parameters must have gradients on every rank, as "
                     "DistributedDataParallel sees to"
                 )

@@ -10,8 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from soap_fast.distributed import agreement
-from soap_fast.distributed.agreement import FIRST_STEP, Point
+from soap_fast.distributed.agreement import (
+    FIRST_STEP,
+    Point,
+    check_alike,
+    points_of_all,
+    subjects,
+)
 from soap_fast.interrupts import held
 from soap_fast.step.eigh import Pairs
 from soap_fast.step.refresh import Refreshed
@@ -114,9 +119,9 @@ class Together(Alone):
         params = [param for group in self.groups for param in group["params"]]
         device = params[0].device if params else torch.device("cpu")
         backends = sorted(f"{kind.type}: {name_on(kind)}" for kind in {p.device for p in params})
-        numbers = agreement.subjects(self.groups, self.state_of_all(), backends)
+        numbers = subjects(self.groups, self.state_of_all(), backends)
         point = Point(FIRST_STEP, self.steps, False, numbers)
-        agreement.check_alike(agreement.points_of_all(point, self.group, device))
+        check_alike(points_of_all(point, self.group, device))
         self.known = True
 
     def state_of_all(self) -> State:
