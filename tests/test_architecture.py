@@ -16,6 +16,7 @@ LAYERS = (
     ("__main__", "__init__", "install"),
     ("graphs", "inspect", "diagnostics"),
     ("soap", "self_check", "checkpoint"),
+    ("begin",),
     ("backends",),
     ("distributed",),
     ("backends.triton.ops",),
