@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from soap_fast import SOAP
-from soap_fast.backends.triton.backend import _multiprocessors, memory, programs
-from soap_fast.backends.triton.backend import engine as engines
+from soap_fast.backends.triton import engine as engines
+from soap_fast.backends.triton import memory, programs
+from soap_fast.backends.triton.backend import _multiprocessors
 from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher, kernel
 from soap_fast.backends.triton.ops import fold_gram
 from soap_fast.step.call import UNSCALED

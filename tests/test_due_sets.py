@@ -7,8 +7,8 @@ import torch
 from streams import parameters, set_gradients, train
 
 from soap_fast import SOAP
+from soap_fast.backends.triton import refresh as refresher
 from soap_fast.backends.triton.backend import TritonBackend
-from soap_fast.backends.triton.backend import refresh as refresher
 from soap_fast.backends.triton.launch.launcher import RecordingLauncher
 
 

@@ -53,7 +53,7 @@ def test_a_captured_step_moves_no_clock_and_a_replay_moves_all(capturing):
 
 
 def test_the_graph_holds_every_upload_and_so_does_the_next_step(capturing, monkeypatch):
-    from soap_fast.backends.triton.backend import engine
+    from soap_fast.backends.triton import engine
 
     optimizer, _ = recorded_optimizer()
     optimizer.step()  # steady: nothing is uploaded
@@ -227,7 +227,7 @@ def test_a_staggered_graph_may_have_empty_tensors_and_none_that_kernels_do_not_s
 
 
 def test_a_step_after_a_replay_uploads_what_the_replay_has_overwritten(capturing, monkeypatch):
-    from soap_fast.backends.triton.backend import engine
+    from soap_fast.backends.triton import engine
 
     optimizer, _ = recorded_optimizer()
     capturing(True)

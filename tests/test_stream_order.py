@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from soap_fast import SOAP, GraphedStep
-from soap_fast.backends.triton.backend import TritonBackend, engine
+from soap_fast.backends.triton import engine
+from soap_fast.backends.triton.backend import TritonBackend
 from soap_fast.backends.triton.launch import stream_order
 from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher
 from soap_fast.step import capture
