@@ -278,16 +278,19 @@ def test_a_state_that_the_user_has_cast_is_refused_and_not_read():
             train(optimizer, params, [2])
 
 
-def test_an_interrupted_step_leaves_no_old_addresses(monkeypatch):
+@pytest.mark.parametrize("place", ["_stack", "_move"])
+def test_an_interrupted_step_leaves_no_old_addresses(monkeypatch, place):
     (eager, params), (native, others) = twins(((6, 4), (5,)))
     train(native, others, [2])
     train(eager, params, [2])
+    if place == "_stack":
+        native._backend.forget()  # the whole way
     set_gradients(others, 3)
 
     def interrupts(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CpuStep, "_stack", interrupts)
+    monkeypatch.setattr(CpuStep, place, interrupts)
     with pytest.raises(KeyboardInterrupt):
         native.step()
     monkeypatch.undo()

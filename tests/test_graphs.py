@@ -53,13 +53,13 @@ def test_a_captured_step_moves_no_clock_and_a_replay_moves_all(capturing):
 
 
 def test_the_graph_holds_every_upload_and_so_does_the_next_step(capturing, monkeypatch):
-    from soap_fast.backends.triton import engine
+    from soap_fast.backends.triton.launch import mirror
 
     optimizer, _ = recorded_optimizer()
     optimizer.step()  # steady: nothing is uploaded
     uploads = []
-    real = engine.upload_into
-    monkeypatch.setattr(engine, "upload_into", lambda *a: (uploads.append(a), real(*a)))
+    real = mirror.upload_into
+    monkeypatch.setattr(mirror, "upload_into", lambda *a: (uploads.append(a), real(*a)))
     optimizer.step()
     assert uploads == []
     for on in (True, False):
@@ -227,7 +227,7 @@ def test_a_staggered_graph_may_have_empty_tensors_and_none_that_kernels_do_not_s
 
 
 def test_a_step_after_a_replay_uploads_what_the_replay_has_overwritten(capturing, monkeypatch):
-    from soap_fast.backends.triton import engine
+    from soap_fast.backends.triton.launch import mirror
 
     optimizer, _ = recorded_optimizer()
     capturing(True)
@@ -237,8 +237,8 @@ def test_a_step_after_a_replay_uploads_what_the_replay_has_overwritten(capturing
     optimizer.step()  # steady
     optimizer.replayed()
     uploads = []
-    real = engine.upload_into
-    monkeypatch.setattr(engine, "upload_into", lambda *a: (uploads.append(a), real(*a)))
+    real = mirror.upload_into
+    monkeypatch.setattr(mirror, "upload_into", lambda *a: (uploads.append(a), real(*a)))
     optimizer.step()
     assert len(uploads) == 4
 

@@ -17,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from soap_fast import SOAP, GraphedStep
-from soap_fast.backends.triton import engine
 from soap_fast.backends.triton.backend import TritonBackend
-from soap_fast.backends.triton.launch import stream_order
+from soap_fast.backends.triton.launch import mirror, stream_order
 from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher
 from soap_fast.step import capture
 from soap_fast.step.call import UNSCALED
@@ -114,13 +113,13 @@ def device(monkeypatch) -> Iterator[Device]:
     monkeypatch.setattr(stream_order, "current", fake.current)
     record = lambda tensor, stream: fake.record(tensor, stream)  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "record_stream", record, raising=False)
-    real = engine.upload_into
+    real = mirror.upload_into
 
     def upload_into(target: torch.Tensor, table: torch.Tensor) -> None:
         fake.log.append((fake.name, "upload"))
         real(target, table)
 
-    monkeypatch.setattr(engine, "upload_into", upload_into)
+    monkeypatch.setattr(mirror, "upload_into", upload_into)
     return fake
 
 

@@ -16,8 +16,9 @@ import torch
 
 from soap_fast import extension
 from soap_fast.interrupts import at_once
+from soap_fast.options import StepOptions
 from soap_fast.step.addresses import adopt_moments, state_addresses, straighten_bases
-from soap_fast.step.call import TensorCall, counting, paying
+from soap_fast.step.call import UNSCALED, Scaling, TensorCall, counting, paying
 from soap_fast.step.carry import ModeChange, writing_bases
 from soap_fast.step.layout import Layout, axes_of, layout_of
 from soap_fast.step.plan import JOINT
@@ -65,16 +66,44 @@ class CpuStep:
             self._stack(order)
         else:
             self._order = before
-        self._reserve(max(call.param.numel() for call in calls))
-        options = torch.tensor(
-            [_options(call) for call in calls], dtype=torch.float64, device="cpu"
-        )
+        self._largest = max(call.param.numel() for call in calls)
+        options = [_options(call.options, call.scaling) for call in calls]
+        self._options = _table(options, torch.float64)
         taken = torch.empty(len(calls), dtype=torch.bool, device="cpu")
         flags = list(taken.unbind())
-        tables = (self._tensors, options, self._modes, self._walks)
-        torch.autograd.graph.increment_version([call.param for call in calls])
-        at_once(_calling("step_", *tables, self._workspace, taken), *counting(calls, flags))
+        self._run([call.param for call in calls], taken, *counting(calls, flags))
         return flags
+
+    def again(
+        self,
+        params: list[torch.Tensor],
+        gradients: list[int],
+        options: Sequence[StepOptions],
+        *counted: Iterable[object],
+    ) -> None:
+        """One step for the tensors of the last one, of whose tables nothing else has changed.
+
+        Args:
+            gradients: their addresses.
+            options: of each tensor; none where they are as they were.
+            counted: what belongs to the operator's call, for `at_once`.
+        """
+        addresses = [list(map(torch.Tensor.data_ptr, params)), gradients]
+        if addresses != self._addresses:
+            self._move(addresses)
+        if options:
+            rows = [_options(option, UNSCALED) for option in options]
+            self._options = _table(rows, torch.float64)
+        taken = torch.empty(len(params), dtype=torch.bool, device="cpu")
+        self._run(params, taken, *counted)
+
+    def _run(
+        self, params: list[torch.Tensor], taken: torch.Tensor, *counted: Iterable[object]
+    ) -> None:
+        self._reserve(self._largest)
+        tables = (self._tensors, self._options, self._modes, self._walks)
+        torch.autograd.graph.increment_version(params)
+        at_once(_calling("step_", *tables, self._workspace, taken), *counted)
 
     def carry(
         self,
@@ -96,7 +125,7 @@ class CpuStep:
         largest_first = sorted(together, key=lambda one: -one[0].param.numel())
         tensors = [_carried(*one, modes) for one in largest_first]
         self._reserve(max(call.param.numel() for call in calls))
-        tables = [torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in (tensors, modes)]
+        tables = [_table(rows) for rows in (tensors, modes)]
         moments = _calling("carry_", *tables, self._workspace)
         at_once(moments, writing_bases(changes), paying(calls))
 
@@ -122,24 +151,37 @@ class CpuStep:
         return True
 
     def _stack(self, order: list[int]) -> None:
-        tensors, modes, walks = [], list[list[int]](), list[list[int]]()
+        tensors = list[list[int]]()
+        modes, walks = list[list[int]](), list[list[int]]()
         for key in order:
             rows = self._rows[key]
             tensors.append(rows.tensor(len(modes), len(walks)))
             modes += rows.modes
             walks += rows.walks
-        self._tensors = torch.tensor(tensors, dtype=torch.int64, device="cpu")
-        self._modes = torch.tensor(modes, dtype=torch.int64, device="cpu").view(-1, 3)
-        self._walks = torch.tensor(walks, dtype=torch.int64, device="cpu").view(-1, 2)
+        self._tensors = _table(tensors)
+        self._modes, self._walks = _table(modes).view(-1, 3), _table(walks).view(-1, 2)
+        self._addresses = [[row[column] for row in tensors] for column in range(2)]
         self._order = order
         for key in set(self._rows) - set(order):  # gone, or without a gradient this time
             del self._known[key], self._rows[key]
+
+    def _move(self, addresses: list[list[int]]) -> None:
+        """Parameters and gradients lie elsewhere; rows that are kept do not say so."""
+        self._order, self._addresses = [], []  # so that the whole way stacks them anew
+        self._tensors[:, :2] = _table(addresses).T
+        self._addresses = addresses
 
     def _reserve(self, numel: int) -> None:
         elements = 2 * -(-numel // ALIGNMENT) * ALIGNMENT + 2 * JOINT**2
         threads = torch.get_num_threads()
         if self._workspace.shape[0] != threads or self._workspace.shape[1] < elements:
             self._workspace = torch.empty(threads, elements, dtype=torch.float32, device="cpu")
+
+
+def _table(
+    rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.int64
+) -> torch.Tensor:  # [rows, columns]
+    return torch.tensor(rows, dtype=dtype, device="cpu")
 
 
 def _calling(operator: str, *arguments: torch.Tensor) -> Iterable[object]:
@@ -209,9 +251,9 @@ def _batch(layout: Layout) -> int:
     return prod(group.size for group in layout.plain)
 
 
-def _options(call: TensorCall) -> list[float]:
+def _options(options: StepOptions, scaling: Scaling) -> list[float]:
     """A row of the operator's options."""
-    options, (scale, found) = call.options, call.scaling
+    scale, found = scaling
     return [
         float(options.lr),
         options.beta1,

@@ -13,13 +13,16 @@ import torch
 
 from soap_fast import extension
 from soap_fast.backends.base import PLAIN_REFRESH, Backend, BestOn, routed
+from soap_fast.backends.cpu_steady import SteadyCpuStep, reads_lr
 from soap_fast.backends.cpu_step import CpuStep, serves
-from soap_fast.step.call import TensorCall, state_dtype
+from soap_fast.backends.unchanged import Groups
+from soap_fast.step.call import Scaling, TensorCall, state_dtype
 from soap_fast.step.carry import Changes, carry_each
 from soap_fast.step.eigh import Pairs, eigh_eager, eigh_native
 from soap_fast.step.plan import TensorPlan
 from soap_fast.step.refresh import Refreshed, refresh_native
 from soap_fast.step.refresh_batched import refresh_plain
+from soap_fast.step.state import State
 from soap_fast.step.update import update
 
 __all__ = ["NativeBackend"]
@@ -47,6 +50,7 @@ class NativeBackend(Backend):
         self.best_on = best_on
         self.refresh_by = refresh_by
         self.step = CpuStep()
+        self.steady: SteadyCpuStep | None = None
 
     def name_on(self, device: torch.device) -> str:
         return self.name if self.best_on is None else self.best_on(device)
@@ -79,6 +83,27 @@ class NativeBackend(Backend):
     def serves(self, call: TensorCall) -> bool:
         """Whether the operator steps a tensor; others are stepped as `eager` does."""
         return bool(self.device_types) and serves(call)
+
+    def steady_step(self, groups: Groups, state: State, scaling: Scaling) -> bool:
+        steady, self.steady = self.steady, None  # for good where an exception leaves it
+        if steady is not None and steady.take(groups, state, scaling):
+            self.steady = steady
+            return True
+        return False
+
+    def after_step(self, groups: Groups, state: State, calls: Sequence[TensorCall]) -> None:
+        """Whether the step after a whole one of these calls can be a steady one."""
+        everything = sum(len(group["params"]) for group in groups) == len(calls)
+        if everything and calls and all(map(self._can_be_steady, calls)):
+            steady = SteadyCpuStep(groups, state, calls, self.step)
+            self.steady = steady if steady.left > 1 else None
+
+    def _can_be_steady(self, call: TensorCall) -> bool:
+        known = call.state["calls"] > 1 and reads_lr(call.options.lr)
+        return known and not call.scaling.given and self.serves(call)
+
+    def forget(self, devices: Iterable[torch.device] = ()) -> None:
+        self.steady = None
 
     def update(self, calls: Sequence[TensorCall]) -> list[torch.Tensor]:
         ours, others = routed(calls, self.serves)

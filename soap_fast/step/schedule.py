@@ -39,7 +39,7 @@ def modes_due(factors: Factors, calls: int, frequency: int, phases: Phases | Non
     return [
         mode
         for mode, size in enumerate(factors)
-        if size is not None and falls_due(calls, frequency, phases and phases[mode])
+        if size is not None and falls_due(calls, frequency, phases[mode] if phases else None)
     ]
 
 
@@ -54,7 +54,7 @@ def calls_until_due(
     """
     for mode, size in enumerate(factors):
         if size is not None:
-            phase = (phases and phases[mode]) or 0
+            phase = (phases[mode] if phases else None) or 0
             yield frequency - (calls - 1 - phase) % frequency
 
 

@@ -128,6 +128,8 @@ class TritonBackend(Backend):
                 steady.refresh(self.shared_refresh)
             self.steady = steady
             return True
+        if not self.engines and self.rest.steady_step(groups, state, scaling):
+            return True
         # First calls read and write the state as well, ahead of any engine.
         self.follow_streams({param.device for group in groups for param in group["params"]})
         return False
@@ -136,6 +138,8 @@ class TritonBackend(Backend):
         self, groups: Sequence[dict[str, Any]], state: State, calls: Sequence[TensorCall]
     ) -> None:
         """Whether the step after a whole one of these calls can be a steady one."""
+        if not self.engines:
+            self.rest.after_step(groups, state, calls)
         everything = sum(len(group["params"]) for group in groups) == len(calls)
         if everything and len(self.engines) == 1 and all(map(self.serves, calls)):
             (engine,) = self.engines.values()
@@ -155,6 +159,7 @@ class TritonBackend(Backend):
     def forget(self, devices: Iterable[torch.device] = ()) -> None:
         self.follow_streams(devices)
         self.steady = None
+        self.rest.forget()
         self.engines.clear()
 
     def check_whole(self) -> None:
