@@ -148,8 +148,8 @@ def test_a_gradient_that_is_not_finite_leaves_its_tensor_untouched(poison):
         assert int(entry["step"]) == 1
         for key in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(entry[key], old[key])
-        for k, kept in zip(entry["GG"], old["GG"], strict=True):
-            assert k is None or torch.equal(k, kept)
+        for mode, k in enumerate(entry["GG"]):
+            assert k is None or torch.equal(k, old["GG"][mode])
     assert not torch.equal(copies[2], before[0][2])
     assert int(triton.state[copies[2]]["skipped"]) == 0
 

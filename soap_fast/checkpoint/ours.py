@@ -50,7 +50,7 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
             )
     others = _others(state, set(indices.values()))
     begun = {param: entry for param, entry in entries(state) if entry}
-    written = {
+    written: dict[str, Any] = {
         "state": {indices[p]: _snapshot(_saved(e), HOST) for p, e in begun.items()} | others,
         "param_groups": [
             {
@@ -63,10 +63,9 @@ def write(state: State, groups: ParamGroups, layout: Layout) -> dict[str, Any]:
     }
     if layout == "reference":
         return layouts.to_reference(written, groups)
-    written["state"] = {
-        key: value if key in others else by_mode.to_saved(value)
-        for key, value in written["state"].items()
-    }
+    for key in indices.values():
+        if key in written["state"]:
+            written["state"][key] = by_mode.to_saved(written["state"][key])
     return written
 
 

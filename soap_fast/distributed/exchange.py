@@ -18,11 +18,11 @@ class StackForm(NamedTuple):
     """What all ranks know of some factors of one size.
 
     Attributes:
-        count, size: k factors of [d, d].
+        number, size: k factors of [d, d].
         dtype, device: of each.
     """
 
-    count: int
+    number: int
     size: int
     dtype: torch.dtype
     device: torch.device
@@ -59,7 +59,7 @@ class Deal:
 
     def __init__(self, stacks: Sequence[StackForm], ranks: int) -> None:
         self.stacks = stacks
-        places = [(s, i) for s, stack in enumerate(stacks) for i in range(stack.count)]
+        places = [(s, i) for s, stack in enumerate(stacks) for i in range(stack.number)]
         owners = dealt([stacks[s].size ** 3 for s, _ in places], [0] * ranks)
         self.positions: list[dict[int, list[int]]] = [{} for _ in range(ranks)]
         for (stack, position), owner in zip(places, owners, strict=True):

@@ -69,7 +69,9 @@ class Owning(Together):
         """Of a whole state this rank's entries; empty ones for the parameters of others."""
         self.deal(groups)
         self._gathered = None
-        foreign = {param: {} for param in state if self._owners.get(param, self.rank) != self.rank}
+        foreign: Entries = {
+            param: {} for param in state if self._owners.get(param, self.rank) != self.rank
+        }
         return {**state, **foreign}
 
     def state_of_all(self) -> State:

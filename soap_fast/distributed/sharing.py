@@ -83,7 +83,7 @@ class Sharing(Together):
             raise RuntimeError(f"ranks {unable} could not compute their first bases") from error
         return self._exchange(deal, (BASIS,), (own,)).columns[0]
 
-    def refresh(  # type: ignore[override]
+    def refresh(
         self,
         op: RefreshOp,
         factors: list[Tensor],
@@ -171,7 +171,7 @@ class Sharing(Together):
         return Deal(stacks, self.ranks)
 
     def _agree(self, occasion: int, deal: Deal, failed: bool) -> list[Point]:
-        work = [(s.count, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
+        work = [(s.number, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
         numbers = moment(self.groups, self.state, work)
         point = Point(occasion, self.steps, failed, numbers)
         points = points_of_all(point, self.group, deal.stacks[0].device)

@@ -11,7 +11,11 @@ from streams import set_gradients
 
 from bench import shapes
 from soap_fast import SOAP, explain
+from soap_fast.distributed.owning import bytes_of_state
 from soap_fast.distributed.partition import dealt, loads_of
+from soap_fast.distributed.planner import Planned, plan_sharing
+from soap_fast.options import plan_options
+from soap_fast.plan import plan_tensor
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=60), st.integers(1, 9))
@@ -25,15 +29,34 @@ def test_all_work_is_dealt_and_no_rank_has_far_more_than_its_share(costs, ranks)
     assert max(loads) <= sum(costs) / ranks + max(costs, default=0)
 
 
+def planned(name: str) -> list[Planned]:
+    """The tensors of an inventory under the default options."""
+    options = plan_options(SOAP([torch.nn.Parameter(torch.empty(1))]).param_groups[0])
+    plans = [plan_tensor(entry.shape, options) for entry in shapes.load(name).entries]
+    return [Planned(plan, torch.float32, torch.float32) for plan in plans]
+
+
 @pytest.mark.parametrize("ranks", range(2, 9))
 @pytest.mark.parametrize("name", ["elic", "tcm_128", "lalic", "dcae"])
 def test_the_models_of_the_paper_are_shared_evenly(name, ranks):
     """Within 10 % of the mean, or the largest factor alone where that is more."""
-    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load(name).entries]
-    found = explain(SOAP(params), ranks=ranks).sharing
+    tensors = planned(name)
+    found = plan_sharing(tensors, ranks)
     assert found.imbalance <= 0.1
-    assert sum(share.factors for share in found.shares) == explain(SOAP(params)).factors
+    assert sum(share.factors for share in found.shares) == sum(len(t.sizes) for t in tensors)
     assert found.messages == ranks
+
+
+@pytest.mark.parametrize("ranks", range(2, 9))
+@pytest.mark.parametrize("name", ["elic", "tcm_128", "lalic", "dcae"])
+def test_their_state_is_shared_evenly(name, ranks):
+    """Within 10 % of the mean, or the largest tensor's alone."""
+    tensors = planned(name)
+    found = plan_sharing(tensors, ranks)
+    alone = max(bytes_of_state(tensor.plan, tensor.state) for tensor in tensors)
+    assert max(share.owned_state for share in found.shares) <= max(1.1 * found.state / ranks, alone)
+    assert sum(share.owned for share in found.shares) == len(tensors)
+    assert sum(share.owned_state for share in found.shares) == found.state
 
 
 def sent(group):
