@@ -252,16 +252,16 @@ def test_tables_that_do_not_fit_are_refused():
     step = CpuStep()
     assert step([]) == []
     arguments = [
-        torch.zeros(1, 18, dtype=torch.int64),
+        torch.zeros(1, 17, dtype=torch.int64),
         torch.zeros(1, 11, dtype=torch.float64),
         torch.zeros(0, 3, dtype=torch.int64),
         torch.zeros(0, 2, dtype=torch.int64),
         torch.zeros(1, 8),
         torch.zeros(1, dtype=torch.bool),
     ]
-    with pytest.raises(RuntimeError, match="tensors is not a contiguous table of 19 columns"):
+    with pytest.raises(RuntimeError, match="tensors is not a contiguous table of 18 columns"):
         torch.ops.soap_fast.step_(*arguments)
-    arguments[0] = torch.ones(1, 19, dtype=torch.int64)  # fold and batch 1, one mode, ..
+    arguments[0] = torch.ones(1, 18, dtype=torch.int64)  # fold and batch 1, one mode, ..
     arguments[2] = torch.full((3, 3), 100)  # .. of size 100
     with pytest.raises(RuntimeError, match="tensor 0 does not fit in a workspace of 8 elements"):
         torch.ops.soap_fast.step_(*arguments)

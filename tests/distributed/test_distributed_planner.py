@@ -15,7 +15,7 @@ from soap_fast.distributed.owning import bytes_of_state
 from soap_fast.distributed.partition import dealt, loads_of
 from soap_fast.distributed.planner import Planned, plan_sharing
 from soap_fast.options import plan_options
-from soap_fast.plan import plan_tensor
+from soap_fast.step.plan import plan_tensor
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=60), st.integers(1, 9))
