@@ -140,5 +140,10 @@ def _values(group: dict[str, Any]) -> list[Any]:
     values = [plain_value(name, group[name]) for name in FREE]
     lr = values[0]
     if isinstance(lr, torch.Tensor):
-        values[0] = float(lr) if lr.device.type == "cpu" else (lr.device, lr.data_ptr(), lr.dtype)
+        if lr.layout != torch.strided or lr.numel() != 1:
+            values[0] = object()  # equal to nothing: it is looked at, and refused
+        elif lr.device.type == "cpu":
+            values[0] = float(lr)
+        else:
+            values[0] = (lr.device, lr.data_ptr(), lr.dtype)
     return values
