@@ -140,7 +140,7 @@ def test_the_layout_of_the_reference_carries_it_as_well(backend):
     other.load_state_dict(saved)
     assert other.state["n"] == 4
     assert_kept(other, resumed)
-    assert set(other.state[resumed[0]]) == OURS | {"mine", "note"}
+    assert set(other.state[resumed[0]]) == OURS | {"phases", "mine", "note"}
 
 
 def test_reading_the_state_of_a_tensor_that_has_not_begun_begins_nothing():
