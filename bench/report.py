@@ -45,6 +45,7 @@ SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
         ("variant", "group", "lr", "rd_loss", "rd_loss_spread", "steps_ratio", "seconds_ratio",
          "step_ms", "optimizer_share"),
     ),
+    "lic study": ("The paper's claims", ("claim", "measured", "too_small_for")),
     "lic demo": (
         "The demo",
         ("optimizer", "lr", "steps", "rd_loss", "bpp", "psnr", "step_ms", "optimizer_ms",

@@ -21,7 +21,9 @@ PACKAGE = Path(soap_fast.__file__).parent
 
 
 def copy_without_extension(folder: Path) -> Path:
+    """As in a clone, with the kernels beside the package."""
     shutil.copytree(PACKAGE, folder / "soap_fast", ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(PACKAGE.parent / "triton_kernels", folder / "triton_kernels")
     return folder / "soap_fast"
 
 
