@@ -71,24 +71,27 @@ def rotate(
     STAGES: tl.constexpr,
     TALL: tl.constexpr,  # rows that are computed at once, at most
 ):
-    # Whether a tile's tensor is taken, and the tile's kind, are known before the tile begins; its
-    # tensor is known one tile earlier.
+    # Whether a tile's tensor is taken is known before the tile begins, its tensor one tile earlier.
+    # So is the tile's kind with ADAM; without, the register that holds it would spill (sm_86).
     step = tl.num_programs(0)
     first = tl.program_id(0)
     coming = scalars + tl.load(records + first * COLUMNS + TENSOR_) * SCALAR_COLUMNS
     taken = tl.load(coming + TAKEN)
-    next_kind = tl.load(records + first * COLUMNS + KIND)
+    next_kind = tl.load(records + first * COLUMNS + KIND).to(tl.int32) if ADAM else 0
     after = tl.minimum(first + step, n_tiles - 1)
     coming = tl.load(records + after * COLUMNS + TENSOR_).to(tl.int32)
     for tile in tl.range(first, n_tiles, step, disable_licm=True):
         record = records + tile * COLUMNS
         now, kind = taken, next_kind
-        following = tl.minimum(tile + step, n_tiles - 1)
-        next_kind = tl.load(records + following * COLUMNS + KIND)
+        if ADAM:
+            following = tl.minimum(tile + step, n_tiles - 1)
+            next_kind = tl.load(records + following * COLUMNS + KIND).to(tl.int32)
         taken = tl.load(scalars + coming * SCALAR_COLUMNS + TAKEN)
         after = tl.minimum(tile + 2 * step, n_tiles - 1)
         coming = tl.load(records + after * COLUMNS + TENSOR_).to(tl.int32)
         if now != 0.0:
+            if not ADAM:
+                kind = tl.load(record + KIND).to(tl.int32)
             sums = directions + tile
             for number in tl.static_range(LOW if ADAM else 0, CLASSES):
                 if kind == number:
