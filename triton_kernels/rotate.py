@@ -259,7 +259,7 @@ def adam_direction(g, exp_avg_at, exp_avg_sq_at, inside, filled, options, floor)
     tl.store(exp_avg_sq_at, exp_avg_sq, mask=inside)
     # One comparison for both: root + eps is below LEAST where root is below LEAST - eps.
     root = tl.sqrt(exp_avg_sq)
-    below = root < tl.maximum(floor, LEAST - eps)  # false of NaN, which stays NaN
+    below = root < tl.maximum(floor, -eps + LEAST)  # false of NaN, which stays NaN
     denominator = root + eps
     inverse = tl.rsqrt(denominator * denominator)
     return tl.where(filled & ~below, exp_avg * inverse, 0.0)
