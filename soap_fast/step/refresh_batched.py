@@ -8,7 +8,9 @@ order of the old columns:
 
 X is the Q of a QR of K Q P, since K Q P = Q P L1 L1ᵀ and L1ᵀ is upper triangular. H is shifted by
 what rounding may have taken from its pivots, and by 16 times that where a pivot still fails. Where
-both fail, or X is far from orthogonal, the old basis stays and counts as failed.
+both fail, or X is far from orthogonal, the old basis stays and counts as failed. So does one that
+mixes rows of zeros with others, as old checkpoints may, where K has a smaller rank than the rows
+that are left.
 
 In units of d³ a factor costs 19: eight products of 2, three factorisations and a solve.
 """

@@ -8,8 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ import torch
 from bench.lic.__main__ import main
 from bench.lic.data import Crops, batches, load
 from bench.lic.training import Training, processes
+from bench.turns import time_limit
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of Unix")
 
@@ -25,22 +24,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of U
 def tiny(data: Path, out: Path, *more: str) -> list[str]:
     flags = [f"--factor={1 / 24}", "--model=hyperprior", "--crop=64", "--batch=2", "--steps=4"]
     return ["train", f"--data={data}", f"--out={out}", *flags, "--threads=1", *more]
-
-
-@contextmanager
-def alarm(seconds: float) -> Iterator[None]:
-    """What hangs fails."""
-
-    def ring(*given: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared memory is made of files on Linux")
@@ -52,7 +35,7 @@ def test_batches_arrive_where_shared_memory_holds_none(data: Path) -> None:
     expected = list(itertools.islice(batches(crops, 4), 3))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     found = batches(crops, 4, workers=1)
-    with alarm(30):
+    with time_limit(30):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         try:
             first = next(found)  # the worker starts, and keeps the limit
@@ -76,7 +59,7 @@ def test_a_request_to_stop_is_seen_while_waiting_for_images(
             time.sleep(60)
         return draw(training)
 
-    with monkeypatch.context() as here, alarm(30):
+    with monkeypatch.context() as here, time_limit(30):
         here.setattr(Training, "_next_batch", never)
         assert main(tiny(data, halting)) == 130
     assert "stopped after step 2" in capsys.readouterr().err
@@ -87,7 +70,7 @@ def test_a_request_to_stop_is_seen_while_waiting_for_images(
 
 def test_one_of_several_processes_gives_its_images_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 0.3)
-    with alarm(30), processes.StopRequest(alone=False) as stop:
+    with time_limit(30), processes.StopRequest(alone=False) as stop:
         with stop.waiting():
             signal.raise_signal(signal.SIGTERM)  # the images come: the step is made with the others
         assert stop.made
