@@ -172,7 +172,8 @@ def test_a_tiny_comparison_is_reported_and_not_repeated(
     capsys.readouterr()
     assert main([*arguments, "--steps=4"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "is of another comparison: steps is 4, was 3; name another --work" in said
+    changes = "steps is 4, was 3; evaluate_every is 4, was 3"
+    assert f"is of another comparison: {changes}; name another --work" in said
     assert not list(work.rglob("checkpoint.pt"))
 
 
