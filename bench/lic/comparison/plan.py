@@ -10,6 +10,7 @@ from bench.lic.optimizers import ADAMS, one_algorithm
 from bench.lic.search import RATIO, SEEDS, at_the_end
 from bench.lic.style import table
 from bench.lic.training import Config
+from bench.lic.training.config import EVALUATIONS
 
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 COCO_IMAGES = 118_287  # of train2017
@@ -43,6 +44,7 @@ class Preset:
         schedule, milestones: of the rate; milestones in parts of the run.
         data: what --data must name; empty where scikit-image's photos will do.
         threads: of the CPU; None takes torch's choice.
+        evaluations: of a run that is compared; a search has one, at the end.
         checkpoint_every: steps; of a large model a checkpoint is a gigabyte, with SOAP's factors.
         limits: what the result cannot show.
         sources: where the setting comes from.
@@ -62,19 +64,21 @@ class Preset:
     frequency: int = 10
     search_seeds: int = SEEDS
     threads: int | None = None
+    evaluations: int = EVALUATIONS
     checkpoint_every: int = 50
 
 
 # One step of these two costs Adam 79 and 170 ms on one core, soap_fast 91 and 204,
 # pytorch_optimizer 115 and 257, an evaluation 100 and 170. An optimizer's search is of 12 runs, and
 # 3 more each time that the best rate moves: with one move on average, 15 runs of four optimizers,
-# 37 minutes. Those compared take 17, with 40 evaluations each: 54 in all. A second thread gains
-# nothing with maps this small, and disturbs the times. TCM's reduced step is the cheapest per pixel
-# of the three others': LALIC's takes as long for a quarter of them.
+# 21 minutes. Those compared take 9, with 20 evaluations each: 30 in all, and less than 85 on a
+# machine that is two thirds busy with other work. A second thread gains nothing with maps this
+# small, and disturbs the times. TCM's reduced step is the cheapest per pixel of the three others':
+# LALIC's takes as long for a quarter of them.
 CPU = Preset(
     trials=(
-        Trial("elic", 1 / 8, 8, 64, 200, True, (0.013,)),
-        Trial("tcm_64", 1 / 16, 2, 128, 90, True, (0.013,)),
+        Trial("elic", 1 / 8, 8, 64, 120, True, (0.013,)),
+        Trial("tcm_64", 1 / 16, 2, 128, 50, True, (0.013,)),
     ),
     optimizers=("adam", "adam_soap_betas", "soap_fast", "pytorch_optimizer"),
     seeds=4,
@@ -85,8 +89,9 @@ CPU = Preset(
     milestones=(),
     data="",
     threads=1,
+    evaluations=20,
     limits=(
-        "The models have a small part of their published widths, and see fewer than 2,000 small "
+        "The models have a small part of their published widths, and see fewer than 1,000 small "
         "crops of four photos: thousands of times less than in the paper. These are the first "
         "seconds of training, where a preconditioner matters most; how far Adam catches up over a "
         "million steps they do not show.",
@@ -130,7 +135,12 @@ PRESETS = {"cpu": CPU, "paper": PAPER}
 # The study's: the same, with Adam and soap_fast only, and the paper's frequencies beside 10.
 FREQUENCIES = (5, 20, 50)
 STUDIES = {
-    "cpu": replace(CPU, optimizers=("adam", "soap_fast"), frequencies=FREQUENCIES),
+    "cpu": replace(
+        CPU,
+        optimizers=("adam", "soap_fast"),
+        frequencies=FREQUENCIES,
+        evaluations=EVALUATIONS,  # after every fourth it looks
+    ),
     "gpu": replace(
         PAPER,
         trials=(Trial("elic", 1.0, 8, 256, 500, False, (0.013,)),),
@@ -236,6 +246,7 @@ def _config(
         "lam": lam,
         "optimizer": variant.optimizer,
         "precondition_frequency": variant.frequency,
+        "evaluate_every": max(1, trial.steps // preset.evaluations),
     }
 
 

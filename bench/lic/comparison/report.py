@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bench import envelope
 from bench.files import write_text, writing
 from bench.lic.comparison.differences import RULE, differences, sentences
-from bench.lic.comparison.plan import describe, variants
+from bench.lic.comparison.plan import Preset, describe, variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import Row, band, bd_rates, by_variant, curves, of_variant
 from bench.lic.evaluation.curves import FEWEST, rate_distortion
@@ -70,12 +70,13 @@ NOTES = (
     "Final R-D loss, bpp and PSNR are of the held-out images after the last step, with rounding: "
     "means over seeds, with the standard deviation over seeds.",
     RULE,
-    "To Adam's loss: the first evaluation (of 40 or a few more) that was no worse than the last "
-    "of Adam's run of the same seed; means over the seeds that got there, with the standard "
-    "deviation, and the part of Adam's whole run. Of Adam's two betas those with the lower mean "
-    "final loss are the ones to reach. Adam's own row tells when it first was as good as at its "
-    "end: before it, where its loss still swings. All runs follow their whole schedule, whose rate "
-    "is still high at that point: a shorter schedule would get there in fewer steps.",
+    "To Adam's loss: the first evaluation (of {evaluations} or a few more) that was no worse than "
+    "the last of Adam's run of the same seed; means over the seeds that got there, with the "
+    "standard deviation, and the part of Adam's whole run. Of Adam's two betas those with the "
+    "lower mean final loss are the ones to reach. Adam's own row tells when it first was "
+    "as good as at its end: before it, where its loss still swings. All runs follow their whole "
+    "schedule, whose rate is still high at that point: a shorter schedule would get there in "
+    "fewer steps.",
     "A row at soap_fast's rate is of another implementation of its algorithm, at the rate that was "
     "searched for soap_fast: apart from roundings the two do the same there. Where they differ at "
     "rates of their own, and not at one rate, it is the search that differs.",
@@ -157,10 +158,14 @@ def text(comparison: Comparison, rows: list[Row]) -> str:
         parts += [table(_by_frequency(chosen))]
     if comparison.searches:
         parts += ["", "## Searched learning rates", "", table(_searches(comparison.searches))]
-    parts += ["", "## How to read this", "", *(f"- {note}" for note in NOTES)]
+    parts += ["", "## How to read this", "", *_notes(comparison.preset)]
     if limits := _limits(comparison):
         parts += ["", "## What this is too small to show", "", *(f"- {line}" for line in limits)]
     return "\n".join(parts) + "\n"
+
+
+def _notes(preset: Preset) -> list[str]:
+    return [f"- {note.format(evaluations=preset.evaluations)}" for note in NOTES]
 
 
 def _machines(comparison: Comparison) -> list[str]:
