@@ -71,14 +71,13 @@ class Preset:
 # One step of these two costs Adam 79 and 170 ms on one core, soap_fast 91 and 204,
 # pytorch_optimizer 115 and 257, an evaluation 100 and 170. An optimizer's search is of 12 runs, and
 # 3 more each time that the best rate moves: with one move on average, 15 runs of four optimizers,
-# 21 minutes. Those compared take 9, with 20 evaluations each: 30 in all, and less than 85 on a
-# machine that is two thirds busy with other work. A second thread gains nothing with maps this
-# small, and disturbs the times. TCM's reduced step is the cheapest per pixel of the three others':
-# LALIC's takes as long for a quarter of them.
+# 43 minutes. Those compared take 19, with 20 evaluations each: about an hour in all. A second
+# thread gains nothing with maps this small, and disturbs the times. TCM's reduced step is the
+# cheapest per pixel of the three others': LALIC's takes as long for a quarter of them.
 CPU = Preset(
     trials=(
-        Trial("elic", 1 / 8, 8, 64, 120, True, (0.013,)),
-        Trial("tcm_64", 1 / 16, 2, 128, 50, True, (0.013,)),
+        Trial("elic", 1 / 8, 8, 64, 240, True, (0.013,)),
+        Trial("tcm_64", 1 / 16, 2, 128, 110, True, (0.013,)),
     ),
     optimizers=("adam", "adam_soap_betas", "soap_fast", "pytorch_optimizer"),
     seeds=4,
@@ -91,7 +90,7 @@ CPU = Preset(
     threads=1,
     evaluations=20,
     limits=(
-        "The models have a small part of their published widths, and see fewer than 1,000 small "
+        "The models have a small part of their published widths, and see fewer than 2,000 small "
         "crops of four photos: thousands of times less than in the paper. These are the first "
         "seconds of training, where a preconditioner matters most; how far Adam catches up over a "
         "million steps they do not show.",
