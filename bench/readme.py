@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ CPU_FILES = (
     "step/elic_cpu.json", "train/elic_quarter_cpu.json",
     "step/dcae_quarter_cpu.json", "train/dcae_quarter_cpu.json",
 )  # fmt: skip
+COMPARED = "comparison/compare.json"
+WIDTH = 110  # of Markdown
 PEER = "pytorch_optimizer"
 HEADER = (
     "mean time of", "model", "soap_fast, ms", "Adam, ms", "soap_fast / Adam", f"{PEER}, ms",
@@ -67,8 +70,37 @@ def markdown(results: Path, root: Path) -> str:
         if gpu := file.machine.get("gpu"):
             page = (Path(file.path).parent / PAGE).relative_to(root).as_posix()
             lines.append(f"All results of the {gpu}: [{page}]({page})")
-    listed = "".join(f"- {line}\n" for line in dict.fromkeys(lines))
+    lines += _steps(results / COMPARED, root)
+    listed = "".join(f"{_item(line)}\n" for line in dict.fromkeys(lines))
     return f"{table(HEADER, [_cells(file) for file in chosen])}\n{EXPLAINED}\n{listed}"
+
+
+def _item(line: str) -> str:
+    indents = {"initial_indent": "- ", "subsequent_indent": "  "}
+    return textwrap.fill(line, WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
+
+
+def _steps(path: Path, root: Path) -> Iterator[str]:
+    """Steps to Adam's final loss, as far as the seeds of `lic compare` tell a difference."""
+    rows = read(str(path)).rows if path.exists() else []
+    of_ours = ("difference", "steps_to_adam", "soap_fast")
+    chosen = [
+        row
+        for row in rows
+        if (row.get("kind"), row.get("measure"), row.get("of")) == of_ours
+        and row["and"] == row["to_reach"]
+    ]
+    if chosen:
+        page = (path.parent / PAGE).relative_to(root).as_posix()
+        told = "; ".join(f"{row['group']}, {_reached(row)}" for row in chosen)
+        yield f"Steps to [Adam's final loss]({page}), {chosen[0]['of_seeds'][0]} seeds: {told}"
+
+
+def _reached(row: Row) -> str:
+    if not row["told"]:
+        return "no difference that these seeds can tell"
+    ours, adams = (f"{a:.0f} ± {b:.0f}" for a, b in zip(row["means"], row["spreads"], strict=True))
+    return f"soap_fast {ours}, Adam {adams}"
 
 
 def _found(results: Path) -> Iterator[ResultFile]:

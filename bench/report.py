@@ -42,8 +42,8 @@ SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
     ),
     "lic compare": (
         "Optimizers compared on models",
-        ("variant", "group", "lr", "rd_loss", "rd_loss_spread", "steps_ratio", "seconds_ratio",
-         "step_ms", "optimizer_share"),
+        ("variant", "group", "lr", "seeds", "rd_loss", "rd_loss_spread", "steps_to_adam",
+         "steps_to_adam_spread", "seconds_ratio", "step_ms", "optimizer_share"),
     ),
     "lic study": ("The paper's claims", ("claim", "measured", "too_small_for")),
     "lic demo": (

@@ -135,6 +135,15 @@ class TestTable:
         page = "made_up_9000/report.md"
         assert text[-1] == f"- All results of the Made Up 9000: [{page}]({page})"
 
+    def test_steps_to_adams_loss_are_told_where_the_seeds_tell_a_difference(self, tmp_path):
+        keep(tmp_path / "step" / "elic_cpu.json", STEP)
+        keep(tmp_path / "comparison" / "compare.json", COMPARED)
+        text = front.markdown(tmp_path, tmp_path)
+        assert " ".join(text.split()).endswith(
+            "- Steps to [Adam's final loss](comparison/report.md), 4 seeds: elic x 0.125, "
+            "soap_fast 105 ± 11, Adam 219 ± 15; tcm x 0.1, no difference that these seeds can tell"
+        )
+
     def test_without_results_it_says_what_to_measure(self, tmp_path):
         with pytest.raises(BadInput, match=r"step/elic_cpu\.json.*measure them first"):
             front.markdown(tmp_path, tmp_path)
@@ -152,6 +161,21 @@ STEP = [
 ]
 _AS = {"model": "elic", "batch": 2, "crop": 64, "width": 0.25}
 TRAIN = [row("adam", 100.0, **_AS), row("soap_fast", 125.0, **_AS)]
+
+
+def steps(group, means, spreads, told, **more):
+    names = {"of": "soap_fast", "and": "adam", "to_reach": "adam", "measure": "steps_to_adam"}
+    numbers = {"group": group, "means": means, "spreads": spreads, "of_seeds": [4, 4]}
+    return {"kind": "difference", **names, **numbers, "told": told, **more}
+
+
+COMPARED = [
+    {"kind": "variant", "variant": "adam"},
+    steps("elic x 0.125", [105.2, 218.9], [10.7, 15.1], True),
+    steps("elic x 0.125", [5.0, 6.0], [0.1, 0.1], True, measure="rd_loss"),
+    steps("elic x 0.125", [105.2, 111.0], [10.7, 15.1], False, **{"and": "pytorch_optimizer"}),
+    steps("tcm x 0.1", [60.0, 70.0], [20.0, 20.0], False),
+]
 
 
 def keep(path, rows, **machine):

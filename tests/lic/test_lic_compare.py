@@ -117,6 +117,7 @@ def test_a_tiny_comparison_is_reported_and_not_repeated(
     assert main([*arguments, f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     assert "images skipped: 1, the first broken.png" in printed
+    assert "left out here: tcm_64." in printed
     for title in ("What a step costs", "by the frequency of its refreshes", "too small to show"):
         assert title in printed
     assert printed.rstrip() in (out / "report.md").read_text()

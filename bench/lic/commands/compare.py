@@ -126,4 +126,7 @@ def changed(preset: Preset, options: argparse.Namespace) -> Preset:
     lists = ("frequencies", "grid")
     whole = {**whole, **{name: tuple(whole.get(name, getattr(preset, name))) for name in lists}}
     chosen = tuple(replace(trials[name], **given) for name in dict.fromkeys(names))
-    return replace(preset, trials=chosen, **whole)
+    limits = preset.limits
+    if absent := [name for name in trials if name not in names]:
+        limits += (f"Models of the preset that are left out here: {', '.join(absent)}.",)
+    return replace(preset, trials=chosen, limits=limits, **whole)
