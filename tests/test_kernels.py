@@ -15,7 +15,8 @@ import pytest
 import torch
 from kernel_cases import DEVICE, INVERSE_SCALE, POISONED, WITHOUT_GRADIENT, launched
 from launched import LaunchedAlone, argument
-from tf32 import PRECISIONS, U, product_error
+from tf32 import PRECISIONS, product_error
+from tolerances import U
 
 from soap_fast.backends.triton.backend import interpreted
 from soap_fast.backends.triton.ops import (

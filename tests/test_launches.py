@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tolerances
 
 from bench import launches, shapes
 
@@ -47,4 +48,4 @@ def test_flops_are_those_of_the_mathematics(measured):
             plan.modes[mode] for group in plan.groups if group.rotated for mode in group.modes
         ]
         expected += sum(4 * numel * d + numel * (d + 1) for d in widths)
-    assert measured["hyperprior"]["flops"] == pytest.approx(expected, rel=1e-3)
+    assert measured["hyperprior"]["flops"] == pytest.approx(expected, rel=tolerances.FLOPS)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from math import sqrt
 
 import torch
+from tolerances import U
 from torch.utils._python_dispatch import TorchDispatchMode
 
-U = 2.0**-24  # unit roundoff of float32
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 
 
