@@ -38,8 +38,8 @@ DONE, FAILED, NOT_RUN = "done", "failed", "not run"
 PRINTED = 60  # lines of what a part has printed, in the report
 PYTHON = "python"  # the one that runs us, without its path: commands go into reports
 # What matters most is known before a part that takes too long is cut off.
-FIRST = ("tests/test_gpu_traces", "tests/test_kernels", "tests/test_gpu_workspace")
-GPU_TESTS = ("tests/test_gpu*.py", "tests/test_kernels.py")
+FIRST = ("tests/test_gpu_traces", "tests/ops/test_", "tests/test_gpu_workspace")
+GPU_TESTS = ("tests/test_gpu*.py", "tests/ops/test_*.py")
 PEERS = "pytorch_optimizer,heavyball,adamw,adamw_foreach"
 PROCESSES = 7  # of tests, which wait for the host more than for the GPU
 # As the models' authors train, in float32; a step's mean is over one refresh period.
