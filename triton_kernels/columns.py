@@ -138,8 +138,13 @@ COUNT = columns(
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
 # A second moment whose columns change places, by rows of a table of axes, the innermost last.
-PERMUTE = columns("tensor", "source", "target", "elements", "inner", "pitch", "first_axis", "axes")
-PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the identity
+# Inverses are 2^32 / size, rounded up. "step" is an axis's stride in memory, "order" the address of
+# [size] int64, 0 for the identity; axes of a task follow one another, innermost first.
+PERMUTE = columns(
+    "tensor", "source", "target", "elements", "inner", "pitch", "pitch_inverse",
+    "first_axis", "axes",
+)  # fmt: skip
+PERMUTE_AXIS = columns("size", "inverse", "step", "order")
 
 # From a plane back to the moment it was gathered from.
 # "squares" is the address of exp_avg_sq where exp_avg is settled, else 0.
