@@ -86,22 +86,17 @@ def test_a_folder_belongs_to_a_commit(take, monkeypatch, capsys):
 
 
 def test_what_is_cut_off_takes_its_children_along(take, tmp_path):
-    child = tmp_path / "child"
-    code = (
-        "import subprocess, time; child = subprocess.Popen(['sleep', '60']); "
-        f"open({str(child)!r}, 'w').write(str(child.pid)); time.sleep(60)"
-    )
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    child = f"touch {begun}; sleep 4; touch {ended}"
+    code = f"import subprocess, time; subprocess.Popen(['sh', '-c', {child!r}]); time.sleep(60)"
     start = time.monotonic()
     _, found = take(python("slow", code, limit=2), result("next"))
     assert time.monotonic() - start < 15
     assert found["slow"]["message"] == "took longer than 2 s"
     assert found["next"]["status"] == "done"
-    stat = Path(f"/proc/{child.read_text()}/stat")
-    for _ in range(100):
-        if not stat.exists() or ") Z " in stat.read_text():  # a zombie of nobody's is gone as well
-            return
-        time.sleep(0.05)
-    pytest.fail("the child goes on")
+    assert begun.exists()
+    time.sleep(max(0, start + 7 - time.monotonic()))
+    assert not ended.exists(), "the child goes on"
 
 
 def test_a_part_that_does_not_fit_into_what_is_left_is_not_begun(take, monkeypatch, capsys):
@@ -114,8 +109,8 @@ def test_a_part_that_does_not_fit_into_what_is_left_is_not_begun(take, monkeypat
 
 def test_two_calls_suffice_and_correctness_comes_first():
     found = device.parts()
-    assert sum(part.limit for part in found) <= device.LIMIT_OF_ALL == 780
-    assert sum(part.limit for part in found) <= 2 * device.TIME_FOR_PARTS
+    limit = min(device.LIMIT_OF_ALL, 2 * device.TIME_FOR_PARTS)
+    assert sum(part.limit for part in found) <= limit <= 780
     assert [part.name for part in found[:3]] == ["install", "tests", "roof"]
     assert str(ROOT) not in str(found)  # commands go into the report
     for path in (ROOT / "tests").rglob("test_*.py"):

@@ -6,24 +6,22 @@ import json
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from bench import report
 from bench.__main__ import COMMANDS
 from bench.__main__ import main as bench
+from bench.command import ROOT
 from bench.envelope import ResultFile
 
-ROOT = Path(__file__).parent.parent.parent
 MACHINE = {"processor": "made up", "cores": 2, "threads": 2, "gpu": None, "driver": None}
+TIMES = {"first_ms": 1.0, "plain_ms": 0.5, "refresh_ms": None, "mean_ms": 0.5}
 STEP = [
-    {"name": "soap_fast", "shapes": "tiny", "device": "cpu", "first_ms": 4.0, "plain_ms": 1.25,
-     "refresh_ms": 3.0, "mean_ms": 1.5, "speedup": 1.0},
-    {"name": "adamw", "shapes": "tiny", "device": "cpu", "first_ms": 1.0, "plain_ms": 0.5,
-     "refresh_ms": None, "mean_ms": 0.5, "speedup": 0.33},
+    {"name": "soap_fast", "shapes": "tiny", "device": "cpu", **TIMES, "refresh_ms": 3.0},
+    {"name": "adamw", "shapes": "tiny", "device": "cpu", **TIMES, "speedup": 0.33},
     {"name": "heavyball", "missing": "pip install heavyball"},
-]  # fmt: skip
+]
 ROOF = [
     {"roof": "copy", "value": 10.0, "unit": "GB/s", "device": "cpu"},
     {"roof": "gemm_float32", "value": 100.0, "unit": "GFLOP/s", "device": "cpu"},
