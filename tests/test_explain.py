@@ -7,6 +7,7 @@ import torch
 from streams import parameters, train
 
 from bench import launches, shapes
+from bench.recorded import record
 from soap_fast import SOAP, explain
 from soap_fast.backends.triton.backend import interpreted
 
@@ -15,7 +16,7 @@ def test_launches_are_those_that_are_recorded():
     inventory = shapes.load("hyperprior")
     params = [torch.nn.Parameter(torch.empty(e.shape)) for e in inventory.entries]
     found = explain(SOAP(params))
-    recorded = launches.measure(inventory)
+    recorded = launches.counted(record(inventory), inventory)
     assert len(found.launches) + len(found.without_tiles) == recorded["launches_plain"]
     by_name = {launch.launch: launch for launch in found.launches}
     for row in recorded["by_launch"]:

@@ -8,7 +8,7 @@ import pytest
 import tolerances
 import torch
 
-from bench import cases, clock
+from bench import clock, test_ops
 from bench.__main__ import main as bench
 from soap_fast import extension
 
@@ -66,9 +66,9 @@ def test_operators(results):
     assert all(row["us"] > 0 for row in rows if row["name"] == "soap_fast.update")
 
 
-@pytest.mark.parametrize("case", cases.cases(("cuda",)), ids=str)
+@pytest.mark.parametrize("case", test_ops.cases(("cuda",)), ids=str)
 def test_every_case_of_the_suite_runs(case):
-    cases.prepare(case)()
+    test_ops.prepare(case)()
 
 
 def test_refreshes(results):

@@ -105,8 +105,8 @@ def test_stored_kernels_are_read_back():
     ("options", "said"),
     [
         (("--check",), "leave --shapes out"),
-        (("--precision", "bf16"), "no precision bf16: take tf32x3"),
-        (("--sm", "75"), "no sm 75: take 80, 90 or 100"),
+        (("--precision", "bf16"), "invalid choice: 'bf16' (choose from"),
+        (("--sm", "75"), "invalid choice: 75 (choose from 80, 86"),
     ],
 )
 def test_what_cannot_be_predicted_is_said(options, said, small, monkeypatch, capsys):
