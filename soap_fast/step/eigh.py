@@ -110,14 +110,21 @@ def _solve_apart(factors: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve(factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending eigenpairs; where LAPACK fails on the batch, each factor alone."""
-    try:
-        values, vectors = torch.linalg.eigh(factors)
-    except LinAlgError:
-        alone = [_solve_alone(factor) for factor in factors]
-        values = torch.stack([values for values, _ in alone])  # [k, d]
-        vectors = torch.stack([vectors for _, vectors in alone])  # [k, d, d]
-    return values, vectors
+    """Ascending eigenpairs; each factor alone by LAPACK, and where a batch fails on a GPU.
+
+    torch gives LAPACK a batch one by one too. But its last bits depend on where in memory a factor
+    lies, and ranks that share factors have them at other places.
+    """
+    if factors.device.type != "cpu":
+        try:
+            values, vectors = torch.linalg.eigh(factors)
+        except LinAlgError:
+            pass
+        else:
+            return values, vectors
+    alone = [_solve_alone(factor) for factor in factors]
+    values = torch.stack([values for values, _ in alone])  # [k, d]
+    return values, torch.stack([vectors for _, vectors in alone])  # [k, d, d]
 
 
 def _solve_alone(factor: Tensor) -> tuple[Tensor, Tensor]:

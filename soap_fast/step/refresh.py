@@ -217,6 +217,21 @@ def results_of(
 def _refresh_stack(
     factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
 ) -> tuple[Tensor, ...]:
+    """On the CPU one factor after the other, each copied to where memory is aligned.
+
+    The last bits of BLAS and LAPACK depend on where a matrix lies, and ranks that share factors
+    have them at other places of a stack.
+    """
+    if factors.device.type != "cpu" or len(selection) < 2:
+        return _refresh_together(factors, bases, selection, allowed, tolerance)
+    pairs = zip(selection.split(1), allowed.split(1), strict=True)
+    alone = [_refresh_together(factors, bases, *pair, tolerance) for pair in pairs]
+    return tuple(map(torch.cat, zip(*alone, strict=True)))
+
+
+def _refresh_together(
+    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
+) -> tuple[Tensor, ...]:
     q = bases.index_select(0, selection)  # [k, d, d]
     found = examine(factors.index_select(0, selection), q, allowed, tolerance)
     identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
