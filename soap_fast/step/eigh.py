@@ -25,6 +25,7 @@ from torch import Tensor
 
 from soap_fast import extension
 from soap_fast.ranges import station
+from soap_fast.step.alignment import all_aligned
 
 __all__ = ["eigh_eager", "eigh_native"]
 
@@ -110,12 +111,8 @@ def _solve_apart(factors: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve(factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending eigenpairs; each factor alone by LAPACK, and where a batch fails on a GPU.
-
-    torch gives LAPACK a batch one by one too. But its last bits depend on where in memory a factor
-    lies, and ranks that share factors have them at other places.
-    """
-    if factors.device.type != "cpu":
+    """Ascending eigenpairs; each factor alone where LAPACK fails, or where not all are aligned."""
+    if all_aligned(len(factors), factors.shape[1], factors):
         try:
             values, vectors = torch.linalg.eigh(factors)
         except LinAlgError:

@@ -13,10 +13,10 @@ from math import prod
 import torch
 
 from soap_fast.ranges import station
+from soap_fast.step.alignment import is_aligned
 from soap_fast.step.plan import Group, TensorPlan
 
 Matrices = Sequence[torch.Tensor | None]  # one per mode, None stands for the identity
-ALIGNMENT = 64  # bytes, of what torch allocates on the CPU
 
 
 @station
@@ -97,17 +97,12 @@ def _joint_matrix(
     found = [matrices[mode] for mode in group.modes]
     first = next((matrix for matrix in found if matrix is not None), None)
     if first is None or len(found) == 1:
-        return first if first is None or _is_aligned(first) else first.clone()
+        return first if first is None or is_aligned(first) else first.clone()
     members = [
         torch.eye(plan.modes[mode], dtype=first.dtype, device=first.device) if q is None else q
         for mode, q in zip(group.modes, found, strict=True)
     ]
     return reduce(torch.kron, members)
-
-
-def _is_aligned(matrix: torch.Tensor) -> bool:
-    """Whether it lies as memory of its own would; BLAS's last bits depend on that on the CPU."""
-    return matrix.device.type != "cpu" or matrix.data_ptr() % ALIGNMENT == 0
 
 
 def _partial_trace(

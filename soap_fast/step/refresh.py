@@ -28,6 +28,7 @@ from torch import Tensor
 
 from soap_fast import extension
 from soap_fast.ranges import station
+from soap_fast.step.alignment import all_aligned
 
 __all__ = [
     "FAILED",
@@ -217,14 +218,10 @@ def results_of(
 def _refresh_stack(
     factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
 ) -> tuple[Tensor, ...]:
-    """On the CPU one factor after the other, each copied to where memory is aligned.
-
-    The last bits of BLAS and LAPACK depend on where a matrix lies, and ranks that share factors
-    have them at other places of a stack.
-    """
-    if factors.device.type != "cpu" or len(selection) < 2:
+    """Factors together where a copy of each is aligned, else one after the other."""
+    if all_aligned(len(selection), factors.shape[1], factors):
         return _refresh_together(factors, bases, selection, allowed, tolerance)
-    pairs = zip(selection.split(1), allowed.split(1), strict=True)
+    pairs = zip(torch.split(selection, 1), torch.split(allowed, 1), strict=True)
     alone = [_refresh_together(factors, bases, *pair, tolerance) for pair in pairs]
     return tuple(map(torch.cat, zip(*alone, strict=True)))
 
