@@ -78,12 +78,12 @@ class SOAP(torch.optim.Optimizer):
         input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
             cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
         sharding: whether processes of `process_group` share the work, "refresh" by bases, "state"
-            by parameters; gradients must have the same bits on all: docs/distributed.md.
+            by parameters, FSDP2's included; gradients must be alike on all: docs/distributed.md.
         process_group: None takes all processes.
 
     Raises:
         ValueError: an option outside its range, an unknown backend, precision or sharding, or a
-            parameter that is complex, sparse, on the meta device, a DTensor or of another dtype.
+            parameter that is complex, sparse, on meta, an ungathered DTensor or of another dtype.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then sets grad_scale and found_inf

@@ -92,3 +92,33 @@ def test_a_plan_for_one_rank_sends_nothing():
     _, optimizer = built(None)
     found = explain(optimizer, ranks=1).sharing
     assert (found.messages, found.sent, found.imbalance) == (0, 0, 0)
+
+
+def inventory(name: str) -> SOAP:
+    return SOAP([torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load(name).entries])
+
+
+def test_the_least_times_of_shared_steps():
+    optimizer = inventory("hyperprior")
+    alone, shared = (explain(optimizer, ranks=n, link_gbps=400.0).prediction for n in (1, 4))
+    assert len({alone.by_sharding[name] for name in ("none", "refresh", "state")}) == 1
+    none, refresh, state = (shared.by_sharding[name] for name in ("none", "refresh", "state"))
+    assert none.refresh == pytest.approx(alone.by_sharding["none"].refresh)
+    assert refresh.refresh == explain(optimizer, ranks=4).sharing.slowest / 130e12
+    assert none.refresh / 4 <= refresh.refresh < none.refresh
+    assert none.step / 4 <= state.step < none.step
+    half = explain(optimizer, ranks=4, link_gbps=200.0).prediction.by_sharding
+    assert half["refresh"].bases == pytest.approx(2 * refresh.bases)
+    assert half["state"].sent == pytest.approx(2 * state.sent)
+    assert none.mean(10) == none.step + none.refresh / 10
+
+
+def test_the_page_has_them_where_a_link_is_given():
+    _, optimizer = built(None)
+    assert "Gb/s" not in str(explain(optimizer, ranks=2))
+    page = str(explain(optimizer, ranks=2, link_gbps=400))
+    assert "at 400 Gb/s between ranks" in page
+    with pytest.raises(ValueError, match="link_gbps=0 is not above 0"):
+        explain(optimizer, ranks=2, link_gbps=0)
+    with pytest.raises(ValueError, match="link_gbps=400 needs ranks"):
+        explain(optimizer, link_gbps=400)
