@@ -99,8 +99,8 @@ def explain(
     Args:
         optimizer: before or after its first step; nothing of it changes.
         ranks: tell as well what sharing its work among so many processes would come to.
-        link_gbps: and the least time of these steps, where ranks are so many gigabits per second
-            apart: 400 by InfiniBand, 3600 by the NVLink of an H100, as their makers state it.
+        link_gbps: and how long its messages take, and when sharing pays, over links of so many
+            gigabits per second: 400 by InfiniBand, 3600 by the NVLink of an H100, as stated.
 
     Raises:
         ValueError: less than one rank, a link without speed, or one without ranks.
@@ -152,14 +152,12 @@ def explain(
         len(set(sizes)),
         uninitialised,
         sharing,
-        None if link_gbps is None else _predicted(optimizer, sharing, laid, link_gbps),
+        None if link_gbps is None else _predicted(sharing, laid, link_gbps),
     )
 
 
-def _predicted(
-    optimizer: SOAP, sharing: SharingPlan | None, laid: Sequence[Laid], link_gbps: float
-) -> Prediction:
-    """Refreshes are taken to be as frequent as those of the group that has most."""
+def _predicted(sharing: SharingPlan | None, laid: Sequence[Laid], link_gbps: float) -> Prediction:
+    """Of ranks that step their own tensors as long as their launches must take at least."""
     if sharing is None:
         raise ValueError(f"link_gbps={link_gbps} needs ranks: say between how many")
     steps = []
@@ -169,8 +167,7 @@ def _predicted(
             launches = plain_step([layout for layout, _ in own], [memory for _, memory in own])
         works = [launch.work for launch in launches]
         steps.append(sum(floor_seconds(work.needed, work.bytes) for work in works))
-    frequency = min(group["precondition_frequency"] for group in optimizer.param_groups)
-    return predict(sharing, steps, frequency, link_gbps)
+    return predict(sharing, steps, link_gbps)
 
 
 def group_names(plan: TensorPlan) -> str:

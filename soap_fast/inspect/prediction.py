@@ -1,8 +1,7 @@
-"""The least time that steps shared among ranks can take, from flops, bytes and stated speeds.
+"""What messages between ranks cost in time, and how long work must take so that sharing it pays.
 
-A floor as `floor_seconds` gives it for launches: products and copies at rates that are assumed of
-an H100, messages at the link's, the host and all waiting left out. A refresh reaches a part of that
-rate, so sharing it saves more than is told here.
+Messages alone are known from shapes and a stated speed. How long a rank computes is not: so instead
+of a time of the whole, what it would have to be.
 """
 
 from __future__ import annotations
@@ -10,60 +9,53 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from soap_fast.backends.triton.launch.floor import FLOPS_PER_SECOND
 from soap_fast.distributed.planner import SharingPlan
 
 BITS = 8
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Of one sharding, in seconds.
+class Exchange:
+    """What ranks tell each other under one sharding, in seconds.
 
     Attributes:
-        step: the fullest rank's own work in a step without a refresh.
-        sent: at every step, until all parameters have come.
-        refresh: the fullest rank's own work in a refresh.
-        bases: of a refresh, until all bases have come.
+        least: until the rank that receives most has all of it; latency and waiting left out.
+        share: of the work, what the fullest rank has; without unit.
     """
 
-    step: float
-    sent: float
-    refresh: float
-    bases: float
+    least: float
+    share: float
 
-    def mean(self, frequency: int) -> float:
-        """Of a step, with its share of a refresh every so many."""
-        return self.step + self.sent + (self.refresh + self.bases) / frequency
+    @property
+    def pays_from(self) -> float:
+        """What one rank alone must take for the work, so that shared and sent it takes less."""
+        return self.least / (1 - self.share) if self.share < 1 else float("inf")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `predict` found; printed, it is a line for each sharding.
+    """What `predict` found; printed, it is a few lines.
 
     Attributes:
         link_gbps: between ranks, in gigabits per second and direction.
-        frequency: steps between refreshes.
-        by_sharding: by its name.
+        refresh: of a refresh under "refresh".
+        state: of a step under "state".
     """
 
     link_gbps: float
-    frequency: int
-    by_sharding: dict[str, Steps]
+    refresh: Exchange
+    state: Exchange
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
 
-def predict(
-    plan: SharingPlan, steps: Sequence[float], frequency: int, link_gbps: float
-) -> Prediction:
-    """The least time of steps under each sharding.
+def predict(plan: SharingPlan, steps: Sequence[float], link_gbps: float) -> Prediction:
+    """What the messages of a plan cost.
 
     Args:
         plan: how work is dealt.
-        steps: per rank, seconds of a step of the tensors that it owns under "state".
-        frequency: steps between refreshes.
+        steps: per rank, what a step of the tensors that it owns under "state" costs, in any unit.
         link_gbps: gigabits per second that a rank sends, and at once receives.
 
     Raises:
@@ -71,35 +63,35 @@ def predict(
     """
     if not link_gbps > 0:
         raise ValueError(f"link_gbps={link_gbps} is not above 0: gigabits per second, such as 400")
-    whole = sum(share.refresh_flops for share in plan.shares) / FLOPS_PER_SECOND
-    owned = max(share.owned_flops for share in plan.shares) / FLOPS_PER_SECOND
 
     def seconds(sent: Sequence[int]) -> float:
-        """Until the rank that receives most has all that the others send."""
         return max(sum(sent) - own for own in sent) * BITS / (link_gbps * 1e9)
 
+    refreshes = [share.refresh_flops for share in plan.shares]
+    owned = [share.owned_flops for share in plan.shares]
     bases = seconds([share.sent for share in plan.shares])
     params = seconds([share.owned_sent for share in plan.shares])
     return Prediction(
         link_gbps,
-        frequency,
-        {
-            "none": Steps(sum(steps), 0.0, whole, 0.0),
-            "refresh": Steps(sum(steps), 0.0, plan.slowest / FLOPS_PER_SECOND, bases),
-            "state": Steps(max(steps), params, owned, 0.0),
-        },
+        Exchange(bases, _share(refreshes)),
+        Exchange(params, max(_share(steps), _share(owned))),
     )
+
+
+def _share(work: Sequence[float]) -> float:
+    """Of the fullest rank; where there is no work, nothing is shared."""
+    return max(work) / sum(work) if any(work) else 1.0
 
 
 def _lines(found: Prediction) -> Iterator[str]:
+    yield f"Over links of {found.link_gbps:g} Gb/s, without latency and waiting"
+    of_refresh, of_state = found.refresh, found.state
     yield (
-        f"The least time of a step with its share of a refresh every {found.frequency}, at "
-        f"{found.link_gbps:g} Gb/s between ranks and {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s "
-        "(assumed of an H100, not measured)"
+        f"  sharding='refresh': {1e3 * of_refresh.least:.2f} ms until all bases have come; it pays "
+        f"where one rank takes more than {1e3 * of_refresh.pays_from:.2f} ms for a refresh"
     )
-    for name, steps in found.by_sharding.items():
-        yield (
-            f"  {name}: {1e3 * steps.mean(found.frequency):.2f} ms; a step {1e3 * steps.step:.2f}, "
-            f"its parameters sent in {1e3 * steps.sent:.2f}; a refresh {1e3 * steps.refresh:.2f}, "
-            f"its bases sent in {1e3 * steps.bases:.2f}"
-        )
+    yield (
+        f"  sharding='state': {1e3 * of_state.least:.2f} ms until all parameters have come; it "
+        f"pays where one rank takes more than {1e3 * of_state.pays_from:.2f} ms for a step with "
+        "its share of a refresh"
+    )

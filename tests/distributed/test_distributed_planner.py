@@ -98,26 +98,32 @@ def inventory(name: str) -> SOAP:
     return SOAP([torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load(name).entries])
 
 
-def test_the_least_times_of_shared_steps():
+def test_what_messages_cost_and_when_sharing_pays():
     optimizer = inventory("hyperprior")
-    alone, shared = (explain(optimizer, ranks=n, link_gbps=400.0).prediction for n in (1, 4))
-    assert len({alone.by_sharding[name] for name in ("none", "refresh", "state")}) == 1
-    none, refresh, state = (shared.by_sharding[name] for name in ("none", "refresh", "state"))
-    assert none.refresh == pytest.approx(alone.by_sharding["none"].refresh)
-    assert refresh.refresh == explain(optimizer, ranks=4).sharing.slowest / 130e12
-    assert none.refresh / 4 <= refresh.refresh < none.refresh
-    assert none.step / 4 <= state.step < none.step
-    half = explain(optimizer, ranks=4, link_gbps=200.0).prediction.by_sharding
-    assert half["refresh"].bases == pytest.approx(2 * refresh.bases)
-    assert half["state"].sent == pytest.approx(2 * state.sent)
-    assert none.mean(10) == none.step + none.refresh / 10
+    plan = explain(optimizer, ranks=4).sharing
+    found = explain(optimizer, ranks=4, link_gbps=400.0).prediction
+    most = plan.sent - min(share.sent for share in plan.shares)
+    assert found.refresh.least == pytest.approx(8 * most / 400e9)
+    half = explain(optimizer, ranks=4, link_gbps=200.0).prediction
+    assert half.refresh.least == pytest.approx(2 * found.refresh.least)
+    assert half.state.least == pytest.approx(2 * found.state.least)
+    for exchange in (found.refresh, found.state):
+        assert 1 / 4 <= exchange.share < 1
+        whole = exchange.pays_from
+        assert exchange.least + exchange.share * whole == pytest.approx(whole)
+
+
+def test_one_rank_alone_has_nothing_to_gain():
+    found = explain(inventory("hyperprior"), ranks=1, link_gbps=400.0).prediction
+    for exchange in (found.refresh, found.state):
+        assert (exchange.least, exchange.pays_from) == (0, float("inf"))
 
 
 def test_the_page_has_them_where_a_link_is_given():
     _, optimizer = built(None)
     assert "Gb/s" not in str(explain(optimizer, ranks=2))
     page = str(explain(optimizer, ranks=2, link_gbps=400))
-    assert "at 400 Gb/s between ranks" in page
+    assert "Over links of 400 Gb/s" in page
     with pytest.raises(ValueError, match="link_gbps=0 is not above 0"):
         explain(optimizer, ranks=2, link_gbps=0)
     with pytest.raises(ValueError, match="link_gbps=400 needs ranks"):
