@@ -102,7 +102,7 @@ def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> l
 
 def _form(param: torch.Tensor) -> tuple[Any, ...]:
     shape = None if is_lazy(param) else tuple(param.shape)
-    return shape, str(param.dtype), param.device.type
+    return shape, str(param.dtype), param.device.type, str(getattr(param, "placements", None))
 
 
 def _value(option: Any) -> Any:

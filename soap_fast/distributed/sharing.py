@@ -6,7 +6,7 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,15 @@ from soap_fast.distributed.exchange import (
     StackForm,
     exchange,
 )
-from soap_fast.distributed.together import EighOp, Entries, Groups, RefreshOp, Together
+from soap_fast.distributed.together import (
+    EighOp,
+    Entries,
+    Groups,
+    NameOn,
+    RefreshOp,
+    Step,
+    Together,
+)
 from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed
 
 Results = tuple[list[Tensor], ...]
@@ -45,10 +53,10 @@ class Sharing(Together):
         self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
         self._alone = False
 
-    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
         """Take one step, and raise what this rank's share of its refresh raised."""
         self._error = None
-        super().take(step, groups, state)
+        super().take(step, groups, state, name_on)
         self._unwritten = []
         error, self._error = self._error, None
         if error is not None:

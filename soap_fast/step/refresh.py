@@ -28,6 +28,7 @@ from torch import Tensor
 
 from soap_fast import extension
 from soap_fast.ranges import station
+from soap_fast.step.alignment import all_aligned
 
 __all__ = [
     "FAILED",
@@ -215,6 +216,17 @@ def results_of(
 
 
 def _refresh_stack(
+    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
+) -> tuple[Tensor, ...]:
+    """Factors together where a copy of each is aligned, else one after the other."""
+    if all_aligned(len(selection), factors.shape[1], factors):
+        return _refresh_together(factors, bases, selection, allowed, tolerance)
+    pairs = zip(torch.split(selection, 1), torch.split(allowed, 1), strict=True)
+    alone = [_refresh_together(factors, bases, *pair, tolerance) for pair in pairs]
+    return tuple(map(torch.cat, zip(*alone, strict=True)))
+
+
+def _refresh_together(
     factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
 ) -> tuple[Tensor, ...]:
     q = bases.index_select(0, selection)  # [k, d, d]

@@ -80,6 +80,11 @@ def test_sharing_refreshes_changes_no_bit(trained: Path) -> None:
     assert all(torch.equal(shared[name], split[name]) for name in shared)
 
 
+def test_sharing_the_state_changes_no_bit_and_resumes(trained: Path) -> None:
+    shared, owned = (weights(trained / "soap_fast" / name) for name in ("shared", "owned"))
+    assert all(torch.equal(shared[name], owned[name]) for name in shared)
+
+
 def test_the_first_process_alone_speaks(trained: Path) -> None:
     said = trained / "soap_fast"
     assert "held out: R-D loss" in (said / "said.0").read_text()
