@@ -6,18 +6,23 @@ the device, and a refresh uploads one table with the addresses of its results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import chain
 from typing import Any
 from weakref import WeakSet
 
 import torch
 
-from soap_fast.backends.triton.address_slots import AddressSlots, PatchableTable
+from soap_fast.backends.metadata import ADDRESS, packed, unpacked
+from soap_fast.backends.triton.address_slots import (
+    AddressSlots,
+    PatchableTable,
+    one_behind_the_other,
+)
 from soap_fast.backends.triton.carry import RefreshContext, plan_carry, slots_of
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
-from soap_fast.backends.triton.launch.pieces import apart, joined
+from soap_fast.backends.triton.launch.pieces import apart
 from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
@@ -45,7 +50,8 @@ class DueSet:
         selections: [k] int32 per batch.
         slots: [k] int64 per batch, the same.
         owners: [all k] int64, the tensor of each factor.
-        late: tables that wait for addresses of results.
+        late: tables that wait for addresses of results, one behind the other.
+        lengths: of these.
         launches: in order, by name, given these tables.
         in_use: what all of these read on the device.
         calls: whose tensors they are, without their gradients.
@@ -55,14 +61,28 @@ class DueSet:
     selections: list[torch.Tensor]
     slots: list[torch.Tensor]
     owners: torch.Tensor
-    late: tuple[PatchableTable, ...]
+    late: PatchableTable
+    lengths: list[int]
     launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
     in_use: list[torch.Tensor]
     calls: list[TensorCall]
 
+    def __post_init__(self) -> None:
+        self.states = [call.state for call in self.calls]
+
     @property
     def tolerance(self) -> float:
         return self.calls[0].options.refresh_tolerance
+
+    def writing(self, bases: Sequence[torch.Tensor]) -> Iterator[Iterable[object]]:
+        """For `at_once`: these into the stacks, and those of whole stacks by one operator."""
+        both = [(batch.Q, new) for batch, new in zip(self.batches, bases, strict=True)]
+        whole = [pair for pair, batch in zip(both, self.batches, strict=True) if batch.is_whole]
+        if whole:
+            yield map(torch._foreach_copy_, *([list(side)] for side in zip(*whole, strict=True)))
+        for (stack, new), slots, batch in zip(both, self.slots, self.batches, strict=True):
+            if not batch.is_whole:
+                yield map(torch.Tensor.index_copy_, (stack,), (0,), (slots,), (new,))
 
 
 class Refresher:
@@ -116,12 +136,9 @@ class Refresher:
         counts = [len(selection) for selection in found.selections]
         by_batch = torch.split(allowed, counts)
         results, bases = refreshed(found.batches, found.selections, by_batch, op, found.tolerance)
-        starts = starts_of(results)
-        filled = [late.filled(starts) for late in found.late]
-        lengths = [len(table) for table in filled]
-        late = apart(upload(joined(filled), self.device), lengths)
+        late = upload(found.late.filled(starts_of(results)), self.device)
         with held:
-            self._launch(found, late, results, bases)
+            self._launch(found, apart(late, found.lengths), results, bases)
         self.has_run = True
 
     def _launch(
@@ -136,15 +153,13 @@ class Refresher:
         Where a launch fails before, as a kernel may that is compiled, what others did is undone.
         """
         made: list[str] = []
-        stacks = [batch.Q for batch in found.batches]
-        writing = map(torch.Tensor.index_copy_, stacks, repeat(0), found.slots, bases)
         self.underway.refreshing = True
         try:
             for name, launch in found.launches:
                 self.launcher(launch(late))
                 made.append(name)
                 if name == CARRIED:
-                    at_once(writing, paying(found.calls))
+                    at_once(*found.writing(bases), paying(found.states))
         except BaseException:
             if CARRIED not in made:
                 undo(found.calls, by_call(found.batches, results, bases), made)
@@ -192,7 +207,8 @@ class Refresher:
             (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
         ]
         without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
-        made = DueSet(found, selections, long, owners, planned.late, launches, in_use, without)
+        late, lengths = one_behind_the_other(planned.late), [len(t.flat) for t in planned.late]
+        made = DueSet(found, selections, long, owners, late, lengths, launches, in_use, without)
         self.alive.add(made)
         return made
 
@@ -242,5 +258,6 @@ def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:
 
 def starts_of(results: Refreshed) -> torch.Tensor:  # [4 * batches] int64
     """Addresses at which the results lie, in the order that address slots count them."""
-    assert all(t.is_contiguous() for column in results for t in column)
-    return torch.tensor([t.data_ptr() for column in results for t in column], dtype=torch.int64)
+    found = [*chain.from_iterable(results)]
+    assert all(map(torch.Tensor.is_contiguous, found))
+    return unpacked(packed(map(ADDRESS, found)))
