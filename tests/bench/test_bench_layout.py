@@ -13,8 +13,8 @@ ORDER = (
     "__main__", "device", "readme", "report", "figures",  # pages of what was kept
     "conftest", "test_ops", "cases",  # `pytest bench/`
     "noise_floor",
-    "tune", "kernels", "launches", "train", "step", "turns", "memory",
-    "cost", "recorded", "timed", "refresh", "roof", "clock", "costs",
+    "tune", "kernels", "launches", "refresh", "train", "step", "turns", "memory",
+    "cost", "recorded", "timed", "roof", "clock", "costs",
     "workloads", "lic", "optimizers", "shapes",
     "command", "envelope", "files",
 )  # fmt: skip

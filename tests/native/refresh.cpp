@@ -87,7 +87,8 @@ struct Stack {
 };
 
 template <typename T>
-void multiply(const RefreshStack<T>& stack, Slot a, bool transposed, Slot b, Slot out) {
+void multiply(const RefreshStack<T>& stack, Product product_of) {
+  const auto [a, transposed, b, out] = operands_of(product_of);
   const int d = stack.d;
   for (int i = 0; i < stack.k; ++i) {
     const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
@@ -128,8 +129,8 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
     });
   };
   if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kFirstTry, 0});
-  refresh_large<T>(largest, launch, [&](Slot a, bool transposed, Slot b, Slot out) {
-    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], a, transposed, b, out);
+  refresh_large<T>(largest, launch, [&](Product product) {
+    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
   });
 }
 
