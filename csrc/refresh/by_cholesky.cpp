@@ -113,7 +113,7 @@ void refresh_small(const RefreshArguments& arguments, const RunPhase<T>& run,
     for (int p = 0; p < table.count; ++p) {
       table.stacks[p] = entry_of<T>(arguments, parts[first + p]);
     }
-    run(Phase::kSmall, table, RefreshCall{kFirstTry, 0});
+    run(Phase::kSmall, table, RefreshCall{kOfRotated, 0});
     launched();
   }
 }

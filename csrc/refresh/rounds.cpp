@@ -67,7 +67,7 @@ std::vector<int64_t> plan_of(const Parts& parts) {
   for (size_t first = 0; first < parts.small.size(); first += kMostStacks) {
     const size_t end = std::min<size_t>(first + kMostStacks, parts.small.size());
     plan.add_phase<T>({parts.small.begin() + first, parts.small.begin() + end}, Phase::kSmall,
-                      RefreshCall{kFirstTry, 0});
+                      RefreshCall{kOfRotated, 0});
   }
   for (const std::vector<Part>& round : rounds_of(parts.large, sizeof(T))) {
     const int largest = static_cast<int>(round.front().d);  // rounds begin with the largest

@@ -126,9 +126,9 @@ def refresh_by_cholesky(
 ) -> Refreshed:
     """The same by the algorithm of `refresh_native` on CUDA, which runs on the CPU too.
 
-    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. Where a
-    pivot fails twice, or the new basis is far from orthogonal, the old one stays and counts as
-    failed.
+    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. A pivot
+    that rounding took is lifted. Where one is below that, or the new basis is far from orthogonal,
+    the old one stays and counts as failed.
 
     Args:
         householder_up_to: sizes up to this, at most 32, by Householder's QR of K Q.

@@ -45,7 +45,7 @@ class PlannedLaunch(NamedTuple):
     Attributes:
         number: of it among all, those that have nothing to do included.
         name: of its phase or product.
-        round: of a factorisation: 0 of H, 1 of BᵀB.
+        round: of a factorisation: 0 of H, 1 of BᵀB; else 0.
         step: of that factorisation, its block of columns.
         shares: of each stack that has a share in it.
     """

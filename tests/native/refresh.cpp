@@ -128,7 +128,7 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
       demand(unit_of(table, units, parts).stack == nullptr, "refresh: units end", "", largest);
     });
   };
-  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kFirstTry, 0});
+  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kOfRotated, 0});
   refresh_large<T>(largest, launch, [&](Product product) {
     for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
   });

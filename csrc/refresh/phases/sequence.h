@@ -126,7 +126,7 @@ void refresh_large(int largest, const Launch& launch, const Multiply& multiply) 
       if ((step + 1) * kTile<T> < largest) launch(Phase::kUpdateTrailing, RefreshCall{round, step});
     }
   };
-  const RefreshCall first{kFirstTry, 0}, second{kSecondTry, 0};
+  const RefreshCall first{kOfRotated, 0};
 
   launch(Phase::kGather, first);
   launch(Phase::kSetApart, first);
@@ -135,9 +135,7 @@ void refresh_large(int largest, const Launch& launch, const Multiply& multiply) 
   launch(Phase::kExamine, first);
   launch(Phase::kDecide, first);
   launch(Phase::kArrange, first);
-  factorise(kFirstTry);  // H = L1 L1ᵀ
-  launch(Phase::kArrange, second);
-  factorise(kSecondTry);             // where a pivot failed, for nobody else
+  factorise(kOfRotated);             // H = L1 L1ᵀ
   launch(Phase::kNormalise, first);  // B
   multiply(Product::kColumnGram);    // BᵀB
   multiply(Product::kExpand);        // Q B
