@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "refresh/by_cholesky.h"
@@ -52,6 +53,24 @@ void refresh_by_cholesky_cpu(TensorList factors, TensorList bases, TensorList se
                                    orders,  carries, outcomes,   off_diagonals};
   check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
   refresh_by_cholesky(arguments, householder_up_to, run_phase<float>, run_phase<double>);
+}
+
+std::vector<double> refresh_times_cpu(TensorList factors, TensorList bases, TensorList selections,
+                                      TensorList allowed, double tolerance, TensorList orders,
+                                      TensorList carries, TensorList outcomes,
+                                      TensorList off_diagonals, int64_t householder_up_to) {
+  using Clock = std::chrono::steady_clock;
+  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
+                                   orders,  carries, outcomes,   off_diagonals};
+  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+  std::vector<double> times;
+  Clock::time_point last = Clock::now();
+  refresh_by_cholesky(arguments, householder_up_to, run_phase<float>, run_phase<double>, [&] {
+    const Clock::time_point now = Clock::now();
+    times.push_back(std::chrono::duration<double, std::micro>(now - last).count());
+    last = now;
+  });
+  return times;
 }
 
 }  // namespace soap_fast

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from soap_fast import extension
 from soap_fast.backends import survey
 from soap_fast.backends.triton.launch.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.backends.triton.programs import plain_step
 from soap_fast.backends.triton.served import unserved
 from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
 from soap_fast.inspect.prediction import Prediction, predict
+from soap_fast.inspect.refresh_cost import PhaseCost, costs_of, refresh_plans
 from soap_fast.options import plan_options
 from soap_fast.step.call import state_dtype
 from soap_fast.step.layout import Layout, layout_of
@@ -79,6 +81,7 @@ class Explanation:
     without_tiles: Sequence[str]  # launches over tensors: the clock, norm
     factors: int
     factor_sizes: int
+    refresh: Sequence[PhaseCost] = ()  # of all bases on a GPU; empty without the extension
     uninitialised: int = 0  # parameters of lazy modules, of no shape yet
     sharing: SharingPlan | None = None  # among as many ranks as were asked for
     prediction: Prediction | None = None  # of these, over the link that was asked for
@@ -150,6 +153,7 @@ def explain(
         ("clock", "norm") if normalizes else ("clock",),
         len(sizes),
         len(set(sizes)),
+        _refresh_of(planned),
         uninitialised,
         sharing,
         None if link_gbps is None else _predicted(sharing, laid, link_gbps),
@@ -177,6 +181,13 @@ def group_names(plan: TensorPlan) -> str:
         name = "x".join(str(plan.modes[mode]) for mode in group.modes)
         names.append(name if group.rotated else f"[{name}]")
     return " . ".join(names) or "-"
+
+
+def _refresh_of(tensors: Sequence[Planned]) -> list[PhaseCost]:
+    """What the extension's refresh does for all factors at once, on a GPU."""
+    if not extension.available():
+        return []
+    return costs_of(refresh_plans((size, t.state) for t in tensors for size in t.sizes))
 
 
 def _why(optimizer: SOAP) -> str:
@@ -229,11 +240,29 @@ def _lines(found: Explanation) -> Iterator[str]:
         f"at {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and {BYTES_PER_SECOND / 1e12:.0f} TB/s (assumed "
         "of an H100, not measured)"
     )
+    if found.refresh:
+        yield ""
+        yield from _refresh_lines(found.refresh)
     if found.sharing is not None:
         yield ""
         yield str(found.sharing)
     if found.prediction is not None:
         yield str(found.prediction)
+
+
+def _refresh_lines(phases: Sequence[PhaseCost]) -> Iterator[str]:
+    yield "Launches of the extension on an NVIDIA GPU for a refresh of all bases"
+    header = ["phase", "launches", "GFLOP", "predicted us"]
+    rows = [
+        [p.phase, str(p.launches), f"{p.flops / 1e9:.2f}", f"{1e6 * p.seconds:.0f}"] for p in phases
+    ]
+    yield from _table(header, rows, numbers=header[1:])
+    launches, flops = (sum(getattr(p, name) for p in phases) for name in ("launches", "flops"))
+    predicted = 1e3 * sum(phase.seconds for phase in phases)
+    yield (
+        f"  {launches} launches, {flops / 1e9:.1f} GFLOP, {predicted:.2f} ms predicted of an H100 "
+        "by a model, not measured"
+    )
 
 
 def _launches_of(found: Explanation) -> str:

@@ -29,6 +29,7 @@ from torch import Tensor
 from soap_fast import extension
 from soap_fast.ranges import station
 from soap_fast.step.alignment import all_aligned
+from soap_fast.step.refresh_plan import refresh_plan
 
 __all__ = [
     "FAILED",
@@ -40,6 +41,7 @@ __all__ = [
     "refresh_eager",
     "refresh_launches",
     "refresh_native",
+    "refresh_times",
     "uninitialised",
 ]
 
@@ -106,7 +108,12 @@ def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor]) ->
     Shapes alone matter: stacks [n, d, d] and selections [k], on any device. More factors of the
     same sizes are no more launches, as long as their workspace, 5 k d^2 elements, fits in 1 GiB.
     """
-    return int(torch.ops.soap_fast.refresh_launches.default(factors, selections))
+    found = 0
+    for dtype in (torch.float32, torch.float64):
+        pairs = zip(factors, selections, strict=True)
+        stacks = [(k.shape[1], len(chosen)) for k, chosen in pairs if k.dtype == dtype]
+        found += len(refresh_plan(stacks, dtype))
+    return found
 
 
 def refresh_by_cholesky(
@@ -120,9 +127,9 @@ def refresh_by_cholesky(
 ) -> Refreshed:
     """The same by the algorithm of `refresh_native` on CUDA, which runs on the CPU too.
 
-    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. Where a
-    pivot fails twice, or the new basis is far from orthogonal, the old one stays and counts as
-    failed.
+    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. A pivot
+    that rounding took is lifted. Where one is below that, or the new basis is far from orthogonal,
+    the old one stays and counts as failed.
 
     Args:
         householder_up_to: sizes up to this, at most 32, by Householder's QR of K Q.
@@ -133,6 +140,23 @@ def refresh_by_cholesky(
             factors, bases, selections, allowed, tolerance, *results, householder_up_to
         )
     return results
+
+
+def refresh_times(
+    factors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    tolerance: float,
+) -> list[float]:
+    """As `refresh_by_cholesky`; microseconds of each launch, by its number in the plan.
+
+    Waits for the device. Of a launch that has nothing to do it is the time of none.
+    """
+    results = uninitialised(factors, selections)
+    given = (factors, bases, selections, allowed, tolerance, *results, 32)
+    times: list[float] = torch.ops.soap_fast.refresh_times_.default(*given)
+    return times
 
 
 def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:

@@ -10,8 +10,8 @@ BENCH = Path(__file__).parent.parent.parent / "bench"
 # takes models. `cost` is what a launch costs by its machine code.
 ORDER = (
     "__main__", "device", "readme", "report", "test_ops",
-    "tune", "kernels", "launches", "train", "step", "turns", "memory",
-    "cost", "recorded", "refresh", "roof", "clock", "costs",
+    "tune", "refresh", "kernels", "launches", "train", "step", "turns", "memory",
+    "cost", "recorded", "roof", "clock", "costs",
     "workloads", "lic", "optimizers", "shapes",
     "command", "envelope", "files",
 )  # fmt: skip

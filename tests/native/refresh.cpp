@@ -87,7 +87,8 @@ struct Stack {
 };
 
 template <typename T>
-void multiply(const RefreshStack<T>& stack, Slot a, bool transposed, Slot b, Slot out) {
+void multiply(const RefreshStack<T>& stack, Product product_of) {
+  const auto [a, transposed, b, out] = operands_of(product_of);
   const int d = stack.d;
   for (int i = 0; i < stack.k; ++i) {
     const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
@@ -127,9 +128,9 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
       demand(unit_of(table, units, parts).stack == nullptr, "refresh: units end", "", largest);
     });
   };
-  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kFirstTry, 0});
-  refresh_large<T>(largest, launch, [&](Slot a, bool transposed, Slot b, Slot out) {
-    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], a, transposed, b, out);
+  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kOfRotated, 0});
+  refresh_large<T>(largest, launch, [&](Product product) {
+    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
   });
 }
 

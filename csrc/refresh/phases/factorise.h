@@ -3,7 +3,7 @@
 // A factorisation goes by blocks of kTile columns, for all factors in step: FactorPanel makes one
 // block of columns of L, UpdateTrailing takes its product from what remains. L is written beside
 // its source, since each team of a panel factors the diagonal block for itself while others read
-// it.
+// it. Nothing is substituted back: each diagonal block is inverted while it is factored.
 #pragma once
 
 #include "linalg/cholesky.h"
@@ -12,19 +12,13 @@
 
 namespace soap_fast {
 
-// Where a factorisation reads and writes, and which factors take part.
+// Where a factorisation reads and writes.
 struct Round {
   Slot source, target;
 
   SOAP_FAST_HOST_DEVICE static Round of(RefreshCall call) {
     if (call.round == kOfColumns) return {Slot::kRotated, Slot::kProduct};
     return {Slot::kFactor, Slot::kResult};
-  }
-  template <typename T>
-  SOAP_FAST_HOST_DEVICE static bool takes(const RefreshStack<T>& stack, int i, RefreshCall call) {
-    if (call.round == kFirstTry) return stack.in_stage(i, Outcome::kUnderWay);
-    if (call.round == kSecondTry) return stack.in_stage(i, Outcome::kPivotFailed);
-    return stack.alive(i);
   }
 };
 
@@ -36,21 +30,14 @@ SOAP_FAST_HOST_DEVICE constexpr int tiles_of(int rows, int tile) {
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE void load_tile(const Team& team, int rows, int columns, const T* source,
                                      int64_t ld, T* block) {
-  for (int e = team.rank(); e < rows * columns; e += team.size()) {
-    block[e / columns * kTileLeading<T> + e % columns] = source[e / columns * ld + e % columns];
+  for (int e = team.rank(); e < rows * kTile<T>; e += team.size()) {
+    const int row = e / kTile<T>, column = e % kTile<T>;
+    if (column < columns) block[row * kTileLeading<T> + column] = source[row * ld + column];
   }
 }
 
-// target [rows, columns] = block, of it the lower triangle alone where `lower`.
-template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE void store_tile(const Team& team, int rows, int columns, const T* block,
-                                      T* target, int64_t ld, bool lower) {
-  for (int e = team.rank(); e < rows * columns; e += team.size()) {
-    const int row = e / columns, column = e % columns;
-    if (!lower || column <= row) target[row * ld + column] = block[row * kTileLeading<T> + column];
-  }
-}
-
+// Of L1 all, of L2 what stands below its diagonal blocks, and those blocks' inverses: SolveRows
+// needs no more.
 template <typename T>
 struct FactorPanel {
   static constexpr bool kByWarp = false;
@@ -65,27 +52,48 @@ struct FactorPanel {
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
                                         int tile, RefreshCall call, double, T* scratch) {
     // Another team's verdict on this factor may come in between: one thread looks for all.
-    if (team.max(team.rank() == 0 && Round::takes(stack, i, call) ? 1.0 : 0.0) == 0) return;
+    if (team.max(team.rank() == 0 && stack.alive(i) ? 1.0 : 0.0) == 0) return;
     const int d = stack.d, first = call.step * kTile<T>;
     const int width = d - first < kTile<T> ? d - first : kTile<T>;
     const T* source = stack.matrix(Round::of(call).source, i);
     T* target = stack.matrix(Round::of(call).target, i);
-    T *block = scratch, *below = scratch + kTileElements<T>;
+    T *block = scratch, *below = block + kTileElements<T>, *rows_of_tile = below + kTileElements<T>;
     load_tile(team, width, width, source + int64_t(first) * d + first, d, block);
     const int top = first + width + tile * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;  // none below the last block
     load_tile(team, rows, width, source + int64_t(top) * d + first, d, below);
     team.sync();
-    if (cholesky(team, width, block, kTileLeading<T>) != kNoFailedPivot) {
-      const Outcome then = call.round == kFirstTry ? Outcome::kPivotFailed : Outcome::kFailed;
-      if (tile == 0 && team.rank() == 0) stack.decide(i, then);
+    if (factor_tile(team, width, lift(stack, i, call), block, rows_of_tile) != kNoFailedPivot) {
+      if (tile == 0 && team.rank() == 0) stack.decide(i, Outcome::kFailed);
       return;
     }
     if (tile == 0) {
-      store_tile(team, width, width, block, target + int64_t(first) * d + first, d, true);
+      store_diagonal(team, width, block, call, target + int64_t(first) * d + first, d);
     }
-    solve_right_transposed_block(team, rows, width, block, kTileLeading<T>, below, kTileLeading<T>);
-    store_tile(team, rows, width, below, target + int64_t(top) * d + first, d, false);
+    T* out = target + int64_t(top) * d + first;
+    multiply_by_transposed_lower(team, rows, width, below, block, [&](int row, int column, T x) {
+      out[int64_t(row) * d + column] = x;
+    });
+  }
+
+ private:
+  // In units of H as it was scaled: rounding may have taken 16 times as much from a pivot of a
+  // factor of low rank as the shift has added. BᵀB is far from singular.
+  SOAP_FAST_HOST_DEVICE static T lift(const RefreshStack<T>& stack, int i, RefreshCall call) {
+    if (call.round == kOfColumns) return 0;
+    return T(16 * stack.of_factor(OfFactor::kShift, i) / stack.of_factor(OfFactor::kLargest, i));
+  }
+
+  // The lower triangle of L1's block, or of the inverse of L2's.
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void store_diagonal(const Team& team, int width, const T* block,
+                                                   RefreshCall call, T* target, int64_t ld) {
+    for (int e = team.rank(); e < width * kTile<T>; e += team.size()) {
+      const int row = e / kTile<T>, column = e % kTile<T>;
+      if (column > row) continue;
+      target[row * ld + column] = call.round == kOfColumns ? block[row * kTileLeading<T> + column]
+                                                           : factor_entry(block, row, column);
+    }
   }
 };
 
@@ -102,7 +110,7 @@ struct UpdateTrailing {
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
                                         int tile, RefreshCall call, double, T* scratch) {
-    if (!Round::takes(stack, i, call)) return;
+    if (!stack.alive(i)) return;
     int tile_row = 0;
     while (tile > tile_row) tile -= ++tile_row;  // row r has the r + 1 tiles up to its diagonal one
     const int d = stack.d, first = call.step * kTile<T>, next = first + kTile<T>;
@@ -168,20 +176,20 @@ struct SolveRows {
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const T* l = stack.matrix(Slot::kProduct, i);
     T* x = stack.matrix(Slot::kResult, i) + int64_t(top) * d;
-    T *staging = scratch, *diagonal = staging + kStagingElements<T>;
-    T* block = diagonal + kTileElements<T>;
+    T *staging = scratch, *inverse = staging + kStagingElements<T>;
+    T* block = inverse + kTileElements<T>;
     for (int first = 0; first < d; first += kTile<T>) {
       const int width = d - first < kTile<T> ? d - first : kTile<T>;
       const T* l_rows = l + int64_t(first) * d;
-      load_tile(team, width, width, l_rows + first, d, diagonal);
+      load_tile(team, width, width, l_rows + first, d, inverse);
       tile_product(
           team, rows, width, first, x, d, l_rows, d, staging, [&](int row, int column, T product) {
             block[row * kTileLeading<T> + column] = x[int64_t(row) * d + first + column] - product;
           });
       team.sync();
-      solve_right_transposed_block(team, rows, width, diagonal, kTileLeading<T>, block,
-                                   kTileLeading<T>);
-      store_tile(team, rows, width, block, x + first, d, false);
+      multiply_by_transposed_lower(
+          team, rows, width, block, inverse,
+          [&](int row, int column, T entry) { x[int64_t(row) * d + first + column] = entry; });
       team.sync();
     }
   }
