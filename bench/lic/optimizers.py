@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from bench.files import BadInput
 from bench.optimizers import accepted, optimizer_class
 
-SOAP_OPTIONS: dict[str, Any] = {"betas": (0.95, 0.95), "weight_decay": 0.0}
+SOAP_BETAS = (0.95, 0.95)
+SOAP_OPTIONS: dict[str, Any] = {"betas": SOAP_BETAS, "weight_decay": 0.0}
 
 
 def main_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -30,6 +32,12 @@ def _adam(params: list[nn.Parameter], lr: float, **options: Any) -> torch.optim.
     return torch.optim.Adam(params, lr=lr, **options)
 
 
+def _adam_soap_betas(
+    params: list[nn.Parameter], lr: float, **options: Any
+) -> torch.optim.Optimizer:
+    return _adam(params, lr, **{"betas": SOAP_BETAS, **options})
+
+
 def _soap_fast(params: list[nn.Parameter], lr: float, **options: Any) -> torch.optim.Optimizer:
     from soap_fast import SOAP
 
@@ -45,11 +53,36 @@ def _pytorch_optimizer(
     return SOAP(params, lr=lr, **{**SOAP_OPTIONS, **options})
 
 
-BUILDERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": _adam,
-    "soap_fast": _soap_fast,
-    "pytorch_optimizer": _pytorch_optimizer,
+@dataclass(frozen=True)
+class Known:
+    """An optimizer that has a name here.
+
+    Attributes:
+        build: of parameters, a rate, and options by keyword.
+        algorithm: with its betas. At one rate, optimizers of one algorithm differ by roundings,
+            and by the bases that they choose for null spaces.
+    """
+
+    build: Callable[..., torch.optim.Optimizer]
+    algorithm: str
+
+
+KNOWN = {
+    "adam": Known(_adam, "Adam, betas (0.9, 0.999)"),
+    "adam_soap_betas": Known(_adam_soap_betas, "Adam, betas (0.95, 0.95)"),
+    "soap_fast": Known(_soap_fast, "SOAP, betas (0.95, 0.95)"),
+    "pytorch_optimizer": Known(_pytorch_optimizer, "SOAP, betas (0.95, 0.95)"),
 }
+BUILDERS = {name: known.build for name, known in KNOWN.items()}
+ADAMS = ("adam", "adam_soap_betas")  # which refresh nothing; the better one is the one to beat
+
+
+def one_algorithm(name: str, other: str) -> bool:
+    """Whether these are two implementations of one algorithm, as far as we know."""
+    if name == other or not {name, other} <= KNOWN.keys():
+        return False
+    return KNOWN[name].algorithm == KNOWN[other].algorithm
+
 
 TREATMENT = (
     "adam is torch's, with its customary betas (0.9, 0.999). Both SOAPs: betas (0.95, 0.95), "

@@ -14,11 +14,13 @@ from tabulate import tabulate
 
 LABELS = {
     "adam": "Adam (torch)",
+    "adam_soap_betas": "Adam (torch), SOAP's betas",
     "soap_fast": "SOAP (soap_fast)",
     "pytorch_optimizer": "SOAP (pytorch_optimizer)",
 }
 LINES: dict[str, dict[str, Any]] = {
     "adam": {"color": "#7f7f7f"},
+    "adam_soap_betas": {"color": "#7f7f7f", "linestyle": (0, (5, 2))},
     "soap_fast": {"color": "#d1495b", "linewidth": 2.2},
     "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
 }

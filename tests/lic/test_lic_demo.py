@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bench.lic.__main__ import main
-from bench.lic.optimizers import BUILDERS
+from bench.lic.commands.options import DEMO_OPTIMIZERS
 from bench.lic.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_ctrl_c_and_resume_give_the_same_bits_for_every_optimizer(
     straight, halting = tmp_path / "straight", tmp_path / "halting"
     assert main(tiny(data, straight, steps=96)) == 0
     arguments = tiny(data, halting, steps=96)
-    for name in BUILDERS:
+    for name in DEMO_OPTIMIZERS:
         seen = interrupt_at(f"{name} 24/96", arguments)
         stopped = re.search(rf"stopped after step (\d+) of {name}; go on with: (.*)", seen)
         assert stopped is not None, seen
@@ -58,7 +58,7 @@ def test_ctrl_c_and_resume_give_the_same_bits_for_every_optimizer(
         assert stopped[2].endswith("--resume")
         arguments = tiny(data, halting, "--resume", steps=96)
     assert main(arguments) == 0
-    for name in BUILDERS:
+    for name in DEMO_OPTIMIZERS:
         expected, resumed = (
             torch.load(folder / name / "model.pt")["model"] for folder in (straight, halting)
         )
@@ -89,7 +89,7 @@ def test_a_finished_run_leaves_table_picture_json_and_models(
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1000
     assert target.read_text() == (tmp_path / "result.json").read_text()
-    for result, name in zip(results(target), BUILDERS, strict=True):
+    for result, name in zip(results(target), DEMO_OPTIMIZERS, strict=True):
         assert result["optimizer"] == name
         assert result["steps"] == 4
         assert 0 < result["optimizer_share"] < 1

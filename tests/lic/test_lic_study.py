@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.lic.commands.study import COMMITTED, _searches
 from bench.lic.comparison import runner
 from bench.lic.comparison.plan import STUDIES, search_config
 from bench.lic.data import Images, load
+from bench.lic.evaluation.runs import Run
 from bench.lic.models import stride
 from bench.lic.optimizers import main_parameters
 from bench.lic.study import report
@@ -123,6 +125,12 @@ def test_the_plans_are_printed_and_the_papers_needs_its_images(
         assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
+def taken(config: Config, *given: Any) -> Run:
+    """A run that ends at a loss which is lowest at the second rate of the CPU's grid."""
+    loss = abs(math.log(config.lr / STUDIES["cpu"].grid[1]))
+    return Run(Path("none"), {"rd_loss": loss, "config": config.as_dict()}, {})
+
+
 def test_rates_of_the_committed_comparison_serve_where_the_settings_are_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,26 +139,18 @@ def test_rates_of_the_committed_comparison_serve_where_the_settings_are_equal(
     trial = preset.trials[0]
     photos = load(None, trial.crop, stride(trial.model, trial.factor))
     settings = {"device": "cpu", "threads": 1, "images": photos.fingerprint()}
-    monkeypatch.setattr(runner, "search", lambda *given: [{**known[0], "lr": "searched"}])
+    monkeypatch.setattr(runner, "_finished", taken)
     for name in preset.optimizers:
         wanted = search_config(preset, trial, name, settings)
-        found = runner._searched(wanted, preset, photos, tmp_path / "search.json", known)
+        found = runner._searched(wanted, preset, None, tmp_path, known)
         committed = [row for row in known if row["optimizer"] == name]
         assert found["lr"] in [row["lr"] for row in committed]
         assert found["known"]
     other = search_config(preset, trial, known[0]["optimizer"], {**settings, "threads": 2})
-    monkeypatch.setattr(runner, "_refuse_another", lambda *given: None)
-    assert runner._searched(other, preset, photos, tmp_path / "s.json", known)["lr"] == "searched"
+    assert runner._searched(other, preset, None, tmp_path, known)["lr"] == preset.grid[1]
 
 
 # The whole
-
-
-def searched(configs: list[Config], *given: Any) -> list[dict[str, Any]]:
-    settings = {key: value for key, value in configs[0].as_dict().items() if key != "lr"}
-    tried = [{"lr": 1e-3, "rd_loss": 1.0}]
-    found = {"optimizer": configs[0].optimizer, "lr": 1e-3, "at_edge": False, "tried": tried}
-    return [{**found, "config": settings}]
 
 
 def test_a_tiny_study_is_reported_and_not_repeated(
@@ -159,8 +159,8 @@ def test_a_tiny_study_is_reported_and_not_repeated(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "search", searched)
-    sizes = ["--factor=0.05", "--steps=4", "--search-steps=1", "--batch=1", "--seeds=1"]
+    sizes = ["--factor=0.05", "--steps=4", "--batch=1", "--seeds=1"]
+    sizes += ["--grid", "1e-3", "--search-seeds=1"]
     more = ["--frequencies", "2", "--iterations=1", f"--data={photos}", f"--work={tmp_path}"]
     arguments = ["study", "--models=elic", *sizes, *more, "--threads=1"]
     assert main(arguments) == 0

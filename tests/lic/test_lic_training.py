@@ -13,7 +13,12 @@ from bench.lic.data import Images, load
 from bench.lic.optimizers import BUILDERS, aux_parameters, main_parameters
 from bench.lic.training import Config, Training
 
-RATES = {"adam": 3e-3, "soap_fast": 1e-2, "pytorch_optimizer": 1e-2}
+RATES = {
+    "adam": 3e-3,
+    "adam_soap_betas": 3e-3,
+    "soap_fast": 1e-2,
+    "pytorch_optimizer": 1e-2,
+}
 
 
 @pytest.fixture(scope="module")

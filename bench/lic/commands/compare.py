@@ -51,7 +51,14 @@ def add_changes(command: Parser) -> None:
     add("--optimizers", type=shared.optimizers, help="by comma; the first ones of a model's turn")
     add("--factor", type=positive(float), help="of all widths, of every model")
     add("--steps", type=positive(int), help="of every run")
-    add("--search-steps", type=positive(int), help="of every run that looks for a rate")
+    add(
+        "--search",
+        dest="searched",
+        action=argparse.BooleanOptionalAction,
+        help="whether each optimizer's rate is searched, by runs as long as those compared",
+    )
+    add("--grid", type=shared.rate, nargs="+", metavar="RATE", help="that a search starts with")
+    add("--search-seeds", type=positive(int), help="of each rate near the best")
     add("--batch", type=positive(int), help="of every model")
     add(
         "--lambdas",
@@ -104,15 +111,19 @@ def changed(preset: Preset, options: argparse.Namespace) -> Preset:
     names = options.models.split(",") if options.models else list(trials)
     if absent := [name for name in names if name not in trials]:
         raise BadInput(f"--models {', '.join(absent)}: the preset has {', '.join(trials)}")
-    fields = {name: getattr(options, name) for name in ("factor", "steps", "search_steps", "batch")}
+    fields = {name: getattr(options, name) for name in ("factor", "steps", "searched", "batch")}
     given = {name: value for name, value in fields.items() if value is not None}
     if options.lambdas:
         given["lambdas"] = tuple(sorted(set(options.lambdas)))
-    names_of_preset = ("optimizers", "seeds", "frequencies", "checkpoint_every")
+    names_of_preset = (
+        *("optimizers", "seeds", "frequencies", "checkpoint_every"),
+        *("grid", "search_seeds"),
+    )
     whole = {name: getattr(options, name) for name in names_of_preset}
     whole = {name: value for name, value in whole.items() if value is not None}
     if any(frequency < 1 for frequency in whole.get("frequencies", ())):
         raise BadInput("--frequencies are positive numbers of steps")
-    whole = {**whole, "frequencies": tuple(whole.get("frequencies", preset.frequencies))}
+    lists = ("frequencies", "grid")
+    whole = {**whole, **{name: tuple(whole.get(name, getattr(preset, name))) for name in lists}}
     chosen = tuple(replace(trials[name], **given) for name in dict.fromkeys(names))
     return replace(preset, trials=chosen, **whole)

@@ -25,7 +25,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     ).add_argument
     shared.add_images(add, crop=64)
     shared.add_files(add, "runs/lic", str(CHECKPOINT_EVERY))
-    add("--optimizers", type=_known, default=",".join(BUILDERS), help="default: %(default)s")
+    add(
+        "--optimizers",
+        type=_known,
+        default=",".join(shared.DEMO_OPTIMIZERS),
+        help="default: %(default)s",
+    )
     add(
         "--lr",
         type=_rates,

@@ -19,8 +19,9 @@ from bench.lic.training.config import PRECISIONS, SCHEDULES
 
 Add = Callable[..., argparse.Action]
 
-# The demo's model, whose search also gives the learning rates.
+# The demo's model and optimizers, whose search also gives the learning rates.
 DEMO_MODEL, DEMO_FACTOR = "hyperprior", 0.25
+DEMO_OPTIMIZERS = ("adam", "soap_fast", "pytorch_optimizer")
 
 
 def add_images(add: Add, crop: int) -> None:

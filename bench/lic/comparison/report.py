@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from bench import envelope
 from bench.files import write_text, writing
-from bench.lic.comparison.plan import describe, variants
+from bench.lic.comparison.differences import RULE, differences, sentences
+from bench.lic.comparison.plan import Preset, describe, variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import Row, band, bd_rates, by_variant, curves, of_variant
 from bench.lic.evaluation.curves import FEWEST, rate_distortion
@@ -68,11 +69,20 @@ def _dress(axes: Axes, members: Group, lam: float, xlabel: str) -> None:
 NOTES = (
     "Final R-D loss, bpp and PSNR are of the held-out images after the last step, with rounding: "
     "means over seeds, with the standard deviation over seeds.",
-    "To Adam's loss: the first evaluation (there are 40 in a run) that was no worse than the last "
-    "of Adam's run of the same seed; means over the seeds that got there, and the part of Adam's "
-    "whole run. Adam's own row tells when it first was as good as at its end: before it, where its "
-    "loss still swings. All runs follow their whole schedule, whose rate is still high at that "
-    "point: a shorter schedule would get there in fewer steps.",
+    RULE,
+    "To Adam's loss: the first evaluation (of {evaluations} or a few more) that was no worse than "
+    "the last of Adam's run of the same seed; means over the seeds that got there, with the "
+    "standard deviation, and the part of Adam's whole run. Of Adam's two betas those with the "
+    "lower mean final loss are the ones to reach. Adam's own row tells when it first was "
+    "as good as at its end: before it, where its loss still swings. All runs follow their whole "
+    "schedule, whose rate is still high at that point: a shorter schedule would get there in "
+    "fewer steps.",
+    "A row at soap_fast's rate is of another implementation of its algorithm, at the rate that was "
+    "searched for soap_fast: apart from roundings the two do the same there. Where they differ at "
+    "rates of their own, and not at one rate, it is the search that differs.",
+    "Flat: the range of rates around the best whose mean final loss exceeds its by no more than "
+    "the standard deviation over its seeds, as a factor from the lowest to the highest; at least, "
+    "where trying ended before the loss rose.",
     "Seconds are of training: forward, backward, clipping, both optimizers; no evaluations, no "
     "files. Runs of all variants take turns seed by seed.",
     "soap_fast at its other frequencies takes the rate that was searched at the compared one.",
@@ -82,12 +92,16 @@ NOTES = (
 
 
 def results(comparison: Comparison) -> list[Row]:
-    """Rows of kinds: `total`, `variant` (means over seeds), `bd_rate` (where there are enough
-    lambdas), `search`, and `run` (each as it came, with the machine, versions and commit it is of).
+    """Rows of kinds: `total`, `variant` (means over seeds), `difference` (of two optimizers),
+    `bd_rate` (where there are enough lambdas), `search`, and `run` (each as it came, with the
+    machine, versions and commit it is of).
     """
+    found = by_variant(comparison.preset, comparison.runs)
+    apart = differences(found, comparison.preset.frequency)
     return [
         {"kind": "total", **_total(comparison)},
-        *({"kind": "variant", **row} for row in by_variant(comparison.preset, comparison.runs)),
+        *({"kind": "variant", **row} for row in found),
+        *({"kind": "difference", **row} for row in apart),
         *(
             {"kind": "bd_rate", **row}
             for row in bd_rates(curves(comparison.preset, comparison.runs))
@@ -101,7 +115,10 @@ def _total(comparison: Comparison) -> Row:
     return {
         "runs": len(comparison.runs),
         "searching_runs": sum(
-            len(found["tried"]) for found in comparison.searches if not found.get("known")
+            len(one["rd_losses"])
+            for found in comparison.searches
+            if not found.get("known")
+            for one in found["tried"]
         ),
         "wall_seconds": comparison.wall_seconds,
         "untimed": comparison.untimed,
@@ -122,8 +139,8 @@ def text(comparison: Comparison, rows: list[Row]) -> str:
         parts.append(f"- images skipped: {len(comparison.skipped)}, the first {first}")
     parts += [f"- {reason}; it was left out" for reason in comparison.missing]
     parts += [_time(comparison), *_machines(comparison), *_commits(comparison)]
-    if any(row["optimizer"] == "adam" for row in found):
-        parts += ["", *_sentences(found, comparison.preset.frequency)]
+    if apart := [row for row in rows if row["kind"] == "difference"]:
+        parts += ["", "## What these seeds can tell", "", *sentences(apart)]
     for title, made in (
         ("Quality and steps to Adam's final loss", _quality),
         ("What a step costs", _cost),
@@ -141,10 +158,14 @@ def text(comparison: Comparison, rows: list[Row]) -> str:
         parts += [table(_by_frequency(chosen))]
     if comparison.searches:
         parts += ["", "## Searched learning rates", "", table(_searches(comparison.searches))]
-    parts += ["", "## How to read this", "", *(f"- {note}" for note in NOTES)]
+    parts += ["", "## How to read this", "", *_notes(comparison.preset)]
     if limits := _limits(comparison):
         parts += ["", "## What this is too small to show", "", *(f"- {line}" for line in limits)]
     return "\n".join(parts) + "\n"
+
+
+def _notes(preset: Preset) -> list[str]:
+    return [f"- {note.format(evaluations=preset.evaluations)}" for note in NOTES]
 
 
 def _machines(comparison: Comparison) -> list[str]:
@@ -167,11 +188,11 @@ def _machines(comparison: Comparison) -> list[str]:
 def _time(comparison: Comparison) -> str:
     total = _total(comparison)
     searching = total["searching_runs"]
-    shorter = f" and {searching} shorter ones that search rates" if searching else ""
+    others = f" and {searching} that search rates" if searching else ""
     least = "at least " if total["untimed"] else ""
     threads = _threads(*total["threads"])
     return (
-        f"- {total['runs']} runs{shorter}, {least}{total['wall_seconds'] / 60:.1f} minutes of "
+        f"- {total['runs']} runs{others}, {least}{total['wall_seconds'] / 60:.1f} minutes of "
         f"training and evaluations, {threads}"
     )
 
@@ -198,25 +219,6 @@ def _limits(comparison: Comparison) -> list[str]:
     return [*comparison.preset.limits, *([few] if lambdas < FEWEST else [])]
 
 
-def _sentences(rows: list[Row], frequency: int) -> list[str]:
-    """What a reader wants to know first, one line for every model and SOAP."""
-    lines = []
-    for row in rows:
-        if row["frequency"] != frequency or not row["compared"]:
-            continue
-        what = f"- {row['group']}, lambda {row['lam']:g}: {row['optimizer']}"
-        if row["reached"]:
-            time = "" if row["seconds_ratio"] is None else f" and {row['seconds_ratio']:.0%} of"
-            time += " its seconds" if time else ""
-            lines.append(
-                f"{what} had Adam's final loss after {row['steps_ratio']:.0%} of Adam's steps"
-                f"{time} ({row['reached']} of {row['compared']} seeds)."
-            )
-        else:
-            lines.append(f"{what} had Adam's final loss in none of {row['compared']} seeds.")
-    return lines
-
-
 def _quality(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
@@ -226,6 +228,7 @@ def _quality(rows: list[Row]) -> list[dict[str, Any]]:
             "bpp": number(row["bpp"], ".3f"),
             "PSNR dB": number(row["psnr"], ".2f"),
             "steps to Adam's loss": _to_adam(row, "steps", ".0f"),
+            "+- steps": number(row["steps_to_adam_spread"], ".0f"),
             "seconds to Adam's loss": _to_adam(row, "seconds", ".1f"),
             "seeds": f"{row['reached']} of {row['compared']}" if row["compared"] else "-",
         }
@@ -283,12 +286,22 @@ def _searches(searches: list[Row]) -> list[dict[str, Any]]:
             "model": f"{found['config']['model']} x {found['config']['factor']:g}",
             "optimizer": found["optimizer"],
             "best": f"{found['lr']:.3g}" + (" (at the edge)" if found["at_edge"] else ""),
-            "R-D loss by rate": ", ".join(
-                f"{one['lr']:.3g}: {number(one['rd_loss'], '.2f')}" for one in found["tried"]
+            "flat": _flat(found["flat"]),
+            "R-D loss by rate (seeds)": ", ".join(
+                f"{one['lr']:.3g}: {number(one['rd_loss'], '.2f')} ({len(one['rd_losses'])})"
+                for one in found["tried"]
             ),
         }
         for found in searches
     ]
+
+
+def _flat(flat: Row) -> str:
+    """`1.4x (0.0037 to 0.0052)`."""
+    if flat["factor"] is None:
+        return "-"
+    least = "at least " if flat["at_least"] else ""
+    return f"{least}{flat['factor']:.2g}x ({flat['low']:.3g} to {flat['high']:.3g})"
 
 
 def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) -> None:
@@ -304,7 +317,7 @@ def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) ->
 
 
 def _names(row: Row) -> dict[str, Any]:
-    return {"model": row["group"], "lambda": f"{row['lam']:g}", "optimizer": row["optimizer"]}
+    return {"model": row["group"], "lambda": f"{row['lam']:g}", "optimizer": row["label"]}
 
 
 def _loss(row: Row) -> str:

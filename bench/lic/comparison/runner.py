@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
-from bench import envelope
 from bench.files import BadInput, write_text
 from bench.lic.comparison.plan import Preset, runs, search_config
-from bench.lic.data import Images, load
+from bench.lic.data import load
 from bench.lic.evaluation.runs import Run, read
 from bench.lic.models import stride
 from bench.lic.optimizers import build as build_optimizer
-from bench.lic.search import search
+from bench.lic.search import searched
 from bench.lic.training import Config, Training, run, say
-from bench.lic.training.runs import CHECKPOINT, RESULT
+from bench.lic.training.runs import CHECKPOINT, MODEL, RESULT
 
 WALL = "wall.json"
 
@@ -127,20 +127,20 @@ def compare(
         folder = work / f"{trial.model}_{trial.factor:g}"
         shared = {**settings, "images": images.fingerprint()}
         rates = dict.fromkeys(usable, preset.rate)
-        if trial.search_steps:
+        if trial.searched:
             for name in usable:
                 config = search_config(preset, trial, name, shared)
-                path = folder / f"search_{name}.json"
-                with alone(path):
-                    found = _searched(config, preset, images, path, known)
+                made = partial(Training, images=images, workers=workers)
+                with alone(folder / f"search_{name}"):
+                    found = _searched(config, preset, made, folder, known)
                 comparison.searches.append(found)
-                comparison.add_time(found.get("wall_seconds"))
+                comparison.add_time(found["wall_seconds"])
                 rates[name] = found["lr"]
         planned = list(runs(preset, trial, rates, shared))
         for number, (name, config) in enumerate(planned, start=1):
             say(f"{trial.model}, run {number} of {len(planned)}: {name}")
             with alone(folder / name):
-                made = partial(training or Training, config, images, workers=workers)
+                made = partial(training or Training, images=images, workers=workers)
                 comparison.runs.append(_finished(config, made, folder / name, preset))
             comparison.add_time(wall_seconds(folder / name))
         new = [reason for reason in images.skipped if reason not in comparison.skipped]
@@ -166,32 +166,46 @@ def _installed(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
 def _searched(
     config: Config,
     preset: Preset,
-    images: Images,
-    path: Path,
+    made: Callable[[Config], Training],
+    folder: Path,
     known: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The result of the search of one optimizer's rate, from `known` or `path` if it is there."""
+    """The search of one optimizer's rate, from `known` if it is there; its runs are kept.
+
+    `wall_seconds` are of its runs; None where of one it was not kept.
+    """
     for before in known:
         if not config.differences({**before["config"], "lr": config.lr}):
             return {**before, "known": True, "wall_seconds": 0.0}
-    if not path.exists():
-        start = time.perf_counter()
-        (found,) = search([config], images, preset.grid)
-        found["wall_seconds"] = time.perf_counter() - start
-        envelope.write(str(path), [found], "lic search")
-    content = json.loads(path.read_text())
-    saved: dict[str, Any] = content["results"][0]
-    _refuse_another(path, config, {**saved["config"], "lr": config.lr})
-    return {**saved, **{key: content[key] for key in ("machine", "versions", "commit")}}
+    kept: list[Run] = []
+
+    def loss(rate: float, seed: int) -> float:
+        place = folder / f"search_{config.optimizer}_lr_{rate:g}_seed_{seed}"
+        say(f"{config.model}, search: {place.name}")
+        kept.append(_finished(replace(config, lr=rate, seed=seed), made, place, preset))
+        (place / MODEL).unlink(missing_ok=True)  # of no use any more
+        return math.inf if kept[-1].diverged else float(kept[-1].summary["rd_loss"])
+
+    found = searched(config, loss, preset.grid, preset.search_seeds)
+    seconds = [wall_seconds(one.folder) for one in kept]
+    return {
+        **found,
+        "wall_seconds": None if None in seconds else sum(filter(None, seconds)),
+        "machine": kept[0].machine,
+        "versions": kept[0].versions,
+        "commits": sorted({str(commit) for one in kept for commit in one.commits}),
+    }
 
 
-def _finished(config: Config, made: Callable[[], Training], folder: Path, preset: Preset) -> Run:
+def _finished(
+    config: Config, made: Callable[[Config], Training], folder: Path, preset: Preset
+) -> Run:
     """The run in `folder`, which is trained, or trained to its end, if it has none."""
     if (folder / RESULT).exists():
         kept = read(str(folder))
         _refuse_another(folder, config, kept.config)
     else:
-        training = made()
+        training = made(config)
         with timed(folder):
             run(training, folder, resume=True, checkpoint_every=preset.checkpoint_every)
         kept = read(str(folder))

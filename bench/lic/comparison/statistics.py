@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from statistics import fmean, stdev
 from typing import Any
 
 from bench.lic.comparison.plan import Preset, Variant, variants
 from bench.lic.evaluation.curves import FEWEST, Curves, against, points, to_adams_loss
 from bench.lic.evaluation.runs import Group, Run, group
+from bench.lic.optimizers import ADAMS
 
 Row = dict[str, Any]
 
@@ -19,28 +21,50 @@ def by_variant(preset: Preset, runs: Sequence[Run]) -> list[Row]:
     Losses are those of the held-out images after the last step; a run that diverged has none, and
     is counted in `diverged`. Steps and seconds to Adam's final loss are means over the seeds that
     reached it, of which there are `reached`; the ratios are to Adam's whole run of the same seed.
-    Times are None where the runs have no common `clock`.
+    Where Adam has several betas, the `better_adam` is the one to reach. Times are None where the
+    runs have no common `clock`.
     """
     rows = []
     for members in group(runs):
-        reach = {row["run"]: row for row in to_adams_loss(members)}
         for lam in sorted({run.lam for run in members.runs}):
+            adam = better_adam(members, lam)
+            reach = {row["run"]: row for row in to_adams_loss(members, adam)}
             for variant in variants(preset):
                 if chosen := of_variant(members, lam, variant):
                     row = _row(chosen, [reach[run.name] for run in chosen if run.name in reach])
-                    rows.append({**_names(members, lam, variant), **row})
+                    rows.append({**_names(members, lam, variant), **row, "to_reach": adam})
     return rows
 
 
+def better_adam(members: Group, lam: float) -> str:
+    """Of Adam's betas those whose runs diverged less, or else have the lower mean final loss."""
+
+    def badness(name: str) -> tuple[int, float]:
+        runs = [run for run in members.runs if run.lam == lam and run.optimizer == name]
+        ends = [float(run.summary["rd_loss"]) for run in runs if not run.diverged]
+        return len(runs) - len(ends), fmean(ends) if ends else inf
+
+    there = {run.optimizer for run in members.runs if run.lam == lam}
+    return min([name for name in ADAMS if name in there] or ["adam"], key=badness)
+
+
 def of_variant(members: Group, lam: float, variant: Variant) -> list[Run]:
-    """Its runs, a seed each."""
-    return [
+    """Its runs, a seed each.
+
+    Where an optimizer's runs have two rates, one is that of `rate_of`, and the other its own.
+    """
+    runs = [run for run in members.runs if run.lam == lam]
+    of_it = [
         run
-        for run in members.runs
-        if run.lam == lam
-        and run.optimizer == variant.optimizer
+        for run in runs
+        if run.optimizer == variant.optimizer
         and run.config["precondition_frequency"] == variant.frequency
     ]
+    rates = {run.config["lr"] for run in of_it}
+    lender = variant.rate_of or "soap_fast"
+    lent = {run.config["lr"] for run in runs if run.optimizer == lender}
+    wanted = lent if variant.rate_of else rates - lent or rates
+    return [run for run in of_it if run.config["lr"] in wanted]
 
 
 def curves(preset: Preset, runs: Sequence[Run]) -> Curves:
@@ -75,7 +99,8 @@ def _names(members: Group, lam: float, variant: Variant) -> Row:
         "lam": lam,
         "variant": variant.name,
         "optimizer": variant.optimizer,
-        "frequency": None if variant.optimizer == "adam" else variant.frequency,
+        "label": variant.label,
+        "frequency": None if variant.optimizer in ADAMS else variant.frequency,
     }
 
 
@@ -103,6 +128,7 @@ def _row(runs: list[Run], reach: list[Row]) -> Row:
         "compared": len(reach),
         "reached": len(reached),
         "steps_to_adam": _mean(reached, "steps"),
+        "steps_to_adam_spread": _spread([row["steps"] for row in reached]),
         "steps_ratio": _mean(reached, "steps_ratio"),
         "seconds_to_adam": _mean(reached, "seconds") if clock else None,
         "seconds_ratio": _mean(reached, "seconds_ratio"),

@@ -127,10 +127,11 @@ def first_at(curve: list[Point], goal: float) -> Point | None:
     return next(found, None)
 
 
-def to_adams_loss(group: Group) -> list[dict[str, Any]]:
+def to_adams_loss(group: Group, adam: str = "adam") -> list[dict[str, Any]]:
     """A row for each run that has an Adam to be compared with: of the same lambda and seed.
 
-    Of several Adams of these (other rates, options, steps) it is the one with the lowest loss.
+    Adam is the optimizer of the name `adam`. Of several (other rates, options, steps) it is the
+    one with the lowest loss.
 
     Adam's own row tells when it first was as good as at its end; of a loss that swings, earlier.
 
@@ -142,17 +143,17 @@ def to_adams_loss(group: Group) -> list[dict[str, Any]]:
     rows = []
     for label, runs in group.variants().items():
         for run in runs:
-            adam = _adam_of(run, group)
-            if adam is not None:
-                rows.append({"group": group.name, "variant": label, **_row(run, adam)})
+            goal = _adam_of(run, group, adam)
+            if goal is not None:
+                rows.append({"group": group.name, "variant": label, **_row(run, goal)})
     return rows
 
 
-def _adam_of(run: Run, group: Group) -> Run | None:
+def _adam_of(run: Run, group: Group, adam: str) -> Run | None:
     adams = [
         other
         for other in group.runs
-        if other.optimizer == "adam"
+        if other.optimizer == adam
         and other.lam == run.lam
         and other.config["seed"] == run.config["seed"]
         and not other.diverged

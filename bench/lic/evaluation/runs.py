@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.files import BadInput, readable
+from bench.lic.optimizers import ADAMS
 
 # Every field of a Config has one role (tests/lic/test_lic_eval_runs.py).
 # What a comparison is about, or what a curve runs over: runs of one group may differ in these.
@@ -217,6 +218,6 @@ def _model(setting: dict[str, Any]) -> tuple[Any, ...]:
 def _options(run: Run) -> str:
     """Of its optimizer, the rate aside; empty where it has none."""
     options = [f"{key} {value}" for key, value in (run.config["optimizer_options"] or {}).items()]
-    if run.optimizer != "adam":  # which has no frequency, whatever the config says
+    if run.optimizer not in ADAMS:  # which have no frequency, whatever the config says
         options.insert(0, f"frequency {run.config['precondition_frequency']}")
     return ", ".join(options)
