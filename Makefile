@@ -62,7 +62,7 @@ measure: setup
 soak: setup
 	SOAP_FAST_EXAMPLES=5000 SOAP_FAST_KILLS=100 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \
 		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py \
-		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_twins.py \
+		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_kernels.py tests/test_twins.py \
 		tests/contract/test_compiled.py tests/test_self_check_problem.py tests/test_zero_rows.py \
 		tests/test_zero_gradients.py tests/test_noise_floor.py tests/faults tests/jit
 
