@@ -29,7 +29,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHAPES = ((8, 8), (6, 4, 3, 3), (5,), (4, 1, 4), (), (3, 3), (7, 7, 7), (2, 9, 1, 7))
-CALLS = 12  # of a recorded trajectory: first bases, ten steps, and one after the first refresh
 
 
 def follow(case: str, calls: int) -> None:
@@ -48,7 +47,8 @@ def follow(case: str, calls: int) -> None:
 
 @pytest.mark.parametrize("case", golden.CASES)
 def test_recorded_trajectories_begin_the_same(case):
-    follow(case, CALLS)
+    """First bases, steps to the first refresh, and one after it."""
+    follow(case, golden.load(case).kwargs.get("precondition_frequency", 10) + 2)
 
 
 @pytest.mark.soak
