@@ -40,6 +40,7 @@ __all__ = [
     "refresh_eager",
     "refresh_launches",
     "refresh_native",
+    "stacked",
     "uninitialised",
 ]
 
@@ -48,12 +49,25 @@ LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 
 class Refreshed(NamedTuple):
-    """One tensor per stack in each list; k is the length of its selection."""
+    """One tensor per stack in each list; k is the length of its selection.
+
+    Where processes share a refresh on the CPU, k tensors in place of one: see `stacked`.
+    """
 
     orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate, Z last
     carries: list[Tensor]  # [k, d, d] Q_oldᵀ Q_new
     outcomes: list[Tensor]  # [k] int64, one of the four constants
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
+
+
+def stacked(results: Refreshed) -> Refreshed:
+    """The same with one tensor per stack in each list."""
+    return Refreshed(
+        *(
+            [one if isinstance(one, Tensor) else torch.stack(one) for one in column]
+            for column in results
+        )
+    )
 
 
 @station
