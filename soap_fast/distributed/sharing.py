@@ -39,7 +39,7 @@ from soap_fast.distributed.together import (
     Step,
     Together,
 )
-from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed
+from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed, stacked
 
 
 class Sharing(Together):
@@ -109,6 +109,7 @@ class Sharing(Together):
         would wait for the device.
 
         Args:
+            bases: the list gets others where all of a stack are refreshed.
             selections: of whole stacks in order, as `Batch.copied` makes them, or of fewer factors.
 
         Raises:
@@ -122,15 +123,11 @@ class Sharing(Together):
         if all(stack.device.type == "cpu" for stack in deal.stacks):
             self._agree(REFRESH, deal, self._error is not None)
         self._unwritten += self._run(exchange, self._error is not None)
-        for stack, (old, selection) in enumerate(zip(bases, selections, strict=True)):
-            start = 0
-            for new in exchange.of(NEW, stack):
-                stop = start + len(new)
-                if len(selection) == len(old):
-                    old[start:stop].copy_(new)
-                else:
-                    old.index_copy_(0, selection[start:stop].long(), new)
-                start = stop
+        for stack, new in enumerate(exchange.apart(NEW)):
+            if len(selections[stack]) == len(bases[stack]):
+                bases[stack] = new
+            else:
+                bases[stack].index_copy_(0, selections[stack].long(), stacked([new])[0])
         return Refreshed(*(exchange.apart(field) for field in range(NEW)))
 
     def _own_share(

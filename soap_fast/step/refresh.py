@@ -60,14 +60,9 @@ class Refreshed(NamedTuple):
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
 
 
-def stacked(results: Refreshed) -> Refreshed:
-    """The same with one tensor per stack in each list."""
-    return Refreshed(
-        *(
-            [one if isinstance(one, Tensor) else torch.stack(one) for one in column]
-            for column in results
-        )
-    )
+def stacked(column: Sequence[Tensor | Sequence[Tensor]]) -> list[Tensor]:  # [k, ..] per stack
+    """A list of `Refreshed`, or of new bases, with one tensor per stack."""
+    return [one if isinstance(one, Tensor) else torch.stack(list(one)) for one in column]
 
 
 @station

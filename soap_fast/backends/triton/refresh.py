@@ -116,7 +116,7 @@ class Refresher:
         counts = [len(selection) for selection in found.selections]
         by_batch = torch.split(allowed, counts)
         results, bases = refreshed(found.batches, found.selections, by_batch, op, found.tolerance)
-        results = stacked(results)
+        results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         starts = starts_of(results)
         filled = [late.filled(starts) for late in found.late]
         lengths = [len(table) for table in filled]
