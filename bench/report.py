@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench import figures, kernels, launches, refresh, roof, step, train
+from bench import figures, kernels, launches, refresh, roof, sharing, step, train
 from bench.command import Row, check_target, common, table
 from bench.cost import aot
 from bench.envelope import ResultFile, read
@@ -32,6 +32,7 @@ SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
     "train": ("Training steps", train.COLUMNS),
     "kernels": ("Kernels and operators", kernels.COLUMNS),
     "refresh": ("First bases and refreshes", refresh.COLUMNS),
+    "sharing": ("Refreshes that processes share", sharing.COLUMNS),
     "scaling": (
         "Cost against size",
         ("sweep", "x", "threads", *figures.PHASES, "metric", "exponent", "stderr"),

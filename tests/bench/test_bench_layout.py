@@ -14,7 +14,7 @@ ORDER = (
     "conftest", "test_ops", "cases",  # `pytest bench/`
     "noise_floor",
     "tune", "kernels", "launches", "train", "step", "turns", "memory",
-    "cost", "recorded", "timed", "refresh", "roof", "clock", "costs",
+    "cost", "recorded", "timed", "sharing", "refresh", "roof", "clock", "costs",
     "workloads", "lic", "optimizers", "shapes",
     "command", "envelope", "files",
 )  # fmt: skip
