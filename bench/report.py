@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import kernels, launches, refresh, roof, step, train
+from bench import kernels, launches, refresh, roof, sharing, step, train
 from bench.command import Row, check_target, common, filled_table
 from bench.cost import aot
 from bench.envelope import ResultFile, read
@@ -38,6 +38,7 @@ SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
     "train": ("Training steps", train.COLUMNS),
     "kernels": ("Kernels and operators", kernels.COLUMNS),
     "refresh": ("First bases and refreshes", refresh.COLUMNS),
+    "sharing": ("Refreshes that processes share", sharing.COLUMNS),
     "scaling": (
         "Cost against size",
         ("sweep", "x", "threads", *PHASES, "metric", "exponent", "stderr"),

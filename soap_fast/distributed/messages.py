@@ -40,6 +40,12 @@ class Packing:
         """What the message consists of, [bytes] uint8 each."""
         return [as_bytes(tensors[i]) for i in self.order]
 
+    def memory(self, tensors: Sequence[Tensor] | None, device: torch.device) -> Tensor:
+        """A message of these tensors, or room for one."""
+        if tensors is None:
+            return torch.empty(self.bytes, dtype=torch.uint8, device=device)
+        return torch.cat(self.parts(tensors))
+
     def unpacked(self, message: Tensor) -> list[Tensor]:
         """The tensors, views of a message."""
         found: dict[int, Tensor] = {}
@@ -60,30 +66,28 @@ class Sent:
         bytes: of the message.
     """
 
-    def __init__(self, owner: int, forms: Sequence[Form], device: torch.device) -> None:
-        self.owner, self.device = owner, device
-        self.packing = Packing(forms)
-        self.message: Tensor | None = None
+    def __init__(self, owner: int, packing: Packing, memory: Tensor) -> None:
+        self.owner, self.packing = owner, packing
+        self.message = memory  # [bytes] uint8
         self.work: dist.Work | None = None
 
     @property
     def bytes(self) -> int:
         return self.packing.bytes
 
-    def start(self, group: dist.ProcessGroup, tensors: Sequence[Tensor] | None) -> None:
-        """Send these tensors, or receive them where they are None; does not wait."""
-        if tensors is None:
-            self.message = torch.empty(self.bytes, dtype=torch.uint8, device=self.device)
-        else:
-            self.message = torch.cat(self.packing.parts(tensors))
+    def tensors(self) -> list[Tensor]:
+        """Views of the message: to be written before it starts, or read once it is received."""
+        return self.packing.unpacked(self.message)
+
+    def start(self, group: dist.ProcessGroup) -> None:
+        """Send it, or receive it; does not wait."""
         self.work = dist.broadcast(self.message, group=group, group_src=self.owner, async_op=True)
 
     def received(self) -> list[Tensor]:
-        """The tensors, views of the message. On a GPU the current stream waits, not the host."""
-        assert self.message is not None
+        """The tensors. On a GPU the current stream waits, not the host."""
         if self.work is not None:
             self.work.wait()
-        return self.packing.unpacked(self.message)
+        return self.tensors()
 
 
 def between_all(

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from soap_fast.distributed.messages import Form, Sent, digest, numbers_of_all
+from soap_fast.distributed.messages import Form, Packing, Sent, digest, numbers_of_all
 from soap_fast.distributed.partition import dealt
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
 from soap_fast.distributed.together import Entries, Groups, NameOn, State, Step, Together
@@ -143,9 +143,10 @@ class Owning(Together):
             for owner in range(self.ranks):
                 params = [p for p in stepped if p.device == device and self._owners[p] == owner]
                 if params:
-                    forms = [Form(tuple(p.shape), p.dtype) for p in params]
-                    message = Sent(owner, forms, device)
-                    message.start(self.group, params if owner == self.rank else None)
+                    packing = Packing([Form(tuple(p.shape), p.dtype) for p in params])
+                    mine = owner == self.rank
+                    message = Sent(owner, packing, packing.memory(params if mine else None, device))
+                    message.start(self.group)
                     sent.append((params, message))
         for params, message in sent:
             found = message.received()

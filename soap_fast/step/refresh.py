@@ -42,6 +42,7 @@ __all__ = [
     "refresh_launches",
     "refresh_native",
     "refresh_times",
+    "stacked",
     "uninitialised",
 ]
 
@@ -50,12 +51,20 @@ LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 
 class Refreshed(NamedTuple):
-    """One tensor per stack in each list; k is the length of its selection."""
+    """One tensor per stack in each list; k is the length of its selection.
+
+    Where processes share a refresh on the CPU, k tensors in place of one: see `stacked`.
+    """
 
     orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate, Z last
     carries: list[Tensor]  # [k, d, d] Q_oldᵀ Q_new
     outcomes: list[Tensor]  # [k] int64, one of the four constants
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
+
+
+def stacked(column: Sequence[Tensor | Sequence[Tensor]]) -> list[Tensor]:  # [k, ..] per stack
+    """A list of `Refreshed`, or of new bases, with one tensor per stack."""
+    return [one if isinstance(one, Tensor) else torch.stack(list(one)) for one in column]
 
 
 @station

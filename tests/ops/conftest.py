@@ -17,6 +17,7 @@ from soap_fast.backends.triton.backend import interpreted
 # Interpreted, tf32 runs the code of tf32x3, and is held to a wider bound: `make soak` has it too.
 ALL = torch.cuda.is_available() or "SOAP_FAST_EXAMPLES" in os.environ
 
+
 @pytest.fixture(scope="session")
 def kernels() -> None:
     """Kernels run here, on a GPU or interpreted."""

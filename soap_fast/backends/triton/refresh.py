@@ -30,7 +30,7 @@ from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
 from soap_fast.step.modes import from_modes, to_modes
-from soap_fast.step.refresh import LEFT_OUT, Refreshed
+from soap_fast.step.refresh import LEFT_OUT, Refreshed, stacked
 from soap_fast.step.schedule import period
 
 RefreshOp = Callable[..., Refreshed]
@@ -136,6 +136,7 @@ class Refresher:
         counts = [len(selection) for selection in found.selections]
         by_batch = torch.split(allowed, counts)
         results, bases = refreshed(found.batches, found.selections, by_batch, op, found.tolerance)
+        results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         late = upload(found.late.filled(starts_of(results)), self.device)
         with held:
             self._launch(found, apart(late, found.lengths), results, bases)
