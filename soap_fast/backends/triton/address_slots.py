@@ -44,7 +44,7 @@ class PatchableTable:
 
     def filled(self, starts: torch.Tensor) -> torch.Tensor:
         """With the addresses at which results [n] int64 start."""
-        addresses = starts.index_select(0, self.results).add_(self.offsets)
+        addresses = starts.gather(0, self.results).add_(self.offsets)
         return self.flat.clone().scatter_(0, self.places, addresses)
 
 

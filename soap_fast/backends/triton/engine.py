@@ -96,6 +96,7 @@ class Engine:
         )
         self.refresher = Refresher(context, launcher, self.underway)
         self.forget_uploads()
+        self._taken = self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]  # [n + 1]
         self.places = {id(param): place for place, param in enumerate(self.params)}
         self._known = [state_addresses(call) for call in calls]
         # Should a user replace a tensor of the state, its memory lives until this is noticed.
@@ -310,15 +311,12 @@ class Engine:
 
     def taken(self) -> torch.Tensor:  # [n + 1] bool
         """Which tensors took the last step, on the device; the one behind them never does."""
-        return self._taken_column() != 0
+        return self._taken != 0
 
     def noting_taken(self) -> tuple[torch.Tensor, Iterable[object]]:
         """What `taken` will say of the coming step: memory for it, and for `at_once` to note it."""
         flags = torch.empty(len(self.params) + 1, dtype=torch.bool, device=self.device)
-        return flags, map(torch.Tensor.copy_, (flags,), (self._taken_column(),))
-
-    def _taken_column(self) -> torch.Tensor:  # [n + 1] float32
-        return self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]
+        return flags, map(torch.Tensor.copy_, (flags,), (self._taken,))
 
     def derive_operands(self) -> None:
         """Of bases that this engine has not refreshed itself."""
