@@ -12,6 +12,7 @@ from factors import random_factor, random_orthogonal
 from streams import assert_same_bits, needs_native
 
 from soap_fast.inspect.refresh_cost import LAUNCH, cost, costs_of, phase_name, refresh_plans
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
 from soap_fast.step.refresh import refresh_by_cholesky, refresh_launches, refresh_times
 from soap_fast.step.refresh_plan import PHASES, PRODUCTS, refresh_plan
 
@@ -100,10 +101,22 @@ def test_costs_by_phase_are_those_of_their_launches():
 
 
 @needs_native
+def test_structure_is_told_by_the_plan():
+    plan = {launch.name: launch.structure for launch in refresh_plan([(40, 1)])}
+    assert {name: plan[name] for name in PRODUCTS} == {
+        "times_basis": 0, "rotate": SYMMETRIC, "expand": RIGHT_LOWER, "basis_gram": SYMMETRIC,
+        "column_gram": SYMMETRIC | RIGHT_LOWER | LEFT_UPPER, "series": SYMMETRIC,
+        "correction": 0, "carry": 0,
+    }  # fmt: skip
+    assert not any(of for name, of in plan.items() if name not in PRODUCTS)
+
+
+@needs_native
 def test_a_factorisation_has_its_flops():
-    """d³ / 3 each, d³ of the solve; products are counted by docs/decisions.md."""
+    """d³ / 3 each, d³ of the solve; of products what docs/decisions.md says: 10 and a third."""
     d = 1280
     by_phase = {phase.phase: phase.flops for phase in costs_of(refresh_plan([(d, 1)]))}
     factored = sum(x for name, x in by_phase.items() if name.startswith(("factor", "update")))
     assert factored == pytest.approx(2 * d**3 / 3, rel=0.01)
     assert by_phase["solve"] == d**3
+    assert sum(by_phase[name] for name in PRODUCTS) == pytest.approx((10 + 1 / 3) * d**3, rel=0.01)

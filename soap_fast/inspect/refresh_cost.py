@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from soap_fast.step.refresh_plan import PlannedLaunch, Share, refresh_plan
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
+from soap_fast.step.refresh_plan import PlannedLaunch, refresh_plan
 
 __all__ = ["Cost", "PhaseCost", "cost", "costs_of", "phase_name", "refresh_plans"]
 
@@ -56,7 +57,7 @@ MOVED = {
 }  # fmt: skip
 
 
-Timed = Callable[[Sequence[Share]], float]  # seconds
+Timed = Callable[[PlannedLaunch], float]  # seconds
 Teams = Mapping[str, Callable[[int, int], float]]  # by phase: cycles, of d and a step
 
 
@@ -76,15 +77,30 @@ class PhaseCost(NamedTuple):
     seconds: float
 
 
-def products(shares: Sequence[Share]) -> float:
+def products(launch: PlannedLaunch) -> float:
     """Seconds of a grouped product without its launch."""
     cycles = sum(
-        share.factors
-        * ceil(share.size / TILE) ** 2
-        * (PRODUCT_TILE + ceil(share.size / BLOCK) * PRODUCT_BLOCK)
-        for share in shares
+        share.factors * _product_cycles(share.size, launch.structure) for share in launch.shares
     )
     return cycles / PROGRAMS / CLOCK
+
+
+def _product_cycles(d: int, structure: int) -> float:
+    """Of one factor, all tiles behind one another."""
+    by_quads = d % 4 == 0  # others go element by element, in tiles of half the width
+    fits_64 = ceil(d / BLOCK) * BLOCK > 0.8 * ceil(d / TILE) * TILE
+    height = TILE if fits_64 or not by_quads else BLOCK
+    width = TILE if by_quads else BLOCK
+    is_mirrored = structure & SYMMETRIC and by_quads
+    found = 0.0
+    for n in range(0, d, width):
+        for m in range(n if is_mirrored else 0, d, height):
+            first = max(
+                m if structure & LEFT_UPPER else 0,
+                n if structure & RIGHT_LOWER else 0,
+            )
+            found += PRODUCT_TILE + ceil((d - first) / BLOCK) * PRODUCT_BLOCK
+    return found
 
 
 def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None = None) -> Cost:
@@ -97,7 +113,7 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
     shares = launch.shares
     flops = sum(share.factors * _flops(launch, share.size) for share in shares)
     if launch.is_product:
-        return Cost(flops, LAUNCH + products(shares))
+        return Cost(flops, LAUNCH + products(launch))
     team = (TEAMS if teams is None else teams).get(launch.name, _nothing)
     counted = [(team(share.size, launch.step), share.factors * share.parts) for share in shares]
     places = MULTIPROCESSORS * RESIDENT * (WARPS if launch.name == "small" else 1)
@@ -141,7 +157,7 @@ def phase_name(launch: PlannedLaunch) -> str:
 def _flops(launch: PlannedLaunch, d: int) -> float:
     """Of one factor."""
     if launch.is_product:
-        return 2 * d**3
+        return _product_flops(launch.structure, d)
     below = max(0, d - (launch.step + 1) * TILE)
     width = min(TILE, d - launch.step * TILE)
     if launch.name == "factor_panel":
@@ -149,6 +165,14 @@ def _flops(launch: PlannedLaunch, d: int) -> float:
     if launch.name == "update_trailing":
         return below * (below + 1) * width
     return {"small": 20 / 3 * d**3, "solve": d**3}.get(launch.name, 0)
+
+
+def _product_flops(structure: int, d: int) -> float:
+    """Entries of one half where both are alike; terms that no triangle of zeros makes zero."""
+    if structure & SYMMETRIC:
+        zeros = structure & (RIGHT_LOWER | LEFT_UPPER)
+        return d * (d + 1) * (d + 2) / 3 if zeros else d**2 * (d + 1)
+    return d**2 * (d + 1) if structure & (RIGHT_LOWER | LEFT_UPPER) else 2 * d**3
 
 
 def _nothing(d: int, step: int) -> float:

@@ -42,31 +42,36 @@ enum class Product {
   kCarry,       // QᵀX
 };
 
+// What a product's kernel may make use of, as soap_fast/step/grouped_matmul.py says.
+constexpr int kSymmetric = 1, kRightLower = 2, kLeftUpper = 4;
+
 // out = a b, or aᵀ b.
 struct Operands {
   Slot a;
   bool transposed;
   Slot b, out;
+  int structure;
 };
 
 constexpr Operands operands_of(Product product) {
   switch (product) {
     case Product::kTimesBasis:
-      return {Slot::kFactor, false, Slot::kBasis, Slot::kProduct};
+      return {Slot::kFactor, false, Slot::kBasis, Slot::kProduct, 0};
     case Product::kRotate:
-      return {Slot::kBasis, true, Slot::kProduct, Slot::kRotated};
+      return {Slot::kBasis, true, Slot::kProduct, Slot::kRotated, kSymmetric};
     case Product::kColumnGram:
-      return {Slot::kFactor, true, Slot::kFactor, Slot::kRotated};
+      return {Slot::kFactor, true, Slot::kFactor, Slot::kRotated,
+              kSymmetric | kRightLower | kLeftUpper};
     case Product::kExpand:
-      return {Slot::kProduct, false, Slot::kFactor, Slot::kResult};
+      return {Slot::kProduct, false, Slot::kFactor, Slot::kResult, kRightLower};
     case Product::kBasisGram:
-      return {Slot::kResult, true, Slot::kResult, Slot::kRotated};
+      return {Slot::kResult, true, Slot::kResult, Slot::kRotated, kSymmetric};
     case Product::kSeries:
-      return {Slot::kFactor, false, Slot::kProduct, Slot::kRotated};
+      return {Slot::kFactor, false, Slot::kProduct, Slot::kRotated, kSymmetric};
     case Product::kCorrection:
-      return {Slot::kResult, false, Slot::kRotated, Slot::kFactor};
+      return {Slot::kResult, false, Slot::kRotated, Slot::kFactor, 0};
     default:
-      return {Slot::kBasis, true, Slot::kResult, Slot::kCarry};
+      return {Slot::kBasis, true, Slot::kResult, Slot::kCarry, 0};
   }
 }
 
