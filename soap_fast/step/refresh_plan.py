@@ -83,6 +83,6 @@ def refresh_plan(
     rows = (flat[first : first + COLUMNS] for first in range(0, len(flat), COLUMNS))
     names = (*PHASES, *PRODUCTS)
     return [
-        PlannedLaunch(number, names[what], *how, [Share(*row[5:]) for row in same])
-        for (number, what, *how), same in groupby(rows, key=lambda row: tuple(row[:5]))
+        PlannedLaunch(number, names[what], of, step, structure, [Share(*row[5:]) for row in same])
+        for (number, what, of, step, structure), same in groupby(rows, key=lambda row: row[:5])
     ]
