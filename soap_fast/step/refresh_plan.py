@@ -16,8 +16,8 @@ __all__ = ["PHASES", "PRODUCTS", "PlannedLaunch", "Share", "refresh_plan"]
 
 # By number, as `Phase` and `Product` count them.
 PHASES = (
-    "small", "gather", "set_apart", "examine", "decide", "arrange", "factor_panel",
-    "update_trailing", "normalise", "solve", "residual", "judge", "add_correction", "commit",
+    "small", "gather", "set_apart", "examine", "decide", "arrange", "factor_columns", "normalise",
+    "solve", "residual", "judge", "add_correction", "commit",
 )  # fmt: skip
 PRODUCTS = (
     "times_basis", "rotate", "column_gram", "expand", "basis_gram", "series", "correction", "carry",

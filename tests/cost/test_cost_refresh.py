@@ -40,22 +40,27 @@ def plan(model: str) -> list[PlannedLaunch]:
 COLUMN = 2400.0  # of a factorisation: three barriers, a root, divisions in every update
 
 
-def panel(d: int, step: int) -> float:
-    """Column by column, then every row below the diagonal block by one thread."""
-    width = min(64, d - step * 64)
-    is_last = (step + 1) * 64 >= d
+def panel(share: Share, step: int) -> list[tuple[float, int]]:
+    """Column by column, then every row below the diagonal tile by one thread."""
+    width = min(64, share.size - step * 64)
+    is_last = (step + 1) * 64 >= share.size
     solved = 0 if is_last else width**2 / 2
-    return COLUMN * width + refresh_cost.SUBSTITUTION * solved
+    return [(COLUMN * width + refresh_cost.SUBSTITUTION * solved, share.parts)]
 
 
-def solve(d: int, step: int) -> float:
-    """A tile of rows from its first column to its last, of each block a row by one thread."""
+def solve(d: int) -> float:
+    """A tile of rows from its first column to its last, of each tile a row by one thread."""
     tiles = ceil(d / 64)
     stages = tiles * (tiles - 1) / 2 * 4
     return stages * refresh_cost.STAGE + tiles * refresh_cost.SUBSTITUTION * 64**2 / 2
 
 
-TEAMS = {**refresh_cost.TEAMS, "factor_panel": panel, "solve": solve}
+TEAMS = {
+    **refresh_cost.TEAMS,
+    "factor_panel": panel,
+    "update_trailing": refresh_cost.alike(lambda d: 4 * refresh_cost.STAGE),
+    "solve": refresh_cost.alike(solve),
+}
 
 
 def by_cublas(launch: PlannedLaunch) -> float:
@@ -121,7 +126,7 @@ def test_a_row_for_each_phase_and_one_of_all(tmp_path):
     *each, whole = json.loads(done.stdout)["results"]
     phases = [row["phase"] for row in each]
     assert len(set(phases)) == len(phases)
-    assert {"small", "factor_panel", "times_basis", "carry", "derive carries"} <= set(phases)
+    assert {"small", "factor_columns", "times_basis", "carry", "derive carries"} <= set(phases)
     assert phases[-1] == "derive"
     assert all(row["us"] is None and row["predicted_us"] > 0 for row in each)
     assert whole["phase"] == "all"
@@ -131,11 +136,11 @@ def test_a_row_for_each_phase_and_one_of_all(tmp_path):
 
 
 def test_times_of_a_gpu_join_the_rows_of_their_phases():
-    rows = [{"phase": name, "us": None} for name in ("decide", "factor_panel", "count", "derive")]
+    rows = [{"phase": name, "us": None} for name in ("decide", "factor_columns", "count", "derive")]
     shares = [Share(40, 2, 1)]
     launches = [
         PlannedLaunch(number, name, 0, 0, 0, shares)
-        for number, name in ((0, "decide"), (2, "factor_panel"), (3, "factor_panel"))
+        for number, name in ((0, "decide"), (2, "factor_columns"), (3, "factor_columns"))
     ]
     found = with_times(rows, launches, [5.0, 0.1, 7.0, 8.0], [2.0, 3.0])
     assert [row["us"] for row in found] == [5.0, 15.0, 2.0, 3.0]

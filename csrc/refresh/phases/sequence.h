@@ -19,8 +19,7 @@ enum class Phase {
   kExamine,
   kDecide,
   kArrange,
-  kFactorPanel,
-  kUpdateTrailing,
+  kFactorColumns,
   kNormalise,
   kSolve,
   kResidual,
@@ -91,10 +90,8 @@ auto visit_phase(Phase phase, const Visit& visit) {
       return visit(Decide());
     case Phase::kArrange:
       return visit(ArrangeRow());
-    case Phase::kFactorPanel:
-      return visit(FactorPanel<T>());
-    case Phase::kUpdateTrailing:
-      return visit(UpdateTrailing<T>());
+    case Phase::kFactorColumns:
+      return visit(FactorColumns<T>());
     case Phase::kNormalise:
       return visit(NormaliseColumns<T>());
     case Phase::kSolve:
@@ -127,8 +124,7 @@ template <typename T, typename Launch, typename Multiply>
 void refresh_large(int largest, const Launch& launch, const Multiply& multiply) {
   const auto factorise = [&](int round) {
     for (int step = 0; step * kTile<T> < largest; ++step) {
-      launch(Phase::kFactorPanel, RefreshCall{round, step});
-      if ((step + 1) * kTile<T> < largest) launch(Phase::kUpdateTrailing, RefreshCall{round, step});
+      launch(Phase::kFactorColumns, RefreshCall{round, step});
     }
   };
   const RefreshCall first{kOfRotated, 0};
