@@ -30,7 +30,9 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
       // Memory is named by address in `tensors`; the arguments that change are at the end.
       "step_(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor(a!) workspace, "
       "Tensor(b!) taken) -> ()");
-  library.def("grouped_matmul_(Tensor[] a, Tensor[] b, Tensor(a!)[] products) -> ()");
+  library.def(
+      "grouped_matmul_(Tensor[] a, Tensor[] b, Tensor(a!)[] products, "
+      "int structure=0) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CPU, library) {

@@ -154,7 +154,10 @@ SETTLE = columns("tensor", "plane", "state", "squares", "elements")
 GROUPED_MATMUL = columns(
     "first_tile", "last_tile",  # of all tiles, those of this group; the last one not included
     "kind",  # see GROUPED_KIND
-    "m", "n", "k", "tiles_m", "tiles_n",
+    "m", "n", "k", "tiles_m", "tiles_n", "per_matrix",
+    # Whether a product is symmetric, so that half of its tiles are others mirrored, and whether its
+    # sums begin at a tile's first row, or at its first column.
+    "symmetric", "from_row", "from_column",
     *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
 )  # fmt: skip
 # Any strides; or b and out by rows and a by rows or by columns, all at multiples of 16 bytes, in

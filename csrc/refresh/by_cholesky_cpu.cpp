@@ -15,8 +15,9 @@ namespace {
 // To take a piece costs about as much as a small row of a factor, which is a unit of most phases.
 constexpr int64_t kPiecesPerWorker = 8;
 
-// Units [first, end) of a phase, by one thread. Inlined into a piece of share_out(), FactorPanel
-// becomes slower: 1000 factors of 16 take 21 ms in place of 14 (GCC 12, one thread of an AMD EPYC).
+// Units [first, end) of a phase, by one thread. Inlined into a piece of share_out(), a
+// factorisation becomes slower: 1000 factors of 16 take 21 ms in place of 14 (GCC 12, one thread of
+// an AMD EPYC).
 template <typename P, typename T>
 __attribute__((noinline)) void run_units(const RefreshTable<T>& table, RefreshCall call,
                                          int64_t first, int64_t end, T* scratch) {

@@ -1,6 +1,7 @@
 #include "refresh/rounds.h"
 
 #include <algorithm>
+#include <array>
 
 #include "common.h"
 #include "refresh/phases/sequence.h"
@@ -39,24 +40,26 @@ class Plan {
     visit_phase<T>(phase, [&](auto of) {
       using P = decltype(of);
       for (const Part& part : parts) {
-        add(part, int64_t(phase), call, P::parts(static_cast<int>(part.d), call));
+        const int units = P::parts(static_cast<int>(part.d), call);
+        // Not of a factor that is done earlier than others.
+        if (units > 0) add({int64_t(phase), call.round, call.step, 0}, part, units);
       }
     });
     ++launches_;
   }
   void add_product(const std::vector<Part>& parts, Product product) {
-    for (const Part& part : parts) add(part, kPhases + int64_t(product), {}, 0);
+    for (const Part& part : parts) {
+      add({kPhases + int64_t(product), 0, 0, operands_of(product).structure}, part, 0);
+    }
     ++launches_;
   }
   std::vector<int64_t> rows;
 
  private:
-  void add(const Part& part, int64_t what, RefreshCall call, int64_t units) {
-    if (what < kPhases && units == 0) return;  // a factor that is done earlier than others
-    for (const int64_t number :
-         {launches_, what, int64_t(call.round), int64_t(call.step), part.d, part.count, units}) {
-      rows.push_back(number);
-    }
+  void add(std::array<int64_t, 4> what, const Part& part, int64_t units) {
+    rows.push_back(launches_);
+    rows.insert(rows.end(), what.begin(), what.end());
+    rows.insert(rows.end(), {part.d, part.count, units});
   }
   int64_t launches_ = 0;
 };

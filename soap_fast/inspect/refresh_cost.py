@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
 from soap_fast.step.refresh_plan import PlannedLaunch, Share, refresh_plan
 
 __all__ = ["Cost", "PhaseCost", "cost", "costs_of", "phase_name", "refresh_plans"]
@@ -56,8 +57,9 @@ MOVED = {
 }  # fmt: skip
 
 
-Timed = Callable[[Sequence[Share]], float]  # seconds
-Teams = Mapping[str, Callable[[int, int], float]]  # by phase: cycles, of d and a step
+Timed = Callable[[PlannedLaunch], float]  # seconds
+# By phase, of a factor's share and a step: cycles of its teams, and how many take so long.
+Teams = Mapping[str, Callable[[Share, int], Sequence[tuple[float, int]]]]
 
 
 class Cost(NamedTuple):
@@ -76,15 +78,30 @@ class PhaseCost(NamedTuple):
     seconds: float
 
 
-def products(shares: Sequence[Share]) -> float:
+def products(launch: PlannedLaunch) -> float:
     """Seconds of a grouped product without its launch."""
     cycles = sum(
-        share.factors
-        * ceil(share.size / TILE) ** 2
-        * (PRODUCT_TILE + ceil(share.size / BLOCK) * PRODUCT_BLOCK)
-        for share in shares
+        share.factors * _product_cycles(share.size, launch.structure) for share in launch.shares
     )
     return cycles / PROGRAMS / CLOCK
+
+
+def _product_cycles(d: int, structure: int) -> float:
+    """Of one factor, all tiles behind one another."""
+    by_quads = d % 4 == 0  # others go element by element, in tiles of half the width
+    fits_64 = ceil(d / BLOCK) * BLOCK > 0.8 * ceil(d / TILE) * TILE
+    height = TILE if fits_64 or not by_quads else BLOCK
+    width = TILE if by_quads else BLOCK
+    is_mirrored = structure & SYMMETRIC and by_quads
+    found = 0.0
+    for n in range(0, d, width):
+        for m in range(n if is_mirrored else 0, d, height):
+            first = max(
+                m if structure & LEFT_UPPER else 0,
+                n if structure & RIGHT_LOWER else 0,
+            )
+            found += PRODUCT_TILE + ceil((d - first) / BLOCK) * PRODUCT_BLOCK
+    return found
 
 
 def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None = None) -> Cost:
@@ -97,12 +114,12 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
     shares = launch.shares
     flops = sum(share.factors * _flops(launch, share.size) for share in shares)
     if launch.is_product:
-        return Cost(flops, LAUNCH + products(shares))
-    team = (TEAMS if teams is None else teams).get(launch.name, _nothing)
-    counted = [(team(share.size, launch.step), share.factors * share.parts) for share in shares]
+        return Cost(flops, LAUNCH + products(launch))
+    of_phase = (TEAMS if teams is None else teams).get(launch.name, _nothing)
+    counted = [(share, of_phase(share, launch.step)) for share in shares]
     places = MULTIPROCESSORS * RESIDENT * (WARPS if launch.name == "small" else 1)
-    together = sum(cycles * count for cycles, count in counted) / places
-    longest = max(cycles for cycles, _ in counted)
+    together = sum(s.factors * cycles * n for s, alike in counted for cycles, n in alike) / places
+    longest = max(cycles for _, alike in counted for cycles, _ in alike)
     matrices = sum(share.factors * share.size**2 for share in shares)
     moved = FLOAT * MOVED.get(launch.name, 0) * matrices / COPY
     return Cost(flops, LAUNCH + max(max(longest, together) / CLOCK, moved))
@@ -141,27 +158,46 @@ def phase_name(launch: PlannedLaunch) -> str:
 def _flops(launch: PlannedLaunch, d: int) -> float:
     """Of one factor."""
     if launch.is_product:
-        return 2 * d**3
+        return _product_flops(launch.structure, d)
     below = max(0, d - (launch.step + 1) * TILE)
     width = min(TILE, d - launch.step * TILE)
-    if launch.name == "factor_panel":
-        return width**3 / 3 + below * width**2
-    if launch.name == "update_trailing":
-        return below * (below + 1) * width
+    if launch.name == "factor_columns":
+        updated = (below + width) * (below + width + 1) * TILE if launch.step else 0
+        return width**3 / 3 + below * width**2 + updated
     return {"small": 20 / 3 * d**3, "solve": d**3}.get(launch.name, 0)
 
 
-def _nothing(d: int, step: int) -> float:
+def _product_flops(structure: int, d: int) -> float:
+    """Entries of one half where both are alike; terms that no triangle of zeros makes zero."""
+    if structure & SYMMETRIC:
+        zeros = structure & (RIGHT_LOWER | LEFT_UPPER)
+        return d * (d + 1) * (d + 2) / 3 if zeros else d**2 * (d + 1)
+    return d**2 * (d + 1) if structure & (RIGHT_LOWER | LEFT_UPPER) else 2 * d**3
+
+
+def _nothing(share: Share, step: int) -> Sequence[tuple[float, int]]:
     """Beside what it moves."""
-    return 0.0
+    return [(0.0, share.parts)]
 
 
-def _panel(d: int, step: int) -> float:
-    """The diagonal block and its inverse, and a product with that."""
-    return (COLUMN + SHARED / STAGED) * min(TILE, d - step * TILE)
+def alike(cycles: Callable[[int], float]) -> Callable[[Share, int], Sequence[tuple[float, int]]]:
+    """All teams of a factor take so many cycles, by its size."""
+    return lambda share, step: [(cycles(share.size), share.parts)]
 
 
-def _solve(d: int, step: int) -> float:
+def _columns(share: Share, step: int) -> Sequence[tuple[float, int]]:
+    """Teams that make a block of columns: they bring the diagonal tile and their own up to date,
+    factor the one and multiply the other. The rest bring a tile up to date each.
+    """
+    width, below = min(TILE, share.size - step * TILE), share.size - (step + 1) * TILE
+    product = TILE / STAGED * STAGE
+    made = COLUMN * width + (SHARED / STAGED * width if below > 0 else 0)
+    updated = product * ((below > 0) + 1) if step else 0.0
+    teams = max(1, ceil(below / TILE))
+    return [(updated + made, teams), (product, share.parts - teams)]
+
+
+def _solve(d: int) -> float:
     """A tile of rows from its first column to its last."""
     tiles = ceil(d / TILE)
     stages = tiles * (tiles - 1) / 2 * TILE / STAGED
@@ -170,10 +206,9 @@ def _solve(d: int, step: int) -> float:
 
 TEAMS: Teams = {
     # Three products of d terms, then for each column a reflection there and back, a lane for each.
-    "small": lambda d, step: SUBSTITUTION * (3 * d**2 + 4 * d**2),
-    "decide": lambda d, step: ceil(d / (32 * WARPS)) * d * COMPARISON,
-    "factor_panel": _panel,
-    "update_trailing": lambda d, step: TILE / STAGED * STAGE,
-    "normalise": lambda d, step: d / 4 * 2 * PASS,
-    "solve": _solve,
+    "small": alike(lambda d: SUBSTITUTION * (3 * d**2 + 4 * d**2)),
+    "decide": alike(lambda d: ceil(d / (32 * WARPS)) * d * COMPARISON),
+    "factor_columns": _columns,
+    "normalise": alike(lambda d: d / 4 * 2 * PASS),
+    "solve": alike(_solve),
 }

@@ -16,13 +16,13 @@ __all__ = ["PHASES", "PRODUCTS", "PlannedLaunch", "Share", "refresh_plan"]
 
 # By number, as `Phase` and `Product` count them.
 PHASES = (
-    "small", "gather", "set_apart", "examine", "decide", "arrange", "factor_panel",
-    "update_trailing", "normalise", "solve", "residual", "judge", "add_correction", "commit",
+    "small", "gather", "set_apart", "examine", "decide", "arrange", "factor_columns", "normalise",
+    "solve", "residual", "judge", "add_correction", "commit",
 )  # fmt: skip
 PRODUCTS = (
     "times_basis", "rotate", "column_gram", "expand", "basis_gram", "series", "correction", "carry",
 )  # fmt: skip
-COLUMNS = 7  # kPlanColumns
+COLUMNS = 8  # kPlanColumns
 
 
 class Share(NamedTuple):
@@ -47,6 +47,7 @@ class PlannedLaunch(NamedTuple):
         name: of its phase or product.
         round: of a factorisation: 0 of H, 1 of BᵀB; else 0.
         step: of that factorisation, its block of columns.
+        structure: of a product, see `soap_fast/step/grouped_matmul.py`.
         shares: of each stack that has a share in it.
     """
 
@@ -54,6 +55,7 @@ class PlannedLaunch(NamedTuple):
     name: str
     round: int
     step: int
+    structure: int
     shares: list[Share]
 
     @property
@@ -81,6 +83,6 @@ def refresh_plan(
     rows = (flat[first : first + COLUMNS] for first in range(0, len(flat), COLUMNS))
     names = (*PHASES, *PRODUCTS)
     return [
-        PlannedLaunch(number, names[what], of, step, [Share(*row[4:]) for row in same])
-        for (number, what, of, step), same in groupby(rows, key=lambda row: tuple(row[:4]))
+        PlannedLaunch(number, names[what], of, step, structure, [Share(*row[5:]) for row in same])
+        for (number, what, of, step, structure), same in groupby(rows, key=lambda row: row[:5])
     ]

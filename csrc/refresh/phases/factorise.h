@@ -1,9 +1,10 @@
 // The middle phases of a refresh by Cholesky: two factorisations L Lᵀ, B = L1 / D, X = Q B L2^-T.
 //
-// A factorisation goes by blocks of kTile columns, for all factors in step: FactorPanel makes one
-// block of columns of L, UpdateTrailing takes its product from what remains. L is written beside
-// its source, since each team of a panel factors the diagonal block for itself while others read
-// it. Nothing is substituted back: each diagonal block is inverted while it is factored.
+// A factorisation goes by blocks of kTile columns, for all factors in step. Each step is one launch
+// of FactorColumns: some teams make the step's block of columns of L, the others take the product
+// of the block before it from what remains to the right. L is written beside its source, since each
+// team of a block factors the diagonal tile for itself while others read it. Nothing is substituted
+// back: each diagonal tile is inverted while it is factored.
 #pragma once
 
 #include "linalg/cholesky.h"
@@ -36,47 +37,100 @@ SOAP_FAST_HOST_DEVICE void load_tile(const Team& team, int rows, int columns, co
   }
 }
 
-// Of L1 all, of L2 what stands below its diagonal blocks, and those blocks' inverses: SolveRows
-// needs no more.
+// Of L1 all, of L2 what stands below its diagonal tiles, and those tiles' inverses: SolveRows needs
+// no more.
 template <typename T>
-struct FactorPanel {
+struct FactorColumns {
   static constexpr bool kByWarp = false;
-  // Tiles of rows below the diagonal block, at least one team for the block itself.
   SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
-    const int first = call.step * kTile<T>, below = d - first - kTile<T>;
-    if (first >= d) return 0;
-    return below > 0 ? tiles_of(below, kTile<T>) : 1;
+    const int left = d - (call.step + 1) * kTile<T>;  // rows and columns behind this block
+    if (left + kTile<T> <= 0) return 0;
+    const int tiles = left > 0 ? tiles_of(left, kTile<T>) : 0;
+    return teams_of_block(d, call) + (call.step > 0 ? tiles * (tiles + 1) / 2 : 0);
   }
 
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int tile, RefreshCall call, double, T* scratch) {
+                                        int part, RefreshCall call, double, T* scratch) {
     // Another team's verdict on this factor may come in between: one thread looks for all.
     if (team.max(team.rank() == 0 && stack.alive(i) ? 1.0 : 0.0) == 0) return;
+    const int block = teams_of_block(stack.d, call);
+    if (part < block) {
+      factor(team, stack, i, part, call, scratch);
+    } else {
+      update(team, stack, i, part - block, call, scratch);
+    }
+  }
+
+ private:
+  // A tile of rows below the diagonal tile each, at least one for the diagonal tile itself.
+  SOAP_FAST_HOST_DEVICE static int teams_of_block(int d, RefreshCall call) {
+    const int below = d - (call.step + 1) * kTile<T>;
+    return below > 0 ? tiles_of(below, kTile<T>) : 1;
+  }
+
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void factor(const Team& team, const RefreshStack<T>& stack, int i,
+                                           int tile, RefreshCall call, T* scratch) {
     const int d = stack.d, first = call.step * kTile<T>;
     const int width = d - first < kTile<T> ? d - first : kTile<T>;
-    const T* source = stack.matrix(Round::of(call).source, i);
-    T* target = stack.matrix(Round::of(call).target, i);
-    T *block = scratch, *below = block + kTileElements<T>, *rows_of_tile = below + kTileElements<T>;
-    load_tile(team, width, width, source + int64_t(first) * d + first, d, block);
     const int top = first + width + tile * kTile<T>;
-    const int rows = d - top < kTile<T> ? d - top : kTile<T>;  // none below the last block
-    load_tile(team, rows, width, source + int64_t(top) * d + first, d, below);
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;  // none below the last tile
+    T *staging = scratch, *diagonal = staging + kStagingElements<T>;
+    T* below = diagonal + kTileElements<T>;
+    load_updated(team, stack, i, first, width, call, staging, diagonal);
+    load_updated(team, stack, i, top, rows, call, staging, below);
     team.sync();
-    if (factor_tile(team, width, lift(stack, i, call), block, rows_of_tile) != kNoFailedPivot) {
+    if (factor_tile(team, width, lift(stack, i, call), diagonal, staging) != kNoFailedPivot) {
       if (tile == 0 && team.rank() == 0) stack.decide(i, Outcome::kFailed);
       return;
     }
+    T* target = stack.matrix(Round::of(call).target, i) + first;
     if (tile == 0) {
-      store_diagonal(team, width, block, call, target + int64_t(first) * d + first, d);
+      store_diagonal(team, width, diagonal, call, target + int64_t(first) * d, d);
     }
-    T* out = target + int64_t(top) * d + first;
-    multiply_by_transposed_lower(team, rows, width, below, block, [&](int row, int column, T x) {
+    T* out = target + int64_t(top) * d;
+    multiply_by_transposed_lower(team, rows, width, below, diagonal, [&](int row, int column, T x) {
       out[int64_t(row) * d + column] = x;
     });
   }
 
- private:
+  // Rows [top, top + rows) of this step's block of columns, without the product of the block
+  // before.
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void load_updated(const Team& team, const RefreshStack<T>& stack,
+                                                 int i, int top, int rows, RefreshCall call,
+                                                 T* staging, T* block) {
+    const int d = stack.d, first = call.step * kTile<T>;
+    const int width = d - first < kTile<T> ? d - first : kTile<T>;
+    const T* source = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + first;
+    if (call.step == 0) return load_tile(team, rows, width, source, d, block);
+    if (rows <= 0) return;
+    const T* l = stack.matrix(Round::of(call).target, i) + first - kTile<T>;
+    tile_product(team, rows, width, kTile<T>, l + int64_t(top) * d, d, l + int64_t(first) * d, d,
+                 staging, [&](int row, int column, T product) {
+                   block[row * kTileLeading<T> + column] =
+                       source[int64_t(row) * d + column] - product;
+                 });
+  }
+
+  // A tile of the lower triangle behind this step's block, without the product of the block before.
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void update(const Team& team, const RefreshStack<T>& stack, int i,
+                                           int tile, RefreshCall call, T* scratch) {
+    int tile_row = 0;
+    while (tile > tile_row) tile -= ++tile_row;  // row r has the r + 1 tiles up to its diagonal one
+    const int d = stack.d, next = (call.step + 1) * kTile<T>;
+    const int top = next + tile_row * kTile<T>, left = next + tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
+    const int columns = d - left < kTile<T> ? d - left : kTile<T>;
+    const T* l = stack.matrix(Round::of(call).target, i) + next - 2 * kTile<T>;
+    T* trailing = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + left;
+    tile_product(
+        team, rows, columns, kTile<T>, l + int64_t(top) * d, d, l + int64_t(left) * d, d, scratch,
+        [&](int row, int column, T product) { trailing[int64_t(row) * d + column] -= product; });
+  }
+
   // In units of H as it was scaled: rounding may have taken 16 times as much from a pivot of a
   // factor of low rank as the shift has added. BᵀB is far from singular.
   SOAP_FAST_HOST_DEVICE static T lift(const RefreshStack<T>& stack, int i, RefreshCall call) {
@@ -84,7 +138,7 @@ struct FactorPanel {
     return T(16 * stack.of_factor(OfFactor::kShift, i) / stack.of_factor(OfFactor::kLargest, i));
   }
 
-  // The lower triangle of L1's block, or of the inverse of L2's.
+  // The lower triangle of L1's tile, or of the inverse of L2's.
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void store_diagonal(const Team& team, int width, const T* block,
                                                    RefreshCall call, T* target, int64_t ld) {
@@ -94,34 +148,6 @@ struct FactorPanel {
       target[row * ld + column] = call.round == kOfColumns ? block[row * kTileLeading<T> + column]
                                                            : factor_entry(block, row, column);
     }
-  }
-};
-
-template <typename T>
-struct UpdateTrailing {
-  static constexpr bool kByWarp = false;
-  // The tiles of the lower triangle of what remains.
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
-    const int left = d - (call.step + 1) * kTile<T>;
-    const int tiles = left > 0 ? tiles_of(left, kTile<T>) : 0;
-    return tiles * (tiles + 1) / 2;
-  }
-
-  template <typename Team>
-  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int tile, RefreshCall call, double, T* scratch) {
-    if (!stack.alive(i)) return;
-    int tile_row = 0;
-    while (tile > tile_row) tile -= ++tile_row;  // row r has the r + 1 tiles up to its diagonal one
-    const int d = stack.d, first = call.step * kTile<T>, next = first + kTile<T>;
-    const int top = next + tile_row * kTile<T>, left = next + tile * kTile<T>;
-    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
-    const int columns = d - left < kTile<T> ? d - left : kTile<T>;
-    const T* l = stack.matrix(Round::of(call).target, i) + first;
-    T* trailing = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + left;
-    tile_product(
-        team, rows, columns, kTile<T>, l + int64_t(top) * d, d, l + int64_t(left) * d, d, scratch,
-        [&](int row, int column, T product) { trailing[int64_t(row) * d + column] -= product; });
   }
 };
 

@@ -19,8 +19,7 @@ enum class Phase {
   kExamine,
   kDecide,
   kArrange,
-  kFactorPanel,
-  kUpdateTrailing,
+  kFactorColumns,
   kNormalise,
   kSolve,
   kResidual,
@@ -42,31 +41,36 @@ enum class Product {
   kCarry,       // QᵀX
 };
 
+// What a product's kernel may make use of, as soap_fast/step/grouped_matmul.py says.
+constexpr int kSymmetric = 1, kRightLower = 2, kLeftUpper = 4;
+
 // out = a b, or aᵀ b.
 struct Operands {
   Slot a;
   bool transposed;
   Slot b, out;
+  int structure;
 };
 
 constexpr Operands operands_of(Product product) {
   switch (product) {
     case Product::kTimesBasis:
-      return {Slot::kFactor, false, Slot::kBasis, Slot::kProduct};
+      return {Slot::kFactor, false, Slot::kBasis, Slot::kProduct, 0};
     case Product::kRotate:
-      return {Slot::kBasis, true, Slot::kProduct, Slot::kRotated};
+      return {Slot::kBasis, true, Slot::kProduct, Slot::kRotated, kSymmetric};
     case Product::kColumnGram:
-      return {Slot::kFactor, true, Slot::kFactor, Slot::kRotated};
+      return {Slot::kFactor, true, Slot::kFactor, Slot::kRotated,
+              kSymmetric | kRightLower | kLeftUpper};
     case Product::kExpand:
-      return {Slot::kProduct, false, Slot::kFactor, Slot::kResult};
+      return {Slot::kProduct, false, Slot::kFactor, Slot::kResult, kRightLower};
     case Product::kBasisGram:
-      return {Slot::kResult, true, Slot::kResult, Slot::kRotated};
+      return {Slot::kResult, true, Slot::kResult, Slot::kRotated, kSymmetric};
     case Product::kSeries:
-      return {Slot::kFactor, false, Slot::kProduct, Slot::kRotated};
+      return {Slot::kFactor, false, Slot::kProduct, Slot::kRotated, kSymmetric};
     case Product::kCorrection:
-      return {Slot::kResult, false, Slot::kRotated, Slot::kFactor};
+      return {Slot::kResult, false, Slot::kRotated, Slot::kFactor, 0};
     default:
-      return {Slot::kBasis, true, Slot::kResult, Slot::kCarry};
+      return {Slot::kBasis, true, Slot::kResult, Slot::kCarry, 0};
   }
 }
 
@@ -86,10 +90,8 @@ auto visit_phase(Phase phase, const Visit& visit) {
       return visit(Decide());
     case Phase::kArrange:
       return visit(ArrangeRow());
-    case Phase::kFactorPanel:
-      return visit(FactorPanel<T>());
-    case Phase::kUpdateTrailing:
-      return visit(UpdateTrailing<T>());
+    case Phase::kFactorColumns:
+      return visit(FactorColumns<T>());
     case Phase::kNormalise:
       return visit(NormaliseColumns<T>());
     case Phase::kSolve:
@@ -122,8 +124,7 @@ template <typename T, typename Launch, typename Multiply>
 void refresh_large(int largest, const Launch& launch, const Multiply& multiply) {
   const auto factorise = [&](int round) {
     for (int step = 0; step * kTile<T> < largest; ++step) {
-      launch(Phase::kFactorPanel, RefreshCall{round, step});
-      if ((step + 1) * kTile<T> < largest) launch(Phase::kUpdateTrailing, RefreshCall{round, step});
+      launch(Phase::kFactorColumns, RefreshCall{round, step});
     }
   };
   const RefreshCall first{kOfRotated, 0};

@@ -14,7 +14,7 @@ namespace soap_fast {
 enum class Slot {
   kFactor,   // K; then H sorted and shifted; then B = L1 / D; then E = I - XᵀX; then X E F
   kBasis,    // Q, with the unit vectors of K's zero rows among its columns; then Q as it was
-  kProduct,  // K Q; then Q with sorted columns; then L2, see FactorPanel; then F = I / 2 + 3/8 E
+  kProduct,  // K Q; then Q with sorted columns; then L2, see FactorColumns; then F = I / 2 + 3/8 E
   kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then E F
   kResult,   // L1; then Q B; then X, the new basis
   kCarry,    // no workspace: what the caller gets
