@@ -23,6 +23,9 @@ PACKAGES = {
     "safetensors": "safetensors",
 }
 
+# Takes no step, and moves a weight of its own.
+WITHOUT_THE_MODEL = ("CompressAI's configuration files", "What moves where no gradient points")
+
 
 def recipes() -> dict[str, str]:
     """Heading and code of each section that has some."""
