@@ -125,3 +125,37 @@ CUDNN = 1e-2  # of losses after a few steps: cuDNN adds gradients in any order
 QUANTIZED_RATIO = 0.05  # absolute, of errors after 50 rounds of adaptive rounding on a GPU
 QUANTIZED_SCALE, QUANTIZED_ERROR = 1e-2, 0.1  # activations of the two devices differ by rounding
 PUBLIC_STEPS = 1e-3  # of the displacement: 12 calls of another float32 SOAP, twice a TRACE
+
+# Compression models ------------------------------------------------------------------------------
+
+ALLCLOSE = {"rtol": 1e-5, "atol": 1e-8}  # torch.allclose's own: some 100 U
+LAYERS_64 = {"rtol": 1e-9, "atol": 1e-12}  # float64 through layers, in another order
+GDN = {"rtol": 1e-5, "atol": 1e-6}  # a root and a product of float32: 16 U
+DENSITY = 1e-6  # relative, midpoint rule of 4000 points over a unit interval
+DENSITY_Z = {"rtol": 1e-4, "atol": 1e-8}  # the same of fewer points, over a learned density
+DENSITY_Y = {"rtol": 1e-3, "atol": 1e-8}  # the same of a normal density as narrow as 0.11
+LEAST_LIKELIHOOD = 1e-9  # what each of so many likelihoods may be too large by: their bound
+TAIL = 1e-2  # relative, a likelihood of 1e-7 in float32: its logits of 16 round by 1e-6
+SCALE_BOUND = 1e-4  # of a likelihood of 0.5 under the least scale, 0.11
+NOISE_MEAN, NOISE_VARIANCE = 4e-3, 0.02  # of 100,000 uniform samples: four standard errors, more
+AT_THE_TARGETS = 1e-8  # a loss that is 0 where 100 bisections of float64 have ended
+CODED = 0.01  # of bits estimated: tables of 16 bits, and whole bytes
+BPP = 1e-5  # relative, logarithms of likelihoods summed in float32
+BD_RATE, BD_RATE_PART = 1e-6, 0.1  # per cent: interpolation of straight lines, of half a curve
+AMP_LOSSES = 0.05  # of losses of a few steps in bfloat16 or float16 on a CPU
+CHANNELS_LAST = 1e-3  # of losses of a few steps: convolutions in another order, latents rounded
+COMPILED = 1e-4  # the same traced, in bfloat16
+SHARED = 1e-3  # of a run's way and losses: sums of two processes, latents rounded another way
+HELD_BACK = 1e-3  # of lr: masked weights, whose gradients are 0 but for rounding
+ON_GRID = 1e-9  # of the ends of a range, in float64
+INT8 = {"rtol": 1e-5, "atol": 1e-5}  # sums of integers, exact, times two scales of float32
+ERROR_SHARE = 1e-3  # of an error that is the small difference of two outputs in float32
+SAME_SCALE = 1e-6  # 16 U
+CHANGE_64 = 1e-12  # a quotient of two numbers that JSON holds whole
+RATES = 1e-9  # of rates by two formulas in float64
+RATES_WRITTEN = 1e-5  # of rates that are written with seven digits
+CLIPPED = 1e-3  # of a norm that clipping adds 1e-6 to, summed in float32
+FIRST_STEP = {"rtol": 0.01, "atol": 1e-8}  # Adam's first step is lr g / (|g| + eps), eps below 1 %
+THIRTY_STEPS = 1e-3  # of 30 steps of Adam that go one way at 1e-3 each
+WKV_64, WKV_GRADIENT_64 = 1e-13, 1e-12  # float64, weighted means and their gradients
+WKV = 2e-5  # per spread: an exponent of 50 in float32 is off by 2e-6, and so is its weight
