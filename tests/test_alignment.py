@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from streams import backends
+from streams import assert_same_bits, backends, parameters, set_gradients
 
+from soap_fast import SOAP
 from soap_fast.backends import choose
 from soap_fast.options import PlanOptions
 from soap_fast.step.modes import rotate, rotate_back
@@ -56,3 +57,27 @@ def test_a_basis_anywhere(turn, width):
         for shift in (1, 2, 4, 8):
             moved = torch.empty(d * d + shift)[shift:].view(d, d).copy_(q)
             assert torch.equal(turn(x, [moved, None], plan), expected), f"size {d}"
+
+
+def stepped(shape, others: int, backend: str) -> tuple[torch.Tensor, dict]:
+    """A tensor after steps with gradients near rank one, behind others of its shape."""
+    params = parameters((shape,) * (others + 1))
+    params[-1].data = parameters((shape,), seed=1)[0].data
+    optimizer = SOAP(params, precondition_frequency=2, backend=backend)
+    for call in range(6):
+        set_gradients(params, call)
+        generator = torch.Generator().manual_seed(call)
+        left = torch.randn(shape[0], *[1] * (len(shape) - 1), generator=generator)
+        noise = 1e-4 * torch.randn(shape, generator=generator)
+        params[-1].grad = left * torch.randn(shape[1:], generator=generator) + noise
+        optimizer.step()
+    return params[-1].detach(), optimizer.state_dict()["state"][others]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("shape", [(8, 3, 5, 5), (5, 7), (9, 3, 3, 3), (33, 6)], ids=str)
+@pytest.mark.parametrize("backend", backends())
+def test_a_tensor_alone_and_one_among_others(backend, shape):
+    alone = stepped(shape, 0, backend)
+    for others in (1, 2):
+        assert_same_bits(stepped(shape, others, backend), alone)

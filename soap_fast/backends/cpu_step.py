@@ -74,7 +74,7 @@ class CpuStep:
             self._stack(order)
         else:
             self._order = before
-        self._largest = max(call.param.numel() for call in calls)
+        self._largest = max(map(_elements, calls))
         options = [_options(call.options, call.scaling) for call in calls]
         self._options = _table(options, torch.float64)
         taken = torch.empty(len(calls), dtype=torch.bool, device="cpu")
@@ -133,7 +133,7 @@ class CpuStep:
         together = zip(calls, taken, changes, strict=True)
         largest_first = sorted(together, key=lambda one: -one[0].param.numel())
         tensors = [_carried(*one, modes) for one in largest_first]
-        self._reserve(max(call.param.numel() for call in calls))
+        self._reserve(max(map(_elements, calls)))
         tables = [_table(rows) for rows in (tensors, modes)]
         moments = _calling("carry_", *tables, self._workspace)
         at_once(moments, writing_bases(changes), paying([call.state for call in calls]))
@@ -181,11 +181,21 @@ class CpuStep:
             self._tensors[:, column] = unpacked(of_one)
         self._addresses = addresses
 
-    def _reserve(self, numel: int) -> None:
-        elements = 2 * -(-numel // ALIGNMENT) * ALIGNMENT + 2 * JOINT**2
+    def _reserve(self, elements: int) -> None:
         threads = torch.get_num_threads()
         if self._workspace.shape[0] != threads or self._workspace.shape[1] < elements:
             self._workspace = torch.empty(threads, elements, dtype=torch.float32, device="cpu")
+
+
+def _elements(call: TensorCall) -> int:
+    """Of workspace that a tensor needs: step_workspace in csrc/step/step.h."""
+    sizes = (size for size in call.plan.factors if size is not None)
+    copied = max((size**2 for size in sizes if size**2 % ALIGNMENT), default=0)
+    return 2 * _padded(call.param.numel()) + 2 * JOINT**2 + _padded(copied)
+
+
+def _padded(elements: int) -> int:
+    return -(-elements // ALIGNMENT) * ALIGNMENT
 
 
 def _table(

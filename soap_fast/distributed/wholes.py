@@ -81,6 +81,7 @@ class Wholes:
                     for rank, parts in enumerate(sent):
                         parts.append(spread.of(whole.data, rank))
             _exchange(sent, come, self.group, device)
+            torch.autograd.graph.increment_version(some)  # parts were written, not the wrapper
 
 
 def _exchange(

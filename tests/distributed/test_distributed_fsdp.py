@@ -170,6 +170,20 @@ def test_a_step_starts_from_the_values_that_are_there(ranks):
     assert all((value - 0.5).abs().max() < 0.1 for value in found[0])
 
 
+def a_stale_graph(group):
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    weight = model.wide.weight
+    square = (weight * weight).sum()  # by DTensor's own operators, which keep the wrapper
+    train(model, optimizer, range(2), group.rank())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.backward()
+
+
+def test_a_graph_of_values_before_the_step_raises(ranks):
+    ranks(2, a_stale_graph)
+
+
 class Broken(Exception):
     """What an injected fault raises."""
 
