@@ -6,7 +6,15 @@ import sys
 
 import pytest
 import torch
-from streams import needs_native, parameters, set_gradients, train
+from streams import (
+    ON_CPU,
+    assert_same_bits,
+    needs_native,
+    parameters,
+    set_gradients,
+    snapshot,
+    train,
+)
 
 from soap_fast import SOAP, extension
 from soap_fast.backends.metadata import PlainParameters, packed, parameters_seen, unpacked
@@ -183,20 +191,17 @@ def test_writes_to_tensors_of_inference_are_not_counted(way):
     step_call.count_writes([tensor, torch.ones(2)])
 
 
-@needs_native
-def test_a_steady_step_of_the_cpu_makes_the_same_bits_either_way(way, monkeypatch):
+@pytest.mark.parametrize("backend", [b for b in ON_CPU if "eager" not in b.values])
+def test_steady_and_refreshing_calls_make_the_same_bits_either_way(backend, monkeypatch):
     ends = []
-    for plain in (False, True):
-        if plain:
-            monkeypatch.setattr(extension, "unchanged", lambda: None)
-        params = parameters(((6, 4, 3, 3), (5,), ()))
-        optimizer = SOAP(params, backend="native")
-        train(optimizer, params, range(3))
-        steady = optimizer._backend.steady
-        train(optimizer, params, range(3, 6))
-        assert optimizer._backend.steady is steady is not None
-        ends.append([param.detach().clone() for param in params])
-    assert all(map(torch.equal, *ends))
+    for unchanged in (extension.unchanged, lambda: None):
+        monkeypatch.setattr(extension, "unchanged", unchanged)
+        params = parameters(((6, 4), (5,)))
+        optimizer = SOAP(params, backend=backend, precondition_frequency=3)
+        train(optimizer, params, range(9))
+        assert optimizer._backend.steady is not None
+        ends.append(snapshot(optimizer, params))
+    assert_same_bits(*ends)
 
 
 # What it was built with ------------------------------------------------------------------------
