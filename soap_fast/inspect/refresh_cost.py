@@ -26,7 +26,8 @@ __all__ = ["Cost", "PhaseCost", "cost", "costs_of", "phase_name", "refresh_plans
 COPY = 3.01e12  # bytes a second, read + written
 LAUNCH = 5.9e-6  # seconds from one launch to the next
 MULTIPROCESSORS, CLOCK = 132, 1.8e9
-RESIDENT = 3  # blocks of 256 threads on a multiprocessor
+RESIDENT = 3  # blocks of 256 threads on a multiprocessor, by ptxas's registers for sm_90
+FEWER = {"factor_columns": 2}  # which takes more than 80
 FLOAT = 4  # bytes
 TILE, STAGED = 64, 16  # kTile and kStagedDepth of csrc in float32
 WARPS = 8  # of a block
@@ -117,7 +118,8 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
         return Cost(flops, LAUNCH + products(launch))
     of_phase = (TEAMS if teams is None else teams).get(launch.name, _nothing)
     counted = [(share, of_phase(share, launch.step)) for share in shares]
-    places = MULTIPROCESSORS * RESIDENT * (WARPS if launch.name == "small" else 1)
+    places = MULTIPROCESSORS * FEWER.get(launch.name, RESIDENT)
+    places *= WARPS if launch.name == "small" else 1
     together = sum(s.factors * cycles * n for s, alike in counted for cycles, n in alike) / places
     longest = max(cycles for _, alike in counted for cycles, _ in alike)
     matrices = sum(share.factors * share.size**2 for share in shares)
