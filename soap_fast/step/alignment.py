@@ -2,7 +2,7 @@
 
 A factor lies at another place of its stack in each process that has only some of them. So that all
 of them compute the same bits, plain torch computes with matrices that lie as a tensor of its own
-would. The extension copies what is not aligned by itself.
+would. The extension copies what is not aligned, too.
 """
 
 from __future__ import annotations
