@@ -117,6 +117,8 @@ KNOWN_TAIL = {"rel": 0.3, "abs": 3e-6}  # of the few beyond six sigma in a milli
 FLOPS = 1e-3  # what a count by the formula leaves out, of millions
 INSTRUCTIONS, SECTORS = 0.15, 0.20  # of an H100's counters: the compiler of that day was another
 LAUNCH_TIME = {"elic": 0.25, "dcae": 0.30}  # of the H100's times, launches above 500 us
+REFRESH_TIME = 0.25  # of the H100's: the scale is fitted on elic
+COUNTED_FLOPS = 0.01  # of d³, d = 1280: edges of 64-wide tiles
 STEP_TIME = {"elic": 0.15, "dcae": 0.30}  # of the H100's: constants are fitted on elic alone
 SAMPLED_INSTRUCTIONS, SAMPLED_SECTORS = 0.02, 0.10  # tiles that stand for others of their kind
 PEAK_MEMORY = 0.1  # the caching allocator's blocks, beside another optimizer or alone
@@ -129,7 +131,7 @@ PUBLIC_STEPS = 1e-3  # of the displacement: 12 calls of another float32 SOAP, tw
 # Compression models ------------------------------------------------------------------------------
 
 ALLCLOSE = {"rtol": 1e-5, "atol": 1e-8}  # torch.allclose's own: some 100 U
-LAYERS_64 = {"rtol": 1e-9, "atol": 1e-12}  # float64 through layers, in another order
+LAYERS_64 = {"rtol": 1e-9, "atol": 1e-12}  # float64 through layers or products, in another order
 GDN = {"rtol": 1e-5, "atol": 1e-6}  # a root and a product of float32: 16 U
 DENSITY = 1e-6  # relative, midpoint rule of 4000 points over a unit interval
 DENSITY_Z = {"rtol": 1e-4, "atol": 1e-8}  # the same of fewer points, over a learned density
@@ -157,5 +159,7 @@ RATES_WRITTEN = 1e-5  # of rates that are written with seven digits
 CLIPPED = 1e-3  # of a norm that clipping adds 1e-6 to, summed in float32
 FIRST_STEP = {"rtol": 0.01, "atol": 1e-8}  # Adam's first step is lr g / (|g| + eps), eps below 1 %
 THIRTY_STEPS = 1e-3  # of 30 steps of Adam that go one way at 1e-3 each
+RATE_STEP = 0.01  # of a logarithm: rates are kept to three digits
+NEAREST_RATE = 0.04  # of a rate: half a step of the grid's logarithms would be 0.17
 WKV_64, WKV_GRADIENT_64 = 1e-13, 1e-12  # float64, weighted means and their gradients
 WKV = 2e-5  # per spread: an exponent of 50 in float32 is off by 2e-6, and so is its weight

@@ -15,6 +15,7 @@ from math import ceil, hypot
 from pathlib import Path
 
 import pytest
+import tolerances
 from streams import needs_native
 
 from bench.cost.refresh import total, with_times
@@ -97,7 +98,7 @@ def by_triton(launch: PlannedLaunch) -> float:
 def test_the_operator_takes_what_was_measured(model, products, measured):
     """The scale of the cycles is fitted on the first, SLOWER on the others."""
     predicted = 1e3 * sum(phase.seconds for phase in costs_of(plan(model), products, TEAMS))
-    assert predicted == pytest.approx(measured, rel=0.25)
+    assert predicted == pytest.approx(measured, rel=tolerances.REFRESH_TIME)
 
 
 @pytest.mark.parametrize("model", COUNTED)

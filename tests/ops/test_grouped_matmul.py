@@ -144,7 +144,7 @@ def test_what_a_refresh_says_of_its_products_is_so():
             assert not structure & LEFT_UPPER or not left.tril(-1).any()
             assert not structure & RIGHT_LOWER or not right.triu(1).any()
             if structure & SYMMETRIC:
-                torch.testing.assert_close(product, product.mT, rtol=1e-9, atol=1e-12)
+                torch.testing.assert_close(product, product.mT, **tolerances.LAYERS_64)
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 100, 120, dtype=torch.float64, generator=generator)
