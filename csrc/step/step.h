@@ -92,15 +92,12 @@ constexpr int64_t step_workspace(int64_t numel, int64_t copied) {
   return 2 * ((numel + 15) / 16 * 16) + 2 * kFold * kFold + (copied + 15) / 16 * 16;
 }
 
-// The largest of these products' matrices of which some in a stack are not aligned, in elements; 0
-// without any.
+// The largest of these products' matrices, in elements; 0 without any. Whatever its size, one that
+// another process sent lies anywhere.
 template <typename Mode>
 int64_t copied_elements(const Mode* products, int64_t count) {
   int64_t most = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t square = products[i].size * products[i].size;
-    if (square % 16 != 0) most = std::max(most, square);
-  }
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, products[i].size * products[i].size);
   return most;
 }
 
