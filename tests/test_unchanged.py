@@ -138,6 +138,7 @@ def moved(tensor: torch.Tensor) -> None:
 
 STATE_CHANGES = {
     "a counter": lambda entry: entry.update(step=entry["step"].clone()),
+    "a counter in place": lambda entry: moved(entry["skipped"]),
     "a moment": lambda entry: entry.update(exp_avg_sq=entry["exp_avg_sq"].clone()),
     "a moment in place": lambda entry: moved(entry["exp_avg"]),
     "a moment's strides": lambda entry: setattr(

@@ -42,7 +42,7 @@ PYBIND11_MODULE(_unchanged, module) {
       .def(py::init<const py::list&, const py::list&>())
       .def("look", &Parameters::look);
   py::class_<Whereabouts>(module, "Whereabouts")
-      .def(py::init<py::list, py::tuple, py::tuple, py::tuple>())
+      .def(py::init<py::list, py::tuple, py::tuple>())
       .def("same", &Whereabouts::same);
   module.def("count_writes", &count_writes);
   module.def("count_calls", &count_calls);

@@ -11,22 +11,20 @@ namespace soap_fast {
 // Where the tensors in some entries of the state lie.
 class Whereabouts {
  public:
-  // Names of an entry's values: those that must stay the same objects, tensors that must stay where
-  // they are, and lists of such tensors or None. Throws TypeError where an entry has others.
-  Whereabouts(pybind11::list entries, pybind11::tuple objects, pybind11::tuple tensors,
-              pybind11::tuple lists);
+  // Names of an entry's values: tensors that must stay where they are, and lists of such tensors or
+  // None. Throws TypeError where an entry has others.
+  Whereabouts(pybind11::list entries, pybind11::tuple tensors, pybind11::tuple lists);
 
   // Whether all of it is as it was.
   bool same() const;
 
  private:
-  // Calls `object` and `tensor` with what stands under those names, until one says false.
-  template <typename Object, typename Tensor>
-  bool walk(const Object& object, const Tensor& tensor) const;
+  // Calls `look` with the tensors that stand under those names, until it says false.
+  template <typename Look>
+  bool walk(const Look& look) const;
 
   pybind11::list entries_;
-  pybind11::tuple names_of_objects_, names_of_tensors_, names_of_lists_;
-  std::vector<pybind11::object> objects_;
+  pybind11::tuple names_of_tensors_, names_of_lists_;
   std::vector<int64_t> addresses_;
   Metadata metadata_;
 };

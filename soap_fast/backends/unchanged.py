@@ -26,8 +26,7 @@ from soap_fast.values import plain_value
 
 FIXED = (*PLAN_OPTIONS, *OUR_OPTIONS, "precondition_frequency")
 FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
-COUNTERS = ("step", "skipped", "refreshes", "off_diagonal")
-MOMENTS = ("exp_avg", "exp_avg_sq")
+SINGLE = ("step", "skipped", "refreshes", "off_diagonal", "exp_avg", "exp_avg_sq")
 MATRICES = ("GG", "Q")
 Groups = Sequence[dict[str, Any]]
 there = partial(is_not, None)
@@ -103,7 +102,7 @@ def whereabouts_of(states: Sequence[dict[str, Any]]) -> Whereabouts:
     compiled = extension.unchanged()
     if compiled is not None:
         try:
-            there: Whereabouts = compiled.Whereabouts(list(states), COUNTERS, MOMENTS, MATRICES)
+            there: Whereabouts = compiled.Whereabouts(list(states), SINGLE, MATRICES)
             return there
         except TypeError:  # what a user has put in the place of tensors
             pass
@@ -115,13 +114,11 @@ class PlainWhereabouts:
 
     def __init__(self, states: Sequence[dict[str, Any]]) -> None:
         self.states = states
-        self.counters, tensors = list(self._entries(COUNTERS)), list(self._tensors())
+        tensors = list(self._tensors())
         self.addresses = list(map(ADDRESS, tensors))
         self.like = Metadata(tensors)
 
     def same(self) -> bool:
-        if not all(map(is_, self._entries(COUNTERS), self.counters)):
-            return False
         tensors = list(self._tensors())
         if list(map(ADDRESS, tensors)) != self.addresses:
             return False
@@ -130,7 +127,7 @@ class PlainWhereabouts:
     def _tensors(self) -> Iterator[torch.Tensor]:
         """What may have moved within the same objects, as by tools that offload a state."""
         matrices = chain.from_iterable(self._entries(MATRICES))
-        return chain(self._entries(MOMENTS), filter(there, matrices))
+        return chain(self._entries(SINGLE), filter(there, matrices))
 
     def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
         return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from soap_fast.distributed.messages import Form, Packing, Sent, digest, numbers_of_all
+from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all
+from soap_fast.distributed.messages import Form, Packing, Sent, digest
 from soap_fast.distributed.partition import dealt
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
 from soap_fast.distributed.together import Entries, Groups, NameOn, State, Step, Together
@@ -163,12 +164,13 @@ class Owning(Together):
         if self.ranks == 1 or any(param.device.type != "cpu" for param in params):
             return
         present = digest([param.grad is not None for param in params])
-        found = numbers_of_all([self.steps, present], self.group, torch.device("cpu"))
-        for rank, numbers in enumerate(found):
-            if numbers != found[0]:
+        point = Point(EXCHANGE, self.steps, False, [present])
+        found = points_of_all(point, self.group, torch.device("cpu"))
+        for rank, other in enumerate(found):
+            if other.numbers != found[0].numbers:
                 raise RuntimeError(
-                    f"rank {rank} is at step {numbers[0]}, rank 0 at step {found[0][0]}, or "
-                    "has gradients of other parameters: both must be the same on every rank"
+                    f"rank {rank} has gradients of other parameters than rank 0: they must be the "
+                    "same on every rank"
                 )
 
     def gather(self, state: State, *, always: bool = False) -> None:

@@ -26,6 +26,7 @@ class Wholes:
         self.spread: dict[Tensor, Spread] = {}
         self.owners: dict[Tensor, int] = {}
         self.standing_in: dict[Tensor, Tensor] = {}  # for this rank's own
+        self.kinds: dict[Tensor, tuple[torch.dtype, torch.device]] = {}
 
     def add(self, param: Tensor, owner: int) -> None:
         """A parameter that a rank owns, if it is spread.
@@ -36,8 +37,9 @@ class Wholes:
         if not is_dtensor(param):
             return
         self.spread[param], self.owners[param] = spread_of(param, self.group), owner
+        local = local_of(param)
+        self.kinds[param] = local.dtype, local.device
         if owner == self.rank:
-            local = local_of(param)
             whole = torch.empty(param.shape, dtype=local.dtype, device=local.device)
             self.standing_in[param] = torch.nn.Parameter(whole, param.requires_grad)
 
@@ -50,7 +52,12 @@ class Wholes:
 
         Args:
             params: spread ones that have gradients, on every rank the same.
+
+        Raises:
+            ValueError: one was of another dtype or device when it was added.
         """
+        for param in params:
+            self._check_kind(param)
         for device, some in _by_device(params).items():
             sent: list[list[Tensor]] = [[] for _ in range(self.ranks)]
             come: list[list[Tensor]] = [[] for _ in range(self.ranks)]  # to views of whole ones
@@ -66,6 +73,14 @@ class Wholes:
                 for rank in spread.senders[owner]:
                     come[rank] += (spread.of(whole.data, rank), spread.of(whole.grad, rank))
             _exchange(sent, come, self.group, device)
+
+    def _check_kind(self, param: Tensor) -> None:
+        local, (dtype, device) = local_of(param), self.kinds[param]
+        if (local.dtype, local.device) != (dtype, device):
+            raise ValueError(
+                f"a parameter of shape {tuple(param.shape)} is {local.dtype} on {local.device} and "
+                f"was {dtype} on {device}: build the optimizer after the model is converted"
+            )
 
     def scatter(self, params: Sequence[Tensor]) -> None:
         """Values of these parameters, from their owners to whoever has a part of them."""

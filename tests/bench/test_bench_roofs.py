@@ -57,6 +57,11 @@ class TestRoof:
         (third,) = roof.derived([row, *ROWS])
         assert (third["roof"], third["value"], third["median"]) == ("gemm_tf32x3", 100, 90)
 
+    def test_least_time_is_of_products_or_of_bytes(self):
+        found = roof.Roofs.of_rows(ROWS)
+        assert found.least_seconds(1e11, 1e9, "float32") == 1
+        assert found.least_seconds(1e9, 1e11, "float32") == 10
+
 
 class TestClock:
     def test_spans_in_order_and_once(self):

@@ -109,6 +109,25 @@ def test_gradients_of_other_placements(ranks):
         assert "redistribute the gradient" in said
 
 
+def converted(group):
+    """After the optimizer was built: owners keep whole tensors of the first dtype."""
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    train(model, optimizer, range(2), group.rank())
+    optimizer.zero_grad()
+    model.bfloat16()
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    return heard(optimizer.step)
+
+
+def test_a_model_converted_later(ranks):
+    for said in ranks(2, converted):
+        assert said.startswith("ValueError: ")
+        assert "torch.bfloat16" in said
+        assert "build the optimizer after the model is converted" in said
+
+
 def into_a_group(group):
     """Whether they join in a group of their own, or are put into one that is there."""
     model = spread(group)

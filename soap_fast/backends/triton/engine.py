@@ -99,8 +99,9 @@ class Engine:
         self._taken = self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]  # [n + 1]
         self.places = {id(param): place for place, param in enumerate(self.params)}
         self._known = [state_addresses(call) for call in calls]
-        # Should a user replace a tensor of the state, its memory lives until this is noticed.
-        self._kept = [tensor for call in calls for tensor in state_tensors(call)]
+        # Should a user replace a tensor of the state, or its data, the memory lives until that is
+        # noticed.
+        self._kept = [tensor.detach() for call in calls for tensor in state_tensors(call)]
 
     def forget_uploads(self) -> None:
         """Whatever lies on the device, the next step uploads all that it reads."""
