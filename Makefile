@@ -35,9 +35,10 @@ $(READY): $(BUILD_INPUTS)
 demo: setup
 	$(BIN)/python -m bench.lic demo
 
-# Kernels that are interpreted keep one core busy each; the rest uses threads, or measures time.
-# Two at a time have a thread each: more would wait for each other.
-TWO_AT_A_TIME := tests/contract tests/faults tests/jit tests/lic $(wildcard tests/test_gpu*.py) \
+# Kernels that are interpreted, and machine code that is walked, keep one core busy each; the rest
+# uses threads, or measures time. Two at a time have a thread each: more would wait for each other.
+TWO_AT_A_TIME := tests/contract tests/cost tests/faults tests/jit tests/lic tests/ops $(wildcard tests/test_gpu*.py) \
+	tests/test_golden.py tests/test_modes.py tests/test_oracle.py tests/test_semantics.py tests/test_twins.py \
 	tests/test_fused.py tests/test_fused_refresh.py tests/test_graphs.py tests/test_due_sets.py \
 	tests/test_stream_order.py tests/test_routing.py tests/test_zero_gradients.py $(wildcard tests/test_self_check*.py)
 
@@ -62,7 +63,7 @@ measure: setup
 soak: setup
 	SOAP_FAST_EXAMPLES=5000 SOAP_FAST_KILLS=100 $(BIN)/python -m pytest tests/test_oracle.py tests/test_modes.py \
 		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py \
-		tests/test_refresh_cholesky.py tests/test_grouped_matmul.py tests/test_fused.py tests/test_twins.py \
+		tests/test_refresh_cholesky.py tests/test_fused.py tests/ops tests/test_twins.py \
 		tests/contract/test_compiled.py tests/test_self_check_problem.py tests/test_zero_rows.py \
 		tests/test_zero_gradients.py tests/test_noise_floor.py tests/faults tests/jit
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -71,6 +72,12 @@ def missing_tools() -> str | None:
     return None
 
 
+def commit_of(torch: Path) -> str:
+    """What `torch.version.git_version` says, without importing it."""
+    found = re.search(r"git_version = '(\w+)'", (torch / "version.py").read_text())
+    return found[1] if found else "unknown"
+
+
 def wants_extension() -> bool:
     extension, cuda = switch("SOAP_FAST_EXTENSION"), switch("SOAP_FAST_CUDA")
     if extension == "OFF":
@@ -122,6 +129,7 @@ class BuildWithCMake(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "SOAP_FAST_VERSION": self.distribution.get_version(),
             "SOAP_FAST_TORCH_VERSION": importlib.metadata.version("torch"),
+            "SOAP_FAST_TORCH_COMMIT": commit_of(torch),
             "SOAP_FAST_TORCH_INCLUDE": torch / "include",
             "SOAP_FAST_TORCH_LIB": torch / "lib",
             "SOAP_FAST_CUDA": switch("SOAP_FAST_CUDA"),
@@ -144,6 +152,7 @@ def extensions() -> list[Extension]:
     return [
         Extension("soap_fast._operators", [*sources, "CMakeLists.txt"]),
         Extension("soap_fast._build_info", ["csrc/build_info.cpp"]),
+        Extension("soap_fast._unchanged", ["csrc/unchanged/module.cpp"]),
     ]
 
 

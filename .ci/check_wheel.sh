@@ -35,7 +35,8 @@ modules = {name for name in names if name.endswith(".so")}
 tag = "-".join(wheel.stem.split("-")[-3:])
 if kind == "native":
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    assert modules == {"soap_fast/_operators.so", f"soap_fast/_build_info{suffix}"}, modules
+    of_python = {f"soap_fast/{name}{suffix}" for name in ("_build_info", "_unchanged")}
+    assert modules == {"soap_fast/_operators.so", *of_python}, modules
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert tag.startswith(f"{python}-{python}-"), tag
 else:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from bench import device, kernels, launches, readme, refresh, report, roof, step, train, tune
+from bench import (
+    device,
+    kernels,
+    launches,
+    readme,
+    refresh,
+    report,
+    roof,
+    sharing,
+    step,
+    train,
+    tune,
+)
 from bench.command import Parser, check_target, show
 from bench.files import BadInput, CannotWrite
 
@@ -15,6 +27,7 @@ COMMANDS = {
     "step": step,
     "train": train,
     "refresh": refresh,
+    "sharing": sharing,
     "kernels": kernels,
     "launches": launches,
     "tune": tune,

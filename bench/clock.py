@@ -23,9 +23,8 @@ def synchronize(device: str | torch.device) -> None:
 class Stopwatch:
     """Spans of work on one device: by events on CUDA, by the wall clock on the CPU.
 
-    Events stand in the stream, so that nobody waits between two spans. With `cold`, memory larger
-    than the L2 is written before each span on CUDA, so that no work finds its data there; while
-    the GPU does that, about 100 us, the host prepares what follows, and no gap is timed.
+    Events stand in the stream: nobody waits between two spans. With `cold`, memory larger than the
+    L2 is written before each span on CUDA, about 100 us in which the host prepares what follows.
     """
 
     def __init__(self, device: str | torch.device, *, cold: bool = False) -> None:
@@ -116,18 +115,13 @@ def timed_call(call: Callable[[], object], on: torch.device | str) -> Elapsed:
 
 @dataclass
 class Times:
-    """Milliseconds of every timed call: the first, those with a refresh, and plain ones.
-
-    Attributes:
-        unsorted: all but the first of an optimizer whose refreshes nobody knows.
-        host: of those after the first, until the call returned. On the CPU that is the whole call.
-    """
+    """Milliseconds of every timed call."""
 
     first: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
     refresh: list[float] = field(default_factory=list)
-    unsorted: list[float] = field(default_factory=list)
-    host: list[float] = field(default_factory=list)
+    unsorted: list[float] = field(default_factory=list)  # where nobody knows what refreshes
+    host: list[float] = field(default_factory=list)  # of all but the first, until they returned
 
     def add(self, elapsed: Elapsed, *, first: bool, refresh: bool | None) -> None:
         """Keep what one call took; a first call counts as nothing else, None is not known."""
@@ -141,11 +135,9 @@ class Times:
 
         The mean weighs the two medians as a period has their calls, which keeps noise out. Of calls
         that nobody can sort it is their arithmetic mean, so that no refresh vanishes wherever it
-        falls, and `plain_ms` is the median of all. What did not occur is None: plain calls under a
-        frequency of 1, refreshes of an optimizer that has none.
+        falls, and `plain_ms` is the median of all. What did not occur is None.
         """
-        kinds = (self.unsorted or self.plain, self.refresh)
-        plain, refresh = (statistics.median(kind) if kind else None for kind in kinds)
+        plain, refresh = median(self.unsorted or self.plain), median(self.refresh)
         if self.unsorted:
             mean = statistics.fmean(self.unsorted)
         elif plain is None or refresh is None:
@@ -157,32 +149,20 @@ class Times:
 
     def samples(self) -> dict[str, list[float]]:
         """Every call's, by its name in `summary`; `mean_ms` for unsorted calls only."""
-        found = {
-            "first_ms": self.first,
-            "plain_ms": self.unsorted or self.plain,
-            "refresh_ms": self.refresh,
-            "mean_ms": self.unsorted,
-        }
-        return {name: values for name, values in found.items() if values}
+        plain = self.unsorted or self.plain
+        found = {"first_ms": self.first, "plain_ms": plain, "refresh_ms": self.refresh}
+        return {n: v for n, v in (found | {"mean_ms": self.unsorted}).items() if v}
 
     def later(self) -> list[float]:
         """Of all calls but the first."""
         return [*self.plain, *self.refresh, *self.unsorted]
 
     def tail(self) -> dict[str, float | None]:
-        """Of all calls but the first: the median until they returned, and the 99th percentile.
-
-        Of fewer than a hundred calls `p99_ms` is the slowest, which as a rule refreshes.
-        """
+        """Of all calls but the first: the median until they returned, and the 99th percentile."""
         later = sorted(self.later())
-        return {
-            "host_ms": statistics.median(self.host) if self.host else None,
-            "p99_ms": later[math.ceil(0.99 * len(later)) - 1] if later else None,
-        }
+        slow = later[math.ceil(0.99 * len(later)) - 1] if later else None
+        return {"host_ms": median(self.host), "p99_ms": slow}
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile of at least one sample."""
-    both = values if len(values) > 1 else [*values, *values]
-    lower, median, upper = statistics.quantiles(both, n=4, method="inclusive")
-    return lower, median, upper
+def median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None

@@ -59,11 +59,7 @@ def device(text: str) -> str:
 
 
 def named(text: str) -> Any:
-    """What `package.module:object` names; modules in the current folder are found as well.
-
-    Raises:
-        argparse.ArgumentTypeError: there is no such thing, in one line.
-    """
+    """What `package.module:object` names, in the current folder too; else ArgumentTypeError."""
     module, _, name = text.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -108,11 +104,7 @@ def common(parser: argparse.ArgumentParser, *options: str, **defaults: Any) -> N
 
 
 def check_target(target: str | None, option: str = "--json") -> None:
-    """Find out before a measurement, not after it, whether its result can be written.
-
-    Raises:
-        BadInput: the folder of `target` cannot be made, or the file not written.
-    """
+    """BadInput before a measurement, not after it, where its result cannot be written."""
     if target is None or target == "-":
         return
     path = Path(target)
@@ -129,13 +121,17 @@ def check_target(target: str | None, option: str = "--json") -> None:
 
 
 def show(results: Sequence[Row], columns: Sequence[str], target: str | None, command: str) -> None:
-    """Print a table of those columns that are filled; write the rows where `--json` says."""
-    filled = [c for c in columns if any(row.get(c) is not None for row in results)]
-    rows = [[result.get(column) for column in filled] for result in results]
+    """Print a table of the rows; write them where `--json` says."""
     stream = sys.stderr if target == "-" else sys.stdout
-    print(table(filled, rows, aligned=True), end="", file=stream)
+    print(filled_table(columns, results, aligned=True), end="", file=stream)
     if target is not None:
         envelope.write(target, list(results), command)
+
+
+def filled_table(columns: Sequence[str], rows: Sequence[Row], aligned: bool = False) -> str:
+    """A table of those columns that a row fills."""
+    filled = [c for c in columns if any(row.get(c) is not None for row in rows)]
+    return table(filled, [[row.get(column) for column in filled] for row in rows], aligned)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], aligned: bool = False) -> str:

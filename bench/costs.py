@@ -14,13 +14,13 @@ Two modes of a convolution's kernel, 3 x 3 or 5 x 5, count one by one, as the fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 from typing import NamedTuple
 
 from soap_fast.options import PlanOptions
 from soap_fast.step.layout import layout_of
-from soap_fast.step.plan import Group, TensorPlan, plan_tensor
+from soap_fast.step.plan import plan_tensor
 
 FLOAT = 4  # bytes
 # What `bench` steps by: soap_fast's defaults.
@@ -32,17 +32,16 @@ class Cost(NamedTuple):
     bytes: float
 
 
-def _widths(plan: TensorPlan, group: Group) -> Sequence[int]:
-    layout = layout_of(plan)
-    return layout.fold_sizes if layout.pair and group is layout.folded else (group.size,)
-
-
 def costs(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> dict[str, Cost]:
     """Of one pass over all tensors of a model."""
     numel = rotated = products = triangles = squares = cubes = 0  # sums over tensors
     for shape in shapes:
         plan, n = plan_tensor(shape, options), prod(shape)
-        widths = [d for group in plan.groups if group.rotated for d in _widths(plan, group)]
+        layout, widths = layout_of(plan), []
+        for group in plan.groups:
+            if group.rotated:
+                pair = layout.pair and group is layout.folded
+                widths += layout.fold_sizes if pair else (group.size,)
         factors = [size for size in plan.factors if size is not None]
         numel += n
         rotated += n if widths else 0

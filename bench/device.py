@@ -1,12 +1,10 @@
 """`device`: everything that a GPU machine is asked, in two calls of the same command.
 
-Checks the install, runs the tests of GPUs, then measures roofs, steps, kernels, training,
-refreshes, steps beside peers and CUDA graphs, the most important first. Each part is a command of
-its own with a time limit. A call ends within 390 seconds: a part that does not fit into what is
-left of it is not begun. A part is done once its result is in the folder, which belongs to a commit:
-the same command goes on from there, and what has failed comes last. Needs torch, triton, the built
-extension and pytest, of which pytest-xdist runs several tests at a time; peers that are not
-installed are named and left out.
+Each part is a command of its own with a time limit, the most important first. A call ends within
+390 seconds: a part that does not fit into what is left of it is not begun. A part is done once its
+result is in the folder, which belongs to a commit: the same command goes on from there, and what
+has failed comes last. Needs triton, pytest (with pytest-xdist it runs several tests at a time) and
+the built extension; peers that are not installed are named and left out.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,26 +26,41 @@ from typing import NamedTuple
 import torch
 
 from bench import envelope, report
-from bench.command import ROOT, Row, common, show, table
+from bench.command import ROOT, Row, common, filled_table, show
 from bench.files import BadInput
 from soap_fast import extension
 
 COLUMNS = ("part", "limit_s", "status", "message")
-INTERRUPTED = 130  # what a shell expects after Ctrl-C
 DONE, FAILED, NOT_RUN = "done", "failed", "not run"
 PRINTED = 60  # lines of what a part has printed, in the report
 PYTHON = "python"  # the one that runs us, without its path: commands go into reports
-# What matters most is known before a part that takes too long is cut off.
-FIRST = ("tests/test_gpu_traces", "tests/test_kernels", "tests/test_gpu_workspace")
-GPU_TESTS = ("tests/test_gpu*.py", "tests/test_kernels.py")
-PEERS = "pytorch_optimizer,heavyball,adamw,adamw_foreach"
+# Known before a part that takes too long is cut off.
+FIRST = ("tests/test_gpu_traces", "tests/ops/test_", "tests/test_gpu_workspace")
+GPU_TESTS = ("tests/test_gpu*.py", "tests/ops/test_*.py")
 PROCESSES = 7  # of tests, which wait for the host more than for the GPU
+LIMIT_OF_ALL = 780  # seconds: two calls are to suffice, of 390 each
+TIME_FOR_PARTS = 370  # of a call: torch is loaded before the first part, a report drawn at the end
 # As the models' authors train, in float32; a step's mean is over one refresh period.
-AS_PUBLISHED = ("--batch", "8", "--crop", "256", "--periods", "1")
-# Seconds of `python -m bench device`, two calls of which are to suffice.
-LIMIT_OF_ALL, LIMIT_OF_A_CALL = 780, 390
-BESIDE_PARTS = 20  # of a call: torch is loaded before the first part, a report drawn after the last
-TIME_FOR_PARTS = LIMIT_OF_A_CALL - BESIDE_PARTS
+TRAIN = "train --backend triton --batch 8 --crop 256 --periods 1 --model"
+STEP = "step --backend triton --shapes"
+# Peers get less than their part: what they do must not cost our own numbers.
+PEERS = "--peers pytorch_optimizer,heavyball,adamw,adamw_foreach --time-limit 15 --budget 30"
+MEASURED = (
+    ("roof", 20, "roof"),
+    ("step_elic", 40, f"{STEP} elic --periods 3"),
+    ("step_tcm_128", 40, f"{STEP} tcm_128 --periods 3"),
+    ("step_lalic", 45, f"{STEP} lalic --periods 3"),
+    ("step_dcae", 50, f"{STEP} dcae --periods 3"),
+    ("kernels_elic", 25, "kernels --shapes elic"),
+    ("kernels_dcae", 40, "kernels --shapes dcae"),
+    ("train_elic", 45, f"{TRAIN} elic"),
+    ("train_tcm_128", 55, f"{TRAIN} tcm_128"),
+    ("train_lalic", 60, f"{TRAIN} lalic"),
+    ("train_dcae", 60, f"{TRAIN} dcae"),
+    ("refresh_elic", 35, "refresh --shapes elic"),
+    ("peers_elic", 50, f"{STEP} elic --periods 2 {PEERS}"),
+    ("graphs_elic", 25, "step --shapes elic --graphed --periods 3"),
+)
 
 
 class Part(NamedTuple):
@@ -68,37 +81,15 @@ def parts() -> list[Part]:
     found = (path for pattern in GPU_TESTS for path in ROOT.glob(pattern))
     files = sorted(path.relative_to(ROOT).as_posix() for path in found)
     files.sort(key=lambda name: not name.startswith(FIRST))
-    xdist = importlib.util.find_spec("xdist") is not None
-    more = ("-n", str(min(PROCESSES, os.cpu_count() or 1))) if xdist else ()
+    more = ("-n", str(min(PROCESSES, os.cpu_count() or 1))) if _has("xdist") else ()
     # Each test is printed as it ends: one that is cut off says how far it came.
-    tests = ("pytest", "-v", "--tb=short", "--maxfail=20", *more, *files)
+    tests = ("-m", "pytest", "-v", "--tb=short", "--maxfail=20", *more, *files)
+    on = ("--device", "cuda", "--json", "{out}")
     return [
         Part("install", (PYTHON, "-m", "soap_fast", "--json"), 45),  # compiling included
-        Part("tests", (PYTHON, "-m", *tests), 105),
-        *_measurements(),
+        Part("tests", (PYTHON, *tests), 105),
+        *(Part(n, (PYTHON, "-m", "bench", *line.split(), *on), s) for n, s, line in MEASURED),
     ]
-
-
-def _part(name: str, limit: float, *command: str) -> Part:
-    return Part(name, (PYTHON, "-m", "bench", *command, "--json", "{out}"), limit)
-
-
-def _measurements() -> Iterator[Part]:
-    on = ("--device", "cuda")
-    triton = (*on, "--backend", "triton")
-    yield _part("roof", 20, "roof", *on)
-    for model, limit in (("elic", 40), ("tcm_128", 40), ("lalic", 45), ("dcae", 50)):
-        yield _part(f"step_{model}", limit, "step", "--shapes", model, *triton, "--periods", "3")
-    for model, limit in (("elic", 25), ("dcae", 40)):
-        yield _part(f"kernels_{model}", limit, "kernels", "--shapes", model, *on)
-    for model, limit in (("elic", 45), ("tcm_128", 55), ("lalic", 60), ("dcae", 60)):
-        yield _part(f"train_{model}", limit, "train", "--model", model, *triton, *AS_PUBLISHED)
-    elic = ("--shapes", "elic")
-    yield _part("refresh_elic", 35, "refresh", *elic, *on)
-    # Peers get less than the part: what they do must not cost our own numbers.
-    limits = ("--periods", "2", "--time-limit", "15", "--budget", "30")
-    yield _part("peers_elic", 50, "step", *elic, *triton, "--peers", PEERS, *limits)
-    yield _part("graphs_elic", 25, "step", *elic, *on, "--graphed", "--periods", "3")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,20 +105,22 @@ def run(options: argparse.Namespace) -> list[Row] | int:
     names = [part.name for part in chosen]
     if unknown := [name for name in options.only or () if name not in names]:
         raise BadInput(f"no part {unknown[0]!r}: take {', '.join(names)}")
-    folder = (Path(options.out) if options.out else ROOT / "bench/results" / _slug()).absolute()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    slug = re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_")
+    folder = Path(options.out or ROOT / "bench" / "results" / slug).absolute()
     if options.dry_run:
         return _states(chosen, folder)
     _check_machine()
     _check_folder(folder)
-    left = [part for part in chosen if part.name in (options.only or ())] or _left(chosen, folder)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the part as well
+    # The untried first, for one that failed may fail again.
+    order = [p for s in (NOT_RUN, FAILED) for p in chosen if _status(p, folder) == s]
+    left = [part for part in chosen if part.name in (options.only or ())] or order
     try:
         _take(left, folder)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        return 130  # as shells expect
     finally:
-        signal.signal(signal.SIGTERM, before)
         _write_report(folder, chosen)
     show(_states(chosen, folder), COLUMNS, options.json, "device")
     print(folder / report.PAGE, file=sys.stderr)
@@ -135,13 +128,12 @@ def run(options: argparse.Namespace) -> list[Row] | int:
 
 
 def _check_machine() -> None:
-    """One line that says what is missing, and how to get it."""
     if not torch.cuda.is_available():
         raise BadInput(
             "torch sees no NVIDIA GPU: run this on a machine with one; --dry-run lists what it does"
         )
     for name in ("triton", "pytest"):
-        if importlib.util.find_spec(name) is None:
+        if not _has(name):
             raise BadInput(f"{name} is not installed: pip install {name}")
     if not extension.available():
         raise BadInput(f"the extension is missing: {extension.reason()}")
@@ -149,12 +141,12 @@ def _check_machine() -> None:
         raise BadInput("the extension was built without CUDA: SOAP_FAST_CUDA=ON pip install .")
 
 
-def _check_folder(folder: Path) -> None:
-    """Results of one commit; that results are kept in the clone while they are taken is no other.
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
-    Raises:
-        BadInput: the folder cannot be made, or is of another commit.
-    """
+
+def _check_folder(folder: Path) -> None:
+    """BadInput where it cannot be made or is of another commit; results that are kept are none."""
     here = (envelope.commit() or "").partition("+")[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,11 +158,6 @@ def _check_folder(folder: Path) -> None:
         raise BadInput(f"--out {folder}: {error.strerror}; name another folder") from None
 
 
-def _slug() -> str:
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
 # Results are files -----------------------------------------------------------------------------
 
 
@@ -178,11 +165,6 @@ def _status(part: Part, folder: Path) -> str:
     if (folder / f"{part.name}.failed").exists():
         return FAILED
     return DONE if (folder / part.result).exists() else NOT_RUN
-
-
-def _left(chosen: Sequence[Part], folder: Path) -> list[Part]:
-    """Those that are not done: the untried first, for one that failed may fail again."""
-    return [p for status in (NOT_RUN, FAILED) for p in chosen if _status(p, folder) == status]
 
 
 def _take(left: list[Part], folder: Path) -> None:
@@ -193,24 +175,18 @@ def _take(left: list[Part], folder: Path) -> None:
             waiting.append(part.name)
             continue
         print(f"{number}/{len(left)} {part.name}, at most {part.limit:g} s", file=sys.stderr)
-        failed = folder / f"{part.name}.failed"
-        problem = _run(part, folder)
-        failed.unlink(missing_ok=True)
-        if problem is not None:
-            failed.write_text(problem)
+        _run(part, folder)
     if waiting:
         names = ", ".join(waiting)
         print(f"for the next call, the same command goes on: {names}", file=sys.stderr)
 
 
-def _run(part: Part, folder: Path) -> str | None:
-    """Why a part has failed, and what it printed; its result gets its name only once it is whole.
-
-    `timeout` ends it with all that it has started, also where we are killed ourselves.
-    """
-    new, printed = folder / f"{part.name}.new", folder / f"{part.name}.printed"
+def _run(part: Part, folder: Path) -> None:
+    """Leave its result, named only once it is whole, or why it failed and what it printed."""
+    new, printed, failed = (folder / f"{part.name}.{end}" for end in ("new", "printed", "failed"))
     new.unlink(missing_ok=True)
     paths = {PYTHON: sys.executable, "{out}": str(new)}
+    # It ends all that the part has started, also where we are killed ourselves.
     command = ["timeout", "--kill-after=2", f"{part.limit:g}", *part.command]
     with printed.open("wb") as output:
         process = subprocess.Popen(
@@ -219,35 +195,37 @@ def _run(part: Part, folder: Path) -> str | None:
         )  # fmt: skip
         try:
             code = process.wait()
-        finally:  # what it has started may go on when it has ended
+        finally:  # what it has started may go on when it has ended, or when we are interrupted
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     result = printed if part.result.endswith(".txt") else new
     if code == 0 and result.exists():
         result.replace(folder / part.result)
-        return None
-    text = printed.read_text(errors="replace")
-    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        failed.unlink(missing_ok=True)
+        return
+    text = printed.read_text(errors="replace").rstrip()
     cut_off = code in (124, -signal.SIGKILL, 128 + signal.SIGKILL)
-    why = f"took longer than {part.limit:g} s" if cut_off else f"exit code {code}: {last.strip()}"
-    return f"{why}\n{text}"
+    last = text.rpartition("\n")[2].strip()
+    why = f"took longer than {part.limit:g} s" if cut_off else f"exit code {code}: {last}"
+    failed.write_text(f"{why}\n{text}")
 
 
 def _states(chosen: Sequence[Part], folder: Path) -> list[Row]:
     """A row per part, and one for all."""
-    rows: list[Row] = []
-    for part in chosen:
-        failed = folder / f"{part.name}.failed"
-        message = failed.read_text().partition("\n")[0] if failed.exists() else None
-        row = {"part": part.name, "limit_s": part.limit, "status": _status(part, folder)}
-        rows.append({**row, "message": message})
+    rows: list[Row] = [
+        {"part": part.name, "limit_s": part.limit, "status": _status(part, folder)}
+        for part in chosen
+    ]
+    for row in rows:
+        if row["status"] == FAILED:
+            row["message"] = (folder / f"{row['part']}.failed").read_text().partition("\n")[0]
     return [*rows, {"part": "all", "limit_s": sum(part.limit for part in chosen)}]
 
 
 def _write_report(folder: Path, chosen: Sequence[Part]) -> None:
     """The page of the results, before it what became of each part, after it what others printed."""
     facts = ", ".join(f"{name} {value}" for name, value in envelope.machine().items() if value)
-    rows = [[row.get(column) for column in COLUMNS] for row in _states(chosen, folder)]
+    states = filled_table(COLUMNS, _states(chosen, folder))
     files, printed = [], []
     for part in chosen:
         status = _status(part, folder)
@@ -258,4 +236,4 @@ def _write_report(folder: Path, chosen: Sequence[Part]) -> None:
             lines = path.read_text(errors="replace").rstrip().splitlines()
             last = "\n".join([f"The end of {path.name}:", "", *lines[-PRINTED:]])
             printed.append(f"## {part.name}\n\n`{' '.join(part.command)}`\n\n```\n{last}\n```\n")
-    report.write(files, folder, f"# {facts}\n\n{table(COLUMNS, rows)}", "\n".join(printed))
+    report.write(files, folder, f"# {facts}\n\n{states}", "\n".join(printed))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.files import BadInput, replacing, writing
+from bench.files import BadInput, replacing, told, writing
 
 Row = dict[str, Any]
 PACKAGES = ("soap_fast", "torch", "triton", "pytorch_optimizer", "heavyball", "numpy")
@@ -60,13 +60,8 @@ def write(target: str, results: list[Row], command: str | None = None) -> None:
     Raises:
         CannotWrite: the disk is full, for instance.
     """
-    content = {
-        "command": command,
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
-        "results": results,
-    }
+    about = {"machine": machine(), "versions": versions(), "commit": commit()}
+    content = {"command": command, **about, "results": results}
     text = json.dumps(content, indent=1, allow_nan=False)
     if target == "-":
         sys.stdout.write(text + "\n")
@@ -83,7 +78,7 @@ def write(target: str, results: list[Row], command: str | None = None) -> None:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """A result file, ours or pytest-benchmark's, whose command is `pytest bench/`."""
+    """What `python -m bench COMMAND --json` has written."""
 
     path: str
     command: str | None
@@ -92,52 +87,29 @@ class ResultFile:
     commit: str | None
     rows: list[Row]
 
+    @property
+    def origin(self) -> str:
+        """Where the numbers were taken, and of what."""
+        machine, peers = self.machine, {row.get("name") for row in self.rows}
+        gpu = [f"{machine['gpu']}, driver {machine.get('driver')}"] if machine.get("gpu") else []
+        host = f"{machine.get('processor')}, {machine.get('threads')} threads"
+        packages = ["torch", *({"pytorch_optimizer"} & peers)]
+        versions = [f"{name} {v}" for name in packages if (v := self.versions.get(name))]
+        commit = [f"commit {self.commit[:10]}"] if self.commit else []
+        return ", ".join([*gpu, host, *versions, *commit])
+
 
 def read(path: str) -> ResultFile:
-    """A result of `python -m bench .. --json` or of `pytest bench/ --benchmark-json`.
-
-    Raises:
-        BadInput: it cannot be read, or is neither.
-    """
+    """BadInput for what no `--json` has written."""
     try:
         content = json.loads(Path(path).read_text())
+        rows = [dict(row) for row in content["results"]]
+        about = dict(content["machine"]), dict(content.get("versions", {}))
+        return ResultFile(path, content.get("command"), *about, content.get("commit"), rows)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; name a file that --json has written") from None
-    except ValueError as error:
-        text = f"{path} is not JSON ({error}): name a file that --json has written"
-        raise BadInput(text) from None
-    fields = set(content) if isinstance(content, dict) else set()
-    try:
-        if {"machine_info", "benchmarks"} <= fields:
-            return _of_the_plugin(path, content)
-        if {"machine", "results"} <= fields:
-            rows = [dict(row) for row in content["results"]]
-            about = dict(content["machine"]), dict(content.get("versions", {}))
-            return ResultFile(path, content.get("command"), *about, content.get("commit"), rows)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadInput(f"{path} is damaged ({type(error).__name__}: {error})") from None
-    raise BadInput(
-        f"{path} is no result file: it needs {{machine, results}}, as --json writes, or is what "
-        "pytest bench/ --benchmark-json writes"
-    )
-
-
-def _of_the_plugin(path: str, content: Row) -> ResultFile:
-    about = dict(content["machine_info"])
-    versions = about.pop("versions", {})
-    rows = [
-        {**(one["extra_info"] or {"name": one["fullname"]}), "seconds": one["stats"]["median"]}
-        for one in content["benchmarks"]
-    ]
-    commit = content.get("commit_info", {}).get("id")
-    return ResultFile(path, "pytest bench/", about, versions, commit, rows)
-
-
-def differences(one: Row, other: Row) -> str | None:
-    """What tells two machines apart, e.g. `cores 4 and 2`; None where nothing does."""
-    fields = dict.fromkeys((*one, *other))
-    differ = [f"{k} {one.get(k)} and {other.get(k)}" for k in fields if one.get(k) != other.get(k)]
-    return "; ".join(differ) or None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} is nothing that --json has written ({told(error)})") from None
 
 
 def _processor() -> str:

@@ -14,19 +14,33 @@ through two products (`chained`), and on more shared memory than an architecture
 from __future__ import annotations
 
 import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-from bench import envelope, shapes, timed
-from bench.command import Row, common, positive, show
+from bench import shapes
+from bench.clock import Stopwatch
+from bench.command import Row, common, positive, progress, show
 from bench.cost import aot
+from bench.costs import PLAN, Cost, costs
 from bench.files import BadInput
 from bench.roof import Roofs, measure
-from soap_fast.backends.triton.backend import PRECISIONS, interpreted
+from bench.shapes import Inventory
+from soap_fast import SOAP
+from soap_fast.backends.triton.backend import PRECISIONS, TritonBackend, interpreted
+from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher
+from soap_fast.backends.triton.ops.work import Work
+from soap_fast.step.refresh import Refreshed
 
 COLUMNS = (
     "name", "shapes", "phase", "by", "times", "us", "gflop", "mb", "gflop_s", "gb_s", "share",
 )  # fmt: skip
+# Steps of every kind, and of every one after another, before the first that is timed.
+UNTIMED = ("plain", "plain", "refresh", "refresh", "plain")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +49,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     of = "of the Triton backend, or of the one that runs (default: launches on cuda)"
     add("--of", choices=("launches", "operators"), help=of)
     add("--steps", type=positive(int), default=5, help="of each kind (default: %(default)s)")
-    add("--roof", metavar="FILE", help="of `roof --json`; else measured now")
     add("--aot", action="store_true", help="compile ahead of time, no GPU")
     add("--check", action="store_true", help="with --aot: fail on what must not be")
-    precision = "with --aot, of products (default: all)"
-    add("--precision", nargs="+", default=["tf32x3", "ieee", "tf32"], help=precision)
-    add("--sm", type=int, nargs="+", default=aot.ARCHITECTURES, help="with --aot: architectures")
+    every = {"nargs": "+", "help": "with --aot; default: all"}
+    add("--precision", choices=PRECISIONS, default=PRECISIONS, **every)
+    add("--sm", type=int, choices=aot.ARCHITECTURES, default=aot.ARCHITECTURES, **every)
 
 
 def run(options: argparse.Namespace) -> list[Row] | int:
@@ -53,15 +66,14 @@ def run(options: argparse.Namespace) -> list[Row] | int:
     if of == "launches" and not on_gpu and not interpreted():
         raise BadInput("--of launches: torch sees no NVIDIA GPU; take --of operators, or --aot")
     inventory = shapes.load(options.shapes or "elic")
-    roofs = read_roofs(options.roof) if options.roof else None
     try:
         if of == "launches":
-            rows = timed.launches(inventory, options.device, options.steps)
+            rows = launches(inventory, options.device, options.steps)
         else:
-            rows = timed.operators(inventory, options.device, options.backend, options.steps)
+            rows = operators(inventory, options.device, options.backend, options.steps)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    roofs = roofs or Roofs.of_rows(measure(options.device))
+    roofs = Roofs.of_rows(measure(options.device))
     for row in rows:
         row |= {**_rates(row, roofs), "shapes": inventory.model, "device": options.device}
         row["threads"] = torch.get_num_threads()
@@ -73,25 +85,11 @@ def predict(options: argparse.Namespace) -> int:
     if options.check:
         raise BadInput("--check looks at every kernel, whatever the model: leave --shapes out")
     aot.check_compiles()
-    if unknown := set(options.precision) - set(PRECISIONS):
-        raise BadInput(f"no precision {', '.join(unknown)}: take {', '.join(PRECISIONS)}")
-    if unknown := set(options.sm) - set(aot.ARCHITECTURES):
-        raise BadInput(f"no sm {', '.join(map(str, unknown))}: take 80, 90 or 100")
     from bench.cost import rows as cost  # needs numpy, which a GPU's machine may lack
 
     found = cost.rows(shapes.load(options.shapes), options.sm, options.precision)
     show(found, cost.COLUMNS, options.json, "kernels --aot --shapes")
     return 0
-
-
-def read_roofs(path: str) -> Roofs:
-    """What `roof --json` has written on this machine; BadInput for another file."""
-    file = envelope.read(path)
-    if (other := envelope.differences(file.machine, envelope.machine())) is not None:
-        raise BadInput(f"--roof {path} is of another machine ({other}): leave it out, or measure")
-    if file.command != "roof":
-        raise BadInput(f"--roof {path} holds no roofs: write it by `roof --json`")
-    return Roofs.of_rows(file.rows)
 
 
 def _rates(row: Row, roofs: Roofs) -> Row:
@@ -107,3 +105,187 @@ def _rates(row: Row, roofs: Roofs) -> Row:
         "gb_s": moved / seconds / 1e9,
         "share": roofs.least_seconds(flops, moved, precision) / seconds,
     }
+
+
+class Stepper:
+    """An optimizer on the parameters of a model, with gradients of its own for every step."""
+
+    def __init__(self, inventory: Inventory, device: str, backend: str | None) -> None:
+        self.inventory, self.device = inventory, device
+        self.params = inventory.parameters(device)
+        self.optimizer = SOAP(self.params, backend=backend)
+        self.calls = 0
+
+    def step(self, phase: str) -> None:
+        """A step of that kind, `first`, `plain` or `refresh`; the first one must be `first`."""
+        self.prepare(phase)
+        self.optimizer.step()
+
+    def prepare(self, phase: str) -> None:
+        self.inventory.set_gradients(self.params, seed=1 + self.calls)
+        self.calls += 1
+        frequency = 1 if phase == "refresh" else 10**9
+        self.optimizer.param_groups[0]["precondition_frequency"] = frequency
+
+
+def _row(name: str, phase: str, by: str, samples: dict[str, list[float]], work: Cost | None) -> Row:
+    """Medians of microseconds by name, and what the part has to compute and to move."""
+    return {
+        "name": name,
+        "phase": phase,
+        "by": by,
+        **{field: statistics.median(values) for field, values in samples.items()},
+        "samples": samples,
+        "flops": None if work is None else work.flops,
+        "bytes": None if work is None else work.bytes,
+    }
+
+
+# Operators -------------------------------------------------------------------------------------
+
+PREFIXES = ("soap_fast.", "soap_fast::")  # our ranges, and operators of the extension
+# Phase of a part by its name; everything else belongs to an update.
+PHASE_OF = {
+    **dict.fromkeys(("begin", "eigh", "eigh_eager"), "first"),
+    **dict.fromkeys(("refresh", "refresh_", "refresh_eager", "carry_", "carry"), "refresh"),
+}
+
+
+class Part(NamedTuple):
+    """How often a named part occurred in a step, microseconds of it, and of its kernels on CUDA."""
+
+    times: int
+    host: float
+    device: float
+
+
+def profiled(stepper: Stepper, phase: str) -> dict[str, Part]:
+    """Take a step under the profiler; its named parts, in the order in which they began."""
+    stepper.prepare(phase)
+    on_gpu = stepper.device.startswith("cuda")
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as found:
+        stepper.optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize(stepper.device)
+    first: dict[str, float] = {}
+    for event in found.events():
+        first.setdefault(event.name, event.time_range.start)
+    # On CUDA a range occurs a second time, on the device, by the same name.
+    named: list[Any] = [
+        e for e in found.key_averages()
+        if e.device_type == DeviceType.CPU and e.key.startswith(PREFIXES)
+    ]  # fmt: skip
+    return {
+        e.key: Part(e.count, e.cpu_time_total, e.device_time_total if on_gpu else e.cpu_time_total)
+        for e in sorted(named, key=lambda e: first[e.key])
+    }
+
+
+def operators(inventory: Inventory, device: str, backend: str | None, steps: int) -> list[Row]:
+    """Medians over `steps` plain and as many refreshing steps; the first step happens once."""
+    loading = Stepper(inventory, device, backend)
+    for phase in ("first", "plain", "refresh"):
+        profiled(loading, phase)
+    stepper = Stepper(inventory, device, backend)
+    seen: dict[tuple[str, str], list[Part]] = {}
+    timed = ["first", *["plain"] * steps, *["refresh"] * steps]
+    for phase in progress(timed, "steps", "step"):
+        for name, part in profiled(stepper, phase).items():
+            seen.setdefault((name, phase), []).append(part)
+        if phase == "first":
+            for untimed in UNTIMED:
+                stepper.step(untimed)
+    known = costs((entry.shape for entry in inventory.entries), PLAN)
+    rows = []
+    for (name, phase), parts in seen.items():
+        # What a plain step has as well is told of plain steps.
+        base = name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
+        if PHASE_OF.get(base, "plain") != phase or ("::" in name and name not in known):
+            continue
+        samples = {"us": [part.device for part in parts], "host_us": [part.host for part in parts]}
+        row = _row(name, phase, stepper.optimizer.backend, samples, known.get(name))
+        rows.append(row | {"times": parts[0].times, "precision": "float32"})
+    return rows
+
+
+# Launches --------------------------------------------------------------------------------------
+
+
+class TimingLauncher(TritonLauncher):
+    """Launches, and times those that it `watches` by their op, each with cold caches."""
+
+    def __init__(self, device: str = "cuda") -> None:
+        processors = 1
+        if device.startswith("cuda"):
+            processors = torch.cuda.get_device_properties(device).multi_processor_count
+        super().__init__(processors)
+        self.watches: Callable[[str], bool] = lambda op: False
+        self._watch = Stopwatch(device, cold=True)
+        self._ops: list[str] = []
+
+    def __call__(self, launch: Launch) -> None:
+        if not self.watches(launch.op):
+            super().__call__(launch)
+            return
+        self.timed(launch.op, lambda: super(TimingLauncher, self).__call__(launch))
+
+    def timed(self, op: str, work: Callable[[], Any]) -> Any:
+        self._ops.append(op)
+        return self._watch(work)
+
+    def taken(self) -> list[tuple[str, float]]:
+        """Op and microseconds of all timed since this was last asked; waits for the device."""
+        ops, self._ops = self._ops, []
+        return [(op, 1e6 * t) for op, t in zip(ops, self._watch.seconds(), strict=True)]
+
+
+class TimedBackend(TritonBackend):
+    """The operator `refresh_` is one span, whatever it launches."""
+
+    def __init__(self, launcher: TimingLauncher) -> None:
+        super().__init__(launcher=launcher)
+        self.timing = launcher
+
+    def refresh_op(self, *arguments: Any, **options: Any) -> Refreshed:
+        watches, self.timing.watches = self.timing.watches, lambda op: False
+        try:
+            refresh = super().refresh_op
+            return self.timing.timed("refresh_", lambda: refresh(*arguments, **options))
+        finally:
+            self.timing.watches = watches
+
+
+def launches(inventory: Inventory, device: str, steps: int) -> list[Row]:
+    """Medians over `steps` plain and as many refreshing steps, each launch for itself."""
+    stepper = Stepper(inventory, device, "triton")
+    launcher = TimingLauncher(device)
+    stepper.optimizer._backend = backend = TimedBackend(launcher)
+    for phase in ("first", *UNTIMED):
+        stepper.step(phase)
+    launcher.taken()
+    launcher.watches = lambda op: True
+    seen: dict[str, list[list[tuple[str, float]]]] = {"plain": [], "refresh": []}
+    for phase in progress(["plain"] * steps + ["refresh"] * steps, "steps", "step"):
+        stepper.step(phase)
+        seen[phase].append(launcher.taken())
+    (engine,) = backend.engines.values()
+    update = len(seen["plain"][0])  # a refreshing step begins with it
+    works, rows = _works(engine.works), []
+    for phase, first in (("plain", 0), ("refresh", update)):
+        for same in zip(*(step[first:] for step in seen[phase]), strict=True):
+            op = same[0][0]  # steps of a kind launch the same, one after the other
+            name, work = next(works[op], (op, None)) if op in works else (op, None)
+            row = _row(name, phase, "triton", {"us": [us for _, us in same]}, work)
+            rows.append(row | {"times": 1, "precision": engine.precision})
+    return rows
+
+
+def _works(works: dict[str, Work]) -> dict[str, Iterator[tuple[str, Cost]]]:
+    """By op, its launches of a plain step in their order: `rotate` is launched several times."""
+    found: dict[str, list[tuple[str, Cost]]] = {}
+    for name, work in works.items():
+        if work.count:
+            op = "rotate" if name.startswith("rotate") else name
+            found.setdefault(op, []).append((name, Cost(work.needed, work.bytes)))
+    return {op: iter(launches) for op, launches in found.items()}

@@ -48,12 +48,21 @@ def measure(inventory: shapes.Inventory) -> Row:
 def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
     """What the tables of an optimizer say, and what two of its steps launch."""
     launches = recorded.step()
-    engine = recorded.engine
+    engine, numel = recorded.engine, inventory.numel
     works = {name: work for name, work in engine.works.items() if name != "derive"}
-    needed = sum(work.needed for work in works.values())
-    executed = sum(work.executed for work in works.values())
-    moved = sum(work.bytes for work in works.values())
-    numel = inventory.numel
+    by_launch: list[Row] = [
+        {
+            "launch": name,
+            "tiles": work.count,
+            "flops": work.needed,
+            "executed_flops": work.executed,
+            "bytes": work.bytes,
+        }
+        for name, work in works.items()
+    ]
+    fields = ("tiles", "flops", "executed_flops", "bytes")
+    total = {field: sum(row[field] for row in by_launch) for field in fields}
+    executed = total["executed_flops"]
     least = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].bytes
     workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
     refresh = recorded.refresh()
@@ -64,53 +73,35 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
         "launches_plain": launches,
         "launches_refresh": sum(refresh.values()),
         "launches_refresh_by": refresh,
-        "tiles": sum(work.count for work in works.values()),
-        "flops": needed,
-        "executed_flops": executed,
-        "bytes": moved,
-        "bytes_ratio": moved / least,
-        "padding": 1 - needed / executed if executed else 0.0,
+        **total,
+        "bytes_ratio": total["bytes"] / least,
+        "padding": 1 - total["flops"] / executed if executed else 0.0,
         "workspace_ratio": workspace / (4 * numel),
         "state_bytes": state_bytes(recorded.optimizer),
         "floor_ms": 1e3 * sum(floor_seconds(w.needed, w.bytes) for w in works.values()),
-        "by_launch": [
-            {
-                "launch": name,
-                "tiles": work.count,
-                "flops": work.needed,
-                "executed_flops": work.executed,
-                "bytes": work.bytes,
-            }
-            for name, work in works.items()
-        ],
+        "by_launch": by_launch,
     }
 
 
 def host_times(inventory: shapes.Inventory, rounds: int = 60) -> dict[str, float]:
     """Milliseconds that a step keeps the host, medians; launches are called, kernels do not run.
 
-    Returns:
-        `host_ms` of a plain step, `host_new_gradients_ms` of one with tensors that it has not seen,
-        as after `zero_grad()`, `host_refresh_ms` of one that ends with a refresh, and `host_ratio`
-        of the first to a pass over the gradients. What is refreshed is as many smaller factors,
-        for memory is copied by the host here.
+    What is refreshed is as many smaller factors, for memory is copied by the host here.
     """
     recorded = record(inventory, launcher=CallingLauncher())
-    passes = [timed_call(lambda: _look(recorded), CPU).total for _ in range(rounds)]
-    base, same = statistics.median(passes), _plain(recorded, rounds)
-    new = _plain(recorded, rounds, new_gradients=True)
-    refreshing = _refreshing(record(inventory.small(), launcher=CallingLauncher()))
+
+    def look() -> None:
+        for param in recorded.params:
+            param.grad.data_ptr()  # type: ignore[union-attr]
+
+    base = statistics.median(timed_call(look, CPU).total for _ in range(rounds))
+    same = _plain(recorded, rounds)
     return {
         "host_ms": same,
-        "host_new_gradients_ms": new,
-        "host_refresh_ms": refreshing,
+        "host_new_gradients_ms": _plain(recorded, rounds, new_gradients=True),
+        "host_refresh_ms": _refreshing(record(inventory.small(), launcher=CallingLauncher())),
         "host_ratio": same / base,
     }
-
-
-def _look(recorded: Recorded) -> None:
-    for param in recorded.params:
-        param.grad.data_ptr()  # type: ignore[union-attr]
 
 
 def _plain(recorded: Recorded, rounds: int, *, new_gradients: bool = False) -> float:

@@ -1,11 +1,9 @@
 """Memory that optimizers and training need: of a GPU by torch's allocator, else by the system.
 
-On a GPU several workloads of a process take turns, so that what is allocated within a turn is of
-whoever has it. On the CPU each has a process of its own, which takes three steps under a
-precondition frequency of 2: the first, a plain and a refreshing one. There the peak is resident
-memory as the system counts it, whoever allocates, minus what was resident before. The C library is
-told to give back at once what is freed, or memory it keeps would count. The system counts in pages
-and lazily: some 100 kB mean nothing.
+On a GPU several workloads of a process take turns: what is allocated within a turn is of whoever
+has it. On the CPU each has a process of its own, which takes the first, a plain and a refreshing
+step. There the peak is resident memory as the system counts it, in pages and lazily, minus what was
+resident before; the C library is told to give back at once what is freed.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import torch
 
 from bench import shapes, workloads
 from bench.command import ROOT
-from bench.optimizers import around, build
+from bench.optimizers import build
 
 STEPS, FREQUENCY = 3, 2
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -59,10 +57,7 @@ class Share:
 
 
 def settle(device: str | torch.device) -> None:
-    """Have cuBLAS take the workspaces that it keeps, or they were of whoever multiplies first.
-
-    One is of this thread, the other of the one that runs backward passes.
-    """
+    """Have cuBLAS take the workspaces that it keeps for this thread and for that of backward."""
     if torch.device(device).type == "cuda":
         x = torch.ones(8, 8, device=device, requires_grad=True)
         (x @ x).sum().backward()
@@ -75,7 +70,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
         if isinstance(value, torch.Tensor):
             return value.nbytes
         if isinstance(value, dict):
-            return sum(size(item) for item in value.values())
+            return sum(map(size, value.values()))
         return sum(map(size, value)) if isinstance(value, list) else 0
 
     return sum(size(entry) for entry in optimizer.state.values())
@@ -86,7 +81,6 @@ def peak_bytes(kind: str, name: str, wanted: list[Any], limit: float | None = No
 
     Args:
         kind: `step`, beside parameters and gradients, or `train`, all that training takes.
-        name: of an optimizer that can be built here.
         wanted: of a step [shapes, device, backend]; of training [model, device, backend, settings].
         limit: seconds that a step may take.
     """
@@ -95,9 +89,10 @@ def peak_bytes(kind: str, name: str, wanted: list[Any], limit: float | None = No
     environment = os.environ | GIVE_BACK | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     within = None if limit is None else STEPS * limit
     command = [sys.executable, "-m", "bench.memory", request]
-    options: Any = {"capture_output": True, "text": True, "env": environment, "timeout": within}
     try:
-        done = subprocess.run(command, **options)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=within
+        )
         if done.returncode == 0:
             return int(done.stdout.splitlines()[-1])
         why = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -107,45 +102,40 @@ def peak_bytes(kind: str, name: str, wanted: list[Any], limit: float | None = No
     return None
 
 
-# In the process of its own. Something small comes before, so that libraries are loaded and threads
-# running.
+# In the process of its own -----------------------------------------------------------------------
 
 
 def main(kind: str, name: str, threads: int, what: str, device: str, *more: Any) -> int:
+    """Something small comes first, so that libraries are loaded and threads running."""
     torch.set_num_threads(threads)
     if kind == "train":
         backend, settings = more
-        small = workloads.Settings(batch=1, crop=64, width=8)
-        _train(name, workloads.DEMO, device, backend, small)
-        return _train(name, what, device, backend, workloads.Settings(*settings))
-    warm_up = shapes.Inventory("warm-up", (shapes.Entry("w", (64, 64), True),))
-    _step(name, warm_up, device, *more)
-    return _step(name, shapes.load(what), device, *more)
+        _trained(name, backend, workloads.DEMO, device, workloads.Settings(1, 64, 8))
+        return _trained(name, backend, what, device, workloads.Settings(*settings))
+    small = shapes.Inventory("warm-up", (shapes.Entry("w", (64, 64), True),))
+    _stepped(name, *more, small, device)
+    return _stepped(name, *more, shapes.load(what), device)
 
 
-def _step(name: str, inventory: shapes.Inventory, device: str, backend: str | None) -> int:
+def _stepped(name: str, backend: str | None, inventory: shapes.Inventory, device: str) -> int:
     params = inventory.parameters(device)
     optimizer = build(name, params, FREQUENCY, backend)
-    inventory.set_gradients(params, seed=1)
-    before = _reset_peak()
-    for call in range(STEPS):
-        if call:
-            optimizer.zero_grad()  # or two sets of gradients would be there
-            inventory.set_gradients(params, seed=1 + call)
-        with around(name):
-            optimizer.step()
-    return _resident("VmHWM") - before
+    inventory.set_gradients(params, seed=0)
+    return _peak(optimizer, lambda: inventory.set_gradients(params, seed=1), _reset_peak())
 
 
-def _train(name: str, model: str, device: str, backend: str | None, settings: Any) -> int:
+def _trained(name: str, backend: str | None, *of: Any) -> int:
     before = _reset_peak()
-    workload = workloads.build(model, device, settings)
+    workload = workloads.build(*of)
     optimizer = build(name, workload.params, FREQUENCY, backend)
+    return _peak(optimizer, lambda: workload.loss().backward(), before)
+
+
+def _peak(optimizer: torch.optim.Optimizer, backward: Callable[[], object], before: int) -> int:
     for _ in range(STEPS):
-        optimizer.zero_grad()
-        workload.loss().backward()
-        with around(name):
-            optimizer.step()
+        optimizer.zero_grad()  # or two sets of gradients would be there
+        backward()
+        optimizer.step()
     return _resident("VmHWM") - before
 
 
@@ -157,9 +147,8 @@ def _reset_peak() -> int:
 
 def _resident(field: str) -> int:
     """Bytes of a line of /proc/self/status, which has kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.partition(f"{field}:")[2].split()[0])
 
 
 if __name__ == "__main__":

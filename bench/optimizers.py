@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl
 
 import torch
 
@@ -34,7 +35,6 @@ ALIASES = {
 }
 
 Params = list[torch.nn.Parameter]
-Build = Callable[[Params, int], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,13 @@ class Peer:
         install: the command that brings it.
         note: what has to be known to read its numbers.
         package: the distribution it comes from.
-        around: a context for each of its calls, for a library with a switch that all share.
     """
 
-    build: Build
+    build: Callable[..., torch.optim.Optimizer]
     refreshed: Callable[[Any, int, int], bool | None] = lambda _, call, period: call % period == 0
     install: str | None = None
     note: str | None = None
     package: str = "torch"
-    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def accepted(cls: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -74,12 +72,7 @@ def accepted(cls: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]
 def with_ours(cls: Callable[..., Any], params: Params, frequency: int, **more: Any) -> Any:
     """The optimizer with our options as far as it takes them."""
     options = OPTIONS | {"precondition_frequency": frequency}
-    return cls(params, **accepted(cls, options), **more)
-
-
-def build_ours(params: Params, frequency: int, backend: str | None) -> torch.optim.Optimizer:
-    """ValueError for a backend that is unknown or does not run here."""
-    return with_ours(soap_fast.SOAP, params, frequency, backend=backend)
+    return cls(params, **accepted(cls, options) | more)
 
 
 def _pytorch_optimizer(params: Params, frequency: int) -> torch.optim.Optimizer:
@@ -91,34 +84,23 @@ def _pytorch_optimizer(params: Params, frequency: int) -> torch.optim.Optimizer:
 def _heavyball(params: Params, frequency: int) -> torch.optim.Optimizer:
     import heavyball
 
+    # One switch for all of its optimizers: functions as they are written.
+    heavyball.utils.compile_mode = None
     # Its own defaults are a frequency of 2 and merged modes.
     options = OPTIONS | {"precondition_frequency": frequency}
     return heavyball.SOAP(params, shampoo_beta=options["betas"][1], merge_dims=False, **options)
 
 
-@contextmanager
-def _heavyball_eager() -> Iterator[None]:
-    """Its switch, which is one for all of its optimizers, set for a call."""
-    import heavyball
-
-    before = heavyball.utils.compile_mode
-    heavyball.utils.compile_mode = None  # functions as they are written
-    try:
-        yield
-    finally:
-        heavyball.utils.compile_mode = before
-
-
 class Oracle(torch.optim.Optimizer):
     """`tests/oracle.py` as an optimizer: tensor by tensor and mode by mode, as the paper reads."""
 
-    def __init__(self, params: Params, frequency: int) -> None:
+    def __init__(self, params: Params, frequency: int, **more: Any) -> None:
         sys.path.append(str(ROOT / "tests"))
         from oracle import OracleSOAP
 
         super().__init__(params, {})
         self.params = params
-        self.oracle = with_ours(OracleSOAP, params, frequency)
+        self.oracle = with_ours(OracleSOAP, params, frequency, **more)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -132,6 +114,7 @@ def _torchs(cls: Callable[..., Any], note: str, **how: bool) -> Peer:
     return Peer(partial(with_ours, cls, **how), lambda *_: False, note=f"torch's{note}")
 
 
+OUR_PEER = Peer(partial(with_ours, soap_fast.SOAP), package=OURS)
 PEERS = {
     "pytorch_optimizer": Peer(
         _pytorch_optimizer,
@@ -149,7 +132,6 @@ PEERS = {
         "betas, frequency and merge_dims are set as ours; its first call only starts the bases, "
         "too",
         package="heavyball",
-        around=_heavyball_eager,
     ),
     "adamw": _torchs(torch.optim.AdamW, ", fused=True; no refreshes", fused=True),
     "oracle": Peer(Oracle, note="the reference's order of work, see tests/oracle.py"),
@@ -167,11 +149,9 @@ def optimizer_class(text: str) -> type[torch.optim.Optimizer]:
 
 
 def peer(name: str) -> Peer:
-    """The peer of this name, or an optimizer named `package.module:Class`.
-
-    Raises:
-        argparse.ArgumentTypeError: there is none.
-    """
+    """Ours, a peer, or `package.module:Class?option=value`; ArgumentTypeError for another name."""
+    if name == OURS:
+        return OUR_PEER
     if name in PEERS or ":" in name:
         return PEERS.get(name) or _foreign(name)
     known = f"{', '.join(PEERS)}, or package.module:Class"
@@ -180,16 +160,23 @@ def peer(name: str) -> Peer:
 
 @functools.cache
 def _foreign(name: str) -> Peer:
-    cls = optimizer_class(name)
+    path, _, query = name.partition("?")
+    cls = optimizer_class(path)
+    try:
+        options = {key: ast.literal_eval(value) for key, value in parse_qsl(query)}
+    except (ValueError, SyntaxError):
+        raise argparse.ArgumentTypeError(f"{name!r}: write options as ?name=number") from None
     top = cls.__module__.partition(".")[0]
-    return Peer(
-        partial(with_ours, cls),
+    peer = Peer(
+        partial(with_ours, cls, **options),
         refreshed=lambda *_: None,
         note=f"set as ours: {', '.join(accepted(cls, OPTIONS)) or 'nothing'}; everything else is "
         f"{cls.__name__}'s own default; mean_ms is the arithmetic mean, for its refreshes are not "
         "known",
         package=importlib.metadata.packages_distributions().get(top, [top])[0],
     )
+    ours = issubclass(cls, soap_fast.SOAP)
+    return replace(peer, refreshed=OUR_PEER.refreshed, note=None) if ours else peer
 
 
 def chosen(text: str) -> tuple[str, ...]:
@@ -200,31 +187,16 @@ def chosen(text: str) -> tuple[str, ...]:
     return names
 
 
-def build(name: str, params: Params, frequency: int, backend: str | None) -> torch.optim.Optimizer:
-    """Ours with this backend, or a peer; errors as of the two."""
-    if name == OURS:
-        return build_ours(params, frequency, backend)
-    found = peer(name)
-    with found.around():
-        return found.build(params, frequency)
-
-
-def around(name: str) -> AbstractContextManager[None]:
-    """The context of a call of an optimizer."""
-    return nullcontext() if name == OURS else peer(name).around()
-
-
-def refreshed(name: str, optimizer: Any, call: int, frequency: int) -> bool | None:
-    """Whether the call just made, the first being 0, refreshed bases; None: nobody knows."""
-    if name == OURS:
-        return call % frequency == 0
-    return peer(name).refreshed(optimizer, call, frequency)
+def build(
+    name: str, params: Params, frequency: int, backend: str | None = None
+) -> torch.optim.Optimizer:
+    """Ours with this backend, or a peer; ValueError for a backend, ImportError for a peer."""
+    more = {"backend": backend} if name == OURS else {}
+    return peer(name).build(params, frequency, **more)
 
 
 def origin(name: str) -> dict[str, str | None]:
     """Where an optimizer comes from, and what has to be known to read its numbers."""
-    if name == OURS:
-        return {"package": OURS, "version": soap_fast.__version__, "note": None}
     found = peer(name)
     try:
         version = importlib.metadata.version(found.package)

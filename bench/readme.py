@@ -1,7 +1,6 @@
 """`readme`: fill README.md with the table of result files: no number in it is typed by hand.
 
-The section to fill stands between `<!-- from FOLDER -->` and `<!-- end of FOLDER -->`; FOLDER is
-that of the results. A GPU's come first where there are some.
+The section to fill stands between two comments. A GPU's results come first where there are some.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from bench.envelope import ResultFile, Row, read
 from bench.files import BadInput
 from bench.report import PAGE
 
-SECTION = re.compile(r"(<!-- from (?P<path>\S+) -->\n).*?(<!-- end of (?P=path) -->)", re.DOTALL)
+RESULTS = ROOT / "bench" / "results"
+SECTION = re.compile(r"(<!-- from bench/results -->\n).*?(<!-- end of bench)", re.DOTALL)
 ROWS = 4  # at most; README's first screen has no room for more
 # By kind of step, the most telling first. A GPU's results lie below its folder, a CPU's below ours.
 GPU_FILES = ("peers_elic.json", "train_elic.json")
@@ -32,10 +32,6 @@ HEADER = (
     "mean time of", "model", "soap_fast, ms", "Adam, ms", "soap_fast / Adam", f"{PEER}, ms",
     f"soap_fast / {PEER}", "on",
 )  # fmt: skip
-EXPLAINED = """\
-Means over a refresh period, its refresh included; the optimizers take turns. A training step is
-forward, backward and optimizer. Adam is torch's, in optimizer steps its AdamW with `fused=True`.
-"""
 WIDTHS = {0.25: "a quarter", 0.5: "half"}
 
 
@@ -46,33 +42,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     readme = ROOT / "README.md"
     text = readme.read_text()
-    filled = SECTION.sub(lambda m: f"{m[1]}{markdown(ROOT / m['path'], ROOT)}{m[3]}", text)
+    filled = SECTION.sub(lambda m: f"{m[1]}{markdown(RESULTS, ROOT)}{m[2]}", text)
     if not options.check:
         readme.write_text(filled)
     return int(options.check and filled != text)
 
 
 def markdown(results: Path, root: Path) -> str:
-    """The table with at most ROWS rows, what its words mean, and the machines.
-
-    Args:
-        results: folder of result files, as bench/results.
-        root: of the clone; links are relative to it.
-
-    Raises:
-        BadInput: no result is there.
-    """
+    """The table of a folder of result files, and the machines; links are relative to `root`."""
     chosen = list(_found(results))[:ROWS]
     if not chosen:
         raise BadInput(f"{results} has none of {', '.join(CPU_FILES)}: measure them first")
-    lines = [*dict.fromkeys(_machine(file) for file in chosen), *_state(chosen)]
+    lines = [file.origin if file.machine.get("gpu") else f"CPU: {file.origin}" for file in chosen]
+    lines += _state(chosen)
     for file in chosen:
         if gpu := file.machine.get("gpu"):
             page = (Path(file.path).parent / PAGE).relative_to(root).as_posix()
             lines.append(f"All results of the {gpu}: [{page}]({page})")
     lines += _steps(results / COMPARED, root)
-    listed = "".join(f"{_item(line)}\n" for line in dict.fromkeys(lines))
-    return f"{table(HEADER, [_cells(file) for file in chosen])}\n{EXPLAINED}\n{listed}"
+    listed = "".join(f"{_item(line)}
+" for line in dict.fromkeys(lines))
+    return f"{table(HEADER, [_cells(file) for file in chosen])}
+{listed}"
 
 
 def _item(line: str) -> str:
@@ -136,15 +127,6 @@ def _model(row: Row) -> str:
     if width not in (None, 1):
         name += f" at {WIDTHS.get(width, width)} of its width"
     return f"{name}, {size}, {row['batch']} crops of {row['crop']} x {row['crop']}"
-
-
-def _machine(file: ResultFile) -> str:
-    about = file.machine
-    told = f"CPU: {about.get('processor')}, {about.get('threads')} threads"
-    if about.get("gpu"):
-        told = f"{about['gpu']}, driver {about.get('driver')}"
-    versions = [f"{name} {v}" for name in ("torch", PEER) if (v := file.versions.get(name))]
-    return ", ".join([told, *versions, f"commit {(file.commit or '?')[:10]}"])
 
 
 def _state(chosen: list[ResultFile]) -> Iterator[str]:

@@ -32,7 +32,7 @@ class RecordingBackend(TritonBackend):
 
 
 class CallingLauncher(TritonLauncher):
-    """Calls every launch as one that has been compiled; what Triton then calls does nothing."""
+    """Calls every launch as one that has been compiled to a kernel that does nothing."""
 
     def __init__(self) -> None:
         super().__init__(multiprocessors=132)
@@ -43,11 +43,8 @@ class CallingLauncher(TritonLauncher):
         super().__call__(launch)
 
     def _compile(self, launch: Launch) -> None:
-        launch.kept |= {"constants": list(launch.constants.values()), "run": nothing}
-
-
-def nothing(*arguments: Any) -> None:
-    """In the place of a compiled kernel."""
+        constants = list(launch.constants.values())
+        launch.kept |= {"constants": constants, "run": lambda *arguments: None}
 
 
 class Computes(TorchDispatchMode):
@@ -55,9 +52,7 @@ class Computes(TorchDispatchMode):
 
     KERNELS = ("index_select", "ne", "reciprocal")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += op.overloadpacket.__name__ in self.KERNELS
@@ -85,10 +80,7 @@ class Recorded:
         return len(self.launcher.launched)
 
     def refresh(self) -> dict[str, int]:
-        """Take a step that ends with a refresh; what that refresh adds to the launches, by whom.
-
-        The extension tells how many are its own, and must be available.
-        """
+        """What a refresh at a step's end adds to its launches, by whom; needs the extension."""
         plain = self.step()
         with Computes() as computes:
             ours = self.refreshing_step() - plain
@@ -96,7 +88,7 @@ class Recorded:
         return {"triton": ours, "extension": extension, "torch": computes.count}
 
     def refreshing_step(self) -> int:
-        """Take a step that ends with a refresh; how many launches of ours it would have been."""
+        """As `step`, and a refresh at its end."""
         frequency = self.optimizer.param_groups[0]["precondition_frequency"]
         for state in self.optimizer.state.values():
             state["calls"] = frequency  # the coming call is due

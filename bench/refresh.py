@@ -5,6 +5,10 @@ would bring: Gram matrices of normal gradients, with bases one drift behind them
 the same work factor by factor, as public optimizers do: product, order, `torch.linalg.qr` and the
 carrying product for a refresh, `torch.linalg.eigh` for first bases. Both are timed in turn; ratios
 are loop over ours.
+
+`--phases` tells instead what a refreshing call does on a GPU beyond a plain step: for each phase of
+the operator, and each launch that carries moments over, launches, gflop and predicted time on an
+H100 (docs/cost.md), and on a GPU the time it took there. Row `all` is their sum.
 """
 
 from __future__ import annotations
@@ -16,29 +20,38 @@ from dataclasses import dataclass
 
 import torch
 
-from bench import shapes
+from bench import kernels, shapes
 from bench.clock import Stopwatch
-from bench.command import Row, common, progress
+from bench.command import Row, common, progress, show
+from bench.cost import aot
 from bench.costs import PLAN
 from bench.files import BadInput
 from soap_fast import extension
+from soap_fast.backends.triton.ops.grouped_matmul import products_by
 from soap_fast.step.eigh import eigh_eager, eigh_native
 from soap_fast.step.plan import plan_tensor
-from soap_fast.step.refresh import refresh_eager, refresh_native
+from soap_fast.step.refresh import refresh_eager, refresh_native, refresh_times
 
 COLUMNS = (
     "shapes", "op", "device", "factors", "largest", "threads", "refresh_ms", "refresh_ratio",
     "eigh_ms", "eigh_ratio",
 )  # fmt: skip
+PHASE_COLUMNS = ("phase", "launches", "gflop", "predicted_us", "us", "predicted_ms")
 OPS = {"native": (eigh_native, refresh_native), "eager": (eigh_eager, refresh_eager)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     common(parser, "--shapes", "--device", "--repeats", "--threads", repeats=5)
     parser.add_argument("--op", choices=OPS, default="native", help="default: %(default)s")
+    what = "of the operator and of what follows it; needs no GPU"
+    parser.add_argument("--phases", action="store_true", help=what)
 
 
-def run(options: argparse.Namespace) -> list[Row]:
+def run(options: argparse.Namespace) -> list[Row] | int:
+    if options.phases:
+        found = phases(shapes.load(options.shapes), options.device, options.repeats)
+        show(found, PHASE_COLUMNS, options.json, "refresh --phases")
+        return 0
     if options.op == "native" and not extension.available():
         raise BadInput(f"--op native: {extension.reason()}")
     cuda = (extension.build_info() or {}).get("cuda")
@@ -71,6 +84,34 @@ def run(options: argparse.Namespace) -> list[Row]:
     }
     ratios = {f"{name}_ratio": medians[f"{name}_loop_ms"] / medians[f"{name}_ms"] for name in pairs}
     return [{**result, **medians, **ratios, "samples": samples}]
+
+
+def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
+    """A row for each phase of a refreshing call, and one of all."""
+    if not extension.available():
+        raise BadInput(f"--phases asks the extension for its plan: {extension.reason()}")
+    aot.check_compiles()
+    from bench.cost import refresh as predicted  # needs numpy, which a GPU's machine may lack
+
+    rows = predicted.rows(inventory)
+    if not rows:
+        raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
+    if device.startswith("cuda"):
+        operator = operator_times(Factors.of(inventory, device), device, repeats)
+        launched = kernels.launches(inventory, device, repeats)
+        carry = [row["us"] for row in launched if row["phase"] == "refresh"][1:]  # after refresh_
+        rows = predicted.with_times(rows, predicted.plan_of(inventory), operator, carry)
+    return [{**row, "shapes": inventory.model} for row in (*rows, predicted.total(rows))]
+
+
+def operator_times(factors: Factors, device: str, repeats: int) -> list[float]:
+    """Median microseconds of each launch of the operator, products by our kernel as in a step."""
+    launcher, found = kernels.TimingLauncher(device), []
+    with products_by(launcher, "tf32x3"):
+        for _ in range(repeats + 1):
+            factors.restore()
+            found.append(refresh_times(factors.K, factors.Q, factors.chosen, factors.allowed, 0.0))
+    return [statistics.median(times) for times in zip(*found[1:], strict=True)]
 
 
 def interleaved(

@@ -1,8 +1,8 @@
 """`report`: result files as one page of Markdown with drawings.
 
-Takes what `--json` and `pytest bench/ --benchmark-json` have written, files or folders of them, and
-writes report.md: a table per file, a roofline from kernels, roofs and ops, and step time by phase
-beside other optimizers. What it does not know is named and left out.
+Takes what `--json` has written, files or folders of them, and writes report.md: a table per file, a
+roofline from kernels and roofs, and step time by phase beside other optimizers. What it does not
+know is named and left out.
 """
 
 from __future__ import annotations
@@ -10,18 +10,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from bench import figures, kernels, launches, refresh, roof, step, train
-from bench.command import Row, check_target, common, table
+from bench import kernels, launches, refresh, roof, sharing, step, train
+from bench.command import Row, check_target, common, filled_table
 from bench.cost import aot
 from bench.envelope import ResultFile, read
 from bench.files import BadInput
+from bench.roof import UNITS
 
 COLUMNS = ("path", "command", "rows", "commit")
 PAGE = "report.md"
+PHASES = {"first_ms": "first call", "plain_ms": "plain", "refresh_ms": "refresh", "mean_ms": "mean"}
+COLORS = ("#1f5a8a", "#c8543a", "#3a8a5c", "#8a5ca8", "#b08a2a", "#555555", "#2aa0b0")
+MARKERS = "osv^DPX*"
+PANEL, ACROSS = (4.6, 3.6), 3  # inches; panels in a row
 
 
 # By command, what was timed first, then what is the same on every machine: titles and columns. The
@@ -32,13 +38,10 @@ SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
     "train": ("Training steps", train.COLUMNS),
     "kernels": ("Kernels and operators", kernels.COLUMNS),
     "refresh": ("First bases and refreshes", refresh.COLUMNS),
+    "sharing": ("Refreshes that processes share", sharing.COLUMNS),
     "scaling": (
         "Cost against size",
-        ("sweep", "x", "threads", *figures.PHASES, "metric", "exponent", "stderr"),
-    ),
-    "pytest bench/": (
-        "Ops, by pytest-benchmark",
-        ("op", "shapes", "backend", "device", "seconds", "flops", "bytes", "share_of_roof"),
+        ("sweep", "x", "threads", *PHASES, "metric", "exponent", "stderr"),
     ),
     "lic compare": (
         "Optimizers compared on models",
@@ -65,7 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Row]:
     out = Path(options.out)
     check_target(str(out / PAGE), "--out")
-    files = known(found(options.paths))
+    files = found(options.paths)
     if not files:
         raise BadInput(f"nothing to report: results of {', '.join(SECTIONS)} are known")
     write(files, out)
@@ -76,33 +79,17 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 def found(paths: Sequence[str]) -> list[ResultFile]:
-    """Every result of these files and folders; what of a folder is none is named.
-
-    Raises:
-        BadInput: a path is not there, or a file is no result.
-    """
-    files = []
-    for given in paths:
-        if not Path(given).is_dir():
-            files.append(read(given))
-            continue
-        for path in sorted(Path(given).rglob("*.json")):
-            try:
-                files.append(read(str(path)))
-            except BadInput as problem:
-                print(f"{problem}; left out", file=sys.stderr)
-    return files
-
-
-def known(files: Iterable[ResultFile]) -> list[ResultFile]:
-    """Results of commands that are known; others are named."""
-    kept = []
+    """Results of known commands in these files, else BadInput, and folders; all else is named."""
+    files = [read(given) for given in paths if not Path(given).is_dir()]
+    for path in (path for given in paths for path in sorted(Path(given).rglob("*.json"))):
+        try:
+            files.append(read(str(path)))
+        except BadInput as problem:
+            print(f"{problem}; left out", file=sys.stderr)
     for file in files:
-        if file.command in SECTIONS and file.rows:
-            kept.append(file)
-        else:
+        if file.command not in SECTIONS or not file.rows:
             print(f"{file.path}: of no command that is known, left out", file=sys.stderr)
-    return kept
+    return [file for file in files if file.command in SECTIONS and file.rows]
 
 
 def write(
@@ -110,8 +97,7 @@ def write(
 ) -> None:
     """`out`/report.md and its drawings; `before` and `after` are Markdown around the results."""
     out.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([before, *page(files, out), *([after] if after else [])])
-    (out / PAGE).write_text(text)
+    (out / PAGE).write_text("\n".join(filter(None, [before, *page(files, out), after])))
 
 
 def page(files: Sequence[ResultFile], out: Path) -> list[str]:
@@ -124,36 +110,124 @@ def page(files: Sequence[ResultFile], out: Path) -> list[str]:
         parts.append(f"## {title}\n")
         for file in of:
             rows = [row for row in file.rows if columns[0] in row]
-            filled = [c for c in columns if any(row.get(c) is not None for row in rows)]
-            parts += [origin(file), table(filled, [[row.get(c) for c in filled] for row in rows])]
+            parts += [f"`{file.path}`: {file.origin}\n", filled_table(columns, rows)]
         if command == "step":
-            draw = partial(figures.draw_phases, of)
-            parts.append(drawing(out, "steps.png", "step time by phase", draw))
-    charts = figures.charts(files)
-    if charts:
-        draw = partial(figures.draw_roofline, charts)
+            parts.append(drawing("step time by phase", draw_phases, of, out / "steps.png"))
+    if found := charts(files):
         title = "GFLOP/s over flops per byte"
-        parts += ["## Roofline\n", drawing(out, "roofline.png", title, draw)]
+        parts += ["## Roofline\n", drawing(title, draw_roofline, found, out / "roofline.png")]
         parts += [
             f"No roofs of {device} are among these: `python -m bench roof --json FILE`.\n"
-            for device in figures.without_roofs(charts)
+            for device, chart in found.items()
+            if not (chart.copy and chart.products)
         ]
     return parts
 
 
-def drawing(out: Path, name: str, title: str, draw: Callable[[Path], None]) -> str:
+def drawing(title: str, draw: Callable[[Any, Path], None], what: Any, path: Path) -> str:
     """Where matplotlib is missing the page says so in its place."""
     if find_spec("matplotlib") is None:
         return f"Not drawn, matplotlib is not installed: {title}.\n"
-    draw(out / name)
-    return f"![{title}]({name})\n"
+    draw(what, path)
+    return f"![{title}]({path.name})\n"
 
 
-def origin(file: ResultFile) -> str:
-    """Where the numbers were taken and of what."""
-    machine = file.machine
-    told = [str(machine.get("processor")), f"{machine.get('threads')} threads"]
-    told += [f"{machine['gpu']}, driver {machine.get('driver')}"] if machine.get("gpu") else []
-    told += [f"torch {file.versions['torch']}"] if file.versions.get("torch") else []
-    told += [f"commit {file.commit[:12]}"] if file.commit else []
-    return f"`{file.path}`: {', '.join(told)}\n"
+# Drawings ----------------------------------------------------------------------------------------
+
+
+def subplots(count: int) -> tuple[Any, list[Any]]:
+    """A figure with so many panels, and no display."""
+    from matplotlib.figure import Figure
+
+    across = min(count, ACROSS)
+    down = -(-count // across)
+    figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for place, panel in enumerate(panels):
+        panel.grid(alpha=0.3)
+        panel.set_visible(place < count)
+    return figure, panels[:count]
+
+
+def draw_phases(files: Sequence[ResultFile], path: Path) -> None:
+    """A panel per file, a group of bars per phase, a bar per optimizer."""
+    from matplotlib.patches import Patch
+
+    timed = [[row for row in file.rows if row.get("mean_ms") is not None] for file in files]
+    names = list(dict.fromkeys(row["name"] for rows in timed for row in rows))
+    colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(names)}
+    figure, panels = subplots(len(files))
+    for file, rows, panel in zip(files, timed, panels, strict=True):
+        width = 0.8 / max(len(rows), 1)
+        for place, row in enumerate(rows):
+            left = -0.4 + (place + 0.5) * width
+            bars = [(i + left, row[p]) for i, p in enumerate(PHASES) if row.get(p) is not None]
+            panel.bar(*zip(*bars, strict=True), width, color=colors[row["name"]])
+        panel.set_xticks(range(len(PHASES)), list(PHASES.values()), fontsize="small")
+        where = file.machine.get("gpu") or file.machine.get("processor")
+        model = rows[0].get("shapes") if rows else None
+        panel.set_title(f"{model}, {where}", fontsize="medium")
+        panel.set_ylabel("ms")
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(names), fontsize="small")
+    figure.savefig(path, format="png", dpi=90)
+
+
+@dataclass
+class Chart:
+    """What belongs to one device: points, and roofs in flops and bytes per second."""
+
+    # What computed, who, flops, bytes and seconds.
+    points: list[tuple[str, str, float, float, float]] = field(default_factory=list)
+    products: dict[str, float] = field(default_factory=dict)
+    copy: float = 0.0
+
+    def add_roof(self, name: str, rate: float) -> None:
+        """Of several measurements of a roof the highest: other work only lowers it."""
+        if name == "copy":
+            self.copy = max(rate, self.copy)
+        elif name.startswith("gemm_"):
+            precision = name.removeprefix("gemm_")
+            self.products[precision] = max(rate, self.products.get(precision, 0.0))
+
+
+def charts(files: Iterable[ResultFile]) -> dict[str, Chart]:
+    """By device, those that have points."""
+    found: dict[str, Chart] = {}
+    for file in files:
+        for row in file.rows:
+            kind = str(row.get("device") or "cpu").partition(":")[0]
+            where = file.machine.get("gpu" if kind == "cuda" else "processor")
+            chart = found.setdefault(f"{where}, {kind}", Chart())
+            if "roof" in row:
+                chart.add_roof(row["roof"], row["value"] * UNITS[row["unit"]])
+            elif row.get("us") and row.get("flops") and row.get("bytes"):
+                work = row["flops"], row["bytes"], 1e-6 * row["us"]
+                chart.points.append((row["name"], row["by"], *work))
+    return {place: chart for place, chart in found.items() if chart.points}
+
+
+def draw_roofline(found: dict[str, Chart], path: Path) -> None:
+    """A panel per device: GFLOP/s over flops per byte, both axes logarithmic."""
+    figure, panels = subplots(len(found))
+    for (where, chart), panel in zip(found.items(), panels, strict=True):
+        groups = list(dict.fromkeys(what for what, *_ in chart.points))
+        backends = list(dict.fromkeys(by for _, by, *_ in chart.points))
+        for what, by, flops, moved, seconds in chart.points:
+            color = COLORS[groups.index(what) % len(COLORS)]
+            marker = MARKERS[backends.index(by) % len(MARKERS)]
+            place = flops / moved, flops / seconds / 1e9
+            panel.loglog(*place, color=color, marker=marker, linestyle="", label=f"{what} {by}")
+        start, end = panel.get_xlim()
+        for number, (precision, rate) in enumerate(sorted(chart.products.items())):
+            corner = rate / chart.copy if chart.copy else start
+            xs = sorted({start, min(max(corner, start), end), end})
+            ys = [min(rate, chart.copy * x if chart.copy else rate) / 1e9 for x in xs]
+            style = ("-", "--", ":", "-.")[number % 4]
+            panel.plot(xs, ys, color="black", linestyle=style, linewidth=1, label=precision)
+        panel.set(title=where, xlabel="flops per byte", ylabel="GFLOP/s")
+        panel.tick_params(axis="x", which="minor", labelbottom=False)
+        once = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+        panel.legend(once.values(), once.keys(), fontsize="x-small", loc="upper left",
+                     bbox_to_anchor=(1.02, 1.0))  # fmt: skip
+    figure.savefig(path, format="png", dpi=90)

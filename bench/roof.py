@@ -10,8 +10,8 @@ Roofs are measured, never read from a data sheet.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -20,26 +20,16 @@ from bench.clock import replayed, samples, synchronize
 from bench.command import Row, common, positive, progress
 
 CALLS = 500  # per sample: one takes a microsecond or ten, and a queue holds 1000
-
-
-class Sizes(NamedTuple):
-    """Bytes of the source of a copy, more than the caches hold; n of a product of two [n, n]."""
-
-    copied: int
-    product: int
-
-
-DEFAULT_SIZES = {"cpu": Sizes(2**28, 2048), "cuda": Sizes(2**30, 8192)}
+# By kind of device: bytes that are copied, more than the caches hold, and n of products of [n, n].
+DEFAULT_SIZES = {"cpu": (2**28, 2048), "cuda": (2**30, 8192)}
 UNITS = {"GB/s": 1e9, "GFLOP/s": 1e9, "us": 1e-6}
-# By kind of device and name of a roof: dtype, and torch's float32 matmul precision.
+# By name of a roof: dtype, and torch's float32 matmul precision.
 PRECISIONS = {
-    "cpu": {"gemm_float32": (torch.float32, "highest"), "gemm_bfloat16": (torch.bfloat16, None)},
-    "cuda": {
-        "gemm_float32": (torch.float32, "highest"),
-        "gemm_tf32": (torch.float32, "high"),
-        "gemm_bfloat16": (torch.bfloat16, None),
-    },
+    "gemm_float32": (torch.float32, "highest"),
+    "gemm_tf32": (torch.float32, "high"),  # on CUDA alone
+    "gemm_bfloat16": (torch.bfloat16, None),
 }
+COLUMNS = ("roof", "value", "unit", "median", "what")
 
 
 class Roofs(NamedTuple):
@@ -59,9 +49,6 @@ class Roofs(NamedTuple):
         return cls(values["copy"], gemm)
 
 
-COLUMNS = ("roof", "value", "unit", "median", "what")
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     common(parser, "--device", "--repeats", "--threads")
     parser.add_argument("--size", type=positive(int), help="n of products of [n, n]")
@@ -71,34 +58,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Row]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    sizes = DEFAULT_SIZES[torch.device(options.device).type]
-    copied = sizes.copied if options.copy_mib is None else options.copy_mib * 2**20
-    rows = measure(options.device, Sizes(copied, options.size or sizes.product), options.repeats)
+    copied = None if options.copy_mib is None else options.copy_mib * 2**20
+    rows = measure(options.device, copied, options.size, options.repeats)
     more = {"device": options.device, "threads": torch.get_num_threads()}
     return [row | more for row in rows]
 
 
-def measure(device: str, sizes: Sizes | None = None, repeats: int = 7) -> list[Row]:
+def measure(
+    device: str, copied: int | None = None, size: int | None = None, repeats: int = 7
+) -> list[Row]:
     """Every roof of a device, a row each: `value` is the best of the samples, `median` theirs."""
     kind = torch.device(device).type
-    sizes = sizes or DEFAULT_SIZES[kind]
+    usual = DEFAULT_SIZES[kind]
     products = [
-        gemm_row(name, device, sizes.product, repeats)
-        for name in progress(PRECISIONS[kind], "products", "roof")
+        gemm_row(name, device, size or usual[1], repeats)
+        for name in progress(PRECISIONS, "products", "roof")
+        if kind == "cuda" or name != "gemm_tf32"
     ]
-    copied = copy_row(device, sizes.copied, repeats)
-    return [copied, *products, *call_rows(device, repeats), *derived(products)]
+    copy = copy_row(device, copied or usual[0], repeats)
+    return [copy, *products, *call_rows(device, repeats), *derived(products)]
 
 
 def _row(roof: str, unit: str, amount: float, seconds: list[float], what: str) -> Row:
-    """A rate, `amount` over the shortest and over the median time, or microseconds of a call."""
-    ordered = sorted(seconds)
-    best, median = ordered[0], ordered[len(ordered) // 2]
-    if unit == "us":
-        values = best / UNITS[unit] / amount, median / UNITS[unit] / amount
-    else:
-        values = amount / best / UNITS[unit], amount / median / UNITS[unit]
-    return {"roof": roof, "value": values[0], "unit": unit, "median": values[1], "what": what}
+    """So much in each of these times: a rate, or microseconds of one of so many calls."""
+    times = min(seconds), statistics.median(seconds)
+    best, median = (1e6 * t / amount if unit == "us" else amount / t / UNITS[unit] for t in times)
+    return {"roof": roof, "value": best, "unit": unit, "median": median, "what": what}
 
 
 def copy_row(device: str, size: int, repeats: int) -> Row:
@@ -112,23 +97,16 @@ def copy_row(device: str, size: int, repeats: int) -> Row:
 
 def gemm_row(name: str, device: str, size: int, repeats: int) -> Row:
     """Operations per second of a product of two [size, size], into memory that is there."""
-    dtype, precision = PRECISIONS[torch.device(device).type][name]
+    dtype, precision = PRECISIONS[name]
     a, b = torch.randn(2, size, size, device=device).to(dtype)  # [size, size] each
     out = torch.empty_like(a)
-    with matmul_precision(precision):
-        times = samples(lambda: torch.mm(a, b, out=out), device, repeats)
-    return _row(name, "GFLOP/s", 2 * size**3, times, f"torch.mm of [{size}, {size}], {dtype}")
-
-
-@contextmanager
-def matmul_precision(precision: str | None) -> Iterator[None]:
-    """torch's setting for float32 products, and afterwards what it was."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision or before)
     try:
-        yield
+        times = samples(lambda: torch.mm(a, b, out=out), device, repeats)
     finally:
         torch.set_float32_matmul_precision(before)
+    return _row(name, "GFLOP/s", 2 * size**3, times, f"torch.mm of [{size}, {size}], {dtype}")
 
 
 def derived(rows: list[Row]) -> Iterator[Row]:
@@ -139,7 +117,7 @@ def derived(rows: list[Row]) -> Iterator[Row]:
             yield {**row, **third, "roof": "gemm_tf32x3", "what": "a third of gemm_tf32"}
 
 
-def _calls(device: str, count: int = CALLS) -> Callable[[], None]:
+def _calls(device: str, count: int) -> Callable[[], None]:
     one, out = torch.ones(1, device=device), torch.empty(1, device=device)
 
     def calls() -> None:
@@ -151,12 +129,11 @@ def _calls(device: str, count: int = CALLS) -> Callable[[], None]:
 
 def call_rows(device: str, repeats: int) -> Iterator[Row]:
     """What a call of a torch operator costs: on the host, between launches, and within a graph."""
-    what = "torch.neg of one element"
+    what, calls = "torch.neg of one element", _calls(device, CALLS)
     # By the host's clock, each sample from an empty queue: a full one would be waited for.
-    times = samples(_calls(device), "cpu", repeats, before=lambda: synchronize(device))
+    times = samples(calls, "cpu", repeats, before=lambda: synchronize(device))
     yield _row("host_call", "us", CALLS, times, what)
     if torch.device(device).type == "cuda":
-        times = samples(_calls(device), device, repeats)
-        yield _row("launch", "us", CALLS, times, f"{what}, in a row")
+        yield _row("launch", "us", CALLS, samples(calls, device, repeats), f"{what}, in a row")
         times = replayed(_calls(device, 1), calls=1000, repeats=repeats)
         yield _row("graph_replay", "us", 1, times, f"{what}, as one of 1000 nodes of a CUDA graph")

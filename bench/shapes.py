@@ -35,10 +35,7 @@ class Inventory:
         return sum(torch.Size(entry.shape).numel() for entry in self.entries)
 
     def small(self) -> Inventory:
-        """As many tensors of as many different sizes, each as small as that allows.
-
-        The host does the same for it: as many stacks of factors, as many modes that fold.
-        """
+        """As many tensors of as many different sizes, so that the host does the same for it."""
         sizes = sorted({size for entry in self.entries for size in entry.shape if size > FOLDS})
         smaller = {size: FOLDS + 1 + place for place, size in enumerate(sizes)}
         entries = (
@@ -71,11 +68,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Inventory:
-    """An inventory by its name, or from the path of a file of the same form.
-
-    Raises:
-        BadInput: no such inventory, or a file that is not one.
-    """
+    """An inventory by its name, or from a file of the same form; else BadInput."""
     path = FOLDER / f"{name}.json"
     if not path.is_file():
         path = Path(name)
@@ -89,7 +82,10 @@ def load(name: str) -> Inventory:
             if not item.get("aux", False) and item.get("grad", True)
         )
         for entry in entries:
-            _check(entry)
+            if not all(isinstance(size, int) and size >= 0 for size in entry.shape):
+                raise ValueError(f"{entry.name} has shape {list(entry.shape)}")
+            if not entry.contiguous and len(entry.shape) < 2:
+                raise ValueError(f"{entry.name} of shape {entry.shape} can only be contiguous")
         if not entries:
             raise ValueError("no parameter of it is stepped")
         return Inventory(content["model"], entries)
@@ -98,11 +94,3 @@ def load(name: str) -> Inventory:
             f"{path} is not an inventory ({type(error).__name__}: {error}): it needs "
             "{model, params: [{name, shape}]}"
         ) from None
-
-
-def _check(entry: Entry) -> None:
-    for size in entry.shape:
-        if not isinstance(size, int) or size < 0:
-            raise ValueError(f"{entry.name} has a mode of size {size!r}")
-    if not entry.contiguous and len(entry.shape) < 2:
-        raise ValueError(f"{entry.name} of shape {list(entry.shape)} can only be contiguous")

@@ -2,14 +2,14 @@
 
 Gradients are normal random numbers, the same for every run. The first call (first bases), calls
 with a refresh and plain calls are told apart, by medians; `mean_ms` weighs the two as a refresh
-period has them. Compiling is in none of them: `loading_ms` is the first call of an optimizer that
-compiles and loads and is dropped, `first_ms` that of the next one, after which a refresh period is
-not timed. Of a peer named package.module:Class nobody knows which calls refresh: `plain_ms` is the
-median and `mean_ms` the arithmetic mean. `p99_ms` is of all calls of the timed periods, `host_ms`
-the median until such a call returns, which on CUDA is before its work is done; `peak_bytes` is what
-a step needs beside parameters and gradients. With `--peers` other optimizers take turns with ours
-on the same gradients; a row each. `speedup` is their mean over ours; `gemm_share`, of ours, the
-time of a plain step's products at the machine's `sgemm_gflops` over the time it takes.
+period has them. Compiling is in `loading_ms` alone: the first call of an optimizer that is then
+dropped for another. Of a peer named package.module:Class nobody knows which calls refresh:
+`plain_ms` is the median and `mean_ms` the arithmetic mean. `p99_ms` is of all timed calls,
+`host_ms` the median until such a call returns, which on CUDA is before its work is done;
+`peak_bytes` is what a step needs beside parameters and gradients. With `--peers` other optimizers
+take turns with ours on the same gradients; a row each. `speedup` is their mean over ours;
+`gemm_share`, of ours, the time of a plain step's products at the machine's `sgemm_gflops` over the
+time it takes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ import argparse
 import gc
 import math
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from bench import shapes
+from bench import shapes, turns
 from bench.clock import Times, timed_call
-from bench.command import Row, common, positive, progress
+from bench.command import Row, positive, progress
 from bench.costs import PLAN, costs
 from bench.files import BadInput
 from bench.memory import STEPS, peak_bytes, state_bytes
-from bench.optimizers import OURS, PEERS, build, chosen
+from bench.optimizers import OURS, Params, build
 from bench.roof import DEFAULT_SIZES, gemm_row
 from bench.turns import Runner, described, take_turns
 from soap_fast import SOAP, GraphedStep
@@ -44,13 +43,11 @@ LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torc
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    turns = ("--periods", "--precondition-frequency", "--time-limit")
-    common(parser, "--shapes", "--device", "--backend", *turns, shapes="hyperprior")
-    peers = f"compare with {', '.join(PEERS)}, or any package.module:Class"
-    add("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
+    turns.add_options(parser, OURS, periods=1)
+    add("--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)")
+    add("--graphed", action="store_true", help="replay CUDA graphs of the steps, without peers")
     budget = "for all calls and the peaks of memory, after which peers stop (default: none)"
     add("--budget", type=positive(float), metavar="SECONDS", help=budget)
-    add("--graphed", action="store_true", help="replay CUDA graphs of the steps")
 
 
 def run(options: argparse.Namespace) -> list[Row]:
@@ -75,19 +72,9 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 class Stepped(Runner):
-    """Steps with copies of the gradients of `source`, which an optimizer may change or drop.
+    """Steps with copies of the gradients of `source`, which an optimizer may change or drop."""
 
-    Its memory is that beside parameters and gradients.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        source: Sequence[torch.Tensor],
-        params: list[torch.nn.Parameter],
-        *given: Any,
-        **more: Any,
-    ) -> None:
+    def __init__(self, name: str, source: Params, params: Params, *given: Any, **more: Any) -> None:
         super().__init__(name, params[0].device, partial(build, name, params, *given), **more)
         self.source, self.params = source, params
 
@@ -107,11 +94,7 @@ class Stepped(Runner):
 
 
 def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Row]:
-    """A row per optimizer, ours first.
-
-    On a GPU memory is measured along with the times. On the CPU it comes last, in processes of its
-    own: of peers only while `--budget` lasts.
-    """
+    """A row per optimizer, ours first; memory on the CPU comes last, see `peak_bytes`."""
     device, frequency = options.device, options.precondition_frequency
     source = inventory.parameters(device)
     given = (frequency, options.backend)
@@ -129,22 +112,24 @@ def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Ro
     take_turns(runners, frequency, options.periods, inventory.model, prepare, options.budget)
     if gflops is not None:
         gflops = max(gflops, sgemm_gflops(device))
-    rows = []
+    flops = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].flops
+    rows: list[Row] = []
     for runner in progress(runners, "peaks", "optimizer"):
         row = described(runner, frequency)
         if runner.missing is None:
             row |= {"sgemm_gflops": gflops, "peak_bytes": _peak(runner, options, end)}
         if not runner.waits:
-            weight = sum(param.nbytes for param in runner.params)
-            row |= {**runner.times.tail(), "samples": runner.times.samples()}
-            row["state_ratio"] = state_bytes(runner.optimizer) / weight
-            row["gemm_share"] = None
+            row |= {**_measured(runner.times, runner.optimizer, runner.params), "gemm_share": None}
             row["speedup"] = row["mean_ms"] / (rows or [row])[0]["mean_ms"]
+        if runner.name == OURS and gflops and row["plain_ms"]:
+            row["gemm_share"] = flops / (gflops * 1e9) / (row["plain_ms"] / 1e3)
         rows.append(row)
-    if gflops is not None and rows[0]["plain_ms"] is not None:
-        flops = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].flops
-        rows[0]["gemm_share"] = flops / (gflops * 1e9) / (rows[0]["plain_ms"] / 1e3)
     return rows
+
+
+def _measured(times: Times, optimizer: torch.optim.Optimizer, params: Params) -> Row:
+    ratio = state_bytes(optimizer) / sum(param.nbytes for param in params)
+    return {**times.tail(), "samples": times.samples(), "state_ratio": ratio}
 
 
 def _peak(runner: Runner, options: argparse.Namespace, end: float) -> int | None:
@@ -160,16 +145,12 @@ def _peak(runner: Runner, options: argparse.Namespace, end: float) -> int | None
 
 def sgemm_gflops(device: str) -> float:
     """GFLOP/s of a float32 product of the machine, with torch's threads as they are set."""
-    size = DEFAULT_SIZES["cpu"].product  # of a GPU as well: a fraction of a second
+    size = DEFAULT_SIZES["cpu"][1]  # of a GPU as well: a fraction of a second
     return float(gemm_row("gemm_float32", device, size, repeats=7)["value"])
 
 
 def graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> Row:
-    """Replays of plain and of refreshing calls; those before both are captured are not timed.
-
-    Raises:
-        ValueError: the Triton backend cannot run here.
-    """
+    """Replays of plain and of refreshing calls; those before both are captured are not timed."""
     device, frequency = options.device, options.precondition_frequency
     params = inventory.parameters(device)
     lr = torch.tensor(3e-3, device=device)
@@ -197,9 +178,7 @@ def graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> Row:
         "name": "soap_fast, CUDA graphs",
         "backend": "triton",
         **times.summary(frequency),
-        **times.tail(),
-        "samples": times.samples(),
+        **_measured(times, optimizer, params),
         "loading_ms": loading.total,
         "peak_bytes": None,  # a graph's memory stays taken: that of the step itself is `step`'s
-        "state_ratio": state_bytes(optimizer) / sum(p.nbytes for p in params),
     }

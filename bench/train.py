@@ -1,14 +1,11 @@
 """`train`: training steps of a whole model, forward, backward and optimizer, beside Adam's.
 
 Optimizers take turns, step by step, each on a model of its own with the same start and batch.
-`mean_ms` is a whole step: the medians of plain and of refreshing steps, weighed as a refresh period
-has them; of a peer named package.module:Class, whose refreshes nobody knows, the arithmetic mean of
-all timed steps. `lower_ms` to `upper_ms` the quartiles of all timed steps but the first, `share`
-the optimizer's part of the mean; `ratio` and `peak_ratio` relate the mean, and the peak memory of
-training, to those of torch.optim.Adam. As in `python -m bench step`, compiling is in `loading_ms`
-alone, and a refresh period before the timed ones is not timed. `--model` takes
-package.module:function, a function of a device that returns a model there and a function without
-arguments that returns its loss; batch, crop and width are then its own affair.
+`mean_ms` is a whole step, a mean over a refresh period, and `loading_ms` what compiles, both as in
+`python -m bench step`; `lower_ms` to `upper_ms` the quartiles of all timed steps but the first,
+`share` the optimizer's part of the mean; `ratio` and `peak_ratio` relate the mean, and the peak
+memory of training, to those of torch.optim.Adam. `--model package.module:function` takes a function
+of a device that returns a model there and a function without arguments that returns its loss.
 """
 
 from __future__ import annotations
@@ -19,11 +16,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bench import workloads
-from bench.clock import Elapsed, Stopwatch, Times, quartiles
-from bench.command import Row, common, positive, progress
+import torch
+
+from bench import turns, workloads
+from bench.clock import Elapsed, Stopwatch, Times
+from bench.command import Row, positive, progress
 from bench.memory import peak_bytes
-from bench.optimizers import OURS, PEERS, build, chosen
+from bench.optimizers import OURS, build
 from bench.turns import Runner, described, take_turns
 from bench.workloads import MODELS, Workload
 
@@ -38,12 +37,9 @@ PASSES = ("forward_ms", "backward_ms")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    turns = ("--periods", "--precondition-frequency", "--time-limit")
-    common(parser, "--device", "--backend", *turns, periods=3)
+    turns.add_options(parser, f"{BASELINE} and {OURS}", periods=3)
     models = f"{', '.join(MODELS)}, or package.module:function (default: %(default)s)"
     add("--model", type=workloads.checked, default=workloads.DEMO, help=models)
-    peers = f"beside {BASELINE} and {OURS}: {', '.join(PEERS)}, or any package.module:Class"
-    add("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
     add("--batch", type=positive(int), help="crops (default: 8)")
     add("--crop", type=positive(int), help="side in pixels (default: 64 for the demo, else 256)")
     width = "channels of the demo (default: 48), of others a factor of all widths (default: 1)"
@@ -56,16 +52,15 @@ class Trained(Runner):
     def __init__(
         self, name: str, device: str, workload: Callable[[], Workload], *given: Any, **more: Any
     ) -> None:
-        super().__init__(name, device, self._built, needed=name in (OURS, BASELINE), **more)
-        self.given = given
+        def built() -> torch.optim.Optimizer:
+            return build(name, self.workload.params, *given)
+
+        super().__init__(name, device, built, needed=name in (OURS, BASELINE), **more)
         with self.memory.turn():
             self.workload = workload()
         self.own = Times()  # the optimizer's part
         self.watches = [Stopwatch(device) for _ in range(3)]
         self.passes: dict[str, list[float]] = {name: [] for name in PASSES}
-
-    def _built(self) -> Any:
-        return build(self.name, self.workload.params, *self.given)
 
     def call(self) -> None:
         forward, backward, step = self.watches
@@ -82,10 +77,10 @@ class Trained(Runner):
     def after(self) -> None:
         self.spans = [1e3 * seconds for watch in self.watches for seconds in watch.seconds()]
 
-    def kept(self, elapsed: Elapsed, *, first: bool, refresh: bool | None) -> None:
-        super().kept(elapsed, first=first, refresh=refresh)
-        self.own.add(elapsed._replace(total=self.spans[-1]), first=first, refresh=refresh)
-        if not first:
+    def kept(self, elapsed: Elapsed, **kind: bool | None) -> None:
+        super().kept(elapsed, **kind)
+        self.own.add(elapsed._replace(total=self.spans[-1]), **kind)
+        if not kind["first"]:
             for name, span in zip(PASSES, self.spans, strict=False):
                 self.passes[name].append(span)
 
@@ -121,7 +116,8 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 def _measured(runner: Trained, frequency: int) -> Row:
     later, mean = runner.times.later(), runner.times.summary(frequency)["mean_ms"]
-    lower, median, upper = quartiles(later)
+    quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    lower, median, upper = torch.tensor(later, dtype=torch.float64).quantile(quarters).tolist()
     optimizer_ms = runner.own.summary(frequency)["mean_ms"]
     return {
         "lower_ms": lower,

@@ -1,9 +1,7 @@
 """`tune`: times ways to compile and spread every op on a GPU; the best goes where steps read it.
 
-A candidate differs from the op's entry in tuning.json in the values below. The optimizer takes
-steps with it on a model's parameters. `us` is what the op's launches take in one step, the median
-over steps, by CUDA events; 256 MiB are written before each launch, so that none finds its data in
-the L2.
+A candidate differs from the op's entry in tuning.json. `us` is what the op's launches take in one
+step on a model's parameters, the median over steps, by CUDA events and with cold caches.
 """
 
 from __future__ import annotations
@@ -22,10 +20,11 @@ import torch
 from bench import shapes
 from bench.command import Row, common, positive
 from bench.files import BadInput
-from bench.timed import TimingLauncher, multiprocessors
+from bench.kernels import TimingLauncher
 from soap_fast import SOAP
-from soap_fast.backends.triton.backend import TritonBackend
+from soap_fast.backends.triton.backend import TritonBackend, interpreted
 from soap_fast.backends.triton.launch.tuning import FILE, TUNING, Tuning, tuning_of
+from soap_fast.versions import triton_version
 
 COLUMNS = ("op", "num_warps", "programs_per_sm", "constants", "us", "chosen")
 
@@ -67,18 +66,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Row]:
     inventory = shapes.load(options.shapes)
     where = {**_gpu(), "shapes": inventory.model}
-    stepper = Stepper(inventory, OpLauncher(multiprocessors("cuda")))
+    stepper = Stepper(inventory, OpLauncher())
     entries = json.loads(FILE.read_text(encoding="utf-8"))["ops"]
     chosen, rows = {}, []
     for op in options.op:
         times = stepper.times(op, options.steps)
-        if times:
-            chosen[op] = choose(entries[op], times, where)
-        for tuning, microseconds in times:
-            taken = "yes" if tuning == tuning_of(chosen[op]) else ""
-            rows.append({"op": op, **asdict(tuning), "us": microseconds, "chosen": taken})
         if not times:
             rows.append({"op": op})  # these shapes launch none
+            continue
+        chosen[op] = choose(entries[op], times, where)
+        for tuning, us in times:
+            taken = "yes" if tuning == tuning_of(chosen[op]) else ""
+            rows.append({"op": op, **asdict(tuning), "us": us, "chosen": taken})
     if options.write:
         write(chosen)
     return rows
@@ -88,13 +87,9 @@ def _gpu() -> dict[str, str]:
     """What a measurement on this machine's GPU says of where it was taken."""
     if not torch.cuda.is_available():
         raise BadInput("torch sees no NVIDIA GPU, and what is tuned is time on one")
-    try:
-        import triton
-    except ImportError:
-        raise BadInput("triton is not installed: pip install triton") from None
-    if triton.knobs.runtime.interpret:
+    if interpreted():
         raise BadInput("TRITON_INTERPRET is set: interpreted kernels run on the CPU")
-    return {"device": torch.cuda.get_device_name("cuda"), "triton": triton.__version__}
+    return {"device": torch.cuda.get_device_name("cuda"), "triton": triton_version() or "none"}
 
 
 # Candidates and the choice ---------------------------------------------------------------------
@@ -115,13 +110,7 @@ def candidates(op: str) -> Iterator[Tuning]:
 def choose(
     entry: dict[str, Any], times: Sequence[tuple[Tuning, float]], where: dict[str, str]
 ) -> dict[str, Any]:
-    """The entry of an op after its candidates were timed.
-
-    Args:
-        entry: the one before.
-        times: candidates, the current one first, and microseconds of each.
-        where: device, version of Triton and model.
-    """
+    """An op's entry after its candidates, the current one first, took so many microseconds."""
     ranked = sorted(times, key=lambda timed: timed[1])
     best = ranked[0] if ranked[0][1] < (1 - GAIN) * times[0][1] else times[0]
     others = [timed for timed in ranked if timed is not best]
@@ -143,14 +132,13 @@ def write(chosen: dict[str, dict[str, Any]], path: Path = FILE) -> None:
 class OpLauncher(TimingLauncher):
     """Adds up what launches of one op take."""
 
-    def __init__(self, multiprocessors: int, device: str = "cuda") -> None:
-        super().__init__(multiprocessors, device)
+    def __init__(self) -> None:
+        super().__init__()
         self.op: str | None = None
         self.watches = lambda op: op == self.op
 
     def microseconds(self) -> float | None:
-        times = [1e6 * seconds for _, seconds in self.taken()]
-        return sum(times) if times else None
+        return sum(us for _, us in self.taken()) or None
 
 
 class Stepper:
@@ -166,12 +154,12 @@ class Stepper:
 
     def times(self, op: str, steps: int) -> list[tuple[Tuning, float]]:
         """Candidates of an op, the current one first, and what each takes in a step; maybe none."""
-        timed: list[tuple[Tuning, float]] = []
+        timed = []
         for tuning in candidates(op):
-            microseconds = self.microseconds(op, tuning, steps)
-            if microseconds is None:
-                break  # these shapes launch none, however tuned
-            timed.append((tuning, microseconds))
+            us = self.microseconds(op, tuning, steps)
+            if us is None:
+                return []  # these shapes launch none, however tuned
+            timed.append((tuning, us))
         return timed
 
     def microseconds(self, op: str, tuning: Tuning, steps: int) -> float | None:

@@ -6,6 +6,7 @@ that nobody always follows the same other one.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import math
 import signal
@@ -19,12 +20,20 @@ from typing import Any, TypeVar
 import torch
 
 from bench.clock import Elapsed, Times, timed_call
-from bench.command import Row, progress
+from bench.command import Row, common, progress
 from bench.files import BadInput, told
 from bench.memory import Share, settle
-from bench.optimizers import OURS, around, origin, peer, refreshed
+from bench.optimizers import OURS, PEERS, chosen, origin, peer
 
 Result = TypeVar("Result")
+
+
+def add_options(parser: argparse.ArgumentParser, beside: str, periods: int) -> None:
+    """Of a command whose optimizers take turns."""
+    of_turns = ("--periods", "--precondition-frequency", "--time-limit")
+    common(parser, "--device", "--backend", *of_turns, periods=periods)
+    peers = f"beside {beside}: {', '.join(PEERS)}, or any package.module:Class?option=value"
+    parser.add_argument("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
 
 
 class TookTooLong(BaseException):
@@ -33,11 +42,9 @@ class TookTooLong(BaseException):
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise within it once so much time has passed; None is no limit.
+    """Raise TookTooLong within it once so much time has passed; None is no limit.
 
-    By an alarm, which Python sees between two of its own instructions: a single call into a
-    library is waited for. In another thread than the main one, alarms do not reach us and nothing
-    is limited.
+    By an alarm, which Python sees between two of its own instructions, on the main thread alone.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -59,13 +66,11 @@ class Runner:
     """An optimizer, what its calls took and what becomes of it; subclasses say what a `call` is.
 
     Attributes:
-        optimizer: None of a peer that could not be built.
         build: makes one; made twice, see `load`.
-        needed: without this one there is nothing to tell: it has no limit, and what it raises ends
-            the run.
+        needed: has no limit, and what it raises ends the run.
+        limit: seconds that a call of a peer may take; compiling at the first ones can take long.
         missing: the command that brings a peer that is not installed.
         failed: what a peer raised that cannot step here; it then waits out the run.
-        limit: seconds that a call of a peer may take; compiling at the first ones can take long.
         loading_ms: what the first call took that compiled kernels and loaded libraries.
         memory: that it takes of a GPU.
     """
@@ -93,44 +98,24 @@ class Runner:
         raise NotImplementedError
 
     def before(self) -> None:
-        """Get ready for a call, untimed."""
+        """Get ready for a call."""
 
     def after(self) -> None:
-        """Free what a call has left behind, untimed."""
+        """Free what a call has left behind."""
 
-    def kept(self, elapsed: Elapsed, *, first: bool, refresh: bool | None) -> None:
-        """Keep what a timed call took."""
-        self.times.add(elapsed, first=first, refresh=refresh)
+    def kept(self, elapsed: Elapsed, **kind: bool | None) -> None:
+        """Keep what a timed call took; its kind as of `Times.add`."""
+        self.times.add(elapsed, **kind)
 
     @property
     def waits(self) -> bool:
         return self.missing is not None or self.failed is not None
 
-    def make(self) -> None:
-        """Build the optimizer; of a peer that cannot be built, keep and say why.
-
-        Raises:
-            BadInput: a needed one refused what the user gave.
-        """
-        try:
-            self.optimizer = self.build()
-        except ImportError as error:
-            if self.needed:
-                raise
-            self.missing = peer(self.name).install or ""
-            print(f"{self.name} is missing ({error}): {self.missing}; left out", file=sys.stderr)
-        except Exception as error:
-            if self.needed:
-                raise BadInput(str(error)) if isinstance(error, ValueError) else error from None
-            self.failed = told(error)
-            print(f"{self.name} cannot be made: {self.failed}", file=sys.stderr)
-
     def load(self) -> None:
-        """Have a turn with an optimizer that is then dropped for another one of its kind.
-
-        What a first call compiles and loads is there afterwards, so that the other one's first
-        call is a call and nothing else.
-        """
+        """Build one, take its first call and drop it for another: what compiles is not timed."""
+        self.optimizer = self._tried(self.build, "being made")
+        if self.waits:
+            return
         self.before()
         elapsed = self._tried(self._work, "its first call")
         self.optimizer = None
@@ -139,32 +124,36 @@ class Runner:
             return
         self.loading_ms = elapsed.total
         gc.collect()  # it may be part of a cycle, and must not be freed in somebody else's turn
-        self.optimizer = self._tried(lambda: self._counted(self.build), "being made again")
+        with self.memory.turn():
+            self.optimizer = self._tried(self.build, "being made again")
 
     def turn(self, call: int, timed: bool, frequency: int) -> None:
         self.before()
-        elapsed = self._tried(lambda: self._counted(self._work), f"call {call}")
+        with self.memory.turn():
+            elapsed = self._tried(self._work, f"call {call}")
         self.after()
         if elapsed is not None and timed:
-            again = refreshed(self.name, self.optimizer, call, frequency)
+            again = peer(self.name).refreshed(self.optimizer, call, frequency)
             self.kept(elapsed, first=call == 0, refresh=again)
 
     def _work(self) -> Elapsed:
         return timed_call(self.call, self.device)
 
-    def _counted(self, work: Callable[[], Result]) -> Result:
-        with self.memory.turn():
-            return work()
-
     def _tried(self, work: Callable[[], Result], when: str) -> Result | None:
         try:
-            with time_limit(None if self.needed else self.limit), around(self.name):
+            with time_limit(None if self.needed else self.limit):
                 return work()
         except (Exception, TookTooLong) as error:
             if self.needed:
-                raise
-            self.failed = told(error)
-            print(f"{self.name} failed at {when}: {self.failed}", file=sys.stderr)
+                refused = isinstance(error, ValueError) and self.optimizer is None
+                raise BadInput(str(error)) if refused else error from None
+            if isinstance(error, ImportError):
+                self.missing = peer(self.name).install or ""
+                why = f"is missing ({error}): {self.missing}; left out"
+            else:
+                self.failed = told(error)
+                why = f"failed at {when}: {self.failed}"
+            print(f"{self.name} {why}", file=sys.stderr)
             return None
 
 
@@ -178,31 +167,24 @@ def take_turns(
 ) -> None:
     """Build all, load what they need, and take turns.
 
-    The first call, a refresh period that is not timed, and `periods` refresh periods that are. In
-    the period that is not timed every kind of call occurs, by a staggered schedule too: whatever
-    compiles, loads or is allocated at the first call of a kind is in no sample but the first's.
-    After `budget` seconds the peers stop, and ours goes on alone.
-
-    Args:
-        prepare: gets the number of each call before all take it.
+    The first call, a refresh period that is not timed, in which every kind of call occurs for the
+    first time, and `periods` refresh periods that are timed. `prepare` gets the number of each call
+    before all take it. After `budget` seconds the peers stop, and ours goes on alone.
     """
     end = math.inf if budget is None else time.monotonic() + budget
-    for runner in runners:
-        settle(runner.device)
-        runner.make()
 
     def has_time(runner: Runner, when: str) -> bool:
+        left = end - time.monotonic()
         if not (runner.waits or runner.needed or budget is None):
-            left = end - time.monotonic()
             if left <= 0:
                 runner.failed = f"stopped at {when}: the budget of {budget:g} s was over"
                 print(f"{runner.name} {runner.failed}", file=sys.stderr)
-            # A last call must not take more than is left either.
             runner.limit = left if runner.limit is None else min(runner.limit, left)
         return not runner.waits
 
     prepare(0)
     for runner in runners:
+        settle(runner.device)
         if has_time(runner, "its first call"):
             runner.load()
     for number in progress(range(1 + frequency * (1 + periods)), what):

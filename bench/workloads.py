@@ -21,10 +21,7 @@ DEMO = "demo"
 
 
 class Settings(NamedTuple):
-    """Crops, their side in pixels, and the demo's channels, or a factor of a model's widths.
-
-    All None of a function of the user's, which decides by itself.
-    """
+    """Crops, their side in pixels, and the demo's channels, or a factor of a model's widths."""
 
     batch: int | None
     crop: int | None
@@ -39,17 +36,13 @@ class Workload(NamedTuple):
 
 
 # By name: a model of image compression, to be trained on crops; noise does for times.
-MODELS: dict[str, Callable[[float], Model]] = {
-    DEMO: lambda width: MeanScaleHyperprior(int(width)),
-    **PAPER,
-}
+MODELS: dict[str, Callable[[float], Model]] = {DEMO: lambda n: MeanScaleHyperprior(int(n)), **PAPER}
 
 
 def chosen(name: str, batch: int | None, crop: int | None, width: float | None) -> Settings:
     """What was asked for, and else as the demo trains, and as the papers do.
 
-    Raises:
-        BadInput: something was asked of a model that would not hear of it.
+    A function of the user's decides by itself: BadInput where something was asked of it.
     """
     asked = Settings(batch, crop, width)
     if name not in MODELS:
@@ -61,12 +54,7 @@ def chosen(name: str, batch: int | None, crop: int | None, width: float | None) 
 
 
 def build(name: str, device: str, settings: Settings) -> Workload:
-    """The workload of a name that `checked` has let pass; the same values at every call.
-
-    Raises:
-        BadInput: crops of a size or a width that the model does not take, or a function of the
-            user's that raised.
-    """
+    """A workload, the same at every call; BadInput for crops or widths that it does not take."""
     torch.manual_seed(0)
     if name not in MODELS:
         return _users(name, device)
@@ -99,11 +87,7 @@ def _users(name: str, device: str) -> Workload:
 
 
 def checked(text: str) -> str:
-    """For argparse: a built-in model, or `package.module:function`.
-
-    Such a function gets a device's name and returns a model on that device and a function without
-    arguments that returns its loss.
-    """
+    """For argparse: a built-in model, or `package.module:function`, as `train` explains."""
     if text in MODELS:
         return text
     if ":" not in text:

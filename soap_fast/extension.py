@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["available", "build_info", "missing_cuda", "reason"]
+__all__ = ["available", "build_info", "missing_cuda", "reason", "unchanged"]
 
 LIBRARY = Path(__file__).with_name("_operators.so")
 
@@ -69,6 +69,21 @@ def missing_cuda() -> str | None:
         f"the extension was built without CUDA ({because}); install the CUDA toolkit and "
         "reinstall with SOAP_FAST_CUDA=ON"
     )
+
+
+@functools.cache
+def unchanged() -> Any | None:
+    """What compares Python's tensors in C++; None under another torch than it was built with.
+
+    Unlike the operators it knows torch's own classes, which are laid out otherwise in every build.
+    """
+    commit = (build_info() or {}).get("torch_commit")
+    if commit is None or commit != torch.version.git_version:
+        return None
+    try:
+        return importlib.import_module("soap_fast._unchanged")
+    except ImportError:
+        return None
 
 
 @functools.cache

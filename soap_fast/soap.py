@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 from soap_fast import ambient, checkpoint, forks, ranges
 from soap_fast.backends import NAMES, Precision, choose
 from soap_fast.begin import begin
-from soap_fast.distributed import ALONE, Sharding, sharing_of
+from soap_fast.distributed import ALONE, Entries, Groups, Sharding, sharing_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.names import label
 from soap_fast.options import DataFormat, RefreshSchedule, plain_options, plan_options, step_options
@@ -33,6 +33,7 @@ __all__ = ["SOAP"]
 P = ParamSpec("P")
 R = TypeVar("R")
 GRAD = attrgetter("grad")
+GradOf = Callable[[torch.Tensor], torch.Tensor | None]
 
 
 class SOAP(torch.optim.Optimizer):
@@ -77,12 +78,12 @@ class SOAP(torch.optim.Optimizer):
         input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
             cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
         sharding: whether processes of `process_group` share the work, "refresh" by bases, "state"
-            by parameters; gradients must have the same bits on all: docs/distributed.md.
+            by parameters, FSDP2's included; gradients must be alike on all: docs/distributed.md.
         process_group: None takes all processes.
 
     Raises:
         ValueError: an option outside its range, an unknown backend, precision or sharding, or a
-            parameter that is complex, sparse, on the meta device, a DTensor or of another dtype.
+            parameter that is complex, sparse, on meta, an ungathered DTensor or of another dtype.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then sets grad_scale and found_inf
@@ -180,19 +181,17 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        step, name_on = partial(self._step, scaling), self._backend.name_on
         with self._sharing.held:  # others would wait for a rank that left in the middle
-            self._sharing.take(partial(self._step, scaling), self.param_groups, self.state)
+            self._sharing.take(step, self.param_groups, self.state, name_on)
         return loss
 
-    def _step(self, scaling: Scaling) -> None:
+    def _step(self, scaling: Scaling, groups: Groups, state: Entries) -> None:
         capturing = capture.underway()
-        if capturing:
-            self._sharing.check_no_graph()
-        if not capturing and self._backend.steady_step(self.param_groups, self.state, scaling):
+        if not capturing and self._backend.steady_step(groups, state, scaling):
             return
-        calls = list(self._calls(scaling))
-        self._sharing.greet(self._backend.name_on)
-        recording = capture.captured(calls, self.param_groups, self._backend)
+        calls = list(self._calls(scaling, shared=(groups, state)))
+        recording = capture.captured(calls, groups, self._backend)
         self._underway = True
         with (
             ambient.neutral({call.param.device.type for call in calls}),
@@ -202,10 +201,10 @@ class SOAP(torch.optim.Optimizer):
             later = [call for call in calls if not call.is_first]
             with ranges.named("begin"):
                 first = [call for call in calls if call.is_first]
-                begun = begin(first, self.state, self._backend)
+                begun = begin(first, state, self._backend)
                 self._generation += any(entry["calls"] for entry in begun.values())
-                self.state.update(begun)  # all of these tensors begin, or none
-            assign_missing_phases(later, self.param_groups, self.state)
+                state.update(begun)  # all of these tensors begin, or none
+            assign_missing_phases(later, groups, state)
             if any(call.owed for call in later):
                 with self._sharing.making_up():
                     self._backend.make_up(later)
@@ -220,15 +219,16 @@ class SOAP(torch.optim.Optimizer):
         if capturing:
             self._in_graphs = [call.param for call in calls]
         else:
-            self._backend.after_step(self.param_groups, self.state, calls)
+            self._backend.after_step(groups, state, calls)
         self._underway = False
 
     def _calls(
-        self, scaling: Scaling, grad_of: Callable[[torch.Tensor], torch.Tensor | None] = GRAD
+        self, scaling: Scaling, grad_of: GradOf = GRAD, shared: tuple[Groups, Entries] | None = None
     ) -> Iterator[TensorCall]:
         """Every parameter with a gradient, once, checked together with the options of its group."""
+        groups, state = (self.param_groups, self.state) if shared is None else shared
         seen: set[int] = set()  # a tied weight may stand in a group twice
-        for place, group in enumerate(self.param_groups):
+        for place, group in enumerate(groups):
             planning, options = plan_options(group), step_options(group)
             for index, param in enumerate(group["params"]):
                 grad = grad_of(param)
@@ -236,16 +236,16 @@ class SOAP(torch.optim.Optimizer):
                     continue
                 seen.add(id(param))
                 plan = plan_tensor(tuple(param.shape), planning)
-                state = entry_of(self.state, param)
+                entry = entry_of(state, param)
                 try:
                     checks.check_parameter(param)
                     checks.check_gradient(param, grad)
                     checks.check_lr(options.lr, param)
                     grad = grad.resolve_neg()  # whose memory is what it says
-                    call = TensorCall(param, grad, state, plan, options, scaling)
+                    call = TensorCall(param, grad, entry, plan, options, scaling)
                     self._check_backend(param, call)
-                    if state["calls"]:
-                        checks.check_state(state, plan, param)
+                    if entry["calls"]:
+                        checks.check_state(entry, plan, param)
                 except ValueError as error:
                     raise ValueError(f"{label(group, place, index)} {error}") from None
                 yield call
@@ -308,7 +308,7 @@ class SOAP(torch.optim.Optimizer):
         added = self.param_groups[place]
         added.update(plain_options(added))
         try:
-            checks.check_group(added, place, self._check_backend)
+            checks.check_group(added, place, self._sharing.gathered, self._check_backend)
             devices = {param.device for param in added["params"]}
             self._best_on.prepare(devices, self._requested_backend)
         except ValueError:

@@ -10,6 +10,7 @@ CSRC = ROOT / "csrc"
 
 # A folder may include from those further down only, and all of them from BELOW.
 ORDER = (
+    "unchanged",  # what of Python's tensors is as it was; alone, a module of its own
     "step",  # a step of all tensors on the CPU, and moments after a refresh
     "refresh",  # bases follow their factors
     "refresh/phases",  # by kernels, one after another

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import tolerances
 import torch
 from factors import random_orthogonal
 from streams import assert_same_bits, parameters, snapshot, train
@@ -131,7 +132,8 @@ def test_amsgrad_divides_by_the_largest_second_moment():
     train(optimizer, params, range(3))
     grad, entry = params[0].grad, optimizer.state[params[0]]
     expected = grad / ((entry["max_exp_avg_sq"] / (1 - 0.999**3)).sqrt() + 1e-8)
-    torch.testing.assert_close(preconditioner_of(optimizer)([grad])[0], expected)
+    found = preconditioner_of(optimizer)([grad])[0]
+    torch.testing.assert_close(found, expected, **tolerances.EXACT_64)
 
 
 def test_a_score_is_the_cosine_and_of_three_losses_their_alignment():
@@ -182,16 +184,16 @@ def test_under_mixed_precision(name):
     stepped(model, x, optimizer)
     full = intra_step_score(optimizer, losses_of(model, x))
     scaled = intra_step_score(optimizer, [2.0**16 * loss for loss in losses_of(model, x)])
-    assert scaled.per_tensor == pytest.approx(full.per_tensor, abs=1e-5)
+    assert scaled.per_tensor == pytest.approx(full.per_tensor, abs=tolerances.COSINE)
     weights = list(model.parameters())
     losses = losses_of(model, x)
     grads = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in losses]
     with torch.autocast("cpu", torch.bfloat16):
         same = intra_step_score(optimizer, grads)
         assert intra_step_score(optimizer, losses_of(model, x)).overall == pytest.approx(
-            full.overall, abs=0.1
+            full.overall, abs=tolerances.COSINE_AUTOCAST
         )
-    assert same.per_tensor == pytest.approx(full.per_tensor, abs=1e-5)
+    assert same.per_tensor == pytest.approx(full.per_tensor, abs=tolerances.COSINE)
 
 
 def test_what_is_skipped_is_named():
@@ -264,7 +266,7 @@ def test_consecutive_updates_against_copies():
     earlier, later = copies[-2] - copies[-3], copies[-1] - copies[-2]
     expected = torch.nn.functional.cosine_similarity(earlier, later, dim=0)
     found = scores.score()
-    assert found.overall == pytest.approx(float(expected), abs=1e-5)
+    assert found.overall == pytest.approx(float(expected), abs=tolerances.COSINE)
     assert set(found.per_tensor) == {f"parameter {n!r}" for n, _ in model.named_parameters()}
     assert found.skipped == {}
 
@@ -286,7 +288,8 @@ def test_every_so_many_steps_nothing_is_held_between():
     expected = torch.nn.functional.cosine_similarity(
         seventeenth.flatten(), params[0].grad.flatten(), dim=0
     )
-    assert scores.score().overall == pytest.approx(float(expected), abs=0.01)  # of bfloat16
+    found = scores.score().overall
+    assert found == pytest.approx(float(expected), abs=tolerances.COSINE_HALF)
 
 
 def test_a_sample_of_entries_is_off_by_about_its_standard_error():
@@ -336,7 +339,7 @@ def test_mass_off_the_diagonal():
     train(optimizer, params, range(1))
     first, second = (f"parameter {i} of group 0" for i in range(2))
     found = off_diagonal(optimizer)
-    assert max(found[first]) < 1e-12  # eigenvectors, of the first gradient alone
+    assert max(found[first]) < tolerances.NO_SHARE_64  # eigenvectors, of the first gradient alone
     assert math.isnan(found[second][0])
     train(optimizer, params, range(1, 8))
     k, q = (optimizer.state[params[0]][key][1] for key in ("GG", "Q"))

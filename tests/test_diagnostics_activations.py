@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import tolerances
 import torch
 from streams import assert_same_bits
 
@@ -33,10 +34,10 @@ def by_definition(x: torch.Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize(("name", "known"), [("gaussian", 3), ("laplace", 6), ("uniform", 1.8)])
 def test_known_distributions(name, known):
     values = samples(name)
-    assert kurtosis(values) == pytest.approx(known, rel=0.03)
+    assert kurtosis(values) == pytest.approx(known, rel=tolerances.KNOWN_KURTOSIS)
     # Laplace: exp(-6 sqrt 2) of it lies beyond six sigma.
     expected = math.exp(-6 * math.sqrt(2)) if name == "laplace" else 0
-    assert outliers(values).beyond_6_sigma == pytest.approx(expected, rel=0.3, abs=3e-6)
+    assert outliers(values).beyond_6_sigma == pytest.approx(expected, **tolerances.KNOWN_TAIL)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -45,7 +46,9 @@ def test_neither_scale_nor_mean_does_harm(scale, mean):
     values = ((samples("laplace")[:1000] + mean) * scale).float().reshape(10, 100)
     found = outliers(values)
     expected = by_definition(values.double() / scale)
-    assert (found.kurtosis, found.max_over_rms) == pytest.approx(expected, rel=1e-4)
+    assert (found.kurtosis, found.max_over_rms) == pytest.approx(
+        expected, rel=tolerances.MOMENTS_OFFSET
+    )
     assert found.count == 1000
 
 
@@ -104,9 +107,10 @@ def test_layers_over_several_calls():
     together = torch.cat(outputs).detach()
     assert found["named['y']"].count == together.numel()
     values = found["named['y']"].kurtosis, found["named['y']"].max_over_rms
-    assert values == pytest.approx(by_definition(together), rel=1e-5)
+    assert values == pytest.approx(by_definition(together), rel=tolerances.MOMENTS)
     linear = torch.cat([model.g_a[0](batch) for batch in batches]).detach()
-    assert found["g_a.0"].kurtosis == pytest.approx(by_definition(linear)[0], rel=1e-5)
+    expected = pytest.approx(by_definition(linear)[0], rel=tolerances.MOMENTS)
+    assert found["g_a.0"].kurtosis == expected
     with statistics:  # goes on
         model(batches[0])
     assert statistics.summary()["g_a.0"].count == 8 * 31
@@ -125,7 +129,8 @@ def test_a_latent_by_its_name_under_autocast():
         latent = model.g_a(x).detach()
     assert latent.dtype == torch.bfloat16
     assert list(found) == ["g_a"]
-    assert found["g_a"].kurtosis == pytest.approx(by_definition(latent)[0], rel=1e-5)
+    expected = pytest.approx(by_definition(latent)[0], rel=tolerances.MOMENTS)
+    assert found["g_a"].kurtosis == expected
 
 
 def test_training_is_the_same_with_it():

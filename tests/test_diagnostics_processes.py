@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import tolerances
 import torch
 import torch.distributed as dist
 
@@ -75,9 +76,9 @@ def test_two_processes_find_what_one_finds_with_the_batches_of_both(tmp_path):
     )
     for one in (first, second):
         assert one["count"] == expected["count"]
-        assert one["kurtosis"] == pytest.approx(expected["kurtosis"], rel=1e-4)
-        assert one["inter"] == pytest.approx(expected["inter"], abs=1e-4)
+        assert one["kurtosis"] == pytest.approx(expected["kurtosis"], rel=tolerances.PROCESSES)
+        assert one["inter"] == pytest.approx(expected["inter"], abs=tolerances.PROCESSES)
         for key in ("intra", "parameters"):
             for values, truth in zip(one[key], expected[key], strict=True):
-                assert values == pytest.approx(truth, abs=1e-4)
+                assert values == pytest.approx(truth, abs=tolerances.PROCESSES)
     assert first == second

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from streams import parameters, train
+from streams import needs_native, parameters, train
 
 from bench import launches, shapes
+from bench.recorded import record
 from soap_fast import SOAP, explain
 from soap_fast.backends.triton.backend import interpreted
 
@@ -15,7 +16,7 @@ def test_launches_are_those_that_are_recorded():
     inventory = shapes.load("hyperprior")
     params = [torch.nn.Parameter(torch.empty(e.shape)) for e in inventory.entries]
     found = explain(SOAP(params))
-    recorded = launches.measure(inventory)
+    recorded = launches.counted(record(inventory), inventory)
     assert len(found.launches) + len(found.without_tiles) == recorded["launches_plain"]
     by_name = {launch.launch: launch for launch in found.launches}
     for row in recorded["by_launch"]:
@@ -67,3 +68,20 @@ def test_no_parameters_to_step_with_factors():
     found = explain(SOAP([torch.nn.Parameter(torch.empty(0, 3))]))
     assert found.factors == 0
     assert found.launches == []
+
+
+@needs_native
+def test_the_page_predicts_a_refresh():
+    params = [torch.nn.Parameter(torch.empty(s)) for s in ((70, 40), (40, 40), (5,))]
+    found = explain(SOAP(params))
+    by_phase = {phase.phase: phase for phase in found.refresh}
+    assert by_phase["times_basis"].flops == 2 * (70**3 + 3 * 40**3)
+    assert by_phase["factor_columns"].launches == 2
+    page = str(found)
+    assert "Launches of the extension on an NVIDIA GPU for a refresh of all bases" in page
+    assert "ms predicted of an H100 by a model, not measured" in page
+
+
+def test_without_the_extension_no_refresh_is_predicted(monkeypatch):
+    monkeypatch.setattr("soap_fast.extension.available", lambda: False)
+    assert not explain(SOAP([torch.nn.Parameter(torch.empty(70, 40))])).refresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import golden
 import pytest
+import tolerances
 import torch
 from oracle import OracleSOAP
 from streams import backends
@@ -34,7 +35,7 @@ def test_parameters_at_every_call(case, backend):
                 assert torch.equal(param, trace.init[i]), "the first call moved a parameter"
                 continue
             error = (param - expected).abs().max() / moved
-            assert error <= golden.TOLERANCE, f"call {call}, parameter {i}: {error:.1e}"
+            assert error <= tolerances.TRACE, f"call {call}, parameter {i}: {error:.1e}"
 
 
 @pytest.mark.parametrize("backend", backends())
@@ -73,7 +74,7 @@ def compare_state(state: dict, expected: dict, fold, where: str) -> None:
 
 def close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
-    assert error <= golden.TOLERANCE, f"{what}: {error:.1e}"
+    assert error <= tolerances.TRACE, f"{what}: {error:.1e}"
 
 
 @pytest.mark.parametrize("case", golden.CASES)

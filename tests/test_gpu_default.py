@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import tolerances
 import torch
 from streams import assert_same_bits, parameters, set_gradients
 
@@ -80,7 +81,7 @@ def test_an_lr_that_no_kernel_reads_is_stepped_all_the_same():
             grad = torch.randn(8, 8, generator=generator) + torch.diag(torch.linspace(6, 12, 8))
             group[0].grad = grad.to(group[0])
             each.step()
-    torch.testing.assert_close(params[0].data.double(), twins[0].data, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(params[0].data.double(), twins[0].data, **tolerances.FEW_CALLS)
 
 
 def test_the_command_checks_every_backend_on_every_device():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from devices import operators_on_both as on_both
 from devices import operators_on_gpu as on_gpu
+from tolerances import PLAIN, PLAIN_64, eigensolver
 
 from soap_fast.step.eigh import eigh_eager, eigh_native
 
@@ -38,11 +39,6 @@ def everything(stacks) -> list[torch.Tensor]:
     return [torch.arange(len(stack), dtype=torch.int32, device=stack.device) for stack in stacks]
 
 
-def rounding(d: int, dtype: torch.dtype) -> float:
-    """What a stable solver of this dtype may be off, in shares of a factor's Frobenius norm."""
-    return 20 * torch.finfo(dtype).eps * d**0.5
-
-
 def assert_solves(stack, values, basis, *, residuals: bool = True) -> None:
     """Orthogonal for every factor; descending and an eigendecomposition for those with values.
 
@@ -50,7 +46,7 @@ def assert_solves(stack, values, basis, *, residuals: bool = True) -> None:
     |R| |Q⁻¹|, and Q is orthogonal but for a rounding: a hundredth is more than that takes. LAPACK
     in float64 says where they are, to a rounding of its own.
     """
-    d, bound = stack.shape[1], rounding(stack.shape[1], stack.dtype)
+    d, bound = stack.shape[1], eigensolver(stack.dtype, stack.shape[1])
     basis, stack = basis.cpu().double(), stack.cpu().double()
     gram = basis.mT @ basis
     assert (gram - torch.eye(d, dtype=torch.float64)).abs().max() <= bound, d
@@ -61,7 +57,7 @@ def assert_solves(stack, values, basis, *, residuals: bool = True) -> None:
     residual = torch.linalg.matrix_norm(K @ Q - Q * w[:, None])
     assert not residuals or (residual <= bound * norm).all(), d
     exact = torch.linalg.eigvalsh(K).flip(1)
-    allowed = 1.01 * bound + rounding(d, torch.float64)
+    allowed = 1.01 * bound + eigensolver(torch.float64, d)
     assert ((w - exact).abs() <= allowed * norm[:, None]).all(), d
 
 
@@ -108,7 +104,8 @@ def test_eigh_reads_the_lower_triangle_and_any_scale(device, dtype):
     values, bases = eigh_native(scaled, everything(scaled))
     expected, _ = eigh_native(stacks, everything(stacks))
     for stack, found, wanted, basis in zip(stacks, values, expected, bases, strict=True):
-        torch.testing.assert_close(found / powers[:, None], wanted)
+        plain = PLAIN if dtype == torch.float32 else PLAIN_64
+        torch.testing.assert_close(found / powers[:, None], wanted, **plain)
         assert_solves(lower(stack), found / powers[:, None], basis)
 
 

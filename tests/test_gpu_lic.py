@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import tolerances
 import torch
 
 pytest.importorskip("numpy")  # and what else images need; tests of GPUs do without
@@ -50,7 +51,8 @@ def test_half_precision_trains_as_float32_does(model: str, crop: int, amp: str) 
     config = replace(CONFIG, model=model, crop=crop, factor=1 / 16)
     half = trained(replace(config, amp=amp), 4)
     assert all(map(math.isfinite, half.history.losses))
-    assert half.history.losses == pytest.approx(trained(config, 4).history.losses, rel=0.1)
+    whole = trained(config, 4).history.losses
+    assert half.history.losses == pytest.approx(whole, rel=tolerances.HALF_LOSSES)
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
     assert half.scaler.get_scale() >= 1
 
@@ -72,8 +74,8 @@ def test_a_resumed_run_goes_on_where_it_stopped(amp: str | None) -> None:
     for _ in range(4):
         straight.step()
         resumed.step()
-    assert resumed.history.losses == pytest.approx(straight.history.losses, rel=1e-2)
-    assert resumed.evaluate().loss == pytest.approx(straight.evaluate().loss, rel=1e-2)
+    assert resumed.history.losses == pytest.approx(straight.history.losses, rel=tolerances.CUDNN)
+    assert resumed.evaluate().loss == pytest.approx(straight.evaluate().loss, rel=tolerances.CUDNN)
 
 
 def test_times_and_memory_are_those_of_the_device() -> None:
@@ -93,7 +95,7 @@ def test_a_run_looks_at_itself_and_its_memory_is_none_of_training() -> None:
         for _ in range(8):
             training.step()
             training.evaluate()
-    assert watched.history.losses == pytest.approx(plain.history.losses, rel=1e-2)
+    assert watched.history.losses == pytest.approx(plain.history.losses, rel=tolerances.CUDNN)
     assert [look["step"] for look in watched.history.watched] == [4, 8]
     for look in watched.history.watched:
         assert -1 <= look["intra"] <= 1
@@ -110,8 +112,11 @@ def test_a_model_is_quantised_on_a_gpu_as_on_the_cpu() -> None:
         with torch.no_grad(), quantized(model, result, "adaround", "min-max"):
             found[device] = result, model(photos[0].to(device)).images.cpu()
     (expected, image), (result, other) = found["cpu"], found[CONFIG.device]
-    assert result.error_ratio == pytest.approx(expected.error_ratio, abs=0.05)
+    near = pytest.approx(expected.error_ratio, abs=tolerances.QUANTIZED_RATIO)
+    assert result.error_ratio == near
     for ours, theirs in zip(result.layers, expected.layers, strict=True):
-        assert ours.grids["min-max"].scale == pytest.approx(theirs.grids["min-max"].scale, rel=1e-2)
-        assert ours.errors["nearest"] == pytest.approx(theirs.errors["nearest"], rel=0.1)
+        found, wanted = (layer.grids["min-max"].scale for layer in (ours, theirs))
+        assert found == pytest.approx(wanted, rel=tolerances.QUANTIZED_SCALE)
+        found, wanted = (layer.errors["nearest"] for layer in (ours, theirs))
+        assert found == pytest.approx(wanted, rel=tolerances.QUANTIZED_ERROR)
     assert (image - other).norm() < 0.1 * image.norm()

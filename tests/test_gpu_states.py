@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import golden
 import pytest
+import tolerances
 import torch
 from devices import on_cpu, on_gpu
 from streams import SHAPES, assert_same_bits, parameters, set_gradients, through_a_file, train
@@ -41,7 +41,7 @@ def assert_follows(params, stayed, start) -> None:
     """As near as recorded trajectories are followed, in shares of the way since the move."""
     for param, twin, old in zip(params, stayed, start, strict=True):
         way = (twin.detach() - old).abs().max()
-        assert (param.detach().cpu() - twin.detach()).abs().max() <= golden.TOLERANCE * way
+        assert (param.detach().cpu() - twin.detach()).abs().max() <= tolerances.TRACE * way
 
 
 @pytest.mark.parametrize(("device", "backend", "shapes"), PLACES)

@@ -10,6 +10,7 @@ from functools import cache
 
 import golden
 import pytest
+import tolerances
 import torch
 from devices import graphed, on_cpu, on_gpu
 from test_golden import run
@@ -52,7 +53,7 @@ def assert_follows(
             start = trace.init[i].double()
             moved = (value.double() - start).abs().max().clamp_min(1e-30)
             error = (param.detach().cpu().double() - value.double()).abs().max() / moved
-            assert error <= golden.TOLERANCE, f"call {call}, parameter {i}: {float(error):.1e}"
+            assert error <= tolerances.TRACE, f"call {call}, parameter {i}: {float(error):.1e}"
         if call == calls:
             return
 

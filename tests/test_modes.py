@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import tolerances
 import torch
 from factors import random_orthogonal
 from hypothesis import given
@@ -14,8 +15,6 @@ from test_plan import plan_options, shapes
 
 from soap_fast.step.modes import from_modes, grams, rotate, rotate_back, to_modes
 from soap_fast.step.plan import plan_tensor
-
-EXACT = 1e-13  # float64: rounding of products over at most 60,000 elements
 
 
 @given(shape=shapes, options=plan_options, seed=st.integers(0, 2**32 - 1), strided=st.booleans())
@@ -36,13 +35,13 @@ def test_rotations(shape, options, seed, strided):
     bases = [None if d is None else random_orthogonal(d, generator) for d in plan.factors]
 
     rotated = rotate(x, bases, plan)
-    assert relative(rotated, oracle.project(x, bases)) < EXACT
+    assert relative(rotated, oracle.project(x, bases)) < tolerances.PRODUCTS_64
     assert rotated.shape == x.shape
-    assert relative(rotate_back(rotated, bases, plan), x) < EXACT
-    assert math.isclose(rotated.norm(), x.norm(), rel_tol=EXACT)
+    assert relative(rotate_back(rotated, bases, plan), x) < tolerances.PRODUCTS_64
+    assert math.isclose(rotated.norm(), x.norm(), rel_tol=tolerances.PRODUCTS_64)
     for found, expected, size in zip(grams(x, plan), oracle.grams(x), plan.factors, strict=True):
         assert (found is None) == (size is None)
         if found is not None:
-            assert relative(found, expected) < EXACT
+            assert relative(found, expected) < tolerances.PRODUCTS_64
             assert torch.equal(found, found.T)
     assert torch.equal(from_modes(to_modes(x, plan), plan), x)

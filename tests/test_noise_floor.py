@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+import tolerances
 import torch
 from tf32 import TorchProductsInTf32x3
 
@@ -69,18 +70,22 @@ def moved_outside(
 @pytest.mark.parametrize("backend", ["eager", NATIVE])
 @pytest.mark.parametrize("span", SPANS, ids=str)
 def test_nothing_moves_out_of_a_span(span, backend, transposed, one_thread):
-    assert moved_outside(*span, 60, backend=backend, transposed=transposed) <= 1e-5
+    assert (
+        moved_outside(*span, 60, backend=backend, transposed=transposed) <= tolerances.OUT_OF_SPAN
+    )
 
 
 @pytest.mark.parametrize("growth", [name for name in GROWTHS if name != "steady"])
 def test_nothing_moves_out_of_a_span_when_gradients_grow(growth, one_thread):
-    assert moved_outside(8, 16, 3, 80, backend=NATIVE, growth=growth) <= 1e-4
+    found = moved_outside(8, 16, 3, 80, backend=NATIVE, growth=growth)
+    assert found <= tolerances.OUT_OF_SPAN_GROWING
 
 
 def test_nothing_moves_out_of_a_span_in_other_arithmetic(one_thread):
-    assert moved_outside(8, 16, 3, 60, dtype=torch.float64, backend="eager") <= 1e-14
+    found = moved_outside(8, 16, 3, 60, dtype=torch.float64, backend="eager")
+    assert found <= tolerances.OUT_OF_SPAN_64
     with TorchProductsInTf32x3():
-        assert moved_outside(24, 16, 12, 60, backend="eager") <= 1e-5
+        assert moved_outside(24, 16, 12, 60, backend="eager") <= tolerances.OUT_OF_SPAN
 
 
 @pytest.mark.skipif(
@@ -88,7 +93,7 @@ def test_nothing_moves_out_of_a_span_in_other_arithmetic(one_thread):
     reason="no GPU, and TRITON_INTERPRET is not set",
 )
 def test_nothing_moves_out_of_a_span_by_triton(one_thread):
-    assert moved_outside(8, 16, 3, 23, backend="triton") <= 1e-5
+    assert moved_outside(8, 16, 3, 23, backend="triton") <= tolerances.OUT_OF_SPAN
 
 
 @pytest.mark.soak
@@ -98,7 +103,8 @@ def test_nothing_moves_out_of_a_span_by_triton(one_thread):
 @pytest.mark.parametrize("backend", ["eager", NATIVE])
 @pytest.mark.parametrize("span", SPANS + MORE_SPANS, ids=str)
 def test_nothing_moves_out_of_a_span_in_a_thousand_calls(span, backend, growth, scale, one_thread):
-    allowed = 1e-5 if growth == "steady" else 1e-4
+    growing = growth != "steady"
+    allowed = tolerances.OUT_OF_SPAN_GROWING if growing else tolerances.OUT_OF_SPAN
     for transposed in (False, True):
         kwargs = {"growth": growth, "scale": scale, "transposed": transposed}
         for schedule in ("periodic", "staggered"):
@@ -139,7 +145,7 @@ def test_gradients_of_low_rank_that_round_otherwise_end_in_the_same_place(span, 
         trained(gradients_of_low_rank(*span, calls, noise), backend=backend)[0]
         for noise in (0.0, 1e-7)
     ]
-    assert (ends[0] - ends[1]).norm() <= 1e-4 * ends[0].norm()
+    assert (ends[0] - ends[1]).norm() <= tolerances.ROUNDED_OTHERWISE * ends[0].norm()
 
 
 def test_what_is_held_back_is_the_same_on_every_backend():
@@ -196,7 +202,8 @@ def test_precondition_follows_the_floor(momentum):
     outside = left[:, 3:] @ torch.ones(5, 13, dtype=torch.float64) @ right[:, 3:].T
     within = left[:, :3] @ torch.ones(3, 3, dtype=torch.float64) @ right[:, :3].T
     (found,) = precondition(optimizer, [within.float()], momentum=momentum)
-    assert (found.double() @ right[:, 3:]).norm() <= 1e-5 * found.norm()
+    assert (found.double() @ right[:, 3:]).norm() <= tolerances.OUT_OF_SPAN * found.norm()
     if not momentum:  # with it, this gradient would be averaged into the factors
         (found,) = precondition(optimizer, [outside.float()])
-        assert found.norm() <= 1e-5 * precondition(optimizer, [within.float()])[0].norm()
+        (inside,) = precondition(optimizer, [within.float()])
+        assert found.norm() <= tolerances.OUT_OF_SPAN * inside.norm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tolerances
 import torch
 from streams import ON_CPU, SHAPES, assert_same_bits, parameters, snapshot, train
 
@@ -40,7 +41,8 @@ def test_with_momentum_it_is_the_direction_of_the_next_step(backend, normalize):
         param.grad = grad
     optimizer.step()
     for param, old, direction in zip(params, before, directions, strict=True):
-        torch.testing.assert_close((old - param.detach()) / 0.5, direction, rtol=1e-4, atol=1e-4)
+        taken = (old - param.detach()) / 0.5
+        torch.testing.assert_close(taken, direction, **tolerances.DIRECTION)
 
 
 def test_without_it_is_a_linear_map_by_the_present_state():
@@ -50,12 +52,13 @@ def test_without_it_is_a_linear_map_by_the_present_state():
     sums = precondition(optimizer, [2 * a - b for a, b in zip(one, two, strict=True)])
     parts = zip(precondition(optimizer, one), precondition(optimizer, two), strict=True)
     for found, (a, b) in zip(sums, parts, strict=True):
-        torch.testing.assert_close(found, 2 * a - b)
+        torch.testing.assert_close(found, 2 * a - b, **tolerances.EXACT_64)
     state = optimizer.state[params[0]]  # [8, 8]
     left, right = state["Q"]
     rotated = left.T @ one[0] @ right
     expected = left @ (rotated / (state["exp_avg_sq"].sqrt() + 1e-8)) @ right.T
-    torch.testing.assert_close(precondition(optimizer, one)[0], expected)
+    found = precondition(optimizer, one)[0]
+    torch.testing.assert_close(found, expected, **tolerances.EXACT_64)
 
 
 @pytest.mark.parametrize("momentum", [False, True])

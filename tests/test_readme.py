@@ -131,7 +131,7 @@ class TestTable:
         text = front.markdown(tmp_path, tmp_path).splitlines()
         places = [line.split("|")[-2].strip() for line in text if line.startswith("| an")]
         assert places == ["Made Up 9000", "Made Up 9000", "CPU", "CPU"]
-        assert "- Made Up 9000, driver 1.2, torch 1, commit c0ffee" in text
+        assert "- Made Up 9000, driver 1.2, made up, 2 threads, torch 1, commit c0ffee" in text
         page = "made_up_9000/report.md"
         assert text[-1] == f"- All results of the Made Up 9000: [{page}]({page})"
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import golden
 import pytest
+import tolerances
 import torch
 from factors import random_factor, random_orthogonal
 from streams import assert_same_bits, needs_native
@@ -53,7 +54,7 @@ def test_rank_one_never_fails(products, d, op):
             k = (torch.outer(direction, direction) * 10.0 ** (call % 5 - 2)).float()
             q, (_, _, outcome, _) = one(op, k, q)
             assert outcome == REFRESHED, call
-            assert orthogonality(q) <= 1e-5, call
+            assert orthogonality(q) <= tolerances.ORTHOGONAL, call
 
 
 @ops
@@ -71,7 +72,7 @@ def test_from_a_basis_that_is_far_from_a_singular_factor(products, d, rank, op):
             for _ in range(4):
                 q, (_, _, outcome, _) = one(op, k, q)
                 assert outcome == REFRESHED
-                assert orthogonality(q) <= 1e-5
+                assert orthogonality(q) <= tolerances.ORTHOGONAL
 
 
 @ops
@@ -87,7 +88,7 @@ def test_as_diagonalising_as_householder(products, op):
         for _ in range(7):
             q, exact = one(op, k.float(), q)[0], one(refresh_eager, k, exact)[0]
     found, wanted = off_diagonal(q.double().T @ k @ q.double()), off_diagonal(exact.T @ k @ exact)
-    assert found == pytest.approx(wanted, rel=0.01)
+    assert found == pytest.approx(wanted, rel=tolerances.DIAGONAL)
 
 
 @ops
@@ -140,7 +141,7 @@ def test_more_stacks_than_a_table_holds():
     ):
         assert torch.equal(order, wanted_order)
         aligned = found * (found * q).sum(1, keepdim=True).sign()
-        torch.testing.assert_close(aligned, q, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(aligned, q, **tolerances.BASES_64)
 
 
 def test_strided_factors_and_selections():
@@ -193,7 +194,7 @@ def test_golden_traces(monkeypatch, case, op, products):
             for i, param in enumerate(params):
                 expected = trace.params[call - 1][i]
                 moved = (expected - trace.init[i]).abs().max().clamp_min(1e-30)
-                assert (param - expected).abs().max() / moved <= golden.TOLERANCE, (call, i)
+                assert (param - expected).abs().max() / moved <= tolerances.TRACE, (call, i)
 
 
 def test_the_stacks_of_a_real_model():
@@ -212,7 +213,7 @@ def test_the_stacks_of_a_real_model():
     for k, q, other in zip(factors, bases, others, strict=True):
         rotated = [b[0].double().T @ k[0].double() @ b[0].double() for b in (q, other)]
         found, wanted = map(off_diagonal, rotated)
-        assert found == pytest.approx(wanted, rel=0.01, abs=len(k[0]) * 6e-8)
+        assert found == pytest.approx(wanted, rel=tolerances.DIAGONAL, abs=len(k[0]) * tolerances.U)
 
 
 def test_without_the_extension_a_gpu_does_without_qr():
@@ -230,5 +231,5 @@ def test_batches_that_do_not_fit_into_the_workspace_go_one_after_the_other(monke
     monkeypatch.setattr("soap_fast.step.refresh_batched.WORKSPACE", 1)
     found = refresh_batched([factors], [same], *given)
     assert wanted.outcomes[0].tolist() == [REFRESHED, LEFT_OUT, REFRESHED]
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
-    torch.testing.assert_close(same, bases, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, wanted, **tolerances.EXACT_64, equal_nan=True)
+    torch.testing.assert_close(same, bases, **tolerances.EXACT_64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tolerances
 import torch
 from factors import random_factor, random_orthogonal
 from streams import (
@@ -58,7 +59,9 @@ def test_large_factors_on_threads(threads):
         refresh_native(factors, bases, chosen, allowed, tolerance)
         for stack in bases:
             gram = stack.mT @ stack
-            assert (gram - torch.eye(stack.shape[1]).double()).abs().max() < 1e-12
+            assert (
+                gram - torch.eye(stack.shape[1]).double()
+            ).abs().max() < tolerances.ORTHOGONAL_64
     finally:
         torch.set_num_threads(before)
 
@@ -137,7 +140,7 @@ def test_a_basis_replaced_by_the_user_is_refreshed_as_it_is(backend):
     train(optimizer, params, range(3, 9))
     train(control, others, range(3, 9))
     for p, q in zip(params, others, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(p, q, **tolerances.FEW_CALLS)
 
 
 @pytest.mark.parametrize("backend", backends())
@@ -159,9 +162,9 @@ def test_the_moments_keep_their_meaning_across_a_refresh(backend):
     optimizer.step()
     assert not torch.equal(state["Q"][0], old_bases[0])
     after = rotate_back(state["exp_avg"], state["Q"], plan)
-    torch.testing.assert_close(after, 0.9 * before, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(after, 0.9 * before, **tolerances.EXACT_64)
     found, expected = (x.flatten().sort().values for x in (state["exp_avg_sq"], old_squares))
-    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+    torch.testing.assert_close(found, expected, **tolerances.PERMUTED_64)
 
 
 @pytest.mark.parametrize("backend", backends())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import tolerances
 import torch
 from streams import assert_same_bits, needs_interpreter, needs_native, parameters, set_gradients
 
@@ -158,7 +159,7 @@ class TestOneTensorByTwoBackends:
                 each.step()
         for param, should_be, start in zip(ours, expected, parameters(shapes), strict=True):
             moved = (should_be - start).abs().max()
-            assert (param - should_be).abs().max() / moved < 5e-4
+            assert (param - should_be).abs().max() / moved < tolerances.TRACE
             entry, its = optimizer.state[param], oracle.state[should_be]
             assert entry["refreshes"].tolist() == its["refreshes"].tolist()
 

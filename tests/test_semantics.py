@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tolerances
 import torch
 from oracle import OracleSOAP
 from streams import assert_same_bits, parameters, set_gradients, snapshot, train
@@ -71,7 +72,7 @@ def test_options_changed_in_param_groups_take_effect(option, attribute, value):
         for oracle in (changed, unchanged):
             oracle.step([param.grad for param in params])
     for param, expected, otherwise in zip(params, changed.params, unchanged.params, strict=True):
-        torch.testing.assert_close(param.data, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(param.data, expected, **tolerances.TEN_CALLS_64)
         assert (param - otherwise).abs().max() > 1e-3, "the change did nothing"
 
 
@@ -182,7 +183,7 @@ def test_lr_may_be_a_tensor_of_any_shape_with_one_element():
         params = parameters()
         train(SOAP(params, lr=lr), params, range(4))
         for p, q in zip(params, reference, strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(p, q, **tolerances.LR_IN_FLOAT32)
             assert p.dtype == torch.float32
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tolerances
 import torch
 from data.checkpoints.record import CALLS, MORE, SHAPES, gradients
 from streams import ON_CPU, parameters
@@ -30,7 +31,7 @@ def test_a_stored_file_goes_on(path, backend):
         optimizer.step()
     for param, start, expected in zip(params, before, saved["went_on"], strict=True):
         moved = (expected - start).abs().max()
-        assert (param - expected).abs().max() <= 5e-4 * moved  # as for recorded trajectories
+        assert (param - expected).abs().max() <= tolerances.TRACE * moved
 
 
 def test_there_are_files_of_every_layout():

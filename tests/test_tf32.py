@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import golden
 import pytest
+import tolerances
 import torch
 from test_golden import run
 from tf32 import EMULATED, PRECISIONS, TorchProductsInTf32x3, product_error
@@ -59,7 +60,7 @@ def test_a_step_in_tf32x3_follows_the_recorded_trajectories(case):
             for i, param in enumerate(params):
                 moved = (trace.params[call - 1][i] - trace.init[i]).abs().max()
                 error = (param - trace.params[call - 1][i]).abs().max()
-                assert error <= golden.TOLERANCE * moved, f"call {call}, parameter {i}"
+                assert error <= tolerances.TRACE * moved, f"call {call}, parameter {i}"
             if call == CALLS:
                 break
     assert products.count > CALLS

@@ -6,6 +6,7 @@ import os
 from math import prod
 
 import pytest
+import tolerances
 import torch
 from streams import needs_native
 
@@ -112,7 +113,9 @@ def test_weight_decay_applies_all_the_same(one_thread, backend):
         p.grad = torch.ones(6, 4)
         p.grad[2] = 0
         optimizer.step()
-    torch.testing.assert_close(p[2].detach(), torch.full((4,), 0.95**4))
+    torch.testing.assert_close(
+        p[2].detach(), torch.full((4,), 0.95**4), rtol=tolerances.decays(4), atol=0
+    )
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
@@ -159,4 +162,4 @@ def test_weights_with_gradients_now_and_then_move_as_in_float64(one_thread, back
             optimizer.step()
         ends.append(p.detach().double())
     for part in (slice(None), (slice(None), 2), 6):
-        assert (ends[0][part] - ends[1][part]).norm() <= 1e-5 * ends[0][part].norm()
+        assert (ends[0][part] - ends[1][part]).norm() <= tolerances.SEPARATED * ends[0][part].norm()

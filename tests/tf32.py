@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from math import sqrt
 
 import torch
+from tolerances import U
 from torch.utils._python_dispatch import TorchDispatchMode
 
-U = 2.0**-24  # unit roundoff of float32
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 
 
@@ -68,7 +68,7 @@ EMULATED = {"ieee": torch.matmul, "tf32x3": matmul_tf32x3, "tf32": matmul_tf32}
 def products_in_tf32x3() -> Iterator[None]:
     """Within it the operators of soap_fast multiply float32 matrices in emulated tf32x3."""
 
-    def grouped_matmul(a, b, products):
+    def grouped_matmul(a, b, products, structure=0):
         for left, right, product in zip(a, b, products, strict=True):
             product.copy_(matmul_tf32x3(left, right))
 

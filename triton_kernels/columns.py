@@ -138,8 +138,13 @@ COUNT = columns(
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
 # A second moment whose columns change places, by rows of a table of axes, the innermost last.
-PERMUTE = columns("tensor", "source", "target", "elements", "inner", "pitch", "first_axis", "axes")
-PERMUTE_AXIS = columns("size", "order")  # address of [size] int64, 0 for the identity
+# Inverses are 2^32 / size, rounded up. "step" is an axis's stride in memory, "order" the address of
+# [size] int64, 0 for the identity; axes of a task follow one another, innermost first.
+PERMUTE = columns(
+    "tensor", "source", "target", "elements", "inner", "pitch", "pitch_inverse",
+    "first_axis", "axes",
+)  # fmt: skip
+PERMUTE_AXIS = columns("size", "inverse", "step", "order")
 
 # From a plane back to the moment it was gathered from.
 # "squares" is the address of exp_avg_sq where exp_avg is settled, else 0.
@@ -149,7 +154,10 @@ SETTLE = columns("tensor", "plane", "state", "squares", "elements")
 GROUPED_MATMUL = columns(
     "first_tile", "last_tile",  # of all tiles, those of this group; the last one not included
     "kind",  # see GROUPED_KIND
-    "m", "n", "k", "tiles_m", "tiles_n",
+    "m", "n", "k", "tiles_m", "tiles_n", "per_matrix",
+    # Whether a product is symmetric, so that half of its tiles are others mirrored, and whether its
+    # sums begin at a tile's first row, or at its first column.
+    "symmetric", "from_row", "from_column",
     *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
 )  # fmt: skip
 # Any strides; or b and out by rows and a by rows or by columns, all at multiples of 16 bytes, in

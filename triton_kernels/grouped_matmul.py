@@ -5,6 +5,9 @@
 An operand that is not contiguous along k is loaded 16 bytes at a time along its other axis and
 transposed on its way to the product, with one stage: copying ahead would transpose in pieces of 4
 bytes. So is loaded what lies at multiples of 16 bytes; the rest one by one, of any strides.
+
+Of a symmetric product the tiles on the diagonal and below are made and written twice, the second
+time transposed. Terms of a sum that a triangle of zeros makes zero are left out by whole blocks.
 """
 
 import triton
@@ -23,6 +26,10 @@ N = tl.constexpr(GROUPED_MATMUL["n"])
 K = tl.constexpr(GROUPED_MATMUL["k"])
 TILES_M = tl.constexpr(GROUPED_MATMUL["tiles_m"])
 TILES_N = tl.constexpr(GROUPED_MATMUL["tiles_n"])
+PER_MATRIX = tl.constexpr(GROUPED_MATMUL["per_matrix"])
+SYMMETRIC = tl.constexpr(GROUPED_MATMUL["symmetric"])
+FROM_ROW = tl.constexpr(GROUPED_MATMUL["from_row"])
+FROM_COLUMN = tl.constexpr(GROUPED_MATMUL["from_column"])
 A = tl.constexpr(GROUPED_MATMUL["a_address"])
 B = tl.constexpr(GROUPED_MATMUL["b_address"])
 OUT = tl.constexpr(GROUPED_MATMUL["out_address"])
@@ -67,7 +74,8 @@ def _aligned(
 ):  # fmt: skip
     """A tile of ROWS rows of out, computed and written transposed: columns of b are rows there."""
     COLUMNS: tl.constexpr = 32 if PRECISION == "ieee" else 64
-    matrix, m, n = _place(group, tile, ROWS, COLUMNS)
+    matrix, m0, n0 = _place(group, tile, ROWS, COLUMNS)
+    m, n = m0 + tl.arange(0, ROWS), n0 + tl.arange(0, COLUMNS)
     k = tl.arange(0, BK)
     m_end = tl.multiple_of(tl.load(group + M).to(tl.int32), 4)
     n_end = tl.multiple_of(tl.load(group + N).to(tl.int32), 4)
@@ -85,27 +93,34 @@ def _aligned(
         a_step = tl.full((), BK, tl.int32)
     b_at = b_base + (k[:, None] * b_stride + n[None, :])
     acc = tl.zeros((COLUMNS, ROWS), tl.float32)
-    for block in tl.range(0, tl.cdiv(k_end, BK), num_stages=1):
-        left = k < k_end - block * BK
-        mask = left[:, None] & (n < n_end)[None, :]
+    first = _first_term(group, m0, n0) // BK
+    for block in tl.range(first, tl.cdiv(k_end, BK), num_stages=1):
+        inside = k < k_end - block * BK
+        mask = inside[:, None] & (n < n_end)[None, :]
         b = tl.load(b_at + block * (BK * b_stride), mask=mask, other=0.0)  # [BK, COLUMNS]
         if BY_COLUMNS:
-            mask = left[:, None] & (m < m_end)[None, :]
+            mask = inside[:, None] & (m < m_end)[None, :]
             a = tl.load(a_at + block * a_step, mask=mask, other=0.0)  # [BK, ROWS]
             a = tl.trans(a)
         else:
-            a = tl.load(a_at + block * a_step, mask=left[None, :], other=0.0)  # [ROWS, BK]
+            a = tl.load(a_at + block * a_step, mask=inside[None, :], other=0.0)  # [ROWS, BK]
         acc = add_product(acc, tl.trans(b), a, PRECISION, False)
     out = operand(tl.load(group + OUT)) + matrix * tl.multiple_of(tl.load(group + OUT + 1), 4)
     row_stride = tl.multiple_of(tl.load(group + OUT + 2).to(tl.int32), 4)
     mask = (n < n_end)[:, None] & (m < m_end)[None, :]
-    tl.store(out + (n[:, None] + m[None, :] * row_stride), acc, mask=mask)
+    symmetric = tl.load(group + SYMMETRIC) != 0
+    above = n[:, None] > m[None, :]
+    tl.store(out + (n[:, None] + m[None, :] * row_stride), acc, mask=mask & ~(above & symmetric))
+    if symmetric:
+        mirrored = mask & (n[:, None] < m[None, :])
+        tl.store(out + (n[:, None] * row_stride + m[None, :]), acc, mask=mirrored)
 
 
 @triton.jit
 def _any(group, tile, BK: tl.constexpr, PRECISION: tl.constexpr):
     ROWS: tl.constexpr = 32 if PRECISION == "ieee" else 64
-    matrix, m, n = _place(group, tile, ROWS, 32)
+    matrix, m0, n0 = _place(group, tile, ROWS, 32)
+    m, n = m0 + tl.arange(0, ROWS), n0 + tl.arange(0, 32)
     k = tl.arange(0, BK)
     m_end = tl.load(group + M).to(tl.int32)
     n_end = tl.load(group + N).to(tl.int32)
@@ -113,7 +128,8 @@ def _any(group, tile, BK: tl.constexpr, PRECISION: tl.constexpr):
     left_at = _matrix(group + A, matrix) + m[:, None] * tl.load(group + A + 2)
     right_at = _matrix(group + B, matrix) + n[None, :] * tl.load(group + B + 3)
     acc = tl.zeros((ROWS, 32), tl.float32)
-    for start in tl.range(0, k_end, BK, num_stages=1):
+    first = _first_term(group, m0, n0) // BK * BK
+    for start in tl.range(first, k_end, BK, num_stages=1):
         row = start + k
         mask = (m < m_end)[:, None] & (row < k_end)[None, :]
         left = tl.load(left_at + row[None, :] * tl.load(group + A + 3), mask=mask, other=0.0)
@@ -125,14 +141,28 @@ def _any(group, tile, BK: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def _place(group, tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of a tile: the number of its matrix, its rows and columns."""
+    """Of a tile: the number of its matrix, its first row and its first column."""
     tiles_n = tl.load(group + TILES_N).to(tl.int32)
-    per_matrix = tl.load(group + TILES_M).to(tl.int32) * tiles_n
+    per_matrix = tl.load(group + PER_MATRIX).to(tl.int32)
     local = tile - tl.load(group + FIRST_TILE).to(tl.int32)
     within = local % per_matrix
-    m = within // tiles_n * ROWS + tl.arange(0, ROWS)
-    n = within % tiles_n * COLUMNS + tl.arange(0, COLUMNS)
-    return (local // per_matrix).to(tl.int64), m, n
+    row, column = within // tiles_n, within % tiles_n
+    if tl.load(group + SYMMETRIC) != 0:  # column by column, from the diagonal down
+        row, column = within, 0 * within
+        below = tl.load(group + TILES_M).to(tl.int32)
+        while row >= below:
+            row -= below
+            column += 1
+            below -= COLUMNS // ROWS
+        row += column * (COLUMNS // ROWS)
+    return (local // per_matrix).to(tl.int64), row * ROWS, column * COLUMNS
+
+
+@triton.jit
+def _first_term(group, m0, n0):
+    """Of a tile's sums: what comes before is zero."""
+    by_row = tl.load(group + FROM_ROW).to(tl.int32) * m0
+    return tl.maximum(by_row, tl.load(group + FROM_COLUMN).to(tl.int32) * n0)
 
 
 @triton.jit

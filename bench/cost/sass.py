@@ -109,7 +109,7 @@ class Code:
 
 def conditional(last: Instruction) -> bool:
     """Whether a jump may not be taken."""
-    return bool(last.guard) or (last.name == "BRA" and len(last.operands) > 1)
+    return bool(last.guard) or (last.name == "BRA" and bool(last.operands))
 
 
 def disassemble(cubin: bytes, triton_folder: Path) -> str:

@@ -1,4 +1,4 @@
-// Side streams by CUDA's runtime; no kernel of ours is in here.
+// Side streams and moments in streams by CUDA's runtime; no kernel of ours is in here.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -66,6 +66,32 @@ Fork::~Fork() {
   wait_for_all(side_, stream_of(current_));
   for (void* stream : side_.streams) cudaStreamSynchronize(stream_of(stream));
   cudaGetLastError();  // what was thrown says more
+}
+
+StreamClock::StreamClock(void* stream) : stream_(stream) { mark(); }
+
+StreamClock::~StreamClock() {
+  for (void* moment : moments_) cudaEventDestroy(event_of(moment));
+}
+
+void StreamClock::mark() {
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreate(&event), "no new CUDA event");
+  moments_.push_back(event);
+  check_cuda(cudaEventRecord(event, stream_of(stream_)), "a moment was not recorded");
+}
+
+std::vector<double> StreamClock::microseconds() const {
+  check_cuda(cudaEventSynchronize(event_of(moments_.back())), "a kernel failed");
+  std::vector<double> times;
+  for (size_t i = 1; i < moments_.size(); ++i) {
+    float milliseconds = 0;
+    check_cuda(
+        cudaEventElapsedTime(&milliseconds, event_of(moments_[i - 1]), event_of(moments_[i])),
+        "no time between two moments");
+    times.push_back(1e3 * milliseconds);
+  }
+  return times;
 }
 
 void zero_memory(void* memory, size_t bytes, void* stream) {

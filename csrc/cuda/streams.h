@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace soap_fast {
 
@@ -42,6 +43,23 @@ class Fork {
   SideStreams& side_;
   void* current_;
   bool joined_ = false;
+};
+
+// Moments in a stream: when all before them is done.
+class StreamClock {
+ public:
+  explicit StreamClock(void* stream);  // and its first moment
+  ~StreamClock();
+  StreamClock(const StreamClock&) = delete;
+  StreamClock& operator=(const StreamClock&) = delete;
+
+  void mark();
+  // From each moment to the next; waits for the last.
+  std::vector<double> microseconds() const;
+
+ private:
+  void* stream_;
+  std::vector<void*> moments_;  // cudaEvent_t
 };
 
 void zero_memory(void* memory, size_t bytes, void* stream);

@@ -1,99 +1,161 @@
-// Cholesky factor of a symmetric matrix, and solves with it, for one team.
+// Cholesky factor of a tile and its inverse, in the place of each other, and products with the
+// latter, for one team.
 #pragma once
 
 #include <cmath>
 
-#include "linalg/team.h"
+#include "linalg/tile_product.h"
 
 namespace soap_fast {
 
-// c -= p qᵀ for c [rows, columns], p [rows, depth], q [columns, depth], all row-major. `lower`:
-// only where column <= row. Entries are independent, so that any tiling gives the same bits.
-template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE void subtract_product(const Team& team, int64_t rows, int64_t columns,
-                                            int64_t depth, const T* p, int64_t ldp, const T* q,
-                                            int64_t ldq, T* c, int64_t ldc, bool lower) {
-  for (int64_t e = team.rank(); e < rows * columns; e += team.size()) {
-    const int64_t row = e / columns, column = e % columns;
-    if (lower && column > row) continue;
-    T total = 0;
-    for (int64_t k = 0; k < depth; ++k) total += p[row * ldp + k] * q[column * ldq + k];
-    c[row * ldc + column] -= total;
-  }
-  team.sync();
-}
+constexpr int kNoFailedPivot = -1;
 
-// X Lᵀ = B in place of B [rows, d]; L [d, d] lower, its upper triangle is not read, its diagonal
-// not zero. Rows are independent: a thread has whole ones, and a grid may split them.
-template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE void solve_right_transposed_block(const Team& team, int64_t rows, int64_t d,
-                                                        const T* l, int64_t ldl, T* b,
-                                                        int64_t ldb) {
-  for (int64_t row = team.rank(); row < rows; row += team.size()) {
-    T* x = b + row * ldb;
-    for (int64_t column = 0; column < d; ++column) {
-      T total = x[column];
-      for (int64_t k = 0; k < column; ++k) total -= x[k] * l[column * ldl + k];
-      x[column] = total / l[column * ldl + column];
+namespace tile_cholesky {
+
+// What the other threads need for step j: row j up to its diagonal, then column j below it.
+template <typename T>
+SOAP_FAST_HOST_DEVICE void publish(const T (&mine)[kMicro<T>][kMicro<T>], int top, int left, int j,
+                                   T* row) {
+  if (top == j % kPlaces) {
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        const int c = left + kPlaces * v;
+        if (top + kPlaces * u == j && c <= j) row[c] = mine[u][v];
+      }
     }
   }
-  team.sync();
-}
-
-// Columns of L that are eliminated together.
-constexpr int64_t kTriangularBlock = 32;
-
-// The same for any d, in blocks of columns: nearly all of the work is then subtract_product.
-template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE void solve_right_transposed(const Team& team, int64_t rows, int64_t d,
-                                                  const T* l, int64_t ldl, T* b, int64_t ldb) {
-  for (int64_t first = 0; first < d; first += kTriangularBlock) {
-    const int64_t width = d - first < kTriangularBlock ? d - first : kTriangularBlock;
-    const T* l_rows = l + first * ldl;
-    subtract_product(team, rows, width, first, b, ldb, l_rows, ldl, b + first, ldb, false);
-    solve_right_transposed_block(team, rows, width, l_rows + first, ldl, b + first, ldb);
+  if (left == j % kPlaces) {
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        const int i = top + kPlaces * u;
+        if (left + kPlaces * v == j && i > j) row[i] = mine[u][v];
+      }
+    }
   }
 }
 
-constexpr int64_t kNoFailedPivot = -1;
-
-// A diagonal block, column by column. What it returns is as for cholesky.
-template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE int64_t cholesky_block(const Team& team, int64_t d, T* a, int64_t ld) {
-  for (int64_t j = 0; j < d; ++j) {
-    const T pivot = a[j * ld + j];
-    if (!(pivot > 0 && pivot <= Float<T>::greatest)) return j;  // for NaN too
-    const T root = std::sqrt(pivot);
-    team.sync();  // all have read the pivot
-    if (team.rank() == 0) a[j * ld + j] = root;
-    for (int64_t i = j + 1 + team.rank(); i < d; i += team.size()) a[i * ld + j] /= root;
-    team.sync();
-    const int64_t left = d - j - 1;
-    T* column = a + (j + 1) * ld + j;  // [left, 1]
-    subtract_product(team, left, left, 1, column, ld, column, ld, column + 1, ld, true);
+// Row j becomes `row` times `inverse`, and each later one loses its multiple of that. Above the
+// diagonal this leaves nothing of meaning until an entry's own row has its turn.
+template <typename T>
+SOAP_FAST_HOST_DEVICE void eliminate(T (&mine)[kMicro<T>][kMicro<T>], int top, int left, int j,
+                                     T inverse, const T* row) {
+  T of_row[kMicro<T>], of_column[kMicro<T>];
+  for (int u = 0; u < kMicro<T>; ++u) {
+    const int i = top + kPlaces * u, c = left + kPlaces * u;
+    of_row[u] = i > j ? row[i] * inverse : T(0);
+    of_column[u] = c == j ? inverse : row[c] * inverse;
   }
-  return kNoFailedPivot;
+  if (left == j % kPlaces) {  // column j has gone into `row`
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        if (left + kPlaces * v == j && top + kPlaces * u > j) mine[u][v] = 0;
+      }
+    }
+  }
+  for (int u = 0; u < kMicro<T>; ++u) {
+    for (int v = 0; v < kMicro<T>; ++v) mine[u][v] -= of_row[u] * of_column[v];
+  }
+  if (top == j % kPlaces) {
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        if (top + kPlaces * u == j) mine[u][v] = of_column[v];
+      }
+    }
+  }
 }
 
-// A = L Lᵀ, L in place of the lower triangle of a [d, ld], which the whole team sees; what stands
-// above the diagonal is neither read nor written. Returns the first row whose pivot is not a
-// positive number, or kNoFailedPivot, to all threads; after a failed pivot `a` is of no use.
+}  // namespace tile_cholesky
+
+// A = L Lᵀ of the lower triangle of A [d, d] in `tile` [kTile, kTileLeading], which the whole team
+// sees. W = L⁻¹ takes A's place, and Lᵀ stands above its diagonal, whose inverses are L's. What
+// stood above the diagonal is not read. `rows` is memory for 2 kTile entries.
 //
-// In blocks of columns: diagonal block, the rows below it, then all that remains minus their
-// product. The last is nearly all of the work and may be spread over many teams by tiles.
+// A pivot from -lift to 0 becomes `lift`: rounding took that much from it. Returns the first row
+// whose pivot is below that or no finite number, or kNoFailedPivot, to all threads; after a failed
+// pivot `tile` is of no use.
+//
+// Step j makes row j: of W up to its diagonal, then column j of L. Each later row subtracts its
+// multiple of it, by which what remains of A and what there is of W go on alike. Threads keep their
+// entries in registers and hand each other the row alone; two of them in turn, so that a step has
+// one sync().
 template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE int64_t cholesky(const Team& team, int64_t d, T* a, int64_t ld) {
-  for (int64_t first = 0; first < d; first += kTriangularBlock) {
-    const int64_t width = d - first < kTriangularBlock ? d - first : kTriangularBlock;
-    const int64_t next = first + width, left = d - next;
-    T* block = a + first * ld + first;
-    const int64_t failed = cholesky_block(team, width, block, ld);
-    if (failed != kNoFailedPivot) return first + failed;
-    T* below = a + next * ld + first;  // [left, width]
-    solve_right_transposed_block(team, left, width, block, ld, below, ld);
-    subtract_product(team, left, left, width, below, ld, below, ld, a + next * ld + next, ld, true);
+SOAP_FAST_HOST_DEVICE int factor_tile(const Team& team, int d, T lift, T* tile, T* rows) {
+  constexpr int kAllPlaces = kPlaces * kPlaces;
+  constexpr int kPerThread = (kAllPlaces + Team::kLeastSize - 1) / Team::kLeastSize;
+  T entries[kPerThread][kMicro<T>][kMicro<T>];
+  // visit(entries of a place, its first row, its first column): the others are kPlaces apart.
+  const auto visit_mine = [&](const auto& visit) {
+    for (int n = 0; n < kPerThread; ++n) {
+      const int place = team.rank() + n * team.size();
+      if (place < kAllPlaces) visit(entries[n], place / kPlaces, place % kPlaces);
+    }
+  };
+  visit_mine([&](auto& mine, int top, int left) {
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        const int i = top + kPlaces * u, c = left + kPlaces * v;
+        mine[u][v] = c <= i && i < d ? tile[i * kTileLeading<T> + c] : T(0);
+      }
+    }
+  });
+  for (int j = 0; j < d; ++j) {
+    T* row = rows + j % 2 * kTile<T>;
+    visit_mine(
+        [&](auto& mine, int top, int left) { tile_cholesky::publish(mine, top, left, j, row); });
+    team.sync();
+    T pivot = row[j];
+    if (!(pivot > 0) && pivot >= -lift) pivot = lift;
+    if (!(pivot > 0 && pivot <= Float<T>::greatest)) return j;  // for NaN too
+    const T inverse = 1 / std::sqrt(pivot);
+    visit_mine([&](auto& mine, int top, int left) {
+      tile_cholesky::eliminate(mine, top, left, j, inverse, row);
+    });
   }
+  visit_mine([&](const auto& mine, int top, int left) {
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        const int i = top + kPlaces * u, c = left + kPlaces * v;
+        if (i < d && c < d) tile[i * kTileLeading<T> + c] = mine[u][v];
+      }
+    }
+  });
+  team.sync();
   return kNoFailedPivot;
+}
+
+// Entry [i, c], c <= i, of L in a tile that factor_tile() has left.
+template <typename T>
+SOAP_FAST_HOST_DEVICE T factor_entry(const T* tile, int i, int c) {
+  return c < i ? tile[c * kTileLeading<T> + i] : 1 / tile[i * kTileLeading<T> + i];
+}
+
+// receive(i, c, entry of P Wᵀ) for P [rows, d] in a tile and the lower triangle of W [d, d] in
+// another: with W = L⁻¹ it is X of X Lᵀ = P. Sums run in one order whatever the team: same bits.
+template <typename T, typename Team, typename Receive>
+SOAP_FAST_HOST_DEVICE void multiply_by_transposed_lower(const Team& team, int rows, int d,
+                                                        const T* p, const T* w,
+                                                        const Receive& receive) {
+  for (int place = team.rank(); place < kPlaces * kPlaces; place += team.size()) {
+    const int top = place / kPlaces, left = place % kPlaces;
+    T totals[kMicro<T>][kMicro<T>] = {};
+    for (int k = 0; k < d; ++k) {
+      T of_p[kMicro<T>], of_w[kMicro<T>];
+      for (int u = 0; u < kMicro<T>; ++u) {
+        const int i = top + kPlaces * u, c = left + kPlaces * u;
+        of_p[u] = i < rows ? p[i * kTileLeading<T> + k] : T(0);
+        of_w[u] = k <= c && c < d ? w[c * kTileLeading<T> + k] : T(0);
+      }
+      for (int u = 0; u < kMicro<T>; ++u) {
+        for (int v = 0; v < kMicro<T>; ++v) totals[u][v] += of_p[u] * of_w[v];
+      }
+    }
+    for (int u = 0; u < kMicro<T>; ++u) {
+      for (int v = 0; v < kMicro<T>; ++v) {
+        const int i = top + kPlaces * u, c = left + kPlaces * v;
+        if (i < rows && c < d) receive(i, c, totals[u][v]);
+      }
+    }
+  }
 }
 
 }  // namespace soap_fast

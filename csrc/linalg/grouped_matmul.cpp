@@ -6,7 +6,7 @@
 
 namespace soap_fast {
 
-void grouped_matmul(TensorList a, TensorList b, TensorList products) {
+void grouped_matmul(TensorList a, TensorList b, TensorList products, int64_t) {
   check(a.size() == b.size() && a.size() == products.size(), "grouped_matmul_: ", a.size(),
         " left factors, ", b.size(), " right ones and ", products.size(),
         " products; each group needs one of each");
@@ -19,9 +19,11 @@ void grouped_matmul(TensorList a, TensorList b, TensorList products) {
   }
 }
 
-void call_grouped_matmul(const TensorList& a, const TensorList& b, const TensorList& products) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
-                                    torch::stable::detail::from(products)};
+void call_grouped_matmul(const TensorList& a, const TensorList& b, const TensorList& products,
+                         int64_t structure) {
+  std::array<StableIValue, 4> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                    torch::stable::detail::from(products),
+                                    torch::stable::detail::from(structure)};
   call_operator("soap_fast::grouped_matmul_", "", stack);
 }
 

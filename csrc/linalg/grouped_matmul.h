@@ -6,10 +6,11 @@
 
 namespace soap_fast {
 
-// products[g] = a[g] b[g], one batched product of torch's per group.
-void grouped_matmul(TensorList a, TensorList b, TensorList products);
+// products[g] = a[g] b[g], one batched product of torch's per group, of whatever structure.
+void grouped_matmul(TensorList a, TensorList b, TensorList products, int64_t structure);
 
 // The same by the dispatcher, which takes whatever kernel is registered for the device.
-void call_grouped_matmul(const TensorList& a, const TensorList& b, const TensorList& products);
+void call_grouped_matmul(const TensorList& a, const TensorList& b, const TensorList& products,
+                         int64_t structure);
 
 }  // namespace soap_fast

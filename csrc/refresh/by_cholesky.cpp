@@ -7,21 +7,12 @@
 #include <algorithm>
 
 #include "linalg/grouped_matmul.h"
+#include "refresh/rounds.h"
 
 namespace soap_fast {
 namespace {
 
 using torch::headeronly::ScalarType;
-
-// Workspace of factors that go together: five matrices for each. More factors are further rounds,
-// as long as a GPU has enough to do in one: this holds five factors of 2560, or 1300 of 192.
-constexpr int64_t kMostWorkspaceBytes = int64_t(1) << 30;
-
-// Some of the factors that are selected from one stack.
-struct Part {
-  size_t stack;
-  int64_t first, count, d;
-};
 
 // The memory of some parts, and their table.
 template <typename T>
@@ -31,8 +22,6 @@ struct Batch {
   RefreshTable<T> table;
   TensorList slots[kSlots + 1], transposed[kSlots + 1];  // [count, d, d] each, by Slot
 };
-
-int64_t workspace(const Part& part) { return kSlots * part.count * part.d * part.d; }
 
 template <typename T>
 RefreshStack<T> entry_of(const RefreshArguments& arguments, const Part& part) {
@@ -82,7 +71,8 @@ void add_slots(const RefreshArguments& arguments, const Part& part, int64_t offs
 }
 
 template <typename T>
-void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run, Batch<T>& batch) {
+void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
+                   const Launched& launched, Batch<T>& batch) {
   allocate(arguments, batch);
   batch.table.count = static_cast<int>(batch.parts.size());
   batch.table.tolerance = arguments.tolerance;
@@ -99,10 +89,15 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run, Ba
     measures += refresh_measures(part.count, part.d);
     largest = std::max(largest, part.d);
   }
-  const auto launch = [&](Phase phase, RefreshCall call) { run(phase, batch.table, call); };
-  const auto multiply = [&](Slot a, bool transposed, Slot b, Slot out) {
-    call_grouped_matmul((transposed ? batch.transposed : batch.slots)[int(a)], batch.slots[int(b)],
-                        batch.slots[int(out)]);
+  const auto launch = [&](Phase phase, RefreshCall call) {
+    run(phase, batch.table, call);
+    launched();
+  };
+  const auto multiply = [&](Product product) {
+    const Operands of = operands_of(product);
+    call_grouped_matmul((of.transposed ? batch.transposed : batch.slots)[int(of.a)],
+                        batch.slots[int(of.b)], batch.slots[int(of.out)], of.structure);
+    launched();
   };
   refresh_large<T>(static_cast<int>(largest), launch, multiply);
 }
@@ -110,7 +105,7 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run, Ba
 // Small factors: no workspace but their own, so that all stacks go together.
 template <typename T>
 void refresh_small(const RefreshArguments& arguments, const RunPhase<T>& run,
-                   const std::vector<Part>& parts) {
+                   const Launched& launched, const std::vector<Part>& parts) {
   for (size_t first = 0; first < parts.size(); first += kMostStacks) {
     RefreshTable<T> table{};
     table.tolerance = arguments.tolerance;
@@ -118,61 +113,31 @@ void refresh_small(const RefreshArguments& arguments, const RunPhase<T>& run,
     for (int p = 0; p < table.count; ++p) {
       table.stacks[p] = entry_of<T>(arguments, parts[first + p]);
     }
-    run(Phase::kSmall, table, RefreshCall{kFirstTry, 0});
+    run(Phase::kSmall, table, RefreshCall{kOfRotated, 0});
+    launched();
   }
 }
-
-// Parts that fit into the workspace together, the largest first: sizes that are near each other
-// have nearly as many steps of a factorisation.
-template <typename T>
-std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts) {
-  std::stable_sort(parts.begin(), parts.end(),
-                   [](const Part& a, const Part& b) { return a.d > b.d; });
-  const int64_t room = kMostWorkspaceBytes / static_cast<int64_t>(sizeof(T));
-  std::vector<std::vector<Part>> rounds;
-  int64_t left = 0;
-  for (Part part : parts) {
-    while (part.count > 0) {
-      const int64_t each = kSlots * part.d * part.d;
-      if (rounds.empty() || left < each || rounds.back().size() == kMostStacks) {
-        rounds.emplace_back();
-        left = std::max(room, each);  // one factor goes through whatever its size
-      }
-      const int64_t count = std::min(part.count, left / each);
-      rounds.back().push_back({part.stack, part.first, count, part.d});
-      left -= count * each;
-      part.first += count;
-      part.count -= count;
-    }
-  }
-  return rounds;
-}
-
-struct Parts {
-  std::vector<Part> small, large;
-};
 
 Parts parts_of(const TensorList& factors, const TensorList& selections, ScalarType dtype,
                int64_t householder_up_to) {
   Parts parts;
   for (size_t s = 0; s < factors.size(); ++s) {
-    const Part part{s, 0, selections[s].size(0), factors[s].size(1)};
-    if (factors[s].scalar_type() != dtype || part.count == 0 || part.d == 0) continue;
-    (part.d <= householder_up_to ? parts.small : parts.large).push_back(part);
+    if (factors[s].scalar_type() != dtype) continue;
+    parts.add({s, 0, selections[s].size(0), factors[s].size(1)}, householder_up_to);
   }
   return parts;
 }
 
 template <typename T>
 void refresh_of_dtype(const RefreshArguments& arguments, ScalarType dtype,
-                      int64_t householder_up_to, const RunPhase<T>& run) {
+                      int64_t householder_up_to, const RunPhase<T>& run, const Launched& launched) {
   const auto [small, large] =
       parts_of(arguments.factors, arguments.selections, dtype, householder_up_to);
-  refresh_small(arguments, run, small);
-  for (const std::vector<Part>& parts : rounds_of<T>(large)) {
+  refresh_small(arguments, run, launched, small);
+  for (const std::vector<Part>& parts : rounds_of(large, sizeof(T))) {
     Batch<T> batch{};
     batch.parts = parts;
-    refresh_batch(arguments, run, batch);
+    refresh_batch(arguments, run, launched, batch);
   }
 }
 
@@ -182,30 +147,11 @@ TensorList contiguous(const TensorList& tensors) {
   return result;
 }
 
-template <typename T>
-int64_t launches_of(const Parts& parts) {
-  int64_t launches = (parts.small.size() + kMostStacks - 1) / kMostStacks;
-  for (const std::vector<Part>& round : rounds_of<T>(parts.large)) {
-    const int largest = static_cast<int>(round.front().d);  // rounds begin with the largest
-    refresh_large<T>(
-        largest, [&](Phase, RefreshCall) { ++launches; },
-        [&](Slot, bool, Slot, Slot) { ++launches; });
-  }
-  return launches;
-}
-
 }  // namespace
 
-int64_t refresh_launches(TensorList factors, TensorList selections) {
-  const auto parts = [&](ScalarType dtype) {
-    return parts_of(factors, selections, dtype, kHouseholderUpTo);
-  };
-  return launches_of<float>(parts(ScalarType::Float)) +
-         launches_of<double>(parts(ScalarType::Double));
-}
-
 void refresh_by_cholesky(const RefreshArguments& given, int64_t householder_up_to,
-                         const RunPhase<float>& run_float, const RunPhase<double>& run_double) {
+                         const RunPhase<float>& run_float, const RunPhase<double>& run_double,
+                         const Launched& launched) {
   check(householder_up_to >= 0 && householder_up_to <= kHouseholderUpTo,
         "refresh_: householder_up_to=", householder_up_to, " is outside [0, ", kHouseholderUpTo,
         "], the sizes that a warp can have");
@@ -214,8 +160,8 @@ void refresh_by_cholesky(const RefreshArguments& given, int64_t householder_up_t
   const RefreshArguments arguments{factors,       given.bases,     selections,
                                    allowed,       given.tolerance, given.orders,
                                    given.carries, given.outcomes,  given.off_diagonals};
-  refresh_of_dtype(arguments, ScalarType::Float, householder_up_to, run_float);
-  refresh_of_dtype(arguments, ScalarType::Double, householder_up_to, run_double);
+  refresh_of_dtype(arguments, ScalarType::Float, householder_up_to, run_float, launched);
+  refresh_of_dtype(arguments, ScalarType::Double, householder_up_to, run_double, launched);
 }
 
 }  // namespace soap_fast

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "refresh/by_cholesky.h"
@@ -14,8 +15,9 @@ namespace {
 // To take a piece costs about as much as a small row of a factor, which is a unit of most phases.
 constexpr int64_t kPiecesPerWorker = 8;
 
-// Units [first, end) of a phase, by one thread. Inlined into a piece of share_out(), FactorPanel
-// becomes slower: 1000 factors of 16 take 21 ms in place of 14 (GCC 12, one thread of an AMD EPYC).
+// Units [first, end) of a phase, by one thread. Inlined into a piece of share_out(), a
+// factorisation becomes slower: 1000 factors of 16 take 21 ms in place of 14 (GCC 12, one thread of
+// an AMD EPYC).
 template <typename P, typename T>
 __attribute__((noinline)) void run_units(const RefreshTable<T>& table, RefreshCall call,
                                          int64_t first, int64_t end, T* scratch) {
@@ -52,6 +54,24 @@ void refresh_by_cholesky_cpu(TensorList factors, TensorList bases, TensorList se
                                    orders,  carries, outcomes,   off_diagonals};
   check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
   refresh_by_cholesky(arguments, householder_up_to, run_phase<float>, run_phase<double>);
+}
+
+std::vector<double> refresh_times_cpu(TensorList factors, TensorList bases, TensorList selections,
+                                      TensorList allowed, double tolerance, TensorList orders,
+                                      TensorList carries, TensorList outcomes,
+                                      TensorList off_diagonals, int64_t householder_up_to) {
+  using Clock = std::chrono::steady_clock;
+  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
+                                   orders,  carries, outcomes,   off_diagonals};
+  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+  std::vector<double> times;
+  Clock::time_point last = Clock::now();
+  refresh_by_cholesky(arguments, householder_up_to, run_phase<float>, run_phase<double>, [&] {
+    const Clock::time_point now = Clock::now();
+    times.push_back(std::chrono::duration<double, std::micro>(now - last).count());
+    last = now;
+  });
+  return times;
 }
 
 }  // namespace soap_fast

@@ -41,8 +41,15 @@ void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList s
                               TensorList carries, TensorList outcomes, TensorList off_diagonals,
                               int64_t householder_up_to);
 
-// How many kernels refresh_ launches on CUDA for factors and selections of these shapes, a grouped
-// product counted as one. Reads no memory.
-int64_t refresh_launches(TensorList factors, TensorList selections);
+// refresh_times_: the same, and how long each launch of it took, in microseconds and in the order
+// of refresh_plan(). Waits for the device.
+std::vector<double> refresh_times_cpu(TensorList factors, TensorList bases, TensorList selections,
+                                      TensorList allowed, double tolerance, TensorList orders,
+                                      TensorList carries, TensorList outcomes,
+                                      TensorList off_diagonals, int64_t householder_up_to);
+std::vector<double> refresh_times_cuda(TensorList factors, TensorList bases, TensorList selections,
+                                       TensorList allowed, double tolerance, TensorList orders,
+                                       TensorList carries, TensorList outcomes,
+                                       TensorList off_diagonals, int64_t householder_up_to);
 
 }  // namespace soap_fast

@@ -74,6 +74,7 @@ void carry_tensor(const CarryTensor& tensor, const CarryMode* modes, float* work
   if (tensor.products == 0) axes.push_back({tensor.batch, nullptr});  // behind the fold
   const int64_t padded = (numel + 15) / 16 * 16, fold = tensor.fold, rows = numel / fold;
   Planes planes{workspace, workspace + padded};
+  float* room = workspace + step_workspace(numel, 0);
 
   float* exp_avg_sq = at<float>(tensor.exp_avg_sq);
   permute(axes, exp_avg_sq, planes.now);
@@ -91,7 +92,7 @@ void carry_tensor(const CarryTensor& tensor, const CarryMode* modes, float* work
   for (int64_t i = 0; i < tensor.products; ++i) {
     if (products[i].basis == 0) continue;
     rotate(axis_of(fold * tensor.batch, products, tensor.products, i),
-           at<const float>(products[i].basis), false, planes.now, planes.other);
+           at<const float>(products[i].basis), false, planes.now, planes.other, room);
     planes.swap();
   }
   for (int64_t i = 0; i < numel; ++i) exp_avg[i] = exp_avg_sq[i] == 0 ? 0 : planes.now[i];
@@ -109,8 +110,11 @@ void carry_cpu(Tensor tensors, Tensor modes, Tensor workspace) {
   const int64_t threads = workspace.size(0), elements = workspace.size(1);
   const int64_t n = tensors.size(0);
   for (int64_t i = 0; i < n; ++i) {
-    check(tensor[i].fold <= kFold && step_workspace(numel_of(tensor[i], mode)) <= elements,
-          "carry_: tensor ", i, " does not fit in a workspace of ", elements, " elements a thread");
+    const int64_t copied =
+        copied_elements(mode + tensor[i].first_mode + tensor[i].folded, tensor[i].products);
+    const int64_t needed = step_workspace(numel_of(tensor[i], mode), copied);
+    check(tensor[i].fold <= kFold && needed <= elements, "carry_: tensor ", i,
+          " does not fit in a workspace of ", elements, " elements a thread");
   }
   share_out(0, n, threads, [&](int64_t i, int64_t thread) {
     carry_tensor(tensor[i], mode, memory + thread * elements);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "linalg/dense.h"
@@ -33,9 +34,17 @@ inline Axis axis_of(int64_t before, const StepMode* products, int64_t count, int
   return axis;
 }
 
-// out = Qᵀ x along an axis, Q x where `back`.
-inline void rotate(const Axis& axis, const float* q, bool back, const float* x, float* out) {
+// Whether a matrix lies as one with memory of its own would. The last bits of BLAS depend on it,
+// and a factor has another place in its stack where a process has only some of them.
+inline bool is_aligned(const float* matrix) {
+  return reinterpret_cast<uintptr_t>(matrix) % kAlignment == 0;
+}
+
+// out = Qᵀ x along an axis, Q x where `back`; `room` [d, d] for a Q that is not aligned.
+inline void rotate(const Axis& axis, const float* q, bool back, const float* x, float* out,
+                   float* room) {
   const int64_t d = axis.d;
+  if (!is_aligned(q)) q = std::copy_n(q, d * d, room) - d * d;
   if (axis.after == 1) {  // rows of x times Q
     gemm(false, back, axis.before, d, d, 1, x, d, q, d, 0, out, d);
     return;

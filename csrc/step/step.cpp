@@ -32,8 +32,11 @@ void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor
   std::vector<int64_t> order(n), flops(n);
   std::iota(order.begin(), order.end(), 0);
   for (int64_t i = 0; i < n; ++i) {
-    check(tensor[i].fold <= kFold && step_workspace(step_numel(tensor[i], mode)) <= elements,
-          "step_: tensor ", i, " does not fit in a workspace of ", elements, " elements a thread");
+    const int64_t copied =
+        copied_elements(mode + tensor[i].first_mode + tensor[i].folded, tensor[i].products);
+    const int64_t needed = step_workspace(step_numel(tensor[i], mode), copied);
+    check(tensor[i].fold <= kFold && needed <= elements, "step_: tensor ", i,
+          " does not fit in a workspace of ", elements, " elements a thread");
     flops[i] = step_flops(tensor[i], mode);
   }
   std::stable_sort(order.begin(), order.end(),

@@ -2,6 +2,8 @@
 // tables.
 #pragma once
 
+#include <algorithm>
+
 #include "common.h"
 
 namespace soap_fast {
@@ -63,7 +65,7 @@ void carry_cpu(Tensor tensors, Tensor modes, Tensor workspace);
 
 // Args:
 //   tensors, options, modes, walks: rows of these structs.
-//   workspace: [threads, .] float32, two planes of the largest tensor and 2 kFold² a thread.
+//   workspace: [threads, .] float32, step_workspace of the tensor that needs most a thread.
 //   taken: [n] bool, whether each tensor took the step; written.
 void step_cpu(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor workspace,
               Tensor taken);
@@ -85,9 +87,18 @@ const Row* rows_of(const Tensor& table, const char* name, torch::headeronly::Sca
 constexpr int64_t kFold = 32;  // folded modes at most
 
 // Elements of workspace that a tensor of `numel` elements needs: two planes, two matrices [fold,
-// fold].
-constexpr int64_t step_workspace(int64_t numel) {
-  return 2 * ((numel + 15) / 16 * 16) + 2 * kFold * kFold;
+// fold], and room for `copied` elements of a factor or basis that is not aligned.
+constexpr int64_t step_workspace(int64_t numel, int64_t copied) {
+  return 2 * ((numel + 15) / 16 * 16) + 2 * kFold * kFold + (copied + 15) / 16 * 16;
+}
+
+// The largest of these products' matrices, in elements; 0 without any. Whatever its size, one that
+// another process sent lies anywhere.
+template <typename Mode>
+int64_t copied_elements(const Mode* products, int64_t count) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, products[i].size * products[i].size);
+  return most;
 }
 
 }  // namespace soap_fast

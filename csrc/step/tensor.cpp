@@ -14,9 +14,11 @@ namespace {
 // bands compute 5/8 of the square where 1/2 is needed, and of 8 each product would be too thin.
 constexpr int64_t kBands = 4, kLeastBand = 32;
 
-// K = beta K + (1 - beta) x_(axis) x_(axis)ᵀ, below the diagonal and mirrored.
-void follow(const Axis& axis, const float* x, double beta_s, float* k) {
+// K = beta K + (1 - beta) x_(axis) x_(axis)ᵀ, below the diagonal and mirrored. `room` [d, d] for a
+// K that is not aligned.
+void follow(const Axis& axis, const float* x, double beta_s, float* factor, float* room) {
   const int64_t d = axis.d, after = axis.after;
+  float* k = is_aligned(factor) ? factor : std::copy_n(factor, d * d, room) - d * d;
   const float beta = static_cast<float>(beta_s), alpha = static_cast<float>(1 - beta_s);
   const int64_t band = std::max(kLeastBand, (d + kBands - 1) / kBands);
   for (int64_t row = 0; row < d; row += band) {
@@ -35,6 +37,7 @@ void follow(const Axis& axis, const float* x, double beta_s, float* k) {
   for (int64_t i = 0; i < d; ++i) {
     for (int64_t j = 0; j < i; ++j) k[j * d + i] = k[i * d + j];
   }
+  if (k != factor) std::copy_n(k, d * d, factor);
 }
 
 // Factors of the folded modes: partial traces of the joint Gram matrix [fold, fold].
@@ -99,6 +102,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   Planes planes{workspace, workspace + padded};
   float* basis = workspace + 2 * padded;  // [fold, fold]
   float* joint = basis + kFold * kFold;   // [fold, fold]
+  float* room = joint + kFold * kFold;    // see step_workspace
 
   const StepAxis* axes = walks + tensor.first_walk;
   const Strided grad{axes, axes + tensor.grad_rows, tensor.grad_rows, tensor.grad_fold};
@@ -117,7 +121,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   // Factors, by the gradient as it is.
   for (int64_t i = 0; i < tensor.products; ++i) {
     follow(axis_of(before, products, tensor.products, i), planes.now, options.beta_s,
-           at<float>(products[i].factor));
+           at<float>(products[i].factor), room);
   }
   if (fold > 1) {
     gram_fold(fold, rows, planes.now, joint);
@@ -129,7 +133,7 @@ bool step_tensor(const StepTensor& tensor, const StepOptions& options, const Ste
   const auto rotate_all = [&](bool back) {
     for (int64_t i = tensor.products; i-- > 0;) {
       rotate(axis_of(before, products, tensor.products, i), at<const float>(products[i].basis),
-             back, planes.now, planes.other);
+             back, planes.now, planes.other, room);
       planes.swap();
     }
   };

@@ -10,7 +10,7 @@ import torch
 
 from soap_fast import ambient
 from soap_fast.backends.cpu_step import CpuStep
-from soap_fast.backends.unchanged import Groups, Unchanged, Whereabouts
+from soap_fast.backends.unchanged import Groups, Unchanged, whereabouts_of
 from soap_fast.ranges import named
 from soap_fast.step.call import Scaling, TensorCall, moving
 from soap_fast.step.state import State
@@ -31,7 +31,7 @@ class SteadyCpuStep:
         self.step = step
         self.states = [call.state for call in calls]
         self.unchanged = Unchanged(groups, state, calls)
-        self.whereabouts = Whereabouts(self.states)
+        self.whereabouts = whereabouts_of(self.states)
         self.clocks: list[int] = [state["calls"] for state in self.states]
         self.left = min(chain.from_iterable(map(TensorCall.until_due, calls)), default=2**62)
         self.passed = 0
@@ -40,7 +40,7 @@ class SteadyCpuStep:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
         if self.left <= 1 or scaling.given:
             return False
-        found = self.unchanged.gradients(groups, state)
+        found = self.unchanged.look(groups, state)
         if found is None or not self.whereabouts.same() or not self._clocks_are_known():
             return False
         options = self.unchanged.options(groups, reads_lr)
@@ -48,8 +48,7 @@ class SteadyCpuStep:
             return False
         counted = map(setattr, (self,) * 2, ("left", "passed"), (self.left - 1, self.passed + 1))
         with ambient.neutral({"cpu"}), named("update"):
-            params, (_, gradients) = self.unchanged.params, found
-            self.step.again(params, gradients, options, moving(self.states), counted)
+            self.step.again(self.unchanged.params, found, options, moving(self.states), counted)
         return True
 
     def _clocks_are_known(self) -> bool:

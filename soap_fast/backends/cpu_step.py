@@ -15,10 +15,18 @@ from typing import Any
 import torch
 
 from soap_fast import extension
+from soap_fast.backends.metadata import Found, packed, unpacked
 from soap_fast.interrupts import at_once
 from soap_fast.options import StepOptions
 from soap_fast.step.addresses import adopt_moments, state_addresses, straighten_bases
-from soap_fast.step.call import UNSCALED, Scaling, TensorCall, counting, paying
+from soap_fast.step.call import (
+    UNSCALED,
+    Scaling,
+    TensorCall,
+    count_writes,
+    counting,
+    paying,
+)
 from soap_fast.step.carry import ModeChange, writing_bases
 from soap_fast.step.layout import Layout, axes_of, layout_of
 from soap_fast.step.plan import JOINT
@@ -66,7 +74,7 @@ class CpuStep:
             self._stack(order)
         else:
             self._order = before
-        self._largest = max(call.param.numel() for call in calls)
+        self._largest = max(map(_elements, calls))
         options = [_options(call.options, call.scaling) for call in calls]
         self._options = _table(options, torch.float64)
         taken = torch.empty(len(calls), dtype=torch.bool, device="cpu")
@@ -77,18 +85,19 @@ class CpuStep:
     def again(
         self,
         params: list[torch.Tensor],
-        gradients: list[int],
+        found: Found,
         options: Sequence[StepOptions],
         *counted: Iterable[object],
     ) -> None:
         """One step for the tensors of the last one, of whose tables nothing else has changed.
 
         Args:
-            gradients: their addresses.
+            found: addresses of gradients and parameters.
             options: of each tensor; none where they are as they were.
             counted: what belongs to the operator's call, for `at_once`.
         """
-        addresses = [list(map(torch.Tensor.data_ptr, params)), gradients]
+        gradients, parameters, _ = found
+        addresses = parameters, gradients
         if addresses != self._addresses:
             self._move(addresses)
         if options:
@@ -102,7 +111,7 @@ class CpuStep:
     ) -> None:
         self._reserve(self._largest)
         tables = (self._tensors, self._options, self._modes, self._walks)
-        torch.autograd.graph.increment_version(params)
+        count_writes(params)
         at_once(_calling("step_", *tables, self._workspace, taken), *counted)
 
     def carry(
@@ -124,10 +133,10 @@ class CpuStep:
         together = zip(calls, taken, changes, strict=True)
         largest_first = sorted(together, key=lambda one: -one[0].param.numel())
         tensors = [_carried(*one, modes) for one in largest_first]
-        self._reserve(max(call.param.numel() for call in calls))
+        self._reserve(max(map(_elements, calls)))
         tables = [_table(rows) for rows in (tensors, modes)]
         moments = _calling("carry_", *tables, self._workspace)
-        at_once(moments, writing_bases(changes), paying(calls))
+        at_once(moments, writing_bases(changes), paying([call.state for call in calls]))
 
     def _follow(self, call: TensorCall) -> bool:
         """Whether anything of a tensor lies elsewhere than at the last step."""
@@ -160,22 +169,33 @@ class CpuStep:
             walks += rows.walks
         self._tensors = _table(tensors)
         self._modes, self._walks = _table(modes).view(-1, 3), _table(walks).view(-1, 2)
-        self._addresses = [[row[column] for row in tensors] for column in range(2)]
+        self._addresses = tuple(packed(row[column] for row in tensors) for column in range(2))
         self._order = order
         for key in set(self._rows) - set(order):  # gone, or without a gradient this time
             del self._known[key], self._rows[key]
 
-    def _move(self, addresses: list[list[int]]) -> None:
+    def _move(self, addresses: tuple[bytes, ...]) -> None:
         """Parameters and gradients lie elsewhere; rows that are kept do not say so."""
-        self._order, self._addresses = [], []  # so that the whole way stacks them anew
-        self._tensors[:, :2] = _table(addresses).T
+        self._order, self._addresses = [], ()  # so that the whole way stacks them anew
+        for column, of_one in enumerate(addresses):
+            self._tensors[:, column] = unpacked(of_one)
         self._addresses = addresses
 
-    def _reserve(self, numel: int) -> None:
-        elements = 2 * -(-numel // ALIGNMENT) * ALIGNMENT + 2 * JOINT**2
+    def _reserve(self, elements: int) -> None:
         threads = torch.get_num_threads()
         if self._workspace.shape[0] != threads or self._workspace.shape[1] < elements:
             self._workspace = torch.empty(threads, elements, dtype=torch.float32, device="cpu")
+
+
+def _elements(call: TensorCall) -> int:
+    """Of workspace that a tensor needs: step_workspace in csrc/step/step.h."""
+    sizes = (size for size in call.plan.factors if size is not None)
+    copied = max((size**2 for size in sizes), default=0)  # what others sent is aligned to nothing
+    return 2 * _padded(call.param.numel()) + 2 * JOINT**2 + _padded(copied)
+
+
+def _padded(elements: int) -> int:
+    return -(-elements // ALIGNMENT) * ALIGNMENT
 
 
 def _table(

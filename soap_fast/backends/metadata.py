@@ -1,11 +1,19 @@
-"""Whether tensors have the sizes, strides, dtypes and devices they had, all in one look."""
+"""Whether tensors have the sizes, strides, dtypes and devices they had, all in one look.
+
+`parameters_seen` looks from C++ (csrc/unchanged/) where that is there for this build of torch; what
+stands here in Python is its twin.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from array import array
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Protocol
 
 import torch
+
+from soap_fast import extension
 
 try:
     # What torch.compile holds its inputs to: 64 ns a tensor in one C++ call, where a shape and a
@@ -13,6 +21,47 @@ try:
     from torch._C._dynamo.guards import TensorGuards as _Guards
 except ImportError:  # it is not public: a torch without it takes the slower way
     _Guards = None  # type: ignore[misc, assignment]
+
+GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
+# Addresses of gradients and of parameters, packed, and what keeps the gradients alive.
+Found = tuple[bytes, bytes, object]
+
+
+class Parameters(Protocol):
+    """Some parameters and their gradients, as they were."""
+
+    def look(self, params: list[torch.Tensor]) -> Found | None:
+        """None where anything but addresses is not as it was, or a gradient is missing."""
+
+
+def parameters_seen(params: list[torch.Tensor], grads: list[torch.Tensor]) -> Parameters:
+    """As they are now."""
+    compiled = extension.unchanged()
+    if compiled is not None:
+        try:
+            seen: Parameters = compiled.Parameters(params, grads)
+            return seen
+        except TypeError:  # classes of others, whose `grad` may be anything
+            pass
+    return PlainParameters(params, grads)
+
+
+class PlainParameters:
+    """`Parameters` in Python."""
+
+    def __init__(self, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
+        self.like_params, self.like_grads = Metadata(params), Metadata(grads)
+
+    def look(self, params: list[torch.Tensor]) -> Found | None:
+        grads = list(map(GRAD, params))
+        try:
+            addresses = packed(map(ADDRESS, grads)), packed(map(ADDRESS, params))
+        except (TypeError, RuntimeError):  # no gradient, or one without an address
+            return None
+        # `.data` gives a tensor, the same object at the same address, another shape or strides.
+        if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
+            return None
+        return (*addresses, grads)
 
 
 class Metadata:
@@ -40,3 +89,13 @@ class Metadata:
 
 def _look(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg()
+
+
+def packed(addresses: Iterable[int]) -> bytes:
+    """int64 numbers, to be compared at once."""
+    return array("q", addresses).tobytes()
+
+
+def unpacked(addresses: bytes) -> torch.Tensor:  # [n] int64
+    """On the host, also where torch's default device is another."""
+    return torch.frombuffer(bytearray(addresses), dtype=torch.int64)

@@ -11,23 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, repeat
-from operator import attrgetter, getitem, is_, is_not
-from typing import Any
+from operator import getitem, is_, is_not
+from typing import Any, Protocol
 
 import torch
 
-from soap_fast.backends.metadata import Metadata
+from soap_fast import extension
+from soap_fast.backends.metadata import ADDRESS, Found, Metadata, parameters_seen
 from soap_fast.options import OUR_OPTIONS, PLAN_OPTIONS, STEP_OPTIONS, StepOptions, step_options
 from soap_fast.step.call import TensorCall
 from soap_fast.step.checks import check_lr
 from soap_fast.step.state import State, entries
 from soap_fast.values import plain_value
 
-GRAD, ADDRESS = attrgetter("grad"), torch.Tensor.data_ptr
 FIXED = (*PLAN_OPTIONS, *OUR_OPTIONS, "precondition_frequency")
 FREE = tuple(name for name in STEP_OPTIONS if name != "precondition_frequency")
-COUNTERS = ("step", "skipped", "refreshes", "off_diagonal")
-MOMENTS = ("exp_avg", "exp_avg_sq")
+SINGLE = ("step", "skipped", "refreshes", "off_diagonal", "exp_avg", "exp_avg_sq")
 MATRICES = ("GG", "Q")
 Groups = Sequence[dict[str, Any]]
 there = partial(is_not, None)
@@ -44,35 +43,22 @@ class Unchanged:
         self.entries = [entry for _, entry in entries(state)]
         self.others = len(state) - len(self.entries)  # what is kept there under other keys
         self.params = [call.param for call in calls]
-        self.like_params = Metadata(self.params)
-        self.like_grads = Metadata([call.grad for call in calls])
+        self.seen = parameters_seen(self.params, [call.grad for call in calls])
         self.sizes = [len(group["params"]) for group in groups]
         self.fixed = [_fixed(group) for group in groups]
         self.free = [_values(group) for group in groups]
 
-    def gradients(
-        self, groups: Groups, state: State
-    ) -> tuple[list[torch.Tensor], list[int]] | None:
-        """Gradients and their addresses; None where anything but these is not as it was."""
+    def look(self, groups: Groups, state: State) -> Found | None:
+        """Addresses of gradients and parameters; None where anything else is not as it was."""
         if [len(group["params"]) for group in groups] != self.sizes:
             return None
         found = [e for _, e in entries(state)] if self.others else list(state.values())
         if len(found) != len(self.entries) or not all(map(is_, found, self.entries)):
             return None
-        params = (
-            groups[0]["params"] if len(groups) == 1 else [*chain(*(g["params"] for g in groups))]
-        )
+        params = [*chain.from_iterable(group["params"] for group in groups)]
         if not all(map(is_, params, self.params)):
             return None
-        grads = list(map(GRAD, params))
-        try:
-            addresses = list(map(ADDRESS, grads))
-        except (TypeError, RuntimeError):  # no gradient, or one without an address
-            return None
-        # `.data` gives a tensor, the same object at the same address, another shape or strides.
-        if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
-            return None
-        return grads, addresses
+        return self.seen.look(params)
 
     def options(
         self, groups: Groups, reads_lr: Callable[[float | torch.Tensor], bool]
@@ -104,28 +90,44 @@ class Unchanged:
         return [o for o, size in zip(options, self.sizes, strict=True) for _ in range(size)]
 
 
-class Whereabouts:
+class Whereabouts(Protocol):
     """Where the state of some tensors lies."""
-
-    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
-        self.states = states
-        self.counters, tensors = list(self._entries(COUNTERS)), list(self._tensors())
-        self.addresses = list(map(torch.Tensor.data_ptr, tensors))
-        self.like = Metadata(tensors)
 
     def same(self) -> bool:
         """Whether it lies there still."""
-        if not all(map(is_, self._entries(COUNTERS), self.counters)):
-            return False
+
+
+def whereabouts_of(states: Sequence[dict[str, Any]]) -> Whereabouts:
+    """Of the state of some tensors; from C++ (csrc/unchanged/) where that is there."""
+    compiled = extension.unchanged()
+    if compiled is not None:
+        try:
+            there: Whereabouts = compiled.Whereabouts(list(states), SINGLE, MATRICES)
+            return there
+        except TypeError:  # what a user has put in the place of tensors
+            pass
+    return PlainWhereabouts(states)
+
+
+class PlainWhereabouts:
+    """`Whereabouts` in Python."""
+
+    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
+        self.states = states
         tensors = list(self._tensors())
-        if list(map(torch.Tensor.data_ptr, tensors)) != self.addresses:
+        self.addresses = list(map(ADDRESS, tensors))
+        self.like = Metadata(tensors)
+
+    def same(self) -> bool:
+        tensors = list(self._tensors())
+        if list(map(ADDRESS, tensors)) != self.addresses:
             return False
         return self.like.unchanged(tensors)
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         """What may have moved within the same objects, as by tools that offload a state."""
         matrices = chain.from_iterable(self._entries(MATRICES))
-        return chain(self._entries(MOMENTS), filter(there, matrices))
+        return chain(self._entries(SINGLE), filter(there, matrices))
 
     def _entries(self, keys: Sequence[str]) -> Iterator[Any]:
         return chain.from_iterable(map(getitem, self.states, repeat(key)) for key in keys)

@@ -6,10 +6,11 @@ neither lists nor None. Its dicts come back with names in place of the numbers o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-LISTS = ("GG", "Q", "phases")
+FACTORS = ("GG", "Q")
+LISTS = (*FACTORS, "phases")
 
 
 def to_saved(entry: dict[str, Any]) -> dict[str, Any]:
@@ -34,6 +35,15 @@ def from_saved(entry: Mapping[str, Any], modes: int) -> Mapping[str, Any]:
     if isinstance(entry.get("phases"), Mapping) and not entry["phases"]:
         found["phases"] = None
     return found
+
+
+def without_factors(factors: Sequence[int | None]) -> dict[str, Any]:
+    """What an entry may lack where no mode has a factor, as lists.
+
+    Their dicts have no modes, and torch leaves such a dict out of a state that it flattens, as it
+    does for one that the first rank hands to the others.
+    """
+    return {} if any(factors) else {key: [None] * len(factors) for key in FACTORS}
 
 
 def is_empty(entry: Any) -> bool:

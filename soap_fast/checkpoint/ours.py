@@ -162,7 +162,8 @@ def read(state_dict: Mapping[str, Any], groups: ParamGroups) -> tuple[ParamGroup
                 state[param] = own = _snapshot(own, param.device)
                 if own.keys() == entry.keys():  # it was saved before the first call
                     continue
-                entry = by_mode.from_saved(entry, len(plan.factors))
+                listed = by_mode.from_saved(entry, len(plan.factors))
+                entry = {**by_mode.without_factors(plan.factors), **listed}
                 entry = layouts.entry_to_ours(entry, saved, plan, layout)
                 state[param] = {**own, **_own(_checked(entry, plan), param, plan)}
                 if owed[index]:

@@ -17,8 +17,8 @@ from soap_fast.distributed.messages import digest, numbers_of_all
 from soap_fast.options import NAMES, plain_options
 
 State = Mapping[torch.Tensor, Mapping[str, Any]]
-OCCASIONS = ("its first step", "first bases", "a refresh")
-FIRST_STEP, FIRST_BASES, REFRESH = range(3)
+OCCASIONS = ("its first step", "first bases", "a refresh", "an exchange")
+FIRST_STEP, FIRST_BASES, REFRESH, EXCHANGE = range(4)
 OPTIONS = tuple(sorted(NAMES))
 SUBJECTS = ("parameters", "backends", "clocks of its state", "gradients", *OPTIONS)
 LENGTH = len(SUBJECTS)
@@ -28,7 +28,7 @@ class Point(NamedTuple):
     """Where a rank is.
 
     Attributes:
-        occasion: one of the three above.
+        occasion: one of those above.
         step: calls of `SOAP.step` so far.
         failed: whether it could not do its part.
         numbers: on which all ranks must agree, `LENGTH` at most.
@@ -102,7 +102,7 @@ def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> l
 
 def _form(param: torch.Tensor) -> tuple[Any, ...]:
     shape = None if is_lazy(param) else tuple(param.shape)
-    return shape, str(param.dtype), param.device.type
+    return shape, str(param.dtype), param.device.type, str(getattr(param, "placements", None))
 
 
 def _value(option: Any) -> Any:

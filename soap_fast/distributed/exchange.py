@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from soap_fast.backends.triton.launch.upload import upload
-from soap_fast.distributed.messages import Form, Sent
+from soap_fast.distributed.messages import Form, Packing, Sent
 from soap_fast.distributed.partition import dealt
 
 
@@ -45,98 +45,144 @@ class Field(NamedTuple):
 
 ORDER, BASIS, OUTCOME, SHARE = Field(1, torch.int64), Field(2), Field(0, torch.int64), Field(0)
 TOLD = (ORDER, BASIS, OUTCOME, SHARE, BASIS)  # of a refresh: as in `Refreshed`, and the new basis
+NEW = len(TOLD) - 1  # the place of the new basis among these
 STATUS = Form((1,), torch.int64)  # 0, or 1 where the owner's computation raised
 
 Parts = dict[int, Tensor]  # by number of the stack, what one rank has of it
+Column = list[Any]  # per stack [k, ..], or k of [..]
 
 
 class Deal:
     """Which rank computes which factors of some stacks, by the cube of their size.
 
+    Factors of a stack cost alike, so that each rank can have neighbours in it: what comes back is
+    in order, and what a rank computes is a view.
+
     Attributes:
-        positions: per rank and stack the factors that are its own, ascending.
+        positions: per rank and stack the factors that are its own.
     """
 
     def __init__(self, stacks: Sequence[StackForm], ranks: int) -> None:
         self.stacks = stacks
-        places = [(s, i) for s, stack in enumerate(stacks) for i in range(stack.number)]
-        owners = dealt([stacks[s].size ** 3 for s, _ in places], [0] * ranks)
-        self.positions: list[dict[int, list[int]]] = [{} for _ in range(ranks)]
-        for (stack, position), owner in zip(places, owners, strict=True):
-            self.positions[owner].setdefault(stack, []).append(position)
+        places = [s for s, stack in enumerate(stacks) for _ in range(stack.number)]
+        owners = dealt([stacks[s].size ** 3 for s in places], [0] * ranks)
+        counts = Counter(zip(places, owners, strict=True))
+        self.positions: list[dict[int, range]] = [{} for _ in range(ranks)]
+        for stack in range(len(stacks)):
+            start = 0
+            for rank in range(ranks):
+                count = counts[stack, rank]
+                if count:
+                    self.positions[rank][stack] = range(start, start + count)
+                start += count
 
-    def of(self, rank: int) -> dict[int, Tensor]:
-        """A rank's positions, [own] int64 on the device of each stack."""
-        return {
-            stack: upload(torch.tensor(chosen), self.stacks[stack].device)
-            for stack, chosen in self.positions[rank].items()
-        }
-
-    def whole(self, stack: int, parts: dict[int, Tensor]) -> Tensor:  # [k, ..]
-        """What the ranks have of a stack, by rank, in the order of the stack."""
-        come = [i for rank in sorted(parts) for i in self.positions[rank][stack]]
-        together = torch.cat([parts[rank] for rank in sorted(parts)])
-        if come == sorted(come):
-            return together
-        places = torch.tensor(come).argsort()
-        return together.index_select(0, upload(places, self.stacks[stack].device))
+    def of(self, rank: int, stack: int) -> slice:
+        """A rank's part of a stack."""
+        positions = self.positions[rank][stack]
+        return slice(positions.start, positions.stop)
 
 
-class Exchanged(NamedTuple):
-    """What came of an exchange.
-
-    Attributes:
-        columns: per field, per stack, [k, ..] of all factors.
-        statuses: [1] int64 of each message.
-        messages, bytes: that were sent, by all ranks together.
-    """
-
-    columns: list[list[Tensor]]
-    statuses: list[Tensor]
-    messages: int
-    bytes: int
-
-
-def exchange(
-    group: dist.ProcessGroup,
-    deal: Deal,
-    fields: Sequence[Field],
-    mine: Sequence[Parts],
-    *,
-    failed: bool = False,
-) -> Exchanged:
+class Exchange:
     """Every rank's results to all of them, one message from each that has some, per device.
 
     Nothing is computed from what is sent, so all ranks end with the bits of the owner.
 
-    Args:
-        fields: that are told of each factor.
-        mine: per field, what this rank has of each stack that it has a part of.
-        failed: whether this rank's computation raised; its parts then say that nothing changes.
+    Attributes:
+        own: per field this rank's part of each stack, views of its messages, to be written.
+        messages, bytes: that are sent, by all ranks together.
     """
-    rank = dist.get_rank(group)
-    sent = []
-    for device in dict.fromkeys(stack.device for stack in deal.stacks):
-        for owner, positions in enumerate(deal.positions):
-            stacks = [s for s in positions if deal.stacks[s].device == device]
-            if not stacks:
-                continue
-            forms = [f.form(deal.stacks[s], len(positions[s])) for f in fields for s in stacks]
-            message = Sent(owner, [STATUS, *forms], device)
-            tensors = None
-            if owner == rank:
-                status = torch.full(STATUS.shape, int(failed), dtype=STATUS.dtype, device=device)
-                tensors = [status, *(parts[s] for parts in mine for s in stacks)]
-            message.start(group, tensors)
-            sent.append((owner, stacks, message))
 
-    found: list[list[dict[int, Tensor]]] = [[{} for _ in deal.stacks] for _ in fields]
-    statuses = []
-    for owner, stacks, message in sent:
-        status, *tensors = message.received()
-        statuses.append(status)
-        places = [column[s] for column in found for s in stacks]
-        for place, tensor in zip(places, tensors, strict=True):
-            place[owner] = tensor
-    columns = [[deal.whole(s, parts) for s, parts in enumerate(column)] for column in found]
-    return Exchanged(columns, statuses, len(sent), sum(message.bytes for *_, message in sent))
+    def __init__(
+        self, group: dist.ProcessGroup, deal: Deal, fields: Sequence[Field], room: Room
+    ) -> None:
+        """
+        Args:
+            fields: that are told of each factor.
+            room: memory of messages.
+        """
+        self.group, self.deal, self.fields = group, deal, fields
+        self.sent: list[tuple[list[int], Sent]] = []  # which stacks, and of them
+        self.own: list[Parts] = [{} for _ in fields]
+        self.own_statuses: list[Tensor] = []
+        rank = dist.get_rank(group)
+        for device in dict.fromkeys(stack.device for stack in deal.stacks):
+            for owner, positions in enumerate(deal.positions):
+                stacks = [s for s in positions if deal.stacks[s].device == device]
+                if not stacks:
+                    continue
+                forms = [f.form(deal.stacks[s], len(positions[s])) for f in fields for s in stacks]
+                packing = Packing([STATUS, *forms])
+                message = Sent(owner, packing, room.of(owner, packing.bytes, device))
+                self.sent.append((stacks, message))
+                if owner == rank:
+                    status, *parts = message.tensors()
+                    self.own_statuses.append(status)
+                    self._put(self.own, stacks, parts)
+        self.messages = len(self.sent)
+        self.bytes = sum(message.bytes for _, message in self.sent)
+
+    def run(self, failed: bool = False) -> list[Tensor]:  # [1] int64 of each message
+        """Send and receive.
+
+        Args:
+            failed: whether this rank's computation raised; its parts then say nothing changes.
+
+        Returns:
+            What each message says of that.
+        """
+        for status in self.own_statuses:
+            status.fill_(int(failed))
+        for _, message in self.sent:
+            message.start(self.group)
+        self.parts: list[list[Parts]] = []  # per rank that sent and per field
+        statuses = []
+        for stacks, message in self.sent:
+            status, *parts = message.received()
+            statuses.append(status)
+            self.parts.append([{} for _ in self.fields])
+            self._put(self.parts[-1], stacks, parts)
+        return statuses
+
+    def _put(self, columns: Sequence[Parts], stacks: Sequence[int], parts: list[Tensor]) -> None:
+        for column in columns:
+            column.update(zip(stacks, parts[: len(stacks)], strict=True))
+            parts = parts[len(stacks) :]
+
+    def of(self, field: int, stack: int) -> list[Tensor]:
+        """What came of a stack, in order; views of messages."""
+        return [rank[field][stack] for rank in self.parts if stack in rank[field]]
+
+    def together(self, field: int) -> list[Tensor]:  # [k, ..] per stack
+        """What came, in memory of its own."""
+        return [torch.cat(self.of(field, stack)) for stack in range(len(self.deal.stacks))]
+
+    def apart(self, field: int) -> Column:
+        """On the CPU k views for each stack, which hold until the next exchange; else `together`.
+
+        New memory costs more there than what is copied into it.
+        """
+        return [
+            [one for part in self.of(field, s) for one in part.unbind()]
+            if stack.device.type == "cpu"
+            else torch.cat(self.of(field, s))
+            for s, stack in enumerate(self.deal.stacks)
+        ]
+
+
+class Room:
+    """Memory of messages, which on the CPU is kept: new memory costs five times its copying there.
+
+    On a GPU torch's allocator keeps it, and knows which streams use it.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Tensor] = {}
+
+    def of(self, owner: int, size: int, device: torch.device) -> Tensor:  # [size] uint8
+        """For what one rank sends."""
+        if device.type != "cpu":
+            return torch.empty(size, dtype=torch.uint8, device=device)
+        kept = self.kept.get(owner)
+        if kept is None or len(kept) < size:
+            self.kept[owner] = kept = torch.empty(size, dtype=torch.uint8, device=device)
+        return kept[:size]

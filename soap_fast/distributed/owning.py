@@ -6,7 +6,8 @@ step costs, and its state takes, a part of the whole on each rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -15,11 +16,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from soap_fast.distributed.messages import Form, Sent, digest, numbers_of_all
+from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all
+from soap_fast.distributed.messages import Form, Packing, Sent, digest
 from soap_fast.distributed.partition import dealt
-from soap_fast.distributed.together import Entries, Groups, State, Together
+from soap_fast.distributed.spread import check_alike, local_of, spread_of
+from soap_fast.distributed.together import Entries, Groups, NameOn, State, Step, Together
+from soap_fast.distributed.wholes import Wholes
+from soap_fast.names import label_of
 from soap_fast.options import plan_options
 from soap_fast.step.call import state_dtype
+from soap_fast.step.checks import is_dtensor
 from soap_fast.step.plan import TensorPlan, plan_tensor
 
 SPREAD = (
@@ -37,33 +43,63 @@ class Owning(Together):
         self._loads = [0] * self.ranks  # bytes of state
         self._gathered: dict[Any, dict[str, Any]] | None = None
         self._always = False
+        self._wholes = Wholes(group)
 
-    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
         """Step this rank's parameters, and send them to the others, whatever the step raised.
 
         Raises:
-            RuntimeError: on the CPU, ranks are at different steps, or with different gradients.
+            RuntimeError: on the CPU, ranks are at different steps, or with different gradients;
+                nothing is written.
         """
         self._gathered = None
         self.deal(groups)
-        for param in self._owners:
-            if not self.owns(param):
-                state.setdefault(param, {})  # keys are the same on every rank
+        for param in self._owners if self.ranks > 1 else ():
+            state.setdefault(param, {})  # keys are the same on every rank
+        self.enter(groups, state, name_on)
+        self._check_alike()
+        params = [param for param in self._params() if param.grad is not None]
+        spread = [param for param in params if is_dtensor(param)]
+        for param in spread:
+            with named(groups, param):
+                check_alike(param)
+        self._wholes.gather(spread)
         error: Exception | None = None
         try:
-            super().take(step, groups, state)
+            with self._standing_in(groups, state) as (own_groups, own_state):
+                step(own_groups, own_state)
         except Exception as found:
-            if not self.known:  # not even known to be alike
-                raise
             error = found
         try:
-            self._exchange()
+            self._wholes.scatter(spread)
+            self._exchange([param for param in params if not is_dtensor(param)])
         finally:
             if error is not None:
                 raise error
 
+    @contextmanager
+    def _standing_in(self, groups: Groups, state: Entries) -> Iterator[tuple[Groups, Entries]]:
+        """Groups and state with whole parameters in place of those that are gathered."""
+        pairs = self._wholes.standing_in
+        if not pairs:
+            yield groups, state
+            return
+        place = self._wholes.place
+        own = [{**group, "params": list(map(place, group["params"]))} for group in groups]
+        entries = {place(key): entry for key, entry in state.items()}
+        try:
+            yield own, entries
+        finally:
+            params = {whole: param for param, whole in pairs.items()}
+            state.update({params.get(key, key): entry for key, entry in entries.items()})
+
     def owns(self, param: Tensor) -> bool:
-        return self._owners[param] == self.rank
+        return self._owners.get(param, self.rank) == self.rank  # others stand in for its own
+
+    def gathered(self, param: Tensor) -> Tensor:
+        if is_dtensor(param):
+            spread_of(param, self.group)
+        return local_of(param)
 
     def own(self, groups: Groups, state: dict[Any, Any]) -> dict[Any, Any]:
         """Of a whole state this rank's entries; empty ones for the parameters of others."""
@@ -90,26 +126,28 @@ class Owning(Together):
                     plan = plan_tensor(tuple(param.shape), options)
                     sizes.append(bytes_of_state(plan, state_dtype(param)))
         for param, size, owner in zip(params, sizes, dealt(sizes, self._loads), strict=True):
+            with named(groups, param):
+                self._wholes.add(param, owner)
             self._owners[param] = owner
             self._loads[owner] += size
 
-    def _exchange(self) -> None:
-        """Every rank's parameters with gradients to all of them."""
-        stepped = [
-            param
-            for param in dict.fromkeys(p for group in self.groups for p in group["params"])
-            if param.grad is not None and param.numel()
-        ]
-        if self.ranks == 1 or not self._same_everywhere(stepped):
+    def _params(self) -> list[Tensor]:
+        return list(dict.fromkeys(p for group in self.groups for p in group["params"]))
+
+    def _exchange(self, params: Sequence[Tensor]) -> None:
+        """Every rank's parameters, of these, to all of them."""
+        stepped = [param for param in params if param.numel()]
+        if self.ranks == 1 or not stepped:
             return
         sent: list[tuple[list[Tensor], Sent]] = []
         for device in dict.fromkeys(param.device for param in stepped):
             for owner in range(self.ranks):
                 params = [p for p in stepped if p.device == device and self._owners[p] == owner]
                 if params:
-                    forms = [Form(tuple(p.shape), p.dtype) for p in params]
-                    message = Sent(owner, forms, device)
-                    message.start(self.group, params if owner == self.rank else None)
+                    packing = Packing([Form(tuple(p.shape), p.dtype) for p in params])
+                    mine = owner == self.rank
+                    message = Sent(owner, packing, packing.memory(params if mine else None, device))
+                    message.start(self.group)
                     sent.append((params, message))
         for params, message in sent:
             found = message.received()
@@ -117,22 +155,23 @@ class Owning(Together):
                 torch._foreach_copy_(params, found)
         self.traffic = len(sent), sum(message.bytes for _, message in sent)
 
-    def _same_everywhere(self, stepped: Sequence[Tensor]) -> bool:
-        """Whether there is anything to send; on the CPU ranks see first that it is the same.
+    def _check_alike(self) -> None:
+        """On the CPU ranks see that they are at the same step, with the same gradients.
 
         On a GPU that would wait for the device.
         """
-        params = [p for group in self.groups for p in group["params"]]
-        if all(param.device.type == "cpu" for param in params):
-            present = digest([param.grad is not None for param in params])
-            found = numbers_of_all([self.steps, present], self.group, torch.device("cpu"))
-            for rank, numbers in enumerate(found):
-                if numbers != found[0]:
-                    raise RuntimeError(
-                        f"rank {rank} is at step {numbers[0]}, rank 0 at step {found[0][0]}, or "
-                        "has gradients of other parameters: both must be the same on every rank"
-                    )
-        return bool(stepped)
+        params = self._params()
+        if self.ranks == 1 or any(param.device.type != "cpu" for param in params):
+            return
+        present = digest([param.grad is not None for param in params])
+        point = Point(EXCHANGE, self.steps, False, [present])
+        found = points_of_all(point, self.group, torch.device("cpu"))
+        for rank, other in enumerate(found):
+            if other.numbers != found[0].numbers:
+                raise RuntimeError(
+                    f"rank {rank} has gradients of other parameters than rank 0: they must be the "
+                    "same on every rank"
+                )
 
     def gather(self, state: State, *, always: bool = False) -> None:
         """Every rank's entries to all of them, into the host's memory.
@@ -176,6 +215,15 @@ class Owning(Together):
                 "the state lies with the ranks that own its parameters (sharding='state'): load "
                 "its state_dict into an optimizer of sharding='none' for this"
             )
+
+
+@contextmanager
+def named(groups: Groups, param: Tensor) -> Iterator[None]:
+    """Put a parameter's name in front of what is refused of it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{label_of(groups, param)} {error}") from None
 
 
 def bytes_of_state(plan: TensorPlan, dtype: torch.dtype) -> int:

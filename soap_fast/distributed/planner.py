@@ -75,6 +75,7 @@ class SharingPlan:
         messages: per refresh, of all ranks together.
         bases: bytes of all bases; those that are sent are more, see docs/distributed.md.
         state: bytes of factors, bases and moments, which under "refresh" every rank has.
+        owners: the rank of each tensor under "state".
     """
 
     shares: Sequence[RankShare]
@@ -82,6 +83,7 @@ class SharingPlan:
     messages: int
     bases: int
     state: int
+    owners: Sequence[int]
 
     @property
     def slowest(self) -> int:
@@ -142,6 +144,7 @@ def plan_sharing(tensors: Sequence[Planned], ranks: int) -> SharingPlan:
         sum(share.sent > 0 for share in shares),
         sum(size**2 * dtype.itemsize for size, dtype in sizes),
         sum(states),
+        owners,
     )
 
 

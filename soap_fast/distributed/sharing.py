@@ -6,9 +6,8 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,16 +23,23 @@ from soap_fast.distributed.agreement import (
 )
 from soap_fast.distributed.exchange import (
     BASIS,
+    NEW,
     TOLD,
     Deal,
-    Exchanged,
+    Exchange,
+    Room,
     StackForm,
-    exchange,
 )
-from soap_fast.distributed.together import EighOp, Entries, Groups, RefreshOp, Together
-from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed
-
-Results = tuple[list[Tensor], ...]
+from soap_fast.distributed.together import (
+    EighOp,
+    Entries,
+    Groups,
+    NameOn,
+    RefreshOp,
+    Step,
+    Together,
+)
+from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed, stacked
 
 
 class Sharing(Together):
@@ -44,11 +50,12 @@ class Sharing(Together):
         self._error: Exception | None = None  # of this rank's share, raised once the step is whole
         self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
         self._alone = False
+        self._room = Room()
 
-    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
         """Take one step, and raise what this rank's share of its refresh raised."""
         self._error = None
-        super().take(step, groups, state)
+        super().take(step, groups, state, name_on)
         self._unwritten = []
         error, self._error = self._error, None
         if error is not None:
@@ -69,19 +76,22 @@ class Sharing(Together):
         deal = self._deal(factors, selections)
         if deal is None:
             return op(factors, selections)[1]
-        mine = deal.of(self.rank)
-        own: list[Tensor] = []
+        exchange = Exchange(self.group, deal, (BASIS,), self._room)
         error: Exception | None = None
         try:
-            chosen = [selections[s].index_select(0, places) for s, places in mine.items()]
-            own = op([factors[s] for s in mine], chosen)[1]
+            mine = exchange.own[0]
+            chosen = [selections[s][deal.of(self.rank, s)] for s in mine]
+            own = op([factors[s] for s in mine], chosen)[1] if mine else []
+            for place, bases in zip(mine.values(), own, strict=True):
+                place.copy_(bases)
         except Exception as found:
             error = found
         points = self._agree(FIRST_BASES, deal, error is not None)
         unable = [rank for rank, point in enumerate(points) if point.failed]
         if unable:
             raise RuntimeError(f"ranks {unable} could not compute their first bases") from error
-        return self._exchange(deal, (BASIS,), (own,)).columns[0]
+        self._run(exchange)
+        return exchange.together(0)
 
     def refresh(
         self,
@@ -98,47 +108,63 @@ class Sharing(Together):
         raises there. On the CPU ranks first see that they are at the same refresh; on a GPU that
         would wait for the device.
 
+        Args:
+            bases: the list gets others where all of a stack are refreshed.
+            selections: of whole stacks in order, as `Batch.copied` makes them, or of fewer factors.
+
         Raises:
             RuntimeError: ranks are at different refreshes; nothing is written.
         """
         deal = self._deal(factors, selections)
         if deal is None or self._alone:
             return op(factors, bases, selections, allowed, tolerance)
-        own = self._own_share(op, deal, factors, bases, selections, allowed, tolerance)
+        exchange = Exchange(self.group, deal, TOLD, self._room)
+        self._own_share(op, exchange, factors, bases, selections, allowed, tolerance)
         if all(stack.device.type == "cpu" for stack in deal.stacks):
             self._agree(REFRESH, deal, self._error is not None)
-        found = self._exchange(deal, TOLD, own, failed=self._error is not None)
-        self._unwritten += found.statuses
-        *results, renewed = found.columns
-        for old, new, selection in zip(bases, renewed, selections, strict=True):
-            old.index_copy_(0, selection.long(), new)
-        return Refreshed(*results)
+        self._unwritten += self._run(exchange, self._error is not None)
+        for stack, new in enumerate(exchange.apart(NEW)):
+            if len(selections[stack]) == len(bases[stack]):
+                bases[stack] = new
+            else:
+                bases[stack].index_copy_(0, selections[stack].long(), stacked([new])[0])
+        return Refreshed(*(exchange.apart(field) for field in range(NEW)))
 
     def _own_share(
         self,
         op: RefreshOp,
-        deal: Deal,
+        exchange: Exchange,
         factors: list[Tensor],
         bases: list[Tensor],
         selections: list[Tensor],
         allowed: list[Tensor],
         tolerance: float,
-    ) -> Results:
-        """This rank's results per field of `TOLD`; the bases of all stay as they were."""
-        mine = deal.of(self.rank)
+    ) -> None:
+        """Put this rank's results where they are sent from; the bases of all stay as they were."""
         k, q, may = [], [], []
-        for stack, places in mine.items():
-            chosen = selections[stack].index_select(0, places)
-            k.append(factors[stack].index_select(0, chosen))
-            q.append(bases[stack].index_select(0, chosen))
-            may.append(allowed[stack].index_select(0, places))
+        for stack in exchange.own[NEW]:
+            own = exchange.deal.of(self.rank, stack)
+            both = factors[stack], bases[stack]
+            if len(selections[stack]) == len(bases[stack]):
+                found = [one[own] for one in both]
+            else:
+                found = [one.index_select(0, selections[stack][own]) for one in both]
+            k.append(found[0])
+            q.append(found[1])
+            may.append(allowed[stack][own])
+        if not q:
+            return
         everything = [torch.arange(len(b), dtype=torch.int32, device=b.device) for b in q]
-        renewed = [basis.clone() for basis in q]
+        renewed = list(exchange.own[NEW].values())
+        torch._foreach_copy_(renewed, q)
         try:
-            return (*op(k, renewed, everything, may, tolerance), renewed) if mine else _nothing()
+            results = op(k, renewed, everything, may, tolerance)
         except Exception as error:
             self._error = error
-            return (*_as_they_were(q, may), q)
+            torch._foreach_copy_(renewed, q)
+            results = _as_they_were(q, may)
+        for places, column in zip(exchange.own[:NEW], results, strict=True):
+            torch._foreach_copy_(list(places.values()), column)
 
     @contextmanager
     def making_up(self) -> Iterator[None]:
@@ -184,18 +210,9 @@ class Sharing(Together):
                 )
         return points
 
-    def _exchange(
-        self, deal: Deal, fields: Sequence[Any], own: Sequence[list[Tensor]], failed: bool = False
-    ) -> Exchanged:
-        stacks = deal.positions[self.rank]
-        mine = [dict(zip(stacks, column, strict=True)) for column in own]
-        found = exchange(self.group, deal, fields, mine, failed=failed)
-        self.traffic = found.messages, found.bytes
-        return found
-
-
-def _nothing() -> Results:
-    return tuple([] for _ in TOLD)
+    def _run(self, exchange: Exchange, failed: bool = False) -> list[Tensor]:
+        self.traffic = exchange.messages, exchange.bytes
+        return [status.clone() for status in exchange.run(failed)]
 
 
 def _as_they_were(bases: Sequence[Tensor], allowed: Sequence[Tensor]) -> Refreshed:

@@ -18,14 +18,17 @@ from soap_fast.distributed.agreement import (
     subjects,
 )
 from soap_fast.interrupts import held
+from soap_fast.step import capture
 from soap_fast.step.eigh import Pairs
 from soap_fast.step.refresh import Refreshed
 
 EighOp = Callable[[list[Tensor], list[Tensor]], Pairs]
 RefreshOp = Callable[..., Refreshed]
-Groups = Sequence[Mapping[str, Any]]
+Groups = Sequence[dict[str, Any]]
 State = Mapping[torch.Tensor, dict[str, Any]]
 Entries = dict[torch.Tensor, dict[str, Any]]
+Step = Callable[[Groups, Entries], None]  # of the parameters of these groups, with this state
+NameOn = Callable[[torch.device], str]
 
 
 class Alone:
@@ -33,15 +36,24 @@ class Alone:
 
     held: AbstractContextManager[None] = nullcontext()  # around a step
 
-    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
-        """Take one step of this optimizer."""
-        step()
+    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
+        """Take one step of this optimizer.
+
+        Args:
+            name_on: the name of the backend of a device.
+        """
+        step(groups, state)
 
     def forget(self) -> None:
         """Parameters, options or state have changed."""
 
-    def greet(self, name_on: Callable[[torch.device], str]) -> None:
-        """See that all processes have been built alike."""
+    def gathered(self, param: Tensor) -> Tensor:
+        """Of a parameter that is gathered for its step, what this process has of it.
+
+        Raises:
+            ValueError: it would have to be and cannot.
+        """
+        return param
 
     def owns(self, param: Tensor) -> bool:
         """Whether this process steps a parameter."""
@@ -99,16 +111,28 @@ class Together(Alone):
         self.groups: Groups = ()
         self.state: State = {}
 
-    def take(self, step: Callable[[], None], groups: Groups, state: Entries) -> None:
+    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
+        self.enter(groups, state, name_on)
+        step(groups, state)
+
+    def enter(self, groups: Groups, state: Entries, name_on: NameOn) -> None:
+        """A step begins.
+
+        Raises:
+            ValueError: ranks are not alike; nothing is written.
+            RuntimeError: the step is captured in a CUDA graph.
+        """
+        if capture.underway():
+            self.check_no_graph()
         self.steps += 1
         self.groups, self.state = groups, state
-        step()
+        self._greet(name_on)
 
     def forget(self) -> None:
         """Ranks compare at their next step once more."""
         self.known = False
 
-    def greet(self, name_on: Callable[[torch.device], str]) -> None:
+    def _greet(self, name_on: NameOn) -> None:
         """At the first step: see that all ranks have been built and loaded alike.
 
         Raises:

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from soap_fast import extension
 from soap_fast.backends import survey
 from soap_fast.backends.triton.launch.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.backends.triton.programs import plain_step
 from soap_fast.backends.triton.served import unserved
 from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
+from soap_fast.inspect.prediction import Prediction, predict
+from soap_fast.inspect.refresh_cost import PhaseCost, costs_of, refresh_plans
 from soap_fast.options import plan_options
 from soap_fast.step.call import state_dtype
-from soap_fast.step.layout import layout_of
+from soap_fast.step.layout import Layout, layout_of
 from soap_fast.step.plan import TensorPlan, plan_tensor
 
 if TYPE_CHECKING:
     from soap_fast.soap import SOAP
+
+Laid = tuple[Layout, tuple[tuple[int, ...], torch.dtype]]  # of a tensor: strides and dtype
 
 __all__ = ["Explanation", "Launched", "Tensors", "explain"]
 
@@ -76,14 +81,18 @@ class Explanation:
     without_tiles: Sequence[str]  # launches over tensors: the clock, norm
     factors: int
     factor_sizes: int
+    refresh: Sequence[PhaseCost] = ()  # of all bases on a GPU; empty without the extension
     uninitialised: int = 0  # parameters of lazy modules, of no shape yet
     sharing: SharingPlan | None = None  # among as many ranks as were asked for
+    prediction: Prediction | None = None  # of these, over the link that was asked for
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
 
-def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
+def explain(
+    optimizer: SOAP, *, ranks: int | None = None, link_gbps: float | None = None
+) -> Explanation:
     """Tell what a step of this optimizer consists of; print it.
 
     Groups are what a rotation treats as one: neighbouring small modes are joined, modes of size 1
@@ -93,14 +102,17 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
     Args:
         optimizer: before or after its first step; nothing of it changes.
         ranks: tell as well what sharing its work among so many processes would come to.
+        link_gbps: and how long its messages take, and when sharing pays, over links of so many
+            gigabits per second: 400 by InfiniBand, 3600 by the NVLink of an H100, as stated.
 
     Raises:
-        ValueError: less than one rank.
+        ValueError: less than one rank, a link without speed, or one without ranks.
     """
     counted: dict[tuple[Any, ...], int] = {}
     served: list[tuple[torch.Tensor, TensorPlan]] = []
     normalizes = False
     planned: list[Planned] = []
+    laid: list[Laid] = []
     uninitialised = 0
     for group in optimizer.param_groups:
         options = plan_options(group)
@@ -120,12 +132,14 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
             key = (tuple(param.shape), *names, group_names(plan), by, why)
             counted[key] = counted.get(key, 0) + 1
             planned.append(Planned(plan, param.dtype, state_dtype(param)))
+            laid.append((layout_of(plan), (param.stride(), param.dtype)))
     with torch.device("cpu"):
         launches = plain_step(
             [layout_of(plan) for _, plan in served],
             [(param.stride(), param.dtype) for param, _ in served],
         )
     sizes = [size for tensor in planned for size in tensor.sizes]
+    sharing = None if ranks is None else plan_sharing(planned, ranks)
     works = [(launch.name, launch.work) for launch in launches]
     return Explanation(
         optimizer.backend,
@@ -139,9 +153,25 @@ def explain(optimizer: SOAP, *, ranks: int | None = None) -> Explanation:
         ("clock", "norm") if normalizes else ("clock",),
         len(sizes),
         len(set(sizes)),
+        _refresh_of(planned),
         uninitialised,
-        None if ranks is None else plan_sharing(planned, ranks),
+        sharing,
+        None if link_gbps is None else _predicted(sharing, laid, link_gbps),
     )
+
+
+def _predicted(sharing: SharingPlan | None, laid: Sequence[Laid], link_gbps: float) -> Prediction:
+    """Of ranks that step their own tensors as long as their launches must take at least."""
+    if sharing is None:
+        raise ValueError(f"link_gbps={link_gbps} needs ranks: say between how many")
+    steps = []
+    for rank in range(len(sharing.shares)):
+        own = [one for one, owner in zip(laid, sharing.owners, strict=True) if owner == rank]
+        with torch.device("cpu"):
+            launches = plain_step([layout for layout, _ in own], [memory for _, memory in own])
+        works = [launch.work for launch in launches]
+        steps.append(sum(floor_seconds(work.needed, work.bytes) for work in works))
+    return predict(sharing, steps, link_gbps)
 
 
 def group_names(plan: TensorPlan) -> str:
@@ -151,6 +181,13 @@ def group_names(plan: TensorPlan) -> str:
         name = "x".join(str(plan.modes[mode]) for mode in group.modes)
         names.append(name if group.rotated else f"[{name}]")
     return " . ".join(names) or "-"
+
+
+def _refresh_of(tensors: Sequence[Planned]) -> list[PhaseCost]:
+    """What the extension's refresh does for all factors at once, on a GPU."""
+    if not extension.available():
+        return []
+    return costs_of(refresh_plans((size, t.state) for t in tensors for size in t.sizes))
 
 
 def _why(optimizer: SOAP) -> str:
@@ -203,9 +240,29 @@ def _lines(found: Explanation) -> Iterator[str]:
         f"at {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and {BYTES_PER_SECOND / 1e12:.0f} TB/s (assumed "
         "of an H100, not measured)"
     )
+    if found.refresh:
+        yield ""
+        yield from _refresh_lines(found.refresh)
     if found.sharing is not None:
         yield ""
         yield str(found.sharing)
+    if found.prediction is not None:
+        yield str(found.prediction)
+
+
+def _refresh_lines(phases: Sequence[PhaseCost]) -> Iterator[str]:
+    yield "Launches of the extension on an NVIDIA GPU for a refresh of all bases"
+    header = ["phase", "launches", "GFLOP", "predicted us"]
+    rows = [
+        [p.phase, str(p.launches), f"{p.flops / 1e9:.2f}", f"{1e6 * p.seconds:.0f}"] for p in phases
+    ]
+    yield from _table(header, rows, numbers=header[1:])
+    launches, flops = (sum(getattr(p, name) for p in phases) for name in ("launches", "flops"))
+    predicted = 1e3 * sum(phase.seconds for phase in phases)
+    yield (
+        f"  {launches} launches, {flops / 1e9:.1f} GFLOP, {predicted:.2f} ms predicted of an H100 "
+        "by a model, not measured"
+    )
 
 
 def _launches_of(found: Explanation) -> str:

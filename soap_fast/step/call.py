@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from soap_fast import extension
 from soap_fast.options import StepOptions
 from soap_fast.step import schedule
 from soap_fast.step.plan import TensorPlan
@@ -144,13 +145,23 @@ def counting(calls: Sequence[TensorCall], taken: Sequence[torch.Tensor]) -> Part
 
 def moving(states: Sequence[dict[str, Any]]) -> Iterable[object]:
     """For `at_once`: `calls` of these entries, by one."""
+    compiled = extension.unchanged()
+    if compiled is not None:
+        return map(compiled.count_calls, (list(states),), ("calls",))
     clocks = map(add, map(getitem, states, repeat("calls")), repeat(1))
     return map(setitem, states, repeat("calls"), clocks)
 
 
-def paying(calls: Sequence[TensorCall]) -> Iterable[object]:
-    """For `at_once` behind what it writes: the refresh that these calls owe is made."""
-    return map(dict.pop, [call.state for call in calls], repeat("owed"), repeat(None))
+def count_writes(tensors: list[torch.Tensor]) -> None:
+    """A graph that has saved one of these tensors will raise, for it is written."""
+    compiled = extension.unchanged()
+    count = torch.autograd.graph.increment_version if compiled is None else compiled.count_writes
+    count(tensors)
+
+
+def paying(states: Sequence[dict[str, Any]]) -> Iterable[object]:
+    """For `at_once` behind what it writes: the refresh that these entries owe is made."""
+    return map(dict.pop, states, repeat("owed"), repeat(None))
 
 
 def state_dtype(param: torch.Tensor) -> torch.dtype:

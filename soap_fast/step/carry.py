@@ -206,5 +206,5 @@ def _carry(call: TensorCall, taken: torch.Tensor, changes: dict[int, ModeChange]
         (exp_avg_sq, state["exp_avg_sq"]),
         (off_diagonal, state["off_diagonal"]),
         (state["refreshes"] + torch.stack(counts), state["refreshes"]),
-        then=(writing_bases([changes]), paying([call])),
+        then=(writing_bases([changes]), paying([call.state])),
     )

@@ -21,12 +21,19 @@ DELETE_ENTRY = "delete its entry, `del optimizer.state[p]`, and its next gradien
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_group(group: Group, place: int, check_backend: Callable[[torch.Tensor], None]) -> None:
+def check_group(
+    group: Group,
+    place: int,
+    gathered: Callable[[torch.Tensor], torch.Tensor],
+    check_backend: Callable[[torch.Tensor], None],
+) -> None:
     """Refuse a parameter group before it is part of an optimizer.
 
     Args:
         group: with all of its options.
         place: of the group among the others.
+        gathered: gives what is known of a parameter that processes gather, raises ValueError for
+            one that they cannot, and leaves others as they are.
         check_backend: raises ValueError for a parameter that the backend does not step.
 
     Raises:
@@ -36,8 +43,9 @@ def check_group(group: Group, place: int, check_backend: Callable[[torch.Tensor]
     step_options(group)
     for index, param in enumerate(group["params"]):
         try:
-            check_parameter(param)
-            check_backend(param)
+            known = gathered(param)
+            check_parameter(known)
+            check_backend(known)
         except ValueError as error:
             raise ValueError(f"{label(group, place, index)} {error}") from None
 
@@ -212,13 +220,19 @@ def _is_made_of_others(tensor: torch.Tensor) -> bool:
     return hasattr(type(tensor), "__tensor_flatten__")
 
 
+def is_dtensor(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is spread over processes by torch's DTensor."""
+    # To ask for the class would import it, and all of torch.distributed.
+    return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
+
+
 def _way_out_of(wrapper: torch.Tensor) -> str:
-    names = {kind.__name__ for kind in type(wrapper).__mro__}
-    if "DTensor" in names:  # whose import, to ask for the class, loads all of torch.distributed
+    if is_dtensor(wrapper):
         return (
             "spread over a mesh of processes (FSDP2, tensor parallelism): SOAP needs whole "
-            "tensors; train with DistributedDataParallel, which leaves them whole, or leave this "
-            "one to torch.optim.AdamW"
+            "tensors; take sharding='state', which gathers each for one process to step, train "
+            "with DistributedDataParallel, which leaves them whole, or leave this one to "
+            "torch.optim.AdamW"
         )
     return (
         "which is made of other tensors and has no memory of its own: make it a plain tensor, or "

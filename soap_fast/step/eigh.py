@@ -25,6 +25,7 @@ from torch import Tensor
 
 from soap_fast import extension
 from soap_fast.ranges import station
+from soap_fast.step.alignment import all_aligned
 
 __all__ = ["eigh_eager", "eigh_native"]
 
@@ -110,14 +111,17 @@ def _solve_apart(factors: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve(factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending eigenpairs; where LAPACK fails on the batch, each factor alone."""
-    try:
-        values, vectors = torch.linalg.eigh(factors)
-    except LinAlgError:
-        alone = [_solve_alone(factor) for factor in factors]
-        values = torch.stack([values for values, _ in alone])  # [k, d]
-        vectors = torch.stack([vectors for _, vectors in alone])  # [k, d, d]
-    return values, vectors
+    """Ascending eigenpairs; each factor alone where LAPACK fails, or where not all are aligned."""
+    if all_aligned(len(factors), factors.shape[1], factors):
+        try:
+            values, vectors = torch.linalg.eigh(factors)
+        except LinAlgError:
+            pass
+        else:
+            return values, vectors
+    alone = [_solve_alone(factor) for factor in factors]
+    values = torch.stack([values for values, _ in alone])  # [k, d]
+    return values, torch.stack([vectors for _, vectors in alone])  # [k, d, d]
 
 
 def _solve_alone(factor: Tensor) -> tuple[Tensor, Tensor]:

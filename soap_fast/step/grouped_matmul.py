@@ -16,11 +16,22 @@ from torch import Tensor
 
 from soap_fast import extension
 
-__all__ = ["grouped_matmul_eager", "grouped_matmul_native"]
+__all__ = [
+    "LEFT_UPPER",
+    "RIGHT_LOWER",
+    "SYMMETRIC",
+    "grouped_matmul_eager",
+    "grouped_matmul_native",
+]
+
+# What a caller knows of all groups, in any combination, and a kernel may make use of: products are
+# symmetric but for rounding, and then may be so to the last bit; entries of b above its diagonal,
+# or of a below it, are zero. csrc/linalg/grouped_matmul.h names the same numbers.
+SYMMETRIC, RIGHT_LOWER, LEFT_UPPER = 1, 2, 4
 
 
 def grouped_matmul_eager(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
 ) -> None:
     """The definition, in plain torch.
 
@@ -28,24 +39,25 @@ def grouped_matmul_eager(
         a: [n, rows, k] per group, float32 or float64, of any strides: a transpose is a view.
         b: [n, k, columns] per group, likewise.
         products: [n, rows, columns] per group, written; may not overlap with a or b.
+        structure: of the constants above, or 0.
     """
     for left, right, product in zip(a, b, products, strict=True):
         product.copy_(left @ right)
 
 
 def grouped_matmul_native(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
 ) -> None:
     """The same by the extension, which must be available.
 
     Raises:
         RuntimeError: for lists of different lengths, and for shapes or dtypes that do not fit.
     """
-    torch.ops.soap_fast.grouped_matmul_.default(a, b, products)
+    torch.ops.soap_fast.grouped_matmul_.default(a, b, products, structure)
 
 
 def _grouped_matmul_fake(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
 ) -> None:
     """For torch.compile: everything is written in place, nothing is returned."""
 

@@ -13,6 +13,7 @@ from math import prod
 import torch
 
 from soap_fast.ranges import station
+from soap_fast.step.alignment import is_aligned
 from soap_fast.step.plan import Group, TensorPlan
 
 Matrices = Sequence[torch.Tensor | None]  # one per mode, None stands for the identity
@@ -96,7 +97,7 @@ def _joint_matrix(
     found = [matrices[mode] for mode in group.modes]
     first = next((matrix for matrix in found if matrix is not None), None)
     if first is None or len(found) == 1:
-        return first
+        return first if first is None or is_aligned(first) else first.clone()
     members = [
         torch.eye(plan.modes[mode], dtype=first.dtype, device=first.device) if q is None else q
         for mode, q in zip(group.modes, found, strict=True)

@@ -28,6 +28,8 @@ from torch import Tensor
 
 from soap_fast import extension
 from soap_fast.ranges import station
+from soap_fast.step.alignment import all_aligned
+from soap_fast.step.refresh_plan import refresh_plan
 
 __all__ = [
     "FAILED",
@@ -39,6 +41,8 @@ __all__ = [
     "refresh_eager",
     "refresh_launches",
     "refresh_native",
+    "refresh_times",
+    "stacked",
     "uninitialised",
 ]
 
@@ -47,12 +51,20 @@ LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 
 class Refreshed(NamedTuple):
-    """One tensor per stack in each list; k is the length of its selection."""
+    """One tensor per stack in each list; k is the length of its selection.
+
+    Where processes share a refresh on the CPU, k tensors in place of one: see `stacked`.
+    """
 
     orders: list[Tensor]  # [k, d] int64, the old columns by descending eigenvalue estimate, Z last
     carries: list[Tensor]  # [k, d, d] Q_oldᵀ Q_new
     outcomes: list[Tensor]  # [k] int64, one of the four constants
     off_diagonals: list[Tensor]  # [k] before the refresh; NaN where it was not looked at
+
+
+def stacked(column: Sequence[Tensor | Sequence[Tensor]]) -> list[Tensor]:  # [k, ..] per stack
+    """A list of `Refreshed`, or of new bases, with one tensor per stack."""
+    return [one if isinstance(one, Tensor) else torch.stack(list(one)) for one in column]
 
 
 @station
@@ -105,7 +117,12 @@ def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor]) ->
     Shapes alone matter: stacks [n, d, d] and selections [k], on any device. More factors of the
     same sizes are no more launches, as long as their workspace, 5 k d^2 elements, fits in 1 GiB.
     """
-    return int(torch.ops.soap_fast.refresh_launches.default(factors, selections))
+    found = 0
+    for dtype in (torch.float32, torch.float64):
+        pairs = zip(factors, selections, strict=True)
+        stacks = [(k.shape[1], len(chosen)) for k, chosen in pairs if k.dtype == dtype]
+        found += len(refresh_plan(stacks, dtype))
+    return found
 
 
 def refresh_by_cholesky(
@@ -119,9 +136,9 @@ def refresh_by_cholesky(
 ) -> Refreshed:
     """The same by the algorithm of `refresh_native` on CUDA, which runs on the CPU too.
 
-    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. Where a
-    pivot fails twice, or the new basis is far from orthogonal, the old one stays and counts as
-    failed.
+    Larger factors by QR of the Cholesky factor of QᵀKQ, which is made of matrix products. A pivot
+    that rounding took is lifted. Where one is below that, or the new basis is far from orthogonal,
+    the old one stays and counts as failed.
 
     Args:
         householder_up_to: sizes up to this, at most 32, by Householder's QR of K Q.
@@ -132,6 +149,23 @@ def refresh_by_cholesky(
             factors, bases, selections, allowed, tolerance, *results, householder_up_to
         )
     return results
+
+
+def refresh_times(
+    factors: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    selections: Sequence[Tensor],
+    allowed: Sequence[Tensor],
+    tolerance: float,
+) -> list[float]:
+    """As `refresh_by_cholesky`; microseconds of each launch, by its number in the plan.
+
+    Waits for the device. Of a launch that has nothing to do it is the time of none.
+    """
+    results = uninitialised(factors, selections)
+    given = (factors, bases, selections, allowed, tolerance, *results, 32)
+    times: list[float] = torch.ops.soap_fast.refresh_times_.default(*given)
+    return times
 
 
 def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:
@@ -215,6 +249,17 @@ def results_of(
 
 
 def _refresh_stack(
+    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
+) -> tuple[Tensor, ...]:
+    """Factors together where a copy of each is aligned, else one after the other."""
+    if all_aligned(len(selection), factors.shape[1], factors):
+        return _refresh_together(factors, bases, selection, allowed, tolerance)
+    pairs = zip(torch.split(selection, 1), torch.split(allowed, 1), strict=True)
+    alone = [_refresh_together(factors, bases, *pair, tolerance) for pair in pairs]
+    return tuple(map(torch.cat, zip(*alone, strict=True)))
+
+
+def _refresh_together(
     factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
 ) -> tuple[Tensor, ...]:
     q = bases.index_select(0, selection)  # [k, d, d]

@@ -7,6 +7,7 @@ import functools
 import pickle
 
 import pytest
+import tolerances
 import torch
 from streams import ON_CPU, assert_same_bits, parameters, set_gradients, through_a_file, train
 from torch.optim import optimizer as torch_optimizer
@@ -67,7 +68,7 @@ def test_training_goes_on_on_another_backend(of, to):
     train(other, resumed, range(4, 7))
     for ours, theirs, old in zip(expected, resumed, start, strict=True):
         moved = (ours - old).abs().max()
-        assert (ours - theirs).abs().max() <= 5e-4 * moved  # as for recorded trajectories
+        assert (ours - theirs).abs().max() <= tolerances.TRACE * moved
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])

@@ -76,6 +76,16 @@ def test_threads_that_part_meet_again():
     assert made.run(0, 1).instructions == both + both - 3
 
 
+def test_a_jump_by_a_uniform_predicate_may_not_be_taken():
+    """What lies behind it decides too: here the number of turns, whose register held another."""
+    ahead = "7f1 R2UR UR8, R2\n7f1 UISETP.GE.AND UP0, UPT, UR8, 0x0, UPT\n"
+    ahead += "7f1 BRA.U !UP0, @160\n7f1 R2UR UR8, R8\n"
+    text = LOOP.replace("7f1 FADD", ahead + "7f1 FADD").replace("R9, R8, PT", "R9, UR8, PT")
+    text = text.replace("@90", "@d0").replace("7f1 EXIT", "7f1 EXIT\n7f1 NOP\n7f1 EXIT")
+    _, made = walker(text, 4, [3])
+    assert made.run(0, 1).bytes["store"] == 3 * THREADS * 4
+
+
 def test_what_is_not_known_is_said_where_it_decides():
     """An unknown instruction may compute numbers, but no address."""
     text = LOOP.replace("FADD R10, R10, R11", "BREV R10, R0")

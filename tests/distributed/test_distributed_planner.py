@@ -92,3 +92,39 @@ def test_a_plan_for_one_rank_sends_nothing():
     _, optimizer = built(None)
     found = explain(optimizer, ranks=1).sharing
     assert (found.messages, found.sent, found.imbalance) == (0, 0, 0)
+
+
+def inventory(name: str) -> SOAP:
+    return SOAP([torch.nn.Parameter(torch.empty(e.shape)) for e in shapes.load(name).entries])
+
+
+def test_what_messages_cost_and_when_sharing_pays():
+    optimizer = inventory("hyperprior")
+    plan = explain(optimizer, ranks=4).sharing
+    found = explain(optimizer, ranks=4, link_gbps=400.0).prediction
+    most = plan.sent - min(share.sent for share in plan.shares)
+    assert found.refresh.least == pytest.approx(8 * most / 400e9)
+    half = explain(optimizer, ranks=4, link_gbps=200.0).prediction
+    assert half.refresh.least == pytest.approx(2 * found.refresh.least)
+    assert half.state.least == pytest.approx(2 * found.state.least)
+    for exchange in (found.refresh, found.state):
+        assert 1 / 4 <= exchange.share < 1
+        whole = exchange.pays_from
+        assert exchange.least + exchange.share * whole == pytest.approx(whole)
+
+
+def test_one_rank_alone_has_nothing_to_gain():
+    found = explain(inventory("hyperprior"), ranks=1, link_gbps=400.0).prediction
+    for exchange in (found.refresh, found.state):
+        assert (exchange.least, exchange.pays_from) == (0, float("inf"))
+
+
+def test_the_page_has_them_where_a_link_is_given():
+    _, optimizer = built(None)
+    assert "Gb/s" not in str(explain(optimizer, ranks=2))
+    page = str(explain(optimizer, ranks=2, link_gbps=400))
+    assert "Over links of 400 Gb/s" in page
+    with pytest.raises(ValueError, match="link_gbps=0 is not above 0"):
+        explain(optimizer, ranks=2, link_gbps=0)
+    with pytest.raises(ValueError, match="link_gbps=400 needs ranks"):
+        explain(optimizer, link_gbps=400)

@@ -203,13 +203,35 @@ def other_gradients(group):
         set_gradients(params, call)
         if call == 1 and group.rank() == 1:
             params[0].grad = None
-        told = pytest.raises(RuntimeError, match="rank 1 is at step 2") if call else nullcontext()
+        told = (
+            pytest.raises(RuntimeError, match="rank 1 has gradients of other")
+            if call
+            else nullcontext()
+        )
         with told:
             optimizer.step()
 
 
 def test_ranks_with_other_gradients_are_told(ranks):
     ranks(2, other_gradients)
+
+
+def loading_alone(group):
+    params, optimizer = built(group, sharding="state")
+    for call in range(2):
+        set_gradients(params, call)
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    if group.rank() == 0:
+        optimizer.load_state_dict(optimizer.state_dict())
+    set_gradients(params, 2)
+    told = "rank 1 is at an exchange in step 3, rank 0 at its first step in step 3"
+    with pytest.raises(RuntimeError, match=told):
+        optimizer.step()
+
+
+def test_a_state_that_one_rank_alone_has_loaded_is_told(ranks):
+    ranks(2, loading_alone)
 
 
 def joining(group):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+import tolerances
 import torch
 from streams import assert_same_bits
 from subjects import (
@@ -46,7 +47,7 @@ def test_fifty_zero_gradients_and_then_real_ones(backend):
     size = 3e-3 * (1 - 0.95**taken) ** 0.5 / (1 - 0.95**taken)
     for param, value, grad in zip(params, start, found, strict=True):
         direction = 0.05 * grad / ((0.05 * grad.square()).sqrt() + 1e-8)
-        assert torch.allclose(param, value - size * direction, rtol=0, atol=2e-7)
+        assert torch.allclose(param, value - size * direction, rtol=0, atol=tolerances.ADAM)
     take(optimizer, params, range(1, 12))
     assert_orthogonal(optimizer)
     assert int(optimizer.state[params[0]]["refreshes"][0]) >= 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import tolerances
 import torch
 from streams import assert_same_bits
 from subjects import (
@@ -54,7 +55,7 @@ def test_what_the_operator_reports_as_failed_is_counted_and_kept(backend, monkey
         carried, left_alone = one.pop("exp_avg"), other.pop("exp_avg")
         assert_same_bits(one, other)
         # exp_avg went through a carry by the identity, which a matrix product may round
-        assert torch.allclose(carried, left_alone, rtol=1e-6, atol=1e-9)
+        assert torch.allclose(carried, left_alone, **tolerances.IDENTITY)
     assert sum(optimizer.stats()["failed"].values()) > 0
     monkeypatch.undo()
     take(optimizer, params, range(DUE + 1, 2 * DUE + 1))

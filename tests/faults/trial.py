@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 
+import tolerances
 import torch
 from averages import check_averages
 from streams import assert_same_bits, through_a_file
@@ -16,7 +17,6 @@ from soap_fast.options import plan_options, step_options
 from soap_fast.step.modes import rotate_back
 from soap_fast.step.plan import plan_tensor
 
-UNIT = 2**-24  # rounding of one float32 operation
 TERMS = 64  # of them in a row, at most: sums of up to 4^5 elements in blocks, and what follows
 
 
@@ -148,7 +148,7 @@ class Trial:
         expected = (start - size * u) * (1 - lr * options.weight_decay)
         if not param.numel():
             return
-        unit = 2**-53 if param.dtype == torch.float64 else UNIT
+        unit = 2**-53 if param.dtype == torch.float64 else tolerances.U
         largest = max(float(start.abs().max()), size * float(n.norm()))
         # Triton's interpreter rounds bfloat16 towards zero: a whole unit, not half of one.
         rounding = torch.finfo(param.dtype).eps * expected.abs() + torch.finfo(param.dtype).tiny

@@ -98,6 +98,9 @@ def train_all(data: Path, folder: Path) -> None:
     halted = arguments(data, out / "halted", optimizer)
     run_shared(out / "halted_said", halted, code=130)
     run_shared(out / "halted_said", [*halted, "--resume"])
+    owned = [*arguments(data, out / "owned", optimizer), "--sharding=state"]
+    run_shared(out / "owned_said", owned, code=130)
+    run_shared(out / "owned_said", [*owned, "--resume"])
 
 
 if __name__ == "__main__":

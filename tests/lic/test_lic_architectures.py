@@ -7,6 +7,7 @@ import math
 from collections import Counter
 
 import pytest
+import tolerances
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -105,7 +106,7 @@ def test_maps_have_their_sides_and_decoding_is_the_same_in_training(name: str) -
     y, z = evaluated.likelihoods
     assert y.shape[2:] == (height // 16, width // 16)
     assert z.shape[2:] == (height // 64, width // 64)
-    assert torch.allclose(trained.images, evaluated.images, atol=1e-9)
+    assert torch.allclose(trained.images, evaluated.images, **tolerances.LAYERS_64)
     assert torch.equal(model(images).likelihoods[0], y)  # no noise
 
 
@@ -142,10 +143,10 @@ def test_likelihoods_are_densities_integrated_over_unit_intervals(name: str) -> 
         _, y_likelihood = model.code(torch.randn(1, y_channels, 8, 8, dtype=DOUBLE), decoded)
     integral = torch.cat(expected, 1).clamp(min=1e-9)
     assert integral.shape == y_likelihood.shape
-    assert torch.allclose(y_likelihood, integral, rtol=1e-3, atol=1e-8)
+    assert torch.allclose(y_likelihood, integral, **tolerances.DENSITY_Y)
     assert len(integral.unique()) > integral.numel() / 4
     integral = _bottleneck_integral(model.entropy_bottleneck, decoded)
-    assert torch.allclose(z_likelihood, integral, rtol=1e-4)
+    assert torch.allclose(z_likelihood, integral, **tolerances.DENSITY_Z)
 
 
 MIDDLES = (torch.arange(500, dtype=DOUBLE) + 0.5) / 500 - 0.5  # of a unit interval's parts

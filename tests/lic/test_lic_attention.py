@@ -6,6 +6,7 @@ import copy
 import math
 
 import pytest
+import tolerances
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +69,7 @@ def test_window_attention(sides: tuple[int, int], shifted: bool) -> None:
     x = torch.randn(2, *sides, 6, dtype=DOUBLE)
     with torch.no_grad():
         expected = torch.stack([window_attention(model, one) for one in x])
-        assert torch.allclose(model(x), expected, atol=1e-12)
+        assert torch.allclose(model(x), expected, **tolerances.LAYERS_64)
 
 
 def test_relative_positions_have_heads_fastest_in_memory_and_so_has_their_gradient() -> None:
@@ -88,13 +89,15 @@ def test_a_mixture_doubles_its_convolutions_skip() -> None:
     nn.init.constant_(mixture.convolutions.body[0].bias, 3.0)
     x = torch.randn(1, 4, 4, 4)
     local, wide = x.chunk(2, dim=1)
-    assert torch.allclose(mixture(x), torch.cat([3 * local + 3, 2 * wide], 1), atol=1e-6)
+    expected = torch.cat([3 * local + 3, 2 * wide], 1)
+    assert torch.allclose(mixture(x), expected, **tolerances.GDN)
 
 
 def test_a_swin_gate_has_no_skip_around_it() -> None:
     gate = SwinGate(6, inner=4, heads=2)
     nn.init.zeros_(gate.out.weight)
-    assert torch.allclose(gate(torch.randn(1, 6, 8, 8)), gate.out.bias[:, None, None])
+    bias = gate.out.bias[:, None, None]
+    assert torch.allclose(gate(torch.randn(1, 6, 8, 8)), bias, **tolerances.ALLCLOSE)
 
 
 def test_dictionary_attention_reads_the_normalised_dictionary_itself() -> None:
@@ -110,7 +113,8 @@ def test_dictionary_attention_reads_the_normalised_dictionary_itself() -> None:
                 part = slice(2 * head, 2 * head + 2)
                 logits = keys[:, part] @ query[0, row, column, part] * model.temperature[head, 0, 0]
                 expected = logits.softmax(0) @ entries[:, part]
-                assert torch.allclose(attended[0, row, column, part], expected)
+                found = attended[0, row, column, part]
+                assert torch.allclose(found, expected, **tolerances.LAYERS_64)
 
 
 def test_omni_shift_is_one_kernel_in_evaluation_which_never_has_a_gradient() -> None:
@@ -119,11 +123,11 @@ def test_omni_shift_is_one_kernel_in_evaluation_which_never_has_a_gradient() -> 
     trained = shift(x)
     trained.sum().backward()
     assert shift.merged.grad is None
-    assert torch.allclose(shift.eval()(x), trained, atol=1e-12)
+    assert torch.allclose(shift.eval()(x), trained, **tolerances.LAYERS_64)
     merged = shift.merged.clone()
     with torch.no_grad():
         shift.shifts[2].weight.mul_(2)  # as another step of training, or a checkpoint, would
-    assert torch.allclose(shift(x), shift.train()(x), atol=1e-12)
+    assert torch.allclose(shift(x), shift.train()(x), **tolerances.LAYERS_64)
     assert not torch.equal(shift.merged, merged)
 
 

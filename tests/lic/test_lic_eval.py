@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tolerances
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,8 +65,8 @@ def test_an_image_of_fitting_sides_is_measured_as_in_training() -> None:
     pixels = torch.randint(256, (3, 128, 64), dtype=torch.uint8)
     expected = evaluate(model, [pixels], 0.01, "cpu")
     score, decoded = measure(model.eval(), pixels)
-    assert score.bpp == pytest.approx(expected.bpp, rel=1e-5)
-    assert score.psnr == pytest.approx(expected.psnr, rel=1e-5)
+    assert score.bpp == pytest.approx(expected.bpp, rel=tolerances.BPP)
+    assert score.psnr == pytest.approx(expected.psnr, rel=tolerances.BPP)
     assert decoded.shape == pixels.shape
 
 
@@ -79,11 +80,11 @@ def test_padding_costs_bits_but_no_pixels_and_no_psnr() -> None:
     with torch.no_grad():
         coded = model(image)
     bits = -sum(p.log2().sum().item() for p in coded.likelihoods)
-    assert score.bpp == pytest.approx(bits / (70 * 90), rel=1e-5)
+    assert score.bpp == pytest.approx(bits / (70 * 90), rel=tolerances.BPP)
     inside = coded.images[0, :, :70, :90].clamp(0, 1)
-    torch.testing.assert_close(decoded, inside)
+    torch.testing.assert_close(decoded, inside, **tolerances.PLAIN)
     mse = (inside - pixels / 255).square().mean().item()
-    assert score.psnr == pytest.approx(-10 * math.log10(mse), rel=1e-5)
+    assert score.psnr == pytest.approx(-10 * math.log10(mse), rel=tolerances.BPP)
 
 
 @given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([64, 128]))
@@ -106,9 +107,9 @@ CURVE = [RDPoint(lam, 0.1 * 2**k, 28 + 2.5 * k, 1) for k, lam in enumerate((1, 2
 
 def test_ten_per_cent_fewer_bits_are_a_bd_rate_of_minus_ten() -> None:
     fewer = [point._replace(bpp=0.9 * point.bpp) for point in CURVE]
-    assert bd_rate(CURVE, fewer).percent == pytest.approx(-10, abs=1e-6)
-    assert bd_rate(fewer, CURVE).percent == pytest.approx(100 / 9, abs=1e-6)
-    assert bd_rate(CURVE, fewer[1:]).percent == pytest.approx(-10, abs=1e-6)
+    assert bd_rate(CURVE, fewer).percent == pytest.approx(-10, abs=tolerances.BD_RATE)
+    assert bd_rate(fewer, CURVE).percent == pytest.approx(100 / 9, abs=tolerances.BD_RATE)
+    assert bd_rate(CURVE, fewer[1:]).percent == pytest.approx(-10, abs=tolerances.BD_RATE)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,9 @@ def test_where_there_is_no_bd_rate_it_is_said_why(test: list[RDPoint], reason: s
 
 def test_half_of_the_smaller_range_is_enough_to_compare() -> None:
     higher = [point._replace(psnr=point.psnr + 4.9) for point in CURVE]
-    assert bd_rate(CURVE, higher).percent == pytest.approx(100 * (2 ** (-4.9 / 2.5) - 1), abs=0.1)
+    expected = 100 * (2 ** (-4.9 / 2.5) - 1)
+    found = bd_rate(CURVE, higher).percent
+    assert found == pytest.approx(expected, abs=tolerances.BD_RATE_PART)
 
 
 def test_a_rate_that_cannot_be_interpolated_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

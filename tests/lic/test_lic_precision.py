@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tolerances
 import torch
 
 from bench.files import BadInput
@@ -44,7 +45,7 @@ def losses(config: Config, images: Images) -> list[float]:
 def test_half_precision_trains_as_float32_does(model: str, amp: str, images: Images) -> None:
     config = replace(CONFIG, model=model)
     half = losses(replace(config, amp=amp), images)
-    assert half == pytest.approx(losses(config, images), rel=0.05)
+    assert half == pytest.approx(losses(config, images), rel=tolerances.AMP_LOSSES)
     assert half != losses(config, images)
 
 
@@ -135,7 +136,8 @@ def test_channels_last_trains_as_the_other_layout(images: Images) -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert training._next_batch().is_contiguous(memory_format=torch.channels_last)
     expected = losses(CONFIG, images)
-    assert losses(replace(CONFIG, channels_last=True), images) == pytest.approx(expected, rel=1e-3)
+    found = losses(replace(CONFIG, channels_last=True), images)
+    assert found == pytest.approx(expected, rel=tolerances.CHANNELS_LAST)
 
 
 def test_channels_last_is_refused_where_torch_would_corrupt_memory(images: Images) -> None:
@@ -155,7 +157,7 @@ def test_compiled_training_is_the_same(images: Images, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "compile", traced)
     config = replace(CONFIG, amp="bf16", steps=2)
     compiled = losses(replace(config, compile="reduce-overhead"), images)
-    assert compiled == pytest.approx(losses(config, images), rel=1e-4)
+    assert compiled == pytest.approx(losses(config, images), rel=tolerances.COMPILED)
     assert modes == ["reduce-overhead"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tolerances
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +46,7 @@ def test_multistep_is_what_torchs_own_does(milestones: list[int], gamma: float) 
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         torchs.step()
-    assert rates(config, [1.0] * 32) == pytest.approx(expected, rel=1e-9)
+    assert rates(config, [1.0] * 32) == pytest.approx(expected, rel=tolerances.RATES)
 
 
 def test_plateau_falls_when_patience_ends_and_not_while_the_loss_falls() -> None:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import tolerances
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,8 +66,10 @@ def test_the_chosen_rate_has_the_lowest_mean_and_both_neighbours_three_seeds(bes
     whole = sorted(one for one, of in losses.items() if len(of) == 3)
     place = whole.index(rate)
     for neighbour in (whole[place - 1], whole[place + 1]):
-        assert abs(math.log(neighbour / rate)) == pytest.approx(math.log(search.RATIO), abs=0.01)
-    assert abs(math.log(rate / best)) <= math.log(search.RATIO) / 2 + 0.01
+        assert abs(math.log(neighbour / rate)) == pytest.approx(
+            math.log(search.RATIO), abs=tolerances.RATE_STEP
+        )
+    assert abs(math.log(rate / best)) <= math.log(search.RATIO) / 2 + tolerances.RATE_STEP
     assert len(set(tried)) == len(tried), "no run is taken twice"
     assert tried[: len(search.GRID)] == [(one, 0) for one in search.GRID]
     coarse = min(search.GRID, key=lambda one: abs(math.log(one / best)))
@@ -76,7 +79,9 @@ def test_the_chosen_rate_has_the_lowest_mean_and_both_neighbours_three_seeds(bes
 
 def test_search_follows_a_best_rate_beyond_the_grid() -> None:
     _, loss = parabola(0.0384)
-    assert chosen(search.best_rates(loss, (9.6e-3,), 3)) == pytest.approx(0.0384, rel=0.04)
+    assert chosen(search.best_rates(loss, (9.6e-3,), 3)) == pytest.approx(
+        0.0384, rel=tolerances.NEAREST_RATE
+    )
 
 
 def test_a_lucky_seed_does_not_choose_the_rate() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tolerances
 import torch
 from PIL import Image
 from torch import Tensor
@@ -80,7 +81,7 @@ def test_the_inter_step_score_is_of_the_last_two_updates(images: Images) -> None
             expected = torch.cosine_similarity(earlier, later, dim=0).item()
             seen = training.history.watched[-1]["inter"]
             if step < 10:
-                assert seen == pytest.approx(expected, abs=1e-5)
+                assert seen == pytest.approx(expected, abs=tolerances.COSINE)
             else:  # two steps behind the look before
                 assert seen is None
 

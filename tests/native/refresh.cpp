@@ -86,11 +86,26 @@ struct Stack {
   }
 };
 
+// That the operands of a product are what its kernel may rely on.
 template <typename T>
-void multiply(const RefreshStack<T>& stack, Slot a, bool transposed, Slot b, Slot out) {
+void check_structure(const Operands& of, int d, const T* left, const T* right) {
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const T a = of.transposed ? left[j * d + i] : left[i * d + j];
+      demand(!(of.structure & kLeftUpper) || a == 0, "refresh: a is upper triangular", "", d);
+      demand(!(of.structure & kRightLower) || right[j * d + i] == 0,
+             "refresh: b is lower triangular", "", d);
+    }
+  }
+}
+
+template <typename T>
+void multiply(const RefreshStack<T>& stack, Product product_of) {
+  const auto [a, transposed, b, out, structure] = operands_of(product_of);
   const int d = stack.d;
   for (int i = 0; i < stack.k; ++i) {
     const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
+    if (stack.alive(i)) check_structure(operands_of(product_of), d, left, right);
     T* product = out == Slot::kCarry ? stack.carries + int64_t(i) * d * d : stack.matrix(out, i);
     for (int row = 0; row < d; ++row) {
       for (int column = 0; column < d; ++column) product[row * d + column] = 0;
@@ -127,9 +142,9 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
       demand(unit_of(table, units, parts).stack == nullptr, "refresh: units end", "", largest);
     });
   };
-  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kFirstTry, 0});
-  refresh_large<T>(largest, launch, [&](Slot a, bool transposed, Slot b, Slot out) {
-    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], a, transposed, b, out);
+  if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kOfRotated, 0});
+  refresh_large<T>(largest, launch, [&](Product product) {
+    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
   });
 }
 

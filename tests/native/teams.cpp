@@ -182,67 +182,90 @@ void check_refresh(int size, const std::string& name, const Matrix<T>& k) {
   }
 }
 
+// The factor and the inverse of K, and what products with the latter solve.
 template <typename T>
-void check_cholesky(int size, const std::string& name, const Matrix<T>& k, bool definite) {
-  const int64_t d = k.rows;
+void check_tile(int size, const std::string& name, const Matrix<T>& k, bool definite) {
+  const int d = int(k.rows), ld = soap_fast::kTileLeading<T>;
   const Real unit = unit_of<T>(d), norm = norm_of(k);
-  const T untouched = std::numeric_limits<T>::quiet_NaN();
-  Matrix<T> l = k;
-  for (int64_t i = 0; i < d; ++i) {
-    for (int64_t j = i + 1; j < d; ++j) l(i, j) = untouched;
+  std::vector<T> tile(soap_fast::kTileElements<T>, std::numeric_limits<T>::quiet_NaN());
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j <= i; ++j) tile[i * ld + j] = k(i, j);
   }
-  std::vector<int64_t> results(size);
+  std::vector<T> rows(2 * soap_fast::kTile<T>);
+  std::vector<int> results(size);
   with_team(size, [&](const auto& team) {
-    results[team.rank()] = soap_fast::cholesky(team, d, l.data(), d);
+    results[team.rank()] = soap_fast::factor_tile(team, d, T(0), tile.data(), rows.data());
   });
-  for (const int64_t result : results) {
+  for (const int result : results) {
     demand(result == results[0], "cholesky: all threads get the same", name, d);
     demand(result >= -1 && result < d, "cholesky: a row or none", name, d);
   }
   if (definite) demand(results[0] == soap_fast::kNoFailedPivot, "cholesky: definite", name, d);
   if (results[0] != soap_fast::kNoFailedPivot) return;
+  Matrix<T> l(d, d);
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j <= i; ++j) l(i, j) = soap_fast::factor_entry(tile.data(), i, j);
+  }
   Real squares = 0;
-  for (int64_t i = 0; i < d; ++i) {
-    for (int64_t j = 0; j <= i; ++j) {
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j <= i; ++j) {
       Real total = k(i, j);
-      for (int64_t c = 0; c <= j; ++c) total -= Real(l(i, c)) * l(j, c);
+      for (int c = 0; c <= j; ++c) total -= Real(l(i, c)) * l(j, c);
       squares += (i == j ? 1 : 2) * total * total;
     }
-    for (int64_t j = i + 1; j < d; ++j) demand(std::isnan(l(i, j)), "cholesky: upper", name, d);
   }
   expect<T>("cholesky: |K - L Lᵀ| / |K|", size, std::sqrt(squares) / norm, unit, 2, name, d);
 
-  const int64_t rows = d + 5;
-  const Matrix<T> b = random_matrix<T>(rows, d, 8);
-  Matrix<T> x = b;
+  const int height = std::min(d + 5, soap_fast::kTile<T>);
+  const Matrix<T> b = random_matrix<T>(height, d, 8);
+  std::vector<T> p(soap_fast::kTileElements<T>);
+  for (int i = 0; i < height; ++i) {
+    for (int c = 0; c < d; ++c) p[i * ld + c] = b(i, c);
+  }
+  Matrix<T> x(height, d);
   with_team(size, [&](const auto& team) {
-    soap_fast::solve_right_transposed(team, rows, d, l.data(), d, x.data(), d);
+    soap_fast::multiply_by_transposed_lower(team, height, d, p.data(), tile.data(),
+                                            [&](int i, int c, T entry) { x(i, c) = entry; });
   });
-  // Backward stable: each entry of X Lᵀ - B is small against |X| |Lᵀ| there.
+  // Each entry of X Lᵀ - B is small against |B| |W|ᵀ |L|ᵀ there.
   Real residual = 0;
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < d; ++j) {
+  for (int i = 0; i < height; ++i) {
+    std::vector<Real> sizes_of_x(d);
+    for (int c = 0; c < d; ++c) {
+      for (int n = 0; n <= c; ++n) {
+        sizes_of_x[c] += std::fabs(Real(b(i, n)) * tile[c * ld + n]);
+      }
+    }
+    for (int j = 0; j < d; ++j) {
       Real total = -Real(b(i, j)), sizes = 0;
-      for (int64_t c = 0; c <= j; ++c) {
-        const Real product = Real(x(i, c)) * l(j, c);
-        total += product;
-        sizes += std::fabs(product);
+      for (int c = 0; c <= j; ++c) {
+        total += Real(x(i, c)) * l(j, c);
+        sizes += sizes_of_x[c] * std::fabs(Real(l(j, c)));
       }
       if (sizes > 0) residual = std::max(residual, std::fabs(total) / sizes);
     }
   }
-  expect<T>("triangular: |X Lᵀ - B| / |X| |Lᵀ|", size, residual, unit, 2, name, d);
+  expect<T>("triangular: |X Lᵀ - B| / |B| |Wᵀ| |Lᵀ|", size, residual, unit, 2, name, d);
 }
 
-// The first pivot that fails is the one reported, in whichever block of columns it is.
+// The first pivot that fails is the one reported; one that is lifted fails nobody.
 template <typename T>
-void check_failed_pivots(int64_t d) {
-  for (const int64_t row : {int64_t(0), d / 2, d - 1}) {
+void check_failed_pivots(int d) {
+  const int ld = soap_fast::kTileLeading<T>;
+  for (const int row : {0, d / 2, d - 1}) {
     for (const T bad : {T(-1), T(0), std::numeric_limits<T>::quiet_NaN()}) {
-      Matrix<T> k(d, d);
-      for (int64_t i = 0; i < d; ++i) k(i, i) = i >= row ? bad : T(2);
-      const int64_t found = soap_fast::cholesky(LoneTeam(), d, k.data(), d);
-      demand(found == row, "cholesky: the first failed pivot", "diagonal", d);
+      for (const T lift : {T(0), T(0.5), T(1)}) {
+        std::vector<T> tile(soap_fast::kTileElements<T>), rows(2 * soap_fast::kTile<T>);
+        for (int i = 0; i < d; ++i) tile[i * ld + i] = i >= row ? bad : T(2);
+        const int found = soap_fast::factor_tile(LoneTeam(), d, lift, tile.data(), rows.data());
+        const bool is_lifted = lift > 0 && bad >= -lift;
+        demand(found == (is_lifted ? soap_fast::kNoFailedPivot : row),
+               "cholesky: the first failed pivot", "diagonal", d);
+        if (!is_lifted) continue;
+        const T entry = soap_fast::factor_entry(tile.data(), d - 1, d - 1);
+        demand(std::fabs(entry * entry - lift) <= 4 * soap_fast::Float<T>::epsilon,
+               "cholesky: a lifted pivot", "diagonal", d);
+      }
     }
   }
 }
@@ -260,7 +283,7 @@ void check_size(int size, int64_t d) {
     for (int64_t i = 0; shift && i < d; ++i) {
       shifted(i, i) += T(32 * unit_of<T>(d) * norm_of(k));
     }
-    check_cholesky(size, name, shifted, shift);
+    if (d <= soap_fast::kTile<T>) check_tile(size, name, shifted, shift);
   }
   check_householder(size, "any matrix", random_matrix<T>(d, d, 9));
   Matrix<T> graded = random_matrix<T>(d, d, 10), greatest = random_matrix<T>(d, d, 11);
@@ -280,9 +303,9 @@ void check_all(bool races) {
   for (int64_t d = 1; !races && d <= 64; ++d) check_size<T>(1, d);
   if (!races) check_size<T>(1, 130);
   for (const int64_t d : {1, 2, 3, 4, 7, 32}) check_size<T>(5, d);
-  check_size<T>(3, 40);  // two blocks of columns
+  check_size<T>(3, 40);
   for (const int d : {1, 2, 3, 9, 32}) check_unsolvable<T>(d);
-  for (const int64_t d : {1, 7, 32, 33, 70}) check_failed_pivots<T>(d);
+  for (const int d : {1, 7, 31, soap_fast::kTile<T>}) check_failed_pivots<T>(d);
   for (const auto& [name, k] : factors<T>(1)) check_fixed<T, 1>(name, k);
   for (const auto& [name, k] : factors<T>(2)) check_fixed<T, 2>(name, k);
   for (const auto& [name, k] : factors<T>(3)) check_fixed<T, 3>(name, k);

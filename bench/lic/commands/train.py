@@ -41,9 +41,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--evaluate-every", type=positive(int), metavar="STEPS", help="default: 40 times in all")
     add(
         "--sharding",
-        choices=("none", "refresh"),
+        choices=("none", "refresh", "state"),
         default="none",
-        help="refresh: each process computes a share of soap_fast's bases (default: %(default)s)",
+        help="refresh: each process computes a share of soap_fast's bases; state: each steps a "
+        "share of the parameters and keeps their state (default: %(default)s)",
     )
     add("--tensorboard", metavar="DIR", help="record for TensorBoard there")
 

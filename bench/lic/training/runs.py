@@ -122,7 +122,8 @@ def _train(
                 try:
                     quality = training.step()
                 except StoppedWaiting:
-                    if folder is not None and pace.due(training.steps, True):
+                    alone = not training.in_parts  # nobody waits for the parts of others here
+                    if folder is not None and alone and pace.due(training.steps, True):
                         _save(training, folder)
                     raise Interrupted(f"stopped after step {training.steps} of {title}") from None
                 progress.stepped(quality)
@@ -134,7 +135,10 @@ def _train(
                     records.evaluated(training.steps, quality)
                 stopped = processes.any(stop.made)
                 last = stopped or training.finished
-                if folder is not None and pace.due(training.steps, last):
+                due = folder is not None and pace.due(training.steps, last)
+                if training.in_parts:  # of which each has one, and a clock of its own
+                    due = processes.any(due)
+                if folder is not None and due:
                     _save(training, folder)
                 if stopped and not training.finished:
                     raise Interrupted(f"stopped after step {training.steps} of {title}")
@@ -145,6 +149,7 @@ def _train(
 
 
 def _save(training: Training, folder: Path) -> None:
+    training.gather()
     if training.processes.first:
         checkpoint.save(folder / CHECKPOINT, training.config, training.state_dict())
 

@@ -57,6 +57,7 @@ class Training:
         sharding: str = "none",
     ) -> None:
         self.config, self.images, self.processes, self.workers = config, images, processes, workers
+        self.in_parts = sharding == "state"  # the optimizer's state, among the processes
         self.device = config.device if processes.world == 1 else processes.device
         self.on_gpu = self.device.startswith("cuda")
         if self.on_gpu:
@@ -167,6 +168,12 @@ class Training:
         shared = self.processes.from_first({name: state[name].cpu() for name in names})
         if not self.processes.first:
             self.model.load_state_dict({**state, **shared})
+
+    def gather(self) -> None:
+        """By all processes, ahead of `state_dict` in any: each may have a part of it."""
+        if self.in_parts:
+            consolidate: Callable[[], None] = self.optimizer.consolidate_state_dict
+            consolidate()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -122,9 +122,8 @@ struct ArrangeRow {
 
   template <typename T, typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int row, RefreshCall call, double, T*) {
-    const bool again = call.round == kSecondTry;
-    if (!stack.in_stage(i, again ? Outcome::kPivotFailed : Outcome::kUnderWay)) return;
+                                        int row, RefreshCall, double, T*) {
+    if (!stack.alive(i)) return;
     const int d = stack.d;
     const int64_t* order = stack.order(i);
     const T* h = stack.matrix(Slot::kRotated, i);
@@ -132,14 +131,14 @@ struct ArrangeRow {
     T* sorted_h = stack.matrix(Slot::kFactor, i) + int64_t(row) * d;
     T* sorted_q = stack.matrix(Slot::kProduct, i) + int64_t(row) * d;
     const double largest = stack.of_factor(OfFactor::kLargest, i);
-    const double shift = stack.of_factor(OfFactor::kShift, i) * (again ? 16 : 1);
+    const double shift = stack.of_factor(OfFactor::kShift, i);
     for (int column = team.rank(); column < d; column += team.size()) {
       const int64_t a = order[row], b = order[column];
-      if (column <= row) {  // the product that made H leaves it symmetric but for rounding
-        const double entry = (double(h[a * d + b]) + double(h[b * d + a])) / 2;
+      if (column <= row) {  // H is symmetric but for rounding: along its rows is along memory
+        const double entry = h[a * d + b];
         sorted_h[column] = T((entry + (column == row ? shift : 0)) / largest);
       }
-      if (!again) sorted_q[column] = q[b];
+      sorted_q[column] = q[b];
     }
   }
 };

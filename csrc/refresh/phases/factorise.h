@@ -1,9 +1,10 @@
 // The middle phases of a refresh by Cholesky: two factorisations L Lᵀ, B = L1 / D, X = Q B L2^-T.
 //
-// A factorisation goes by blocks of kTile columns, for all factors in step: FactorPanel makes one
-// block of columns of L, UpdateTrailing takes its product from what remains. L is written beside
-// its source, since each team of a panel factors the diagonal block for itself while others read
-// it.
+// A factorisation goes by blocks of kTile columns, for all factors in step. Each step is one launch
+// of FactorColumns: some teams make the step's block of columns of L, the others take the product
+// of the block before it from what remains to the right. L is written beside its source, since each
+// team of a block factors the diagonal tile for itself while others read it. Nothing is substituted
+// back: each diagonal tile is inverted while it is factored.
 #pragma once
 
 #include "linalg/cholesky.h"
@@ -12,19 +13,13 @@
 
 namespace soap_fast {
 
-// Where a factorisation reads and writes, and which factors take part.
+// Where a factorisation reads and writes.
 struct Round {
   Slot source, target;
 
   SOAP_FAST_HOST_DEVICE static Round of(RefreshCall call) {
     if (call.round == kOfColumns) return {Slot::kRotated, Slot::kProduct};
     return {Slot::kFactor, Slot::kResult};
-  }
-  template <typename T>
-  SOAP_FAST_HOST_DEVICE static bool takes(const RefreshStack<T>& stack, int i, RefreshCall call) {
-    if (call.round == kFirstTry) return stack.in_stage(i, Outcome::kUnderWay);
-    if (call.round == kSecondTry) return stack.in_stage(i, Outcome::kPivotFailed);
-    return stack.alive(i);
   }
 };
 
@@ -36,84 +31,123 @@ SOAP_FAST_HOST_DEVICE constexpr int tiles_of(int rows, int tile) {
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE void load_tile(const Team& team, int rows, int columns, const T* source,
                                      int64_t ld, T* block) {
-  for (int e = team.rank(); e < rows * columns; e += team.size()) {
-    block[e / columns * kTileLeading<T> + e % columns] = source[e / columns * ld + e % columns];
+  for (int e = team.rank(); e < rows * kTile<T>; e += team.size()) {
+    const int row = e / kTile<T>, column = e % kTile<T>;
+    if (column < columns) block[row * kTileLeading<T> + column] = source[row * ld + column];
   }
 }
 
-// target [rows, columns] = block, of it the lower triangle alone where `lower`.
-template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE void store_tile(const Team& team, int rows, int columns, const T* block,
-                                      T* target, int64_t ld, bool lower) {
-  for (int e = team.rank(); e < rows * columns; e += team.size()) {
-    const int row = e / columns, column = e % columns;
-    if (!lower || column <= row) target[row * ld + column] = block[row * kTileLeading<T> + column];
-  }
-}
-
+// Of L1 all, of L2 what stands below its diagonal tiles, and those tiles' inverses: SolveRows needs
+// no more.
 template <typename T>
-struct FactorPanel {
+struct FactorColumns {
   static constexpr bool kByWarp = false;
-  // Tiles of rows below the diagonal block, at least one team for the block itself.
   SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
-    const int first = call.step * kTile<T>, below = d - first - kTile<T>;
-    if (first >= d) return 0;
+    const int left = d - (call.step + 1) * kTile<T>;  // rows and columns behind this block
+    if (left + kTile<T> <= 0) return 0;
+    const int tiles = left > 0 ? tiles_of(left, kTile<T>) : 0;
+    return teams_of_block(d, call) + (call.step > 0 ? tiles * (tiles + 1) / 2 : 0);
+  }
+
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
+                                        int part, RefreshCall call, double, T* scratch) {
+    // Another team's verdict on this factor may come in between: one thread looks for all.
+    if (team.max(team.rank() == 0 && stack.alive(i) ? 1.0 : 0.0) == 0) return;
+    const int block = teams_of_block(stack.d, call);
+    if (part < block) {
+      factor(team, stack, i, part, call, scratch);
+    } else {
+      update(team, stack, i, part - block, call, scratch);
+    }
+  }
+
+ private:
+  // A tile of rows below the diagonal tile each, at least one for the diagonal tile itself.
+  SOAP_FAST_HOST_DEVICE static int teams_of_block(int d, RefreshCall call) {
+    const int below = d - (call.step + 1) * kTile<T>;
     return below > 0 ? tiles_of(below, kTile<T>) : 1;
   }
 
   template <typename Team>
-  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int tile, RefreshCall call, double, T* scratch) {
-    // Another team's verdict on this factor may come in between: one thread looks for all.
-    if (team.max(team.rank() == 0 && Round::takes(stack, i, call) ? 1.0 : 0.0) == 0) return;
+  SOAP_FAST_HOST_DEVICE static void factor(const Team& team, const RefreshStack<T>& stack, int i,
+                                           int tile, RefreshCall call, T* scratch) {
     const int d = stack.d, first = call.step * kTile<T>;
     const int width = d - first < kTile<T> ? d - first : kTile<T>;
-    const T* source = stack.matrix(Round::of(call).source, i);
-    T* target = stack.matrix(Round::of(call).target, i);
-    T *block = scratch, *below = scratch + kTileElements<T>;
-    load_tile(team, width, width, source + int64_t(first) * d + first, d, block);
     const int top = first + width + tile * kTile<T>;
-    const int rows = d - top < kTile<T> ? d - top : kTile<T>;  // none below the last block
-    load_tile(team, rows, width, source + int64_t(top) * d + first, d, below);
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;  // none below the last tile
+    T *staging = scratch, *diagonal = staging + kStagingElements<T>;
+    T* below = diagonal + kTileElements<T>;
+    load_updated(team, stack, i, first, width, call, staging, diagonal);
+    load_updated(team, stack, i, top, rows, call, staging, below);
     team.sync();
-    if (cholesky(team, width, block, kTileLeading<T>) != kNoFailedPivot) {
-      const Outcome then = call.round == kFirstTry ? Outcome::kPivotFailed : Outcome::kFailed;
-      if (tile == 0 && team.rank() == 0) stack.decide(i, then);
+    if (factor_tile(team, width, lift(stack, i, call), diagonal, staging) != kNoFailedPivot) {
+      if (tile == 0 && team.rank() == 0) stack.decide(i, Outcome::kFailed);
       return;
     }
+    T* target = stack.matrix(Round::of(call).target, i) + first;
     if (tile == 0) {
-      store_tile(team, width, width, block, target + int64_t(first) * d + first, d, true);
+      store_diagonal(team, width, diagonal, call, target + int64_t(first) * d, d);
     }
-    solve_right_transposed_block(team, rows, width, block, kTileLeading<T>, below, kTileLeading<T>);
-    store_tile(team, rows, width, below, target + int64_t(top) * d + first, d, false);
-  }
-};
-
-template <typename T>
-struct UpdateTrailing {
-  static constexpr bool kByWarp = false;
-  // The tiles of the lower triangle of what remains.
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
-    const int left = d - (call.step + 1) * kTile<T>;
-    const int tiles = left > 0 ? tiles_of(left, kTile<T>) : 0;
-    return tiles * (tiles + 1) / 2;
+    T* out = target + int64_t(top) * d;
+    multiply_by_transposed_lower(team, rows, width, below, diagonal, [&](int row, int column, T x) {
+      out[int64_t(row) * d + column] = x;
+    });
   }
 
+  // Rows [top, top + rows) of this step's block of columns, without the product of the block
+  // before.
   template <typename Team>
-  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int tile, RefreshCall call, double, T* scratch) {
-    if (!Round::takes(stack, i, call)) return;
+  SOAP_FAST_HOST_DEVICE static void load_updated(const Team& team, const RefreshStack<T>& stack,
+                                                 int i, int top, int rows, RefreshCall call,
+                                                 T* staging, T* block) {
+    const int d = stack.d, first = call.step * kTile<T>;
+    const int width = d - first < kTile<T> ? d - first : kTile<T>;
+    const T* source = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + first;
+    if (call.step == 0) return load_tile(team, rows, width, source, d, block);
+    if (rows <= 0) return;
+    const T* l = stack.matrix(Round::of(call).target, i) + first - kTile<T>;
+    tile_product(team, rows, width, kTile<T>, l + int64_t(top) * d, d, l + int64_t(first) * d, d,
+                 staging, [&](int row, int column, T product) {
+                   block[row * kTileLeading<T> + column] =
+                       source[int64_t(row) * d + column] - product;
+                 });
+  }
+
+  // A tile of the lower triangle behind this step's block, without the product of the block before.
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void update(const Team& team, const RefreshStack<T>& stack, int i,
+                                           int tile, RefreshCall call, T* scratch) {
     int tile_row = 0;
     while (tile > tile_row) tile -= ++tile_row;  // row r has the r + 1 tiles up to its diagonal one
-    const int d = stack.d, first = call.step * kTile<T>, next = first + kTile<T>;
+    const int d = stack.d, next = (call.step + 1) * kTile<T>;
     const int top = next + tile_row * kTile<T>, left = next + tile * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const int columns = d - left < kTile<T> ? d - left : kTile<T>;
-    const T* l = stack.matrix(Round::of(call).target, i) + first;
+    const T* l = stack.matrix(Round::of(call).target, i) + next - 2 * kTile<T>;
     T* trailing = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + left;
     tile_product(
         team, rows, columns, kTile<T>, l + int64_t(top) * d, d, l + int64_t(left) * d, d, scratch,
         [&](int row, int column, T product) { trailing[int64_t(row) * d + column] -= product; });
+  }
+
+  // In units of H as it was scaled: rounding may have taken 16 times as much from a pivot of a
+  // factor of low rank as the shift has added. BᵀB is far from singular.
+  SOAP_FAST_HOST_DEVICE static T lift(const RefreshStack<T>& stack, int i, RefreshCall call) {
+    if (call.round == kOfColumns) return 0;
+    return T(16 * stack.of_factor(OfFactor::kShift, i) / stack.of_factor(OfFactor::kLargest, i));
+  }
+
+  // The lower triangle of L1's tile, or of the inverse of L2's.
+  template <typename Team>
+  SOAP_FAST_HOST_DEVICE static void store_diagonal(const Team& team, int width, const T* block,
+                                                   RefreshCall call, T* target, int64_t ld) {
+    for (int e = team.rank(); e < width * kTile<T>; e += team.size()) {
+      const int row = e / kTile<T>, column = e % kTile<T>;
+      if (column > row) continue;
+      target[row * ld + column] = call.round == kOfColumns ? block[row * kTileLeading<T> + column]
+                                                           : factor_entry(block, row, column);
+    }
   }
 };
 
@@ -168,20 +202,20 @@ struct SolveRows {
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const T* l = stack.matrix(Slot::kProduct, i);
     T* x = stack.matrix(Slot::kResult, i) + int64_t(top) * d;
-    T *staging = scratch, *diagonal = staging + kStagingElements<T>;
-    T* block = diagonal + kTileElements<T>;
+    T *staging = scratch, *inverse = staging + kStagingElements<T>;
+    T* block = inverse + kTileElements<T>;
     for (int first = 0; first < d; first += kTile<T>) {
       const int width = d - first < kTile<T> ? d - first : kTile<T>;
       const T* l_rows = l + int64_t(first) * d;
-      load_tile(team, width, width, l_rows + first, d, diagonal);
+      load_tile(team, width, width, l_rows + first, d, inverse);
       tile_product(
           team, rows, width, first, x, d, l_rows, d, staging, [&](int row, int column, T product) {
             block[row * kTileLeading<T> + column] = x[int64_t(row) * d + first + column] - product;
           });
       team.sync();
-      solve_right_transposed_block(team, rows, width, diagonal, kTileLeading<T>, block,
-                                   kTileLeading<T>);
-      store_tile(team, rows, width, block, x + first, d, false);
+      multiply_by_transposed_lower(
+          team, rows, width, block, inverse,
+          [&](int row, int column, T entry) { x[int64_t(row) * d + first + column] = entry; });
       team.sync();
     }
   }

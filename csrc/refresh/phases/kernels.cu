@@ -15,9 +15,14 @@ static_assert(kBlockScratch<float> * sizeof(float) + kWarps * sizeof(double) <= 
               "three tiles fit into a block's shared memory");
 
 // Two blocks of a processor leave a thread 128 registers. At five, which the shared memory would
-// allow, it has 48, and two kernels by blocks spill; at three, 80, and one does. Left to itself the
-// compiler takes 48 for RefreshSmall, which spills then.
+// allow, it has 48, and kernels by blocks spill; at three, 80, and FactorColumns does. SolveRows
+// does not, and left to itself takes a few more. Left to itself the compiler takes 48 for
+// RefreshSmall, which spills then.
 constexpr int kLeastBlocks = 2;
+template <typename P>
+constexpr int kLeastBlocksOf = kLeastBlocks;
+template <typename T>
+constexpr int kLeastBlocksOf<SolveRows<T>> = 3;
 
 // A unit per warp; `scratch` elements of shared memory each.
 template <typename P, typename T>
@@ -34,7 +39,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks)
 
 // A unit per block.
 template <typename P, typename T>
-__global__ void __launch_bounds__(kThreads, kLeastBlocks)
+__global__ void __launch_bounds__(kThreads, kLeastBlocksOf<P>)
     refresh_by_blocks(const __grid_constant__ RefreshTable<T> table, RefreshCall call) {
   __shared__ T scratch[kBlockScratch<T>];
   __shared__ double of_warps[kWarps];

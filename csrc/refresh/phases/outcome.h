@@ -5,14 +5,13 @@
 
 namespace soap_fast {
 
-// soap_fast/step/refresh.py names the first four alike; the last two are seen only while it runs.
+// soap_fast/step/refresh.py names the first four alike; the last is seen only while it runs.
 enum class Outcome : int64_t {
   kLeftOut = 0,
   kRefreshed = 1,
   kKept = 2,
   kFailed = 3,
   kUnderWay = 4,
-  kPivotFailed = 5,  // once, and is tried again
 };
 
 }  // namespace soap_fast

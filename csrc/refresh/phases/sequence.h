@@ -19,8 +19,7 @@ enum class Phase {
   kExamine,
   kDecide,
   kArrange,
-  kFactorPanel,
-  kUpdateTrailing,
+  kFactorColumns,
   kNormalise,
   kSolve,
   kResidual,
@@ -28,6 +27,52 @@ enum class Phase {
   kAddCorrection,
   kCommit,
 };
+constexpr int kPhases = int(Phase::kCommit) + 1;
+
+// The products of matrices between them, each of all factors at once.
+enum class Product {
+  kTimesBasis,  // K Q
+  kRotate,      // H = QᵀKQ
+  kColumnGram,  // BᵀB
+  kExpand,      // Q B
+  kBasisGram,   // XᵀX
+  kSeries,      // E F
+  kCorrection,  // X E F
+  kCarry,       // QᵀX
+};
+
+// What a product's kernel may make use of, as soap_fast/step/grouped_matmul.py says.
+constexpr int kSymmetric = 1, kRightLower = 2, kLeftUpper = 4;
+
+// out = a b, or aᵀ b.
+struct Operands {
+  Slot a;
+  bool transposed;
+  Slot b, out;
+  int structure;
+};
+
+constexpr Operands operands_of(Product product) {
+  switch (product) {
+    case Product::kTimesBasis:
+      return {Slot::kFactor, false, Slot::kBasis, Slot::kProduct, 0};
+    case Product::kRotate:
+      return {Slot::kBasis, true, Slot::kProduct, Slot::kRotated, kSymmetric};
+    case Product::kColumnGram:
+      return {Slot::kFactor, true, Slot::kFactor, Slot::kRotated,
+              kSymmetric | kRightLower | kLeftUpper};
+    case Product::kExpand:
+      return {Slot::kProduct, false, Slot::kFactor, Slot::kResult, kRightLower};
+    case Product::kBasisGram:
+      return {Slot::kResult, true, Slot::kResult, Slot::kRotated, kSymmetric};
+    case Product::kSeries:
+      return {Slot::kFactor, false, Slot::kProduct, Slot::kRotated, kSymmetric};
+    case Product::kCorrection:
+      return {Slot::kResult, false, Slot::kRotated, Slot::kFactor, 0};
+    default:
+      return {Slot::kBasis, true, Slot::kResult, Slot::kCarry, 0};
+  }
+}
 
 // visit(a phase as a value), for a caller that makes a kernel of its type.
 template <typename T, typename Visit>
@@ -45,10 +90,8 @@ auto visit_phase(Phase phase, const Visit& visit) {
       return visit(Decide());
     case Phase::kArrange:
       return visit(ArrangeRow());
-    case Phase::kFactorPanel:
-      return visit(FactorPanel<T>());
-    case Phase::kUpdateTrailing:
-      return visit(UpdateTrailing<T>());
+    case Phase::kFactorColumns:
+      return visit(FactorColumns<T>());
     case Phase::kNormalise:
       return visit(NormaliseColumns<T>());
     case Phase::kSolve:
@@ -74,41 +117,38 @@ const char* launch_refresh(Phase phase, const RefreshTable<T>& table, RefreshCal
 template <typename T>
 constexpr int kBlockScratch = kStagingElements<T> + 2 * kTileElements<T>;
 
-// launch(phase, call) runs a phase for all factors, multiply(a, transposed, b, out) makes
-// out = a b, or aᵀ b, for all of them. `largest` is the largest d. The number of launches depends
-// on that alone, not on how many factors there are.
+// launch(phase, call) runs a phase for all factors, multiply(product) makes that product of each of
+// them. `largest` is the largest d. The number of launches depends on that alone, not on how many
+// factors there are.
 template <typename T, typename Launch, typename Multiply>
 void refresh_large(int largest, const Launch& launch, const Multiply& multiply) {
   const auto factorise = [&](int round) {
     for (int step = 0; step * kTile<T> < largest; ++step) {
-      launch(Phase::kFactorPanel, RefreshCall{round, step});
-      if ((step + 1) * kTile<T> < largest) launch(Phase::kUpdateTrailing, RefreshCall{round, step});
+      launch(Phase::kFactorColumns, RefreshCall{round, step});
     }
   };
-  const RefreshCall first{kFirstTry, 0}, second{kSecondTry, 0};
+  const RefreshCall first{kOfRotated, 0};
 
   launch(Phase::kGather, first);
   launch(Phase::kSetApart, first);
-  multiply(Slot::kFactor, false, Slot::kBasis, Slot::kProduct);  // K Q
-  multiply(Slot::kBasis, true, Slot::kProduct, Slot::kRotated);  // H = QᵀKQ
+  multiply(Product::kTimesBasis);  // K Q
+  multiply(Product::kRotate);      // H = QᵀKQ
   launch(Phase::kExamine, first);
   launch(Phase::kDecide, first);
   launch(Phase::kArrange, first);
-  factorise(kFirstTry);  // H = L1 L1ᵀ
-  launch(Phase::kArrange, second);
-  factorise(kSecondTry);             // where a pivot failed, for nobody else
+  factorise(kOfRotated);             // H = L1 L1ᵀ
   launch(Phase::kNormalise, first);  // B
-  multiply(Slot::kFactor, true, Slot::kFactor, Slot::kRotated);   // BᵀB
-  multiply(Slot::kProduct, false, Slot::kFactor, Slot::kResult);  // Q B
-  factorise(kOfColumns);                                          // BᵀB = L2 L2ᵀ
-  launch(Phase::kSolve, first);                                   // X = Q B L2^-T
-  multiply(Slot::kResult, true, Slot::kResult, Slot::kRotated);   // XᵀX
+  multiply(Product::kColumnGram);    // BᵀB
+  multiply(Product::kExpand);        // Q B
+  factorise(kOfColumns);             // BᵀB = L2 L2ᵀ
+  launch(Phase::kSolve, first);      // X = Q B L2^-T
+  multiply(Product::kBasisGram);     // XᵀX
   launch(Phase::kResidual, first);
   launch(Phase::kJudge, first);
-  multiply(Slot::kFactor, false, Slot::kProduct, Slot::kRotated);  // E F
-  multiply(Slot::kResult, false, Slot::kRotated, Slot::kFactor);   // X E F
+  multiply(Product::kSeries);      // E F
+  multiply(Product::kCorrection);  // X E F
   launch(Phase::kAddCorrection, first);
-  multiply(Slot::kBasis, true, Slot::kResult, Slot::kCarry);  // QᵀX
+  multiply(Product::kCarry);  // QᵀX
   launch(Phase::kCommit, first);
 }
 

@@ -14,7 +14,7 @@ namespace soap_fast {
 enum class Slot {
   kFactor,   // K; then H sorted and shifted; then B = L1 / D; then E = I - XᵀX; then X E F
   kBasis,    // Q, with the unit vectors of K's zero rows among its columns; then Q as it was
-  kProduct,  // K Q; then Q with sorted columns; then L2; then F = I / 2 + 3/8 E
+  kProduct,  // K Q; then Q with sorted columns; then L2, see FactorColumns; then F = I / 2 + 3/8 E
   kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then E F
   kResult,   // L1; then Q B; then X, the new basis
   kCarry,    // no workspace: what the caller gets
@@ -62,9 +62,7 @@ struct RefreshStack {
     outcomes[i] = int64_t(outcome);
   }
   // Whether factor i is still on its way to a new basis.
-  SOAP_FAST_HOST_DEVICE bool alive(int i) const {
-    return in_stage(i, Outcome::kUnderWay) || in_stage(i, Outcome::kPivotFailed);
-  }
+  SOAP_FAST_HOST_DEVICE bool alive(int i) const { return in_stage(i, Outcome::kUnderWay); }
   // Its place in the stack; -1 for an index outside, since selections are not read on the host.
   SOAP_FAST_HOST_DEVICE int64_t place(int i) const {
     const int32_t index = selection[i];
@@ -89,10 +87,10 @@ static_assert(sizeof(RefreshTable<double>) <= 4000, "leave room for what else a 
 
 // What distinguishes two launches of one phase.
 struct RefreshCall {
-  int round;  // of the Cholesky factorisation: H, H again with a larger shift, BᵀB
+  int round;  // of the Cholesky factorisation: H, BᵀB
   int step;   // of that factorisation: its block of columns
 };
-constexpr int kFirstTry = 0, kSecondTry = 1, kOfColumns = 2;
+constexpr int kOfRotated = 0, kOfColumns = 1;
 
 // One team's share of a phase: a row, a tile or the whole of one factor.
 template <typename T>

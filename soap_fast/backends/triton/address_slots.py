@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
+
+from soap_fast.backends.triton.launch.pieces import joined, room
 
 
 class AddressSlots:
@@ -41,6 +44,14 @@ class PatchableTable:
 
     def filled(self, starts: torch.Tensor) -> torch.Tensor:
         """With the addresses at which results [n] int64 start."""
-        table = self.flat.clone()
-        table[self.places] = starts[self.results] + self.offsets
-        return table
+        addresses = starts.gather(0, self.results).add_(self.offsets)
+        return self.flat.clone().scatter_(0, self.places, addresses)
+
+
+def one_behind_the_other(tables: Sequence[PatchableTable]) -> PatchableTable:
+    """These tables as `joined` lays them, to be filled at once."""
+    flats = [table.flat for table in tables]
+    starts = accumulate((room(len(flat), flat.dtype) for flat in flats), initial=0)
+    places = [table.places + start for table, start in zip(tables, starts, strict=False)]
+    results, offsets = [t.results for t in tables], [t.offsets for t in tables]
+    return PatchableTable(joined(flats), *map(torch.cat, (places, results, offsets)))

@@ -20,7 +20,7 @@ from soap_fast.backends.triton.launch.stream_order import StreamOrder
 from soap_fast.backends.triton.ops.clock import reads_lr
 from soap_fast.backends.triton.served import DTYPES, unserved
 from soap_fast.interrupts import held
-from soap_fast.step.call import Scaling, TensorCall, counting
+from soap_fast.step.call import Scaling, TensorCall, count_writes, counting
 from soap_fast.step.carry import Changes
 from soap_fast.step.eigh import Pairs
 from soap_fast.step.plan import TensorPlan
@@ -269,7 +269,7 @@ class TritonBackend(Backend):
         with held:  # what was uploaded is known to be, and what was launched is counted
             engine.follow_stream(call.grad for call in present)
             engine.upload(grads, options)
-            torch.autograd.graph.increment_version([call.param for call in present])
+            count_writes([call.param for call in present])
             engine.run(calls[0].scaling, noting, *counted)
         return [flags[id(call.param)] for call in calls]
 

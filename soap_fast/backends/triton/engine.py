@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from soap_fast.backends.metadata import packed, unpacked
 from soap_fast.backends.triton.carry import RefreshContext
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.mirror import Mirror
@@ -95,10 +96,12 @@ class Engine:
         )
         self.refresher = Refresher(context, launcher, self.underway)
         self.forget_uploads()
+        self._taken = self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]  # [n + 1]
         self.places = {id(param): place for place, param in enumerate(self.params)}
         self._known = [state_addresses(call) for call in calls]
-        # Should a user replace a tensor of the state, its memory lives until this is noticed.
-        self._kept = [tensor for call in calls for tensor in state_tensors(call)]
+        # Should a user replace a tensor of the state, or its data, the memory lives until that is
+        # noticed.
+        self._kept = [tensor.detach() for call in calls for tensor in state_tensors(call)]
 
     def forget_uploads(self) -> None:
         """Whatever lies on the device, the next step uploads all that it reads."""
@@ -216,7 +219,8 @@ class Engine:
     def upload(self, grads: Sequence[torch.Tensor | None], options: Sequence[StepOptions]) -> None:
         """What is different from the last call goes to the device."""
         self.upload_options(options)
-        self.accept([0 if g is None else g.data_ptr() for g in grads], self.params)
+        gradients = packed(0 if g is None else g.data_ptr() for g in grads)
+        self.accept(gradients, packed(p.data_ptr() for p in self.params))
         as_gradients = [
             (p.stride(), p.dtype) if g is None else (g.stride(), g.dtype)
             for p, g in zip(self.params, grads, strict=True)
@@ -227,13 +231,13 @@ class Engine:
         if as_parameters != self._parameter_strides:
             self._walk_parameters(as_parameters)
 
-    def accept(self, gradients: list[int], params: list[torch.Tensor]) -> None:
-        """Take addresses alone: all else of these tensors is known to be as at the last call.
+    def accept(self, gradients: bytes, parameters: bytes) -> None:
+        """Take addresses, packed, alone: all else of these tensors is as it was at the last call.
 
         Parameters may have moved, as those of masked convolutions do at every forward.
         """
-        self.gradients.follow(gradients, _addresses)
-        self.parameters.follow(list(map(torch.Tensor.data_ptr, params)), _addresses)
+        self.gradients.follow(gradients, unpacked)
+        self.parameters.follow(parameters, unpacked)
 
     def upload_options(self, options: Sequence[StepOptions]) -> None:
         distinct = list(dict.fromkeys(options))
@@ -247,7 +251,7 @@ class Engine:
 
     def _with_options(self, rows: Sequence[int]) -> torch.Tensor:
         """The table of tensors, each with the row of its options."""
-        self._tensor_rows[:, TENSOR["options"]] = _addresses(rows)
+        self._tensor_rows[:, TENSOR["options"]] = unpacked(packed(rows))
         return self._tensor_rows
 
     def _walk_gradients(self, strided: list[Strided]) -> None:
@@ -308,15 +312,12 @@ class Engine:
 
     def taken(self) -> torch.Tensor:  # [n + 1] bool
         """Which tensors took the last step, on the device; the one behind them never does."""
-        return self._taken_column() != 0
+        return self._taken != 0
 
     def noting_taken(self) -> tuple[torch.Tensor, Iterable[object]]:
         """What `taken` will say of the coming step: memory for it, and for `at_once` to note it."""
         flags = torch.empty(len(self.params) + 1, dtype=torch.bool, device=self.device)
-        return flags, map(torch.Tensor.copy_, (flags,), (self._taken_column(),))
-
-    def _taken_column(self) -> torch.Tensor:  # [n + 1] float32
-        return self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]
+        return flags, map(torch.Tensor.copy_, (flags,), (self._taken,))
 
     def derive_operands(self) -> None:
         """Of bases that this engine has not refreshed itself."""
@@ -369,8 +370,3 @@ class Engine:
         with self._guard:
             for prepared in self.staggered:
                 prepared.refresh(self.calls, self.taken(), op, self.launcher)
-
-
-def _addresses(values: Sequence[int]) -> torch.Tensor:
-    """A table on the host, also where torch's default device is another."""
-    return torch.tensor(values, dtype=torch.int64, device="cpu")

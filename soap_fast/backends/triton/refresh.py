@@ -1,23 +1,30 @@
 """A refresh of tensors of the fused step: their bases by an operator, their moments by launches.
 
 What is due together is due together again: tables, tiles and selections of a set of tensors stay on
-the device, and a refresh uploads one table with the addresses of its results.
+the device. A refresh uploads one table with the addresses of its results, where they lie elsewhere
+than the last time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import chain
 from typing import Any
 from weakref import WeakSet
 
 import torch
 
-from soap_fast.backends.triton.address_slots import AddressSlots, PatchableTable
+from soap_fast.backends.metadata import ADDRESS, packed, unpacked
+from soap_fast.backends.triton.address_slots import (
+    AddressSlots,
+    PatchableTable,
+    one_behind_the_other,
+)
 from soap_fast.backends.triton.carry import RefreshContext, plan_carry, slots_of
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
-from soap_fast.backends.triton.launch.pieces import apart, joined
+from soap_fast.backends.triton.launch.mirror import Mirror
+from soap_fast.backends.triton.launch.pieces import apart
 from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
@@ -25,7 +32,7 @@ from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
 from soap_fast.step.modes import from_modes, to_modes
-from soap_fast.step.refresh import LEFT_OUT, Refreshed
+from soap_fast.step.refresh import LEFT_OUT, Refreshed, stacked
 from soap_fast.step.schedule import period
 
 RefreshOp = Callable[..., Refreshed]
@@ -44,9 +51,11 @@ class DueSet:
         batches: their factors by stack.
         selections: [k] int32 per batch.
         slots: [k] int64 per batch, the same.
+        counts: k per batch.
         owners: [all k] int64, the tensor of each factor.
-        late: tables that wait for addresses of results.
-        launches: in order, by name, given these tables.
+        template: tables that wait for addresses of results, one behind the other.
+        late: these on the device, by the addresses they were last filled with.
+        launches: in order, by name.
         in_use: what all of these read on the device.
         calls: whose tensors they are, without their gradients.
     """
@@ -55,14 +64,33 @@ class DueSet:
     selections: list[torch.Tensor]
     slots: list[torch.Tensor]
     owners: torch.Tensor
-    late: tuple[PatchableTable, ...]
-    launches: list[tuple[str, Callable[[Sequence[torch.Tensor]], Launch]]]
+    template: PatchableTable
+    late: Mirror
+    launches: list[tuple[str, Launch]]
     in_use: list[torch.Tensor]
     calls: list[TensorCall]
+
+    def __post_init__(self) -> None:
+        self.states = [call.state for call in self.calls]
+        self.counts = [len(selection) for selection in self.selections]
 
     @property
     def tolerance(self) -> float:
         return self.calls[0].options.refresh_tolerance
+
+    def filled(self, starts: bytes) -> torch.Tensor:
+        """The late tables with the addresses at which results start, packed."""
+        return self.template.filled(unpacked(starts))
+
+    def writing(self, bases: Sequence[torch.Tensor]) -> Iterator[Iterable[object]]:
+        """For `at_once`: these into the stacks, and those of whole stacks by one operator."""
+        both = [(batch.Q, new) for batch, new in zip(self.batches, bases, strict=True)]
+        whole = [pair for pair, batch in zip(both, self.batches, strict=True) if batch.is_whole]
+        if whole:
+            yield map(torch._foreach_copy_, *([list(side)] for side in zip(*whole, strict=True)))
+        for (stack, new), slots, batch in zip(both, self.slots, self.batches, strict=True):
+            if not batch.is_whole:
+                yield map(torch.Tensor.index_copy_, (stack,), (0,), (slots,), (new,))
 
 
 class Refresher:
@@ -112,39 +140,27 @@ class Refresher:
 
     def refresh_set(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
         """Refresh one set, of which nothing but values has changed since it was built."""
-        allowed = taken.index_select(0, found.owners)
-        counts = [len(selection) for selection in found.selections]
-        by_batch = torch.split(allowed, counts)
-        results, bases = refreshed(found.batches, found.selections, by_batch, op, found.tolerance)
-        starts = starts_of(results)
-        filled = [late.filled(starts) for late in found.late]
-        lengths = [len(table) for table in filled]
-        late = apart(upload(joined(filled), self.device), lengths)
+        allowed = taken.index_select(0, found.owners).split_with_sizes(found.counts)
+        results, bases = refreshed(found.batches, found.selections, allowed, op, found.tolerance)
+        results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         with held:
-            self._launch(found, late, results, bases)
+            found.late.follow(starts_of(results), found.filled)
+            self._launch(found, results, bases)
         self.has_run = True
 
-    def _launch(
-        self,
-        found: DueSet,
-        late: Sequence[torch.Tensor],
-        results: Refreshed,
-        bases: Sequence[torch.Tensor],
-    ) -> None:
+    def _launch(self, found: DueSet, results: Refreshed, bases: Sequence[torch.Tensor]) -> None:
         """Carry the moments over and write the bases.
 
         Where a launch fails before, as a kernel may that is compiled, what others did is undone.
         """
         made: list[str] = []
-        stacks = [batch.Q for batch in found.batches]
-        writing = map(torch.Tensor.index_copy_, stacks, repeat(0), found.slots, bases)
         self.underway.refreshing = True
         try:
             for name, launch in found.launches:
-                self.launcher(launch(late))
+                self.launcher(launch)
                 made.append(name)
                 if name == CARRIED:
-                    at_once(writing, paying(found.calls))
+                    at_once(*found.writing(bases), paying(found.states))
         except BaseException:
             if CARRIED not in made:
                 undo(found.calls, by_call(found.batches, results, bases), made)
@@ -188,29 +204,26 @@ class Refresher:
         in_use = [owners, *selections, *long]
         for batch in found:
             in_use += [batch.K, batch.Q]
+        template = one_behind_the_other(planned.late)
+        late = Mirror(torch.empty_like(template.flat, device=self.device))
+        tables = apart(late.table, [len(table.flat) for table in planned.late])
         launches = [
-            (one.name, self._on_device(one, in_use)) for one in planned.launches if one.count
+            (one.name, self._launch_of(one, tables)) for one in planned.launches if one.count
         ]
+        for _, launch in launches:
+            in_use += [x for x in launch.arguments if isinstance(x, torch.Tensor)]
         without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
-        made = DueSet(found, selections, long, owners, planned.late, launches, in_use, without)
+        made = DueSet(found, selections, long, owners, template, late, launches, in_use, without)
         self.alive.add(made)
         return made
 
-    def _on_device(
-        self, planned: Planned, in_use: list[torch.Tensor]
-    ) -> Callable[[Sequence[torch.Tensor]], Launch]:
+    def _launch_of(self, planned: Planned, late: Sequence[torch.Tensor]) -> Launch:
+        """One of `CARRY`, its tables on the device."""
         tiles = planned.tiles
         walked = () if tiles is None else (upload(tiles, self.device),)
-        fixed = [t if isinstance(t, int) else upload(t, self.device) for t in planned.tables]
-        in_use += [*walked, *planned.arguments, *(t for t in fixed if isinstance(t, torch.Tensor))]
-        kept: dict[str, Any] = {}
-
-        def launch(late: Sequence[torch.Tensor]) -> Launch:
-            tables = (late[t] if isinstance(t, int) else t for t in fixed)
-            arguments = (*walked, *tables, *planned.arguments, planned.count)
-            return Launch(planned.op, arguments, planned.constants, planned.count, kept)
-
-        return launch
+        tables = (late[t] if isinstance(t, int) else upload(t, self.device) for t in planned.tables)
+        arguments = (*walked, *tables, *planned.arguments, planned.count)
+        return Launch(planned.op, arguments, planned.constants, planned.count)
 
 
 def undo(calls: Sequence[TensorCall], changes: Changes, made: Sequence[str]) -> None:
@@ -240,7 +253,8 @@ def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:
     return found
 
 
-def starts_of(results: Refreshed) -> torch.Tensor:  # [4 * batches] int64
-    """Addresses at which the results lie, in the order that address slots count them."""
-    assert all(t.is_contiguous() for column in results for t in column)
-    return torch.tensor([t.data_ptr() for column in results for t in column], dtype=torch.int64)
+def starts_of(results: Refreshed) -> bytes:  # [4 * batches] int64
+    """Addresses at which the results lie, packed, in the order that address slots count them."""
+    found = [*chain.from_iterable(results)]
+    assert all(map(torch.Tensor.is_contiguous, found))
+    return packed(map(ADDRESS, found))

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 
 from soap_fast import ambient
+from soap_fast.backends.metadata import GRAD
 from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.ops.clock import reads_lr
 from soap_fast.backends.triton.refresh import RefreshOp
@@ -15,7 +16,7 @@ from soap_fast.backends.triton.turns import Turn, Turns
 from soap_fast.backends.unchanged import Groups, Unchanged
 from soap_fast.interrupts import held
 from soap_fast.ranges import named
-from soap_fast.step.call import Scaling, TensorCall, moving
+from soap_fast.step.call import Scaling, TensorCall, count_writes, moving
 from soap_fast.step.state import State
 
 
@@ -52,25 +53,25 @@ class Steady:
 
     def step(self, groups: Groups, state: State, scaling: Scaling) -> bool:
         """Take the step, or return False where this is not a steady one; then nothing was done."""
-        found = self.unchanged.gradients(groups, state)
+        found = self.unchanged.look(groups, state)
         if found is None:
             return False
-        grads, addresses = found
+        gradients, parameters, _keeping = found  # until all is launched
         params, turn = self.unchanged.params, None
         if self.left <= 1:
             turn = self.turns.coming() if self.turns else None
             if turn is None:
                 return False
         with held:  # what was uploaded is known to be, and what was launched is counted
-            self.engine.follow_stream(grads)
+            self.engine.follow_stream(map(GRAD, params))
             options = self.unchanged.options(groups, reads_lr)
             if options is None:
                 return False
             if options:
                 self.engine.upload_options(options)
-            self.engine.accept(addresses, params)
+            self.engine.accept(gradients, parameters)
             with named("update"):
-                torch.autograd.graph.increment_version(params)
+                count_writes(params)
                 if turn is None:
                     left = map(setattr, (self,), ("left",), (self.left - 1,))
                     self.engine.run(scaling, moving(self.states), left)

@@ -15,7 +15,7 @@ from operator import getitem, setitem, sub
 import torch
 
 from soap_fast.backends.triton.refresh import LONGEST_PERIOD, DueSet
-from soap_fast.backends.unchanged import Whereabouts
+from soap_fast.backends.unchanged import Whereabouts, whereabouts_of
 from soap_fast.step.call import Owed, TensorCall
 from soap_fast.step.schedule import period
 
@@ -50,7 +50,8 @@ class Turn:
         Args:
             taken: [n + 1] bool, by place, whether a tensor takes its step.
         """
-        owed = list(map(Owed._make, zip(self.modes, repeat(taken), self.places)))
+        fields = zip(self.modes, repeat(taken), self.places)
+        owed = list(map(tuple.__new__, repeat(Owed), fields))  # `Owed._make` is Python
         return map(setitem, self.states, repeat("owed"), owed)
 
 
@@ -110,4 +111,4 @@ class Turns:
         )
         places, modes = [self.places[i] for i in chosen], [due[i] for i in chosen]
         states = [call.state for call in (*calls, *never)]
-        return Turn(calls, places, modes, until, Whereabouts(states))
+        return Turn(calls, places, modes, until, whereabouts_of(states))

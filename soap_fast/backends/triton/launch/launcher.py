@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +30,11 @@ class Launch:
     constants: dict[str, Any]
     tiles: int
     kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def addressed(self) -> list[Any]:
+        """The arguments, addresses for tensors, which Triton's launcher need not ask them for."""
+        return [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in self.arguments]
 
 
 class Launcher(Protocol):
@@ -58,7 +64,7 @@ class TritonLauncher:
             if run is None:
                 self._compile(launch)
             else:
-                run(*map(_plain, launch.arguments), *launch.kept["constants"])
+                run(*launch.addressed, *launch.kept["constants"])
 
     def _compile(self, launch: Launch) -> None:
         grid = (self.programs(launch), 1, 1)
@@ -75,11 +81,6 @@ class TritonLauncher:
             order = function.arg_names[len(launch.arguments) :]
             launch.kept["constants"] = [constants[name] for name in order]
             launch.kept["run"] = compiled[grid]
-
-
-def _plain(argument: Any) -> Any:
-    """An address, which Triton's launcher need not ask a tensor for."""
-    return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument
 
 
 @dataclass

@@ -12,7 +12,8 @@ def upload(table: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def upload_into(target: torch.Tensor, table: torch.Tensor) -> None:
     """The first elements of `target` become those of `table`, in the order of its stream."""
-    target[: len(table)].copy_(staged(table, target.device), non_blocking=True)
+    first = target if target.numel() == table.numel() else target[: len(table)]
+    first.copy_(staged(table, target.device), non_blocking=True)
 
 
 def staged(table: torch.Tensor, device: torch.device) -> torch.Tensor:

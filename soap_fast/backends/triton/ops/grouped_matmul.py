@@ -17,6 +17,7 @@ from torch import Tensor
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.tuning import TUNING
 from soap_fast.backends.triton.launch.upload import upload
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
 from soap_fast.triton_kernels.columns import GROUPED_KIND, GROUPED_MATMUL
 
 Products = tuple[Launcher, str]  # and the precision
@@ -39,10 +40,12 @@ def products_by(launcher: Launcher, precision: str, device_type: str = "cuda") -
         _within.reset(token)
 
 
-def _operator(a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]) -> None:
+def _operator(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
+) -> None:
     kept = _within.get()
     if kept is not None:
-        grouped_matmul_triton(a, b, products, *kept)
+        grouped_matmul_triton(a, b, products, *kept, structure)
     else:
         for left, right, product in zip(a, b, products, strict=True):
             torch.bmm(left, right, out=product)
@@ -54,6 +57,7 @@ def grouped_matmul_triton(
     products: Sequence[Tensor],
     launcher: Launcher,
     precision: str,
+    structure: int = 0,
 ) -> None:
     """As `grouped_matmul_eager`, all float32 products in one launch.
 
@@ -70,7 +74,8 @@ def grouped_matmul_triton(
     constants = {**TUNING["grouped_matmul"].constants, "PRECISION": precision}
     most = constants["GROUPS"]
     for first in range(0, len(served), most):
-        rows, tiles = _rows(served[first : first + most], widest=32 if precision == "ieee" else 64)
+        widest = 32 if precision == "ieee" else 64
+        rows, tiles = _rows(served[first : first + most], structure, widest=widest)
         groups = upload(torch.tensor(rows, dtype=torch.int64), served[0][0].device)
         arguments = (groups, len(rows), tiles)
         launcher(Launch("grouped_matmul", arguments, constants, tiles))
@@ -86,7 +91,7 @@ def _is_served(*group: Tensor) -> bool:
 
 
 def _rows(
-    groups: Sequence[tuple[Tensor, Tensor, Tensor]], *, widest: int
+    groups: Sequence[tuple[Tensor, Tensor, Tensor]], structure: int, *, widest: int
 ) -> tuple[list[list[int]], int]:
     """Rows of the table, and how many tiles there are."""
     rows, tiles = [], 0
@@ -94,7 +99,11 @@ def _rows(
         count, m, n = product.shape
         kind, height, width = _kind(a, b, product, widest)
         tiles_m, tiles_n = -(-m // height), -(-n // width)
-        last = tiles + count * tiles_m * tiles_n
+        symmetric = structure & SYMMETRIC and kind != "any"
+        per_matrix = tiles_m * tiles_n
+        if symmetric:  # from the diagonal down, a column of tiles after the other
+            per_matrix = sum(tiles_m - row for row in range(0, tiles_m, width // height))
+        last = tiles + count * per_matrix
         row = {
             "first_tile": tiles,
             "last_tile": last,
@@ -104,6 +113,10 @@ def _rows(
             "k": a.shape[2],
             "tiles_m": tiles_m,
             "tiles_n": tiles_n,
+            "per_matrix": per_matrix,
+            "symmetric": bool(symmetric),
+            "from_row": bool(structure & LEFT_UPPER),
+            "from_column": bool(structure & RIGHT_LOWER),
         }
         for name, x in (("a", a), ("b", b), ("out", product)):
             row[f"{name}_address"] = x.data_ptr()

@@ -28,14 +28,7 @@ def permute_work(
     work = Work()
     axes: list[list[int]] = []
     for member, by_mode in zip(members, orders, strict=True):
-        found: list[tuple[int, int]] = []  # size, order; neighbours that stay are one axis
-        for mode in member.layout.physical_modes:
-            size, order = member.layout.plan.modes[mode], by_mode.get(mode, 0)
-            if found and not order and not found[-1][1]:
-                found[-1] = (found[-1][0] * size, 0)
-            else:
-                found.append((size, order))
-        layout = member.layout
+        layout, found = member.layout, _axes(member.layout, by_mode)
         work.add(
             PERMUTE,
             linear_tiles(len(work.tasks), layout.elements, rows),
@@ -45,12 +38,36 @@ def permute_work(
             elements=layout.elements,
             inner=layout.inner,
             pitch=layout.pitch,
+            pitch_inverse=_inverse(layout.pitch),
             first_axis=len(axes),
             axes=len(found),
         )
-        axes += [table_row(PERMUTE_AXIS, size=size, order=order) for size, order in found]
+        axes += found
         work.bytes += 2 * FLOAT * member.layout.numel
     return work, axes
+
+
+def _axes(layout: Layout, orders: Mapping[int, int]) -> list[list[int]]:
+    """Rows of a tensor's axes, innermost first; neighbours that stay are one."""
+    found: list[list[int]] = []  # size, stride in memory, order
+    count = step = 1
+    for mode in reversed(layout.physical_modes):
+        size, order = layout.plan.modes[mode], orders.get(mode, 0)
+        ends = count == layout.inner  # and padding follows
+        step = layout.pitch if ends else step
+        if found and not ends and not order and not found[-1][2]:
+            found[-1][0] *= size
+        else:
+            found.append([size, step, order])
+        count, step = count * size, step * size
+    return [
+        table_row(PERMUTE_AXIS, size=size, inverse=_inverse(size), step=step, order=order)
+        for size, step, order in found
+    ]
+
+
+def _inverse(size: int) -> int:
+    return -(-(2**32) // size)
 
 
 def permute(

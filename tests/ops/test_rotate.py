@@ -1,9 +1,12 @@
-"""Records of `rotate`: their tiles, placed as the kernel places them, fill every plane once."""
+"""rotate against its twin; and its tiles, placed as the kernel places them, fill a plane once."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from compared import check_adam, close, stepped
+from launched import LaunchedAlone
+from tf32 import product_error
 
 from soap_fast.backends.triton.ops import rotate
 from soap_fast.backends.triton.ops.rotate import rotate_work
@@ -98,3 +101,29 @@ def expected(level, rows: int, modes: int, size: int) -> torch.Tensor:
     mode = torch.arange(modes)
     found[column[:, None] + mode * level.row_stride] = row[:, None] * modes + mode
     return found
+
+
+def place_of_level(alone: LaunchedAlone, index: int, number: int) -> int:
+    """Tensors with fewer products than others have theirs in the last launches."""
+    return alone.deepest - len(alone.layouts[index].levels) + number
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "back"])
+def test_rotate(alone, back):
+    for index in stepped(alone):
+        layout = alone.layouts[index]
+        count = len(layout.products)
+        for number, group in enumerate(reversed(layout.products)):
+            place = place_of_level(alone, index, number) + (alone.deepest if back else 0)
+            before, after = alone.seen[f"rotate {place}"]
+            source, out = ("a", "b") if (number + back * count) % 2 == 0 else ("b", "a")
+            plane = alone.plane(before, index, source, number)
+            matrix = alone.basis(before, index, group, back=back)
+            wanted = rotate.rotate(plane, matrix, layout, number)
+            bound = rotate.rotate(plane.abs(), matrix.abs(), layout, number)
+            bound = product_error(alone.engine.precision, group.size) * bound
+            found = alone.plane(after, index, out, number + 1)
+            if number == count - 1 and not back:
+                check_adam(alone, index, before, after, wanted, bound, found)
+            else:
+                close(found, wanted, bound, (index, place))

@@ -1,4 +1,4 @@
-"""The tensors whose step `test_kernels.py` looks at, kernel by kernel: of all classes of tiles."""
+"""The tensors whose step is looked at kernel by kernel: of all classes of tiles."""
 
 from __future__ import annotations
 

@@ -1,0 +1,99 @@
+#include "refresh/rounds.h"
+
+#include <algorithm>
+#include <array>
+
+#include "common.h"
+#include "refresh/phases/sequence.h"
+
+namespace soap_fast {
+
+std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes) {
+  std::stable_sort(parts.begin(), parts.end(),
+                   [](const Part& a, const Part& b) { return a.d > b.d; });
+  const int64_t room = kMostWorkspaceBytes / element_bytes;
+  std::vector<std::vector<Part>> rounds;
+  int64_t left = 0;
+  for (Part part : parts) {
+    while (part.count > 0) {
+      const int64_t each = kSlots * part.d * part.d;
+      if (rounds.empty() || left < each || rounds.back().size() == kMostStacks) {
+        rounds.emplace_back();
+        left = std::max(room, each);
+      }
+      const int64_t count = std::min(part.count, left / each);
+      rounds.back().push_back({part.stack, part.first, count, part.d});
+      left -= count * each;
+      part.first += count;
+      part.count -= count;
+    }
+  }
+  return rounds;
+}
+
+namespace {
+
+class Plan {
+ public:
+  template <typename T>
+  void add_phase(const std::vector<Part>& parts, Phase phase, RefreshCall call) {
+    visit_phase<T>(phase, [&](auto of) {
+      using P = decltype(of);
+      for (const Part& part : parts) {
+        const int units = P::parts(static_cast<int>(part.d), call);
+        // Not of a factor that is done earlier than others.
+        if (units > 0) add({int64_t(phase), call.round, call.step, 0}, part, units);
+      }
+    });
+    ++launches_;
+  }
+  void add_product(const std::vector<Part>& parts, Product product) {
+    for (const Part& part : parts) {
+      add({kPhases + int64_t(product), 0, 0, operands_of(product).structure}, part, 0);
+    }
+    ++launches_;
+  }
+  std::vector<int64_t> rows;
+
+ private:
+  void add(std::array<int64_t, 4> what, const Part& part, int64_t units) {
+    rows.push_back(launches_);
+    rows.insert(rows.end(), what.begin(), what.end());
+    rows.insert(rows.end(), {part.d, part.count, units});
+  }
+  int64_t launches_ = 0;
+};
+
+template <typename T>
+std::vector<int64_t> plan_of(const Parts& parts) {
+  Plan plan;
+  for (size_t first = 0; first < parts.small.size(); first += kMostStacks) {
+    const size_t end = std::min<size_t>(first + kMostStacks, parts.small.size());
+    plan.add_phase<T>({parts.small.begin() + first, parts.small.begin() + end}, Phase::kSmall,
+                      RefreshCall{kOfRotated, 0});
+  }
+  for (const std::vector<Part>& round : rounds_of(parts.large, sizeof(T))) {
+    const int largest = static_cast<int>(round.front().d);  // rounds begin with the largest
+    refresh_large<T>(
+        largest, [&](Phase phase, RefreshCall call) { plan.add_phase<T>(round, phase, call); },
+        [&](Product product) { plan.add_product(round, product); });
+  }
+  return plan.rows;
+}
+
+}  // namespace
+
+std::vector<int64_t> refresh_plan(std::vector<int64_t> sizes, std::vector<int64_t> counts,
+                                  int64_t element_bytes) {
+  check(sizes.size() == counts.size(), "refresh_plan: ", sizes.size(), " sizes and ", counts.size(),
+        " counts; each stack has one of both");
+  check(element_bytes == 4 || element_bytes == 8, "refresh_plan: element_bytes=", element_bytes,
+        " is neither 4, float32, nor 8, float64");
+  Parts parts;
+  for (size_t s = 0; s < sizes.size(); ++s) {
+    parts.add({s, 0, counts[s], sizes[s]}, kHouseholderUpTo);
+  }
+  return element_bytes == 4 ? plan_of<float>(parts) : plan_of<double>(parts);
+}
+
+}  // namespace soap_fast

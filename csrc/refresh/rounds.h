@@ -1,0 +1,49 @@
+// Which factors of a refresh by Cholesky go together, and what a refresh launches.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "refresh/phases/table.h"
+
+namespace soap_fast {
+
+// Workspace of factors that go together: five matrices for each. More factors are further rounds,
+// as long as a GPU has enough to do in one: this holds five factors of 2560, or 1300 of 192.
+constexpr int64_t kMostWorkspaceBytes = int64_t(1) << 30;
+
+// Some of the factors that are selected from one stack.
+struct Part {
+  size_t stack;
+  int64_t first, count, d;
+};
+
+inline int64_t workspace(const Part& part) { return kSlots * part.count * part.d * part.d; }
+
+// Parts that fit into the workspace together, the largest first: sizes that are near each other
+// have nearly as many steps of a factorisation. One factor goes through whatever its size.
+std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes);
+
+// By size and dtype: small ones need no workspace but their own, so that all stacks go together.
+struct Parts {
+  std::vector<Part> small, large;
+
+  void add(const Part& part, int64_t householder_up_to) {
+    if (part.count > 0 && part.d > 0) {
+      (part.d <= householder_up_to ? small : large).push_back(part);
+    }
+  }
+};
+
+// Numbers of refresh_plan() for each stack that a launch works on: which launch, from 0; a Phase,
+// or kPhases + a Product; round and step of a RefreshCall; the structure of a product, else 0; size
+// and number of the factors; into how many parts a phase divides each, 0 for a product.
+constexpr int kPlanColumns = 8;
+
+// All kernels and products of a refresh on CUDA in their order: as many rows as stacks have a share
+// in one. Stacks are told by size and number of factors, all of one dtype.
+std::vector<int64_t> refresh_plan(std::vector<int64_t> sizes, std::vector<int64_t> counts,
+                                  int64_t element_bytes);
+
+}  // namespace soap_fast

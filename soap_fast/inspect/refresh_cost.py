@@ -1,0 +1,216 @@
+"""What the operator of a refresh computes on a GPU and how long that takes, by a small model.
+
+    time of a kernel  = launch + max(longest team, all teams / places for teams, bytes / copy)
+    time of a product = launch + tiles / programs, each of them begun and then summed
+
+What there is to do comes from the operator's own plan (`soap_fast/step/refresh_plan.py`), how long
+it takes from the constants below, which are of an NVIDIA H100 80GB HBM3. docs/cost.md says how far
+off the model is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
+from typing import NamedTuple
+
+import torch
+
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
+from soap_fast.step.refresh_plan import PlannedLaunch, Share, refresh_plan
+
+__all__ = ["Cost", "PhaseCost", "cost", "costs_of", "phase_name", "refresh_plans"]
+
+# Measured: the roofs `copy` and `launch`, multiprocessors and their clock under load.
+COPY = 3.01e12  # bytes a second, read + written
+LAUNCH = 5.9e-6  # seconds from one launch to the next
+MULTIPROCESSORS, CLOCK = 132, 1.8e9
+RESIDENT = 3  # blocks of 256 threads on a multiprocessor, by ptxas's registers for sm_90
+FEWER = {"factor_columns": 2}  # which takes more than 80
+FLOAT = 4  # bytes
+TILE, STAGED = 64, 16  # kTile and kStagedDepth of csrc in float32
+WARPS = 8  # of a block
+
+# Cycles of a block alone. Their relation is that of the instructions that sm_90's machine code has
+# for each; their scale is fitted to one measurement: ELIC's operator took 12.28 ms with products of
+# cuBLAS, 4.0 ms of them by its measured rate (tests/cost/test_cost_refresh.py).
+COLUMN = 840.0  # of a tile's factor and inverse: a barrier, a root, two divisions, 16 products each
+SUBSTITUTION = 29.0  # of a lone thread: a multiply-add that waits for the one before it
+STAGE = 3600.0  # of a tile's product: 16 columns of both operands are fetched and multiplied
+SHARED = 2400.0  # of a tile's product whose operands are in shared memory: 16 columns
+COMPARISON = 60.0  # of two eigenvalues, for an order
+PASS = 360.0  # of a thread over one row: a load that others overlap
+
+# Grouped products: cycles that a program takes for a tile of 64 x 64 beside its sum, and for 32
+# terms of it. What the model of a step's launches gives (`bench/cost/`, sizes from 96 to 192, whose
+# operands come from memory), two programs together; and that by as much more as the products took
+# whose kernel was measured.
+PROGRAMS = 2 * MULTIPROCESSORS
+SLOWER = 1.6
+PRODUCT_TILE, PRODUCT_BLOCK = SLOWER * 1.17 * 4000, SLOWER * 1.17 * 2300
+BLOCK = 32
+
+# Matrices of a factor that a phase by rows reads and writes.
+MOVED = {
+    "gather": 4, "examine": 1, "arrange": 4, "normalise": 2, "residual": 3, "add_correction": 3,
+    "commit": 2,
+}  # fmt: skip
+
+
+Timed = Callable[[PlannedLaunch], float]  # seconds
+# By phase, of a factor's share and a step: cycles of its teams, and how many take so long.
+Teams = Mapping[str, Callable[[Share, int], Sequence[tuple[float, int]]]]
+
+
+class Cost(NamedTuple):
+    """Floating point operations of the mathematics, and seconds."""
+
+    flops: float
+    seconds: float
+
+
+class PhaseCost(NamedTuple):
+    """All launches of one phase in a refresh."""
+
+    phase: str
+    launches: int
+    flops: float
+    seconds: float
+
+
+def products(launch: PlannedLaunch) -> float:
+    """Seconds of a grouped product without its launch."""
+    cycles = sum(
+        share.factors * _product_cycles(share.size, launch.structure) for share in launch.shares
+    )
+    return cycles / PROGRAMS / CLOCK
+
+
+def _product_cycles(d: int, structure: int) -> float:
+    """Of one factor, all tiles behind one another."""
+    by_quads = d % 4 == 0  # others go element by element, in tiles of half the width
+    fits_64 = ceil(d / BLOCK) * BLOCK > 0.8 * ceil(d / TILE) * TILE
+    height = TILE if fits_64 or not by_quads else BLOCK
+    width = TILE if by_quads else BLOCK
+    is_mirrored = structure & SYMMETRIC and by_quads
+    found = 0.0
+    for n in range(0, d, width):
+        for m in range(n if is_mirrored else 0, d, height):
+            first = max(
+                m if structure & LEFT_UPPER else 0,
+                n if structure & RIGHT_LOWER else 0,
+            )
+            found += PRODUCT_TILE + ceil((d - first) / BLOCK) * PRODUCT_BLOCK
+    return found
+
+
+def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None = None) -> Cost:
+    """Of one launch.
+
+    Args:
+        products: seconds of a product, where another kernel makes them.
+        teams: cycles of teams, where phases are others.
+    """
+    shares = launch.shares
+    flops = sum(share.factors * _flops(launch, share.size) for share in shares)
+    if launch.is_product:
+        return Cost(flops, LAUNCH + products(launch))
+    of_phase = (TEAMS if teams is None else teams).get(launch.name, _nothing)
+    counted = [(share, of_phase(share, launch.step)) for share in shares]
+    places = MULTIPROCESSORS * FEWER.get(launch.name, RESIDENT)
+    places *= WARPS if launch.name == "small" else 1
+    together = sum(s.factors * cycles * n for s, alike in counted for cycles, n in alike) / places
+    longest = max(cycles for _, alike in counted for cycles, _ in alike)
+    matrices = sum(share.factors * share.size**2 for share in shares)
+    moved = FLOAT * MOVED.get(launch.name, 0) * matrices / COPY
+    return Cost(flops, LAUNCH + max(max(longest, together) / CLOCK, moved))
+
+
+def refresh_plans(factors: Iterable[tuple[int, torch.dtype]]) -> list[PlannedLaunch]:
+    """The operator's launches for factors of these sizes and dtypes."""
+    counted = Counter(factors)
+    plans = []
+    for dtype in (torch.float32, torch.float64):
+        stacks = [(size, count) for (size, of), count in counted.items() if of == dtype]
+        plans += refresh_plan(stacks, dtype)
+    return plans
+
+
+def costs_of(
+    plan: Sequence[PlannedLaunch], products: Timed = products, teams: Teams | None = None
+) -> list[PhaseCost]:
+    """The launches of a plan put together by phase, in the order in which phases first come."""
+    found: dict[str, list[Cost]] = {}
+    for launch in plan:
+        found.setdefault(phase_name(launch), []).append(cost(launch, products, teams))
+    return [
+        PhaseCost(phase, len(of), sum(one.flops for one in of), sum(one.seconds for one in of))
+        for phase, of in found.items()
+    ]
+
+
+ROUNDS = ("", " of columns")  # of a factorisation: of H, of the Gram matrix of B's columns
+
+
+def phase_name(launch: PlannedLaunch) -> str:
+    return launch.name + ROUNDS[launch.round]
+
+
+def _flops(launch: PlannedLaunch, d: int) -> float:
+    """Of one factor."""
+    if launch.is_product:
+        return _product_flops(launch.structure, d)
+    below = max(0, d - (launch.step + 1) * TILE)
+    width = min(TILE, d - launch.step * TILE)
+    if launch.name == "factor_columns":
+        updated = (below + width) * (below + width + 1) * TILE if launch.step else 0
+        return width**3 / 3 + below * width**2 + updated
+    return {"small": 20 / 3 * d**3, "solve": d**3}.get(launch.name, 0)
+
+
+def _product_flops(structure: int, d: int) -> float:
+    """Entries of one half where both are alike; terms that no triangle of zeros makes zero."""
+    if structure & SYMMETRIC:
+        zeros = structure & (RIGHT_LOWER | LEFT_UPPER)
+        return d * (d + 1) * (d + 2) / 3 if zeros else d**2 * (d + 1)
+    return d**2 * (d + 1) if structure & (RIGHT_LOWER | LEFT_UPPER) else 2 * d**3
+
+
+def _nothing(share: Share, step: int) -> Sequence[tuple[float, int]]:
+    """Beside what it moves."""
+    return [(0.0, share.parts)]
+
+
+def alike(cycles: Callable[[int], float]) -> Callable[[Share, int], Sequence[tuple[float, int]]]:
+    """All teams of a factor take so many cycles, by its size."""
+    return lambda share, step: [(cycles(share.size), share.parts)]
+
+
+def _columns(share: Share, step: int) -> Sequence[tuple[float, int]]:
+    """Teams that make a block of columns: they bring the diagonal tile and their own up to date,
+    factor the one and multiply the other. The rest bring a tile up to date each.
+    """
+    width, below = min(TILE, share.size - step * TILE), share.size - (step + 1) * TILE
+    product = TILE / STAGED * STAGE
+    made = COLUMN * width + (SHARED / STAGED * width if below > 0 else 0)
+    updated = product * ((below > 0) + 1) if step else 0.0
+    teams = max(1, ceil(below / TILE))
+    return [(updated + made, teams), (product, share.parts - teams)]
+
+
+def _solve(d: int) -> float:
+    """A tile of rows from its first column to its last."""
+    tiles = ceil(d / TILE)
+    stages = tiles * (tiles - 1) / 2 * TILE / STAGED
+    return stages * STAGE + tiles * TILE / STAGED * SHARED
+
+
+TEAMS: Teams = {
+    # Three products of d terms, then for each column a reflection there and back, a lane for each.
+    "small": alike(lambda d: SUBSTITUTION * (3 * d**2 + 4 * d**2)),
+    "decide": alike(lambda d: ceil(d / (32 * WARPS)) * d * COMPARISON),
+    "factor_columns": _columns,
+    "normalise": alike(lambda d: d / 4 * 2 * PASS),
+    "solve": alike(_solve),
+}

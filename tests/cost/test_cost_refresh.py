@@ -1,0 +1,149 @@
+"""The model of a refresh's time against what an H100 took, on the operator of that day.
+
+tests/data/cost/refresh_plans.json.xz has the launches of that operator: phase, round, step, and
+size, number of factors and parts of each stack. They differ from today's in what this file says.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import subprocess
+import sys
+from math import ceil, hypot
+from pathlib import Path
+
+import pytest
+import tolerances
+from streams import needs_native
+
+from bench.cost.refresh import total, with_times
+from soap_fast.inspect import refresh_cost
+from soap_fast.inspect.refresh_cost import CLOCK, LAUNCH, PROGRAMS, SLOWER, costs_of
+from soap_fast.step.refresh_plan import PlannedLaunch, Share
+
+ROOT = Path(__file__).parent.parent.parent
+PLANS = Path(__file__).parent.parent / "data" / "cost" / "refresh_plans.json.xz"
+# Launches that `python -m bench launches` counted, without one per round that came later.
+COUNTED = {"elic": 125, "dcae": 765, "lalic": 843}
+
+
+def plan(model: str) -> list[PlannedLaunch]:
+    rows = json.loads(lzma.decompress(PLANS.read_bytes()))[model]
+    return [
+        PlannedLaunch(number, name, of, step, 0, [Share(*share) for share in shares])
+        for number, (name, of, step, shares) in enumerate(rows)
+    ]
+
+
+# Of the same instructions and the same scale as the model's own constants.
+COLUMN = 2400.0  # of a factorisation: three barriers, a root, divisions in every update
+
+
+def panel(share: Share, step: int) -> list[tuple[float, int]]:
+    """Column by column, then every row below the diagonal tile by one thread."""
+    width = min(64, share.size - step * 64)
+    is_last = (step + 1) * 64 >= share.size
+    solved = 0 if is_last else width**2 / 2
+    return [(COLUMN * width + refresh_cost.SUBSTITUTION * solved, share.parts)]
+
+
+def solve(d: int) -> float:
+    """A tile of rows from its first column to its last, of each tile a row by one thread."""
+    tiles = ceil(d / 64)
+    stages = tiles * (tiles - 1) / 2 * 4
+    return stages * refresh_cost.STAGE + tiles * refresh_cost.SUBSTITUTION * 64**2 / 2
+
+
+TEAMS = {
+    **refresh_cost.TEAMS,
+    "factor_panel": panel,
+    "update_trailing": refresh_cost.alike(lambda d: 4 * refresh_cost.STAGE),
+    "solve": refresh_cost.alike(solve),
+}
+
+
+def by_cublas(launch: PlannedLaunch) -> float:
+    """A batched product of each size, 37 TFLOP/s: 37 to 40 were measured with 192 and 320 terms."""
+    flops = sum(2 * share.factors * share.size**3 for share in launch.shares)
+    return flops / 37e12 + LAUNCH * (len(launch.shares) - 1)
+
+
+def by_triton(launch: PlannedLaunch) -> float:
+    """The kernel of that day, whose stores took a sector for each element.
+
+    Cycles are those of `bench/cost/` for tiles of 64 x 64 and of 32 x 32, sectors those of the L2
+    (`bench.cost.constants.PARTIAL_SECTORS`).
+    """
+    cycles = sectors = 0.0
+    for d, factors, _ in launch.shares:
+        wide, narrow = ceil(d / 64) ** 2, ceil(d / 32) ** 2
+        if narrow * 32**2 <= 0.8 * wide * 64**2 or d % 4:
+            cycles += factors * narrow * (1500 + 2600 * ceil(d / 32))
+        else:
+            cycles += factors * wide * (2400 + 2970 * ceil(d / 32))
+        sectors += factors * d**2
+    return SLOWER * hypot(1.17 * cycles / PROGRAMS / CLOCK, sectors / 50e9)
+
+
+@pytest.mark.parametrize(
+    ("model", "products", "measured"),
+    [
+        ("elic", by_cublas, 12.28),  # `python -m bench refresh`: the operator by itself
+        ("elic", by_triton, 19.79),  # `python -m bench kernels`: within a step
+        ("dcae", by_triton, 292.7),
+    ],
+)
+def test_the_operator_takes_what_was_measured(model, products, measured):
+    """The scale of the cycles is fitted on the first, SLOWER on the others."""
+    predicted = 1e3 * sum(phase.seconds for phase in costs_of(plan(model), products, TEAMS))
+    assert predicted == pytest.approx(measured, rel=tolerances.REFRESH_TIME)
+
+
+@pytest.mark.parametrize("model", COUNTED)
+def test_launches_are_those_that_were_counted(model):
+    assert len(plan(model)) == COUNTED[model]
+
+
+def small_model(tmp_path: Path) -> Path:
+    file = tmp_path / "small.json"
+    params = [{"name": name, "shape": shape} for name, shape in SHAPES.items()]
+    file.write_text(json.dumps({"model": "small", "params": params}))
+    return file
+
+
+SHAPES = {"conv": [48, 40, 3, 3], "linear": [100, 36], "bias": [48]}
+
+
+@needs_native
+def test_a_row_for_each_phase_and_one_of_all(tmp_path):
+    """Of the operator and of what follows it, without a GPU; `us` is what one would have taken."""
+    command = [sys.executable, "-m", "bench", "refresh", "--phases", "--device", "cpu"]
+    command += ["--shapes", str(small_model(tmp_path)), "--json", "-"]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *each, whole = json.loads(done.stdout)["results"]
+    phases = [row["phase"] for row in each]
+    assert len(set(phases)) == len(phases)
+    assert {"small", "factor_columns", "times_basis", "carry", "derive carries"} <= set(phases)
+    assert phases[-1] == "derive"
+    assert all(row["us"] is None and row["predicted_us"] > 0 for row in each)
+    assert whole["phase"] == "all"
+    for name in ("launches", "gflop", "predicted_us"):
+        assert whole[name] == pytest.approx(sum(row[name] for row in each))
+    assert whole["predicted_ms"] == pytest.approx(1e-3 * whole["predicted_us"])
+
+
+def test_times_of_a_gpu_join_the_rows_of_their_phases():
+    rows = [{"phase": name, "us": None} for name in ("decide", "factor_columns", "count", "derive")]
+    shares = [Share(40, 2, 1)]
+    launches = [
+        PlannedLaunch(number, name, 0, 0, 0, shares)
+        for number, name in ((0, "decide"), (2, "factor_columns"), (3, "factor_columns"))
+    ]
+    found = with_times(rows, launches, [5.0, 0.1, 7.0, 8.0], [2.0, 3.0])
+    assert [row["us"] for row in found] == [5.0, 15.0, 2.0, 3.0]
+    more = {"launches": 1, "gflop": 0.0, "predicted_us": 1.0}
+    assert total([{**row, **more} for row in found])["us"] == 25.0
