@@ -60,10 +60,8 @@ def markdown(results: Path, root: Path) -> str:
             page = (Path(file.path).parent / PAGE).relative_to(root).as_posix()
             lines.append(f"All results of the {gpu}: [{page}]({page})")
     lines += _steps(results / COMPARED, root)
-    listed = "".join(f"{_item(line)}
-" for line in dict.fromkeys(lines))
-    return f"{table(HEADER, [_cells(file) for file in chosen])}
-{listed}"
+    listed = "".join(f"{_item(line)}\n" for line in dict.fromkeys(lines))
+    return f"{table(HEADER, [_cells(file) for file in chosen])}\n{listed}"
 
 
 def _item(line: str) -> str:
