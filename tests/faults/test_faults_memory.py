@@ -41,7 +41,7 @@ def test_at_every_allocation(backend, moment):
     params, optimizer = straight.ready()
     count = fails(optimizer, None)
     assert straight.found(optimizer, params) == ["after"] * len(params)
-    assert count > 0
+    assert count > 0 or (backend, moment) == ("triton", "steady")  # which asks for no memory
     known: list[list[str]] = []
     for at in some_of(count, MOST[backend]):
         params, optimizer = straight.ready()

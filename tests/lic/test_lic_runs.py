@@ -76,8 +76,9 @@ def test_a_run_ended_by_a_loss_that_is_not_finite_has_diverged(
 
 def test_a_rate_that_diverges_is_not_chosen(data: Path, one_bad_batch: None) -> None:
     images = load(str(data), 64, 64)
-    assert search._final_loss(CONFIG, 1e-3, images, 1) == float("inf")
-    assert search._final_loss(replace(CONFIG, steps=3), 1e-3, images, 1) < float("inf")
+    config = replace(CONFIG, lr=1e-3)
+    assert search._final_loss(config, images) == float("inf")
+    assert search._final_loss(replace(config, steps=3), images) < float("inf")
 
 
 def test_waiting_for_images_is_no_part_of_a_step(
