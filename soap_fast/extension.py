@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["available", "build_info", "missing_cuda", "reason", "unchanged"]
+__all__ = ["available", "build_info", "missing_cuda", "missing_unchanged", "reason", "unchanged"]
 
 LIBRARY = Path(__file__).with_name("_operators.so")
 
@@ -71,19 +71,30 @@ def missing_cuda() -> str | None:
     )
 
 
-@functools.cache
 def unchanged() -> Any | None:
     """What compares Python's tensors in C++; None under another torch than it was built with.
 
     Unlike the operators it knows torch's own classes, which are laid out otherwise in every build.
     """
-    commit = (build_info() or {}).get("torch_commit")
-    if commit is None or commit != torch.version.git_version:
-        return None
+    return _load_unchanged()[0]
+
+
+def missing_unchanged() -> str | None:
+    """Why `unchanged` is None and how to change that; None if it is there."""
+    return _load_unchanged()[1]
+
+
+@functools.cache
+def _load_unchanged() -> tuple[Any | None, str | None]:
+    if reason() is not None:
+        return None, reason()
+    how = "reinstall soap_fast with the torch that it runs with"
+    if (build_info() or {}).get("torch_commit") != torch.version.git_version:
+        return None, f"the extension was built with another torch than {torch.__version__}; {how}"
     try:
-        return importlib.import_module("soap_fast._unchanged")
-    except ImportError:
-        return None
+        return importlib.import_module("soap_fast._unchanged"), None
+    except ImportError as error:
+        return None, f"soap_fast._unchanged does not load: {error}; {how}"
 
 
 @functools.cache

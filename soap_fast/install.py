@@ -68,6 +68,9 @@ def missing() -> list[dict[str, str]]:
     elif (how := extension.missing_cuda()) is not None:
         would = "compute first bases and refreshes on NVIDIA GPUs"
         absent.append({"part": "CUDA in the extension", "would": would, "how": how})
+    if reason is None and (how := extension.missing_unchanged()) is not None:
+        would = "look at all tensors of a step at once, and not one by one from Python"
+        absent.append({"part": "comparisons in C++", "would": would, "how": how})
     if triton_version() is None:
         absent.append(
             {

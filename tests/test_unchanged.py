@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from streams import (
+    DEMANDED,
     ON_CPU,
     assert_same_bits,
     needs_native,
@@ -19,11 +20,12 @@ from streams import (
 from soap_fast import SOAP, extension
 from soap_fast.backends.metadata import PlainParameters, packed, parameters_seen, unpacked
 from soap_fast.backends.unchanged import PlainWhereabouts, whereabouts_of
+from soap_fast.install import missing
 from soap_fast.step import call as step_call
 
-COMPILED = pytest.param(
-    "compiled", marks=[needs_native, pytest.mark.skipif("extension.unchanged() is None")]
-)
+WHY_NOT = extension.missing_unchanged()
+AS_BUILT = pytest.mark.skipif(WHY_NOT is not None and not DEMANDED, reason=str(WHY_NOT))
+COMPILED = pytest.param("compiled", marks=[needs_native, AS_BUILT])
 
 
 @pytest.fixture(params=[COMPILED, "plain"])
@@ -209,19 +211,21 @@ def test_steady_and_refreshing_calls_make_the_same_bits_either_way(backend, monk
 
 
 @needs_native
-def test_another_build_of_torch_does_without(monkeypatch):
+def test_another_build_of_torch_does_without_and_is_told(monkeypatch):
     """Its classes may be laid out otherwise: the module is not even imported."""
     loaded = sys.modules.pop("soap_fast._unchanged", None)
-    extension.unchanged.cache_clear()
+    extension._load_unchanged.cache_clear()
     monkeypatch.setattr(torch.version, "git_version", "another")
     try:
         assert extension.unchanged() is None
         assert "soap_fast._unchanged" not in sys.modules
+        (told,) = (part for part in missing() if part["part"] == "comparisons in C++")
+        assert "built with another torch" in told["how"]
     finally:
         monkeypatch.undo()
         if loaded is not None:
             sys.modules["soap_fast._unchanged"] = loaded
-        extension.unchanged.cache_clear()
+        extension._load_unchanged.cache_clear()
 
 
 @needs_native
