@@ -13,7 +13,7 @@ from factors import random_factor, random_orthogonal
 from streams import assert_same_bits, needs_native
 
 from soap_fast.inspect.refresh_cost import LAUNCH, cost, costs_of, phase_name, refresh_plans
-from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, ROUNDED, SUBTRACT, SYMMETRIC
 from soap_fast.step.refresh import refresh_by_cholesky, refresh_launches, refresh_times
 from soap_fast.step.refresh_plan import PHASES, PRODUCTS, refresh_plan
 
@@ -105,9 +105,9 @@ def test_costs_by_phase_are_those_of_their_launches():
 def test_structure_is_told_by_the_plan():
     plan = {launch.name: launch.structure for launch in refresh_plan([(40, 1)])}
     assert {name: plan[name] for name in PRODUCTS} == {
-        "times_basis": 0, "rotate": SYMMETRIC, "expand": RIGHT_LOWER, "basis_gram": SYMMETRIC,
-        "column_gram": SYMMETRIC | RIGHT_LOWER | LEFT_UPPER, "series": SYMMETRIC,
-        "correction": 0, "carry": 0,
+        "times_factor": 0, "rotate": SYMMETRIC, "expand": RIGHT_LOWER, "basis_gram": SYMMETRIC,
+        "column_gram": SYMMETRIC | RIGHT_LOWER | LEFT_UPPER, "series": SYMMETRIC | SUBTRACT | ROUNDED,
+        "correction": SUBTRACT, "carry": 0,
     }  # fmt: skip
     assert not any(of for name, of in plan.items() if name not in PRODUCTS)
 

@@ -13,6 +13,8 @@ import torch
 from tolerances import U
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from soap_fast.step.grouped_matmul import ROUNDED, SUBTRACT
+
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 
 
@@ -61,6 +63,11 @@ def matmul_tf32x3(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a_low @ b_high + a_high @ b_low) + a_high @ b_high
 
 
+def matmul_rounded(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a b with the operands rounded to tf32; sums in float32."""
+    return to_tf32(a) @ to_tf32(b)
+
+
 EMULATED = {"ieee": torch.matmul, "tf32x3": matmul_tf32x3, "tf32": matmul_tf32}
 
 
@@ -70,7 +77,11 @@ def products_in_tf32x3() -> Iterator[None]:
 
     def grouped_matmul(a, b, products, structure=0):
         for left, right, product in zip(a, b, products, strict=True):
-            product.copy_(matmul_tf32x3(left, right))
+            multiply = matmul_rounded if structure & ROUNDED else matmul_tf32x3
+            before = product.clone() if structure & SUBTRACT else None
+            product.copy_(multiply(left, right))
+            if before is not None:
+                product.copy_(before - product)
 
     library = torch.library.Library("soap_fast", "IMPL")
     library.impl("grouped_matmul_", grouped_matmul, "CPU")

@@ -153,16 +153,16 @@ SETTLE = columns("tensor", "plane", "state", "squares", "elements")
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(
     "first_tile", "last_tile",  # of all tiles, those of this group; the last one not included
-    "kind",  # see GROUPED_KIND
+    "kind",  # see GROUPED_CLASSES; their number of them: any strides
     "m", "n", "k", "tiles_m", "tiles_n", "per_matrix",
-    # Whether a product is symmetric, so that half of its tiles are others mirrored, and whether its
-    # sums begin at a tile's first row, or at its first column.
-    "symmetric", "from_row", "from_column",
+    # Whether a product is symmetric, so that half of its tiles are others mirrored, whether its
+    # sums begin at a tile's first row, or at its first column, and whether it is subtracted.
+    "symmetric", "from_row", "from_column", "subtract",
     *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
 )  # fmt: skip
-# Any strides; or b and out by rows and a by rows or by columns, all at multiples of 16 bytes, in
-# tiles of 32 or 64 rows.
-GROUPED_KIND = {"any": 0, "rows_32": 1, "columns_32": 2, "rows_64": 3, "columns_64": 4}
+# Height and width of tiles. Rows of a, columns of b and rows of out lie at multiples of 16 bytes.
+GROUPED_CLASSES = ((128, 64), (64, 64), (64, 32))
+ANY_TILE = (32, 32)
 
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
 # A basis of size 0 is none, one at address 0 is the identity.

@@ -8,6 +8,9 @@ high of a is a without its last 13 bits, so |a_low| < 2^-10 |a|; that of b is ro
 |b_low| <= 2^-11 |b|. What is left out is below 2^-21 |a| |b|, and what tensor cores cut off from
 the two lows below 2^-21 |a| |b| and 2^-23 |a| |b|: 18 units of 2^-24, where tests allow 21 (see
 tests/tf32.py). Nothing asks for NaN or inf: a tensor with any of them takes no step.
+
+In tf32 tensor cores cut operands off; "rounded" is tf32 with operands that are rounded to nearest,
+half the error.
 """
 
 import triton
@@ -42,6 +45,32 @@ def add_product(acc, a, b, PRECISION: tl.constexpr, IN_SHARED: tl.constexpr):
         part = tl.dot(a_high, b_low, part, input_precision="tf32")
         part = tl.dot(a_high, b_high, part, input_precision="tf32")
         acc += part
+    elif PRECISION == "rounded" and not WHOLE:
+        a = ((a.to(tl.int32, bitcast=True) + HALF) & CUT).to(tl.float32, bitcast=True)
+        b = ((b.to(tl.int32, bitcast=True) + HALF) & CUT).to(tl.float32, bitcast=True)
+        acc = tl.dot(a, tl.trans(b), acc, input_precision="tf32")
     else:
-        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        PLAIN: tl.constexpr = "tf32" if PRECISION == "rounded" else PRECISION
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PLAIN)
+    return acc
+
+
+@triton.jit
+def product_of_rows(
+    a_at, b_at, length,
+    PRECISION: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """sum_k a[i, k] b[j, k] over `length` terms, a multiple of 4: [BM, BN] float32.
+
+    Args:
+        a_at, b_at: [BM, BK] and [BN, BK], where the first BK terms of each row lie, 16 bytes at
+            multiples of 16.
+    """
+    k = tl.arange(0, BK)
+    acc = tl.zeros((a_at.shape[0], b_at.shape[0]), tl.float32)
+    for start in tl.range(0, length, BK, num_stages=STAGES):
+        left = k[None, :] < length - start
+        a = tl.load(a_at + start, mask=left, other=0.0)
+        b = tl.load(b_at + start, mask=left, other=0.0)
+        acc = add_product(acc, a, b, PRECISION, True)
     return acc

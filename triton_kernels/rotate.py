@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from soap_fast.triton_kernels.columns import OPTIONS, ROTATE, ROTATE_CLASSES, SCALARS, TENSOR
-from soap_fast.triton_kernels.product import add_product
+from soap_fast.triton_kernels.product import product_of_rows
 from soap_fast.triton_kernels.table import operand
 
 COLUMNS = tl.constexpr(len(ROTATE))
@@ -172,13 +172,7 @@ def _product(
     length = tl.multiple_of(tl.load(record + K).to(tl.int32), 4)
     a_at = operand(tl.load(record + A)) + (a_row[:, None] * length + k[None, :])
     b_at = operand(tl.load(record + B)) + (b_row[:, None] * length + k[None, :])
-    acc = tl.zeros((BM, BN), tl.float32)
-    for start in tl.range(0, length, BK, num_stages=STAGES):
-        left = k[None, :] < length - start
-        a = tl.load(a_at + start, mask=left, other=0.0)  # [BM, BK]
-        b = tl.load(b_at + start, mask=left, other=0.0)  # [BN, BK]
-        acc = add_product(acc, a, b, PRECISION, True)
-    return acc
+    return product_of_rows(a_at, b_at, length, PRECISION, BK, STAGES)
 
 
 @triton.jit

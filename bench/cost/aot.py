@@ -77,9 +77,7 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
         if "PRECISION" not in arguments:
             yield op, fixed
             continue
-        lowest = (
-            ("tf32x3", "ieee") if op in ("gram", "grouped_matmul") else ("tf32x3", "ieee", "tf32")
-        )
+        lowest = ("tf32x3", "ieee") if op == "gram" else ("tf32x3", "ieee", "tf32")
         for precision in lowest:
             for adam in (False, True) if "ADAM" in arguments else (None,):
                 extra = {} if adam is None else {"ADAM": adam}

@@ -13,6 +13,10 @@ constexpr int kMicro = sizeof(T) == 4 ? 4 : 2;
 template <typename T>
 constexpr int kTile = kPlaces * kMicro<T>;
 
+SOAP_FAST_HOST_DEVICE constexpr int tiles_of(int rows, int tile) {
+  return (rows + tile - 1) / tile;
+}
+
 // Odd, so that neither rows nor columns of a tile meet in one bank of shared memory.
 template <typename T>
 constexpr int kTileLeading = kTile<T> + 1;

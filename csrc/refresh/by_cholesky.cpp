@@ -95,8 +95,8 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
   };
   const auto multiply = [&](Product product) {
     const Operands of = operands_of(product);
-    call_grouped_matmul((of.transposed ? batch.transposed : batch.slots)[int(of.a)],
-                        batch.slots[int(of.b)], batch.slots[int(of.out)], of.structure);
+    call_grouped_matmul(batch.slots[int(of.a)], batch.transposed[int(of.b)],
+                        batch.slots[int(of.out)], of.structure);
     launched();
   };
   refresh_large<T>(static_cast<int>(largest), launch, multiply);

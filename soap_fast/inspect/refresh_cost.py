@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from soap_fast.backends.triton.ops.grouped_tiles import ANY, TILES, kind_of, tile_cycles
 from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
 from soap_fast.step.refresh_plan import PlannedLaunch, Share, refresh_plan
 
@@ -42,20 +43,19 @@ SHARED = 2400.0  # of a tile's product whose operands are in shared memory: 16 c
 COMPARISON = 60.0  # of two eigenvalues, for an order
 PASS = 360.0  # of a thread over one row: a load that others overlap
 
-# Grouped products: cycles that a program takes for a tile of 64 x 64 beside its sum, and for 32
-# terms of it. What the model of a step's launches gives (`bench/cost/`, sizes from 96 to 192, whose
-# operands come from memory), two programs together; and that by as much more as the products took
-# whose kernel was measured.
-PROGRAMS = 2 * MULTIPROCESSORS
-SLOWER = 1.6
-PRODUCT_TILE, PRODUCT_BLOCK = SLOWER * 1.17 * 4000, SLOWER * 1.17 * 2300
-BLOCK = 32
+TURN = 1800.0  # of a tile that is transposed: 16 entries a thread, there and back, two barriers
+
+PROGRAMS = 2 * MULTIPROCESSORS  # of a grouped product
 
 # Matrices of a factor that a phase by rows reads and writes.
 MOVED = {
-    "gather": 4, "examine": 1, "arrange": 4, "normalise": 2, "residual": 3, "add_correction": 3,
+    "gather": 4,
+    "examine": 1,
+    "arrange": 4,
+    "normalise": 2,
+    "residual": 3,
     "commit": 2,
-}  # fmt: skip
+}
 
 
 Timed = Callable[[PlannedLaunch], float]  # seconds
@@ -89,19 +89,17 @@ def products(launch: PlannedLaunch) -> float:
 
 def _product_cycles(d: int, structure: int) -> float:
     """Of one factor, all tiles behind one another."""
-    by_quads = d % 4 == 0  # others go element by element, in tiles of half the width
-    fits_64 = ceil(d / BLOCK) * BLOCK > 0.8 * ceil(d / TILE) * TILE
-    height = TILE if fits_64 or not by_quads else BLOCK
-    width = TILE if by_quads else BLOCK
-    is_mirrored = structure & SYMMETRIC and by_quads
+    kind = kind_of(d, d, d) if d % 4 == 0 else ANY
+    height, width = TILES[kind]
+    is_mirrored = structure & SYMMETRIC and kind != ANY
     found = 0.0
     for n in range(0, d, width):
-        for m in range(n if is_mirrored else 0, d, height):
+        for m in range(n // height * height if is_mirrored else 0, d, height):
             first = max(
                 m if structure & LEFT_UPPER else 0,
                 n if structure & RIGHT_LOWER else 0,
             )
-            found += PRODUCT_TILE + ceil((d - first) / BLOCK) * PRODUCT_BLOCK
+            found += tile_cycles(kind, d - first, structure)
     return found
 
 
@@ -203,7 +201,7 @@ def _solve(d: int) -> float:
     """A tile of rows from its first column to its last."""
     tiles = ceil(d / TILE)
     stages = tiles * (tiles - 1) / 2 * TILE / STAGED
-    return stages * STAGE + tiles * TILE / STAGED * SHARED
+    return stages * STAGE + tiles * (TILE / STAGED * SHARED + TURN)
 
 
 TEAMS: Teams = {
@@ -211,6 +209,9 @@ TEAMS: Teams = {
     "small": alike(lambda d: SUBSTITUTION * (3 * d**2 + 4 * d**2)),
     "decide": alike(lambda d: ceil(d / (32 * WARPS)) * d * COMPARISON),
     "factor_columns": _columns,
-    "normalise": alike(lambda d: d / 4 * 2 * PASS),
+    "gather": alike(lambda d: ceil(d / TILE) * TURN),
+    "arrange": alike(lambda d: ceil(d / TILE) * 1.5 * TURN),  # H beside
+    "normalise": alike(lambda d: d / 4 * PASS + ceil(d / TILE) * TURN),
+    "commit": alike(lambda d: ceil(d / TILE) * TURN),
     "solve": alike(_solve),
 }

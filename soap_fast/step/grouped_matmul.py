@@ -19,15 +19,19 @@ from soap_fast import extension
 __all__ = [
     "LEFT_UPPER",
     "RIGHT_LOWER",
+    "ROUNDED",
+    "SUBTRACT",
     "SYMMETRIC",
     "grouped_matmul_eager",
     "grouped_matmul_native",
+    "multiply",
 ]
 
 # What a caller knows of all groups, in any combination, and a kernel may make use of: products are
 # symmetric but for rounding, and then may be so to the last bit; entries of b above its diagonal,
-# or of a below it, are zero. csrc/linalg/grouped_matmul.h names the same numbers.
-SYMMETRIC, RIGHT_LOWER, LEFT_UPPER = 1, 2, 4
+# or of a below it, are zero. And what it asks for: that products are subtracted from what is there,
+# that operands may be rounded to tf32. csrc/linalg/grouped_matmul.h names the same numbers.
+SYMMETRIC, RIGHT_LOWER, LEFT_UPPER, SUBTRACT, ROUNDED = 1, 2, 4, 8, 16
 
 
 def grouped_matmul_eager(
@@ -42,6 +46,14 @@ def grouped_matmul_eager(
         structure: of the constants above, or 0.
     """
     for left, right, product in zip(a, b, products, strict=True):
+        multiply(left, right, product, structure)
+
+
+def multiply(left: Tensor, right: Tensor, product: Tensor, structure: int) -> None:
+    """One group by torch."""
+    if structure & SUBTRACT:
+        product.baddbmm_(left, right, alpha=-1)
+    else:
         product.copy_(left @ right)
 
 

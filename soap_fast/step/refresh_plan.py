@@ -17,10 +17,10 @@ __all__ = ["PHASES", "PRODUCTS", "PlannedLaunch", "Share", "refresh_plan"]
 # By number, as `Phase` and `Product` count them.
 PHASES = (
     "small", "gather", "set_apart", "examine", "decide", "arrange", "factor_columns", "normalise",
-    "solve", "residual", "judge", "add_correction", "commit",
+    "solve", "residual", "judge", "commit",
 )  # fmt: skip
 PRODUCTS = (
-    "times_basis", "rotate", "column_gram", "expand", "basis_gram", "series", "correction", "carry",
+    "times_factor", "rotate", "column_gram", "expand", "basis_gram", "series", "correction", "carry",
 )  # fmt: skip
 COLUMNS = 8  # kPlanColumns
 

@@ -20,7 +20,7 @@ from streams import needs_native
 
 from bench.cost.refresh import total, with_times
 from soap_fast.inspect import refresh_cost
-from soap_fast.inspect.refresh_cost import CLOCK, LAUNCH, PROGRAMS, SLOWER, costs_of
+from soap_fast.inspect.refresh_cost import CLOCK, LAUNCH, PROGRAMS, costs_of
 from soap_fast.step.refresh_plan import PlannedLaunch, Share
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,6 +38,7 @@ def plan(model: str) -> list[PlannedLaunch]:
 
 
 # Of the same instructions and the same scale as the model's own constants.
+SLOWER = 1.6  # its products took so much longer than the model says
 COLUMN = 2400.0  # of a factorisation: three barriers, a root, divisions in every update
 
 
@@ -57,7 +58,9 @@ def solve(d: int) -> float:
 
 
 TEAMS = {
-    **refresh_cost.TEAMS,
+    "small": refresh_cost.TEAMS["small"],
+    "decide": refresh_cost.TEAMS["decide"],
+    "normalise": refresh_cost.alike(lambda d: d / 4 * 2 * refresh_cost.PASS),
     "factor_panel": panel,
     "update_trailing": refresh_cost.alike(lambda d: 4 * refresh_cost.STAGE),
     "solve": refresh_cost.alike(solve),
@@ -95,8 +98,9 @@ def by_triton(launch: PlannedLaunch) -> float:
         ("dcae", by_triton, 292.7),
     ],
 )
-def test_the_operator_takes_what_was_measured(model, products, measured):
+def test_the_operator_takes_what_was_measured(monkeypatch, model, products, measured):
     """The scale of the cycles is fitted on the first, SLOWER on the others."""
+    monkeypatch.setitem(refresh_cost.MOVED, "add_correction", 3)
     predicted = 1e3 * sum(phase.seconds for phase in costs_of(plan(model), products, TEAMS))
     assert predicted == pytest.approx(measured, rel=tolerances.REFRESH_TIME)
 
@@ -127,7 +131,7 @@ def test_a_row_for_each_phase_and_one_of_all(tmp_path):
     *each, whole = json.loads(done.stdout)["results"]
     phases = [row["phase"] for row in each]
     assert len(set(phases)) == len(phases)
-    assert {"small", "factor_columns", "times_basis", "carry", "derive carries"} <= set(phases)
+    assert {"small", "factor_columns", "times_factor", "carry", "derive carries"} <= set(phases)
     assert phases[-1] == "derive"
     assert all(row["us"] is None and row["predicted_us"] > 0 for row in each)
     assert whole["phase"] == "all"

@@ -14,10 +14,14 @@ from soap_fast.backends.triton.backend import interpreted
 from soap_fast.step.grouped_matmul import (
     LEFT_UPPER,
     RIGHT_LOWER,
+    ROUNDED,
+    SUBTRACT,
     SYMMETRIC,
     grouped_matmul_eager,
     grouped_matmul_native,
+    multiply,
 )
+from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
 
 
 def grouped_matmul_interpreted(a, b, products, structure=0):
@@ -38,16 +42,19 @@ OPS = [
 
 
 def groups(shapes, dtype, seed):
-    """Factors of these shapes, some of them transposed views, and room for their products."""
+    """Factors of these shapes, by rows or transposed views, and room for their products."""
     generator = torch.Generator().manual_seed(seed)
     a, b, products = [], [], []
-    for n, rows, k, columns, transposed in shapes:
-        left = torch.randn(n, k if transposed else rows, rows if transposed else k,
-                           dtype=dtype, generator=generator)  # fmt: skip
-        a.append(left.mT if transposed else left)
-        b.append(torch.randn(n, k, columns, dtype=dtype, generator=generator))
-        products.append(torch.full((n, rows, columns), torch.nan, dtype=dtype))
+    for n, rows, k, columns, a_by_rows, b_by_rows in shapes:
+        left, right = ((n, *shape) for shape in ((rows, k), (k, columns)))
+        a.append(laid(torch.randn(*left, dtype=dtype, generator=generator), a_by_rows))
+        b.append(laid(torch.randn(*right, dtype=dtype, generator=generator), b_by_rows))
+        products.append(torch.randn(n, rows, columns, dtype=dtype, generator=generator))
     return a, b, products
+
+
+def laid(x, by_rows):
+    return x.contiguous() if by_rows else x.mT.contiguous().mT
 
 
 size = st.integers(1, 40)
@@ -55,18 +62,45 @@ size = st.integers(1, 40)
 
 @pytest.mark.parametrize("op", OPS)
 @given(
-    shapes=st.lists(st.tuples(st.integers(0, 3), size, size, size, st.booleans()), max_size=4),
+    shapes=st.lists(
+        st.tuples(st.integers(0, 3), size, size, size, st.booleans(), st.booleans()), max_size=4
+    ),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+    subtract=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_products(op, shapes, dtype, seed):
-    a, b, products = groups(shapes, dtype, seed)
-    op(a, b, products)
-    for left, right, product in zip(a, b, products, strict=True):
+def test_products(op, shapes, dtype, subtract, seed):
+    check(op, *groups(shapes, dtype, seed), SUBTRACT if subtract else 0)
+
+
+def check(op, a, b, products, structure):
+    before = [product.to(torch.float64, copy=True) for product in products]
+    op(a, b, products, structure)
+    for left, right, product, was in zip(a, b, products, before, strict=True):
         exact = left.double() @ right.double()
         magnitude = left.double().abs() @ right.double().abs()
-        allowed = tolerances.sums(dtype, left.shape[2]) * magnitude
+        if structure & SUBTRACT:
+            exact, magnitude = was - exact, was.abs() + magnitude
+        allowed = tolerances.sums(product.dtype, left.shape[2] + 1) * magnitude
         assert ((product - exact).abs() <= allowed).all()
+
+
+@interpreted_kernels
+@pytest.mark.parametrize("groups_of", [1, 2], ids=["ieee", "tf32x3"])
+@pytest.mark.parametrize("kind", range(len(GROUPED_CLASSES)))
+@pytest.mark.parametrize("structure", [0, SUBTRACT])
+def test_tiles_of_every_class(monkeypatch, kind, structure, groups_of):
+    """Operands as tensor cores want them, in matrices that end within a tile and begin apart."""
+    from soap_fast.backends.triton.ops import grouped_matmul as grouped
+
+    monkeypatch.setattr(grouped, "kind_of", lambda m, n, k: kind)
+    a, b, products = groups([(2, 132, 96, 92, True, False)] * groups_of, torch.float32, kind)
+    room = [torch.zeros(2, 140, 200) for _ in products]
+    inside = [x[:, 8:, 100:192].copy_(product) for x, product in zip(room, products, strict=True)]
+    check(grouped_matmul_interpreted, a, b, inside, structure)
+    for x in room:
+        x[:, 8:, 100:192] = 0
+        assert not x.any()
 
 
 # Around one and two tiles of 32 and of 64, whole quads and others.
@@ -84,16 +118,18 @@ def structured(d, dtype):
         "BᵀB": (b.mT, b, SYMMETRIC | RIGHT_LOWER | LEFT_UPPER),
         "Q B": (x, b, RIGHT_LOWER),
         "Bᵀ Q": (b.mT, x, LEFT_UPPER),
-        "E F": (gram, gram, SYMMETRIC),
+        "E E": (gram, gram, SYMMETRIC),
     }
 
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("groups", [1, 2], ids=["ieee", "tf32x3"])
 @pytest.mark.parametrize("case", structured(1, torch.float32))
-def test_structure_changes_no_product(op, groups, case):
+@pytest.mark.parametrize("by_rows", [True, False], ids=["for tensor cores", "other"])
+def test_structure_changes_no_product(op, groups, case, by_rows):
     for d in EDGES:
         a, b, structure = structured(d, torch.float32)[case]
+        a, b = laid(a, by_rows), laid(b, not by_rows)
         products = [torch.full((2, d, d), torch.nan) for _ in range(groups)]
         op([a] * groups, [b] * groups, products, structure)
         exact = a.double() @ b.double()
@@ -107,28 +143,33 @@ def test_structure_changes_no_product(op, groups, case):
 def test_what_structure_leaves_out(groups):
     """Blocks of zeros are not read, and a symmetric product is so to the last bit."""
     d = 200
-    a, b, structure = structured(d, torch.float32)["BᵀB"]
-    poisoned = b.clone()
-    tile = torch.arange(d) // 64
-    poisoned[:, tile[:, None] < tile] = torch.nan  # above the diagonal tiles
+    _, b, structure = structured(d, torch.float32)["BᵀB"]
+    transposed = b.mT.contiguous()
+    poisoned = transposed.clone()
+    tile = torch.arange(d) // 128
+    poisoned[:, tile < tile[:, None]] = torch.nan  # below the diagonal tiles
     clean, product = torch.empty(2, d, d), torch.empty(2, d, d)
-    grouped_matmul_interpreted([a] * groups, [b] * groups, [clean] * groups, structure)
-    both = [poisoned.mT] * groups, [poisoned] * groups
+    both = [transposed] * groups, [transposed.mT] * groups
+    grouped_matmul_interpreted(*both, [clean] * groups, structure)
+    both = [poisoned] * groups, [poisoned.mT] * groups
     grouped_matmul_interpreted(*both, [product] * groups, structure)
     assert torch.equal(product, clean)
     assert torch.equal(product, product.mT)
 
 
-@pytest.mark.parametrize("d", [64, 96, 640, 666])
-def test_tiles_of_a_symmetric_product(d):
-    """Those on the diagonal and below; tiles of 32 x 64 have two rows of them on a diagonal one."""
-    from soap_fast.backends.triton.ops.grouped_matmul import _rows
+@pytest.mark.parametrize(("height", "width"), GROUPED_CLASSES)
+@pytest.mark.parametrize("d", [64, 96, 640, 668])
+def test_tiles_of_a_symmetric_product(monkeypatch, d, height, width):
+    """Those on the diagonal and below, whichever of both has several of the other."""
+    from soap_fast.backends.triton.ops import grouped_matmul as grouped
 
-    group = tuple(torch.empty(3, d, d) for _ in range(3))
-    tiles = [_rows([group], structure, widest=64)[1] for structure in (0, SYMMETRIC)]
-    assert tiles == {
-        64: [3, 3], 96: [3 * 6, 3 * 4], 640: [3 * 100, 3 * 55], 666: [3 * 231, 3 * 231],
-    }[d]  # fmt: skip
+    kind = GROUPED_CLASSES.index((height, width))
+    monkeypatch.setattr(grouped, "kind_of", lambda m, n, k: kind)
+    x = torch.empty(3, d, d)
+    rows, tiles = grouped._rows([(x, x.mT, x)], "tf32x3", SYMMETRIC)
+    below = sum(m + height > n for m in range(0, d, height) for n in range(0, d, width))
+    assert tiles == 3 * below
+    assert rows[0][GROUPED_MATMUL["per_matrix"]] == below
 
 
 @needs_native
@@ -140,7 +181,7 @@ def test_what_a_refresh_says_of_its_products_is_so():
     def looked_at(a, b, products, structure=0):
         for left, right, product in zip(a, b, products, strict=True):
             seen.append(structure)
-            torch.matmul(left, right, out=product)
+            multiply(left, right, product, structure)
             assert not structure & LEFT_UPPER or not left.tril(-1).any()
             assert not structure & RIGHT_LOWER or not right.triu(1).any()
             if structure & SYMMETRIC:
@@ -156,18 +197,19 @@ def test_what_a_refresh_says_of_its_products_is_so():
         refresh_by_cholesky([x @ x.mT], [q.contiguous()], [chosen], [allowed], 0.0)
     finally:
         library._destroy()
-    assert sorted(seen) == [0, 0, 0, SYMMETRIC, SYMMETRIC, SYMMETRIC, RIGHT_LOWER, 7]
+    told = SYMMETRIC | SUBTRACT | ROUNDED
+    assert sorted(seen) == [0, 0, SYMMETRIC, SYMMETRIC, RIGHT_LOWER, 7, SUBTRACT, told]
 
 
 @needs_native
 def test_opcheck():
-    a, b, products = groups([(2, 5, 7, 3, False), (3, 4, 9, 4, True)], torch.float32, 0)
+    a, b, products = groups([(2, 5, 7, 3, True, True), (3, 4, 9, 4, False, True)], torch.float32, 0)
     torch.library.opcheck(torch.ops.soap_fast.grouped_matmul_.default, (a, b, products))
 
 
 @needs_native
 def test_bad_input():
-    a, b, products = groups([(2, 5, 7, 3, False)], torch.float32, 0)
+    a, b, products = groups([(2, 5, 7, 3, True, True)], torch.float32, 0)
     with pytest.raises(RuntimeError, match="each group needs one of each"):
         grouped_matmul_native(a, b, [])
     # torch's own words, where it hands them out (from 2.13 on).
@@ -177,7 +219,7 @@ def test_bad_input():
 
 @needs_native
 def test_another_kernel_takes_over_for_a_while():
-    a, b, products = groups([(2, 30, 30, 30, False)], torch.float32, 0)
+    a, b, products = groups([(2, 30, 30, 30, True, True)], torch.float32, 0)
     grouped_matmul_native(a, b, products)
     plain = products[0].clone()
     with products_in_tf32x3():

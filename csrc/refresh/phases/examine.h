@@ -3,30 +3,37 @@
 
 #include <cmath>
 
+#include "linalg/turn_tile.h"
 #include "refresh/phases/table.h"
 
 namespace soap_fast {
 
-// K and Q of the selected factors side by side, as batched products want them.
-struct GatherRow {
-  static constexpr bool kByWarp = true;
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
+// K of the selected factors side by side, as batched products want them, and the transpose of Q; a
+// tile of rows of both.
+template <typename T>
+struct GatherRows {
+  static constexpr bool kByWarp = false;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return tiles_of(d, kTile<T>); }
 
-  template <typename T, typename Team>
+  template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int row, RefreshCall, double, T*) {
-    const int64_t place = stack.place(i), at = int64_t(row) * stack.d;
-    const int64_t source = place * stack.d * stack.d + at;
+                                        int tile, RefreshCall, double, T* scratch) {
+    const int d = stack.d, top = tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
+    const int64_t place = stack.place(i), at = int64_t(top) * d, source = place * d * d + at;
     T* k = stack.matrix(Slot::kFactor, i) + at;
-    T* q = stack.matrix(Slot::kBasis, i) + at;
-    double entries = 0;  // that are not zero
-    for (int column = team.rank(); column < stack.d; column += team.size()) {
-      k[column] = place < 0 ? T(0) : stack.factors[source + column];
-      q[column] = place < 0 ? T(0) : stack.bases[source + column];
-      entries += k[column] != 0;
+    T* q = stack.matrix(Slot::kBasis, i) + top;
+    for (int left = 0; left < d; left += kTile<T>) {
+      const auto get = [&](int row, int column) {
+        const int64_t entry = int64_t(row) * d + left + column;
+        k[entry] = place < 0 ? T(0) : stack.factors[source + entry];
+        return place < 0 ? T(0) : stack.bases[source + entry];
+      };
+      const auto put = [&](int column, int row, T entry) {
+        q[int64_t(left + column) * d + row] = entry;
+      };
+      turn_tile(team, rows, d - left < kTile<T> ? d - left : kTile<T>, scratch, get, put);
     }
-    entries = team.sum(entries);
-    if (team.rank() == 0) stack.of_rows(OfRow::kPlace, i)[row] = entries == 0;
   }
 };
 
@@ -115,30 +122,39 @@ struct Decide {
   }
 };
 
-// (H[order, order] + shift I) / largest, its lower triangle; and Q[:, order].
-struct ArrangeRow {
-  static constexpr bool kByWarp = true;
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
+// (H[order, order] + shift I) / largest, its lower triangle; and Q[:, order]. A tile of rows of both.
+template <typename T>
+struct ArrangeRows {
+  static constexpr bool kByWarp = false;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return tiles_of(d, kTile<T>); }
 
-  template <typename T, typename Team>
+  template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int row, RefreshCall, double, T*) {
+                                        int tile, RefreshCall, double, T* scratch) {
     if (!stack.alive(i)) return;
-    const int d = stack.d;
+    const int d = stack.d, top = tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const int64_t* order = stack.order(i);
     const T* h = stack.matrix(Slot::kRotated, i);
-    const T* q = stack.matrix(Slot::kBasis, i) + int64_t(row) * d;
-    T* sorted_h = stack.matrix(Slot::kFactor, i) + int64_t(row) * d;
-    T* sorted_q = stack.matrix(Slot::kProduct, i) + int64_t(row) * d;
+    const T* q = stack.matrix(Slot::kBasis, i) + top;
+    T* sorted_h = stack.matrix(Slot::kFactor, i) + int64_t(top) * d;
+    T* sorted_q = stack.matrix(Slot::kProduct, i) + int64_t(top) * d;
     const double largest = stack.of_factor(OfFactor::kLargest, i);
     const double shift = stack.of_factor(OfFactor::kShift, i);
-    for (int column = team.rank(); column < d; column += team.size()) {
-      const int64_t a = order[row], b = order[column];
-      if (column <= row) {  // H is symmetric but for rounding: along its rows is along memory
-        const double entry = h[a * d + b];
-        sorted_h[column] = T((entry + (column == row ? shift : 0)) / largest);
+    for (int left = 0; left < d; left += kTile<T>) {
+      const int columns = d - left < kTile<T> ? d - left : kTile<T>;
+      turn_tile(
+          team, columns, rows, scratch,
+          [&](int column, int row) { return q[order[left + column] * d + row]; },
+          [&](int row, int column, T entry) { sorted_q[int64_t(row) * d + left + column] = entry; });
+      // H is symmetric but for rounding: along its rows is along memory.
+      for (int e = team.rank(); e < rows * kTile<T>; e += team.size()) {
+        const int row = e / kTile<T>, column = left + e % kTile<T>;
+        if (column > top + row) continue;
+        const double entry = h[order[top + row] * d + order[column]];
+        sorted_h[int64_t(row) * d + column] =
+            T((entry + (column == top + row ? shift : 0)) / largest);
       }
-      sorted_q[column] = q[b];
     }
   }
 };

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "linalg/cholesky.h"
-#include "linalg/tile_product.h"
+#include "linalg/turn_tile.h"
 #include "refresh/phases/table.h"
 
 namespace soap_fast {
@@ -22,10 +22,6 @@ struct Round {
     return {Slot::kFactor, Slot::kResult};
   }
 };
-
-SOAP_FAST_HOST_DEVICE constexpr int tiles_of(int rows, int tile) {
-  return (rows + tile - 1) / tile;
-}
 
 // block [rows, kTileLeading] = source [rows, columns].
 template <typename T, typename Team>
@@ -151,7 +147,8 @@ struct FactorColumns {
   }
 };
 
-// B = L1 / D with D the norms of its columns; zeros above the diagonal, for the products to come.
+// The transpose of B = L1 / D with D the norms of L1's columns; zeros below the diagonal, for the
+// products to come. A tile of its rows.
 template <typename T>
 struct NormaliseColumns {
   static constexpr bool kByWarp = false;
@@ -165,30 +162,37 @@ struct NormaliseColumns {
     const int d = stack.d, first = tile * kTile<T>;
     const int width = d - first < kTile<T> ? d - first : kTile<T>;
     const T* l = stack.matrix(Slot::kResult, i) + first;
-    T* b = stack.matrix(Slot::kFactor, i) + first;
+    T* b = stack.matrix(Slot::kFactor, i) + int64_t(first) * d;
+    T *squares = scratch + kTileElements<T>, *inverse = squares + kStrands * kTile<T>;
     for (int e = team.rank(); e < width * kStrands; e += team.size()) {
       const int column = e % width;
-      T squares = 0;
+      T sum = 0;
       for (int row = first + column + e / width; row < d; row += kStrands) {
-        squares += l[int64_t(row) * d + column] * l[int64_t(row) * d + column];
+        sum += l[int64_t(row) * d + column] * l[int64_t(row) * d + column];
       }
-      scratch[e] = squares;
+      squares[e] = sum;
     }
     team.sync();
-    for (int e = team.rank(); e < width * kStrands; e += team.size()) {
-      const int column = e % width;
-      T squares = 0;
-      for (int strand = 0; strand < kStrands; ++strand) squares += scratch[strand * width + column];
-      const T inverse = 1 / std::sqrt(squares);
-      for (int row = e / width; row < d; row += kStrands) {
-        const int64_t at = int64_t(row) * d + column;
-        b[at] = row < first + column ? T(0) : l[at] * inverse;
-      }
+    for (int column = team.rank(); column < width; column += team.size()) {
+      T sum = 0;
+      for (int strand = 0; strand < kStrands; ++strand) sum += squares[strand * width + column];
+      inverse[column] = 1 / std::sqrt(sum);
+    }
+    team.sync();
+    for (int top = 0; top < d; top += kTile<T>) {
+      turn_tile(
+          team, d - top < kTile<T> ? d - top : kTile<T>, width, scratch,
+          [&](int row, int column) {
+            if (top + row < first + column) return T(0);
+            return l[int64_t(top + row) * d + column] * inverse[column];
+          },
+          [&](int column, int row, T entry) { b[int64_t(column) * d + top + row] = entry; });
     }
   }
 };
 
-// X = Z L2^-T in place of Z = Q B, a tile of rows from its first column to its last.
+// X = Z L2^-T in place of Z = Q B, a tile of rows from its first column to its last; and X's
+// transpose.
 template <typename T>
 struct SolveRows {
   static constexpr bool kByWarp = false;
@@ -217,6 +221,11 @@ struct SolveRows {
           team, rows, width, block, inverse,
           [&](int row, int column, T entry) { x[int64_t(row) * d + first + column] = entry; });
       team.sync();
+      T* transposed = stack.matrix(Slot::kFactor, i) + int64_t(first) * d + top;
+      turn_tile(
+          team, rows, width, block,
+          [&](int row, int column) { return x[int64_t(row) * d + first + column]; },
+          [&](int column, int row, T entry) { transposed[int64_t(column) * d + row] = entry; });
     }
   }
 };

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "linalg/turn_tile.h"
 #include "refresh/phases/table.h"
 
 namespace soap_fast {
@@ -14,7 +15,8 @@ namespace soap_fast {
 // |E|_inf up to which a new basis is taken: 5/16 of its cube is 8.4e-6, below the 1e-5 allowed.
 constexpr double kMostResidual = 0.03;
 
-// E and F = I/2 + 3/8 E from XᵀX: X + X E F is what is wanted.
+// Of D = XᵀX - I = -E: D/2 and sqrt(3/8) D, whose square is what has to be taken from the former for
+// -(E/2 + 3/8 E²). And the transpose of Q as it was, where zero rows were set apart in it.
 struct ResidualRow {
   static constexpr bool kByWarp = true;
   SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
@@ -23,19 +25,26 @@ struct ResidualRow {
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
                                         int row, RefreshCall, double, T*) {
     if (!stack.alive(i)) return;
-    const int64_t at = int64_t(row) * stack.d;
-    const T* gram = stack.matrix(Slot::kRotated, i) + at;
-    T* e = stack.matrix(Slot::kFactor, i) + at;
-    T* f = stack.matrix(Slot::kProduct, i) + at;
+    const int d = stack.d;
+    const int64_t at = int64_t(row) * d;
+    const T root = T(0.6123724356957945);  // of 3/8
+    T* gram = stack.matrix(Slot::kRotated, i) + at;
+    T* scaled = stack.matrix(Slot::kProduct, i) + at;
     double absolute = 0;
-    for (int column = team.rank(); column < stack.d; column += team.size()) {
-      const T one = T(column == row);
-      e[column] = one - gram[column];
-      f[column] = one / 2 + T(0.375) * e[column];
-      absolute += std::fabs(double(e[column]));
+    for (int column = team.rank(); column < d; column += team.size()) {
+      const T entry = gram[column] - T(column == row);
+      scaled[column] = root * entry;
+      gram[column] = entry / 2;
+      absolute += std::fabs(double(entry));
     }
     absolute = team.sum(absolute);
     if (team.rank() == 0) stack.of_rows(OfRow::kAbsolute, i)[row] = absolute;
+    if (int(stack.of_factor(OfFactor::kRows, i)) == d) return;
+    const T* q = stack.bases + stack.place(i) * d * d + row;
+    T* target = stack.matrix(Slot::kBasis, i) + at;
+    for (int column = team.rank(); column < d; column += team.size()) {
+      target[column] = q[int64_t(column) * d];
+    }
   }
 };
 
@@ -62,55 +71,44 @@ struct Judge {
   }
 };
 
-// X + X E F; and Q as it was, for the carrying matrix.
-struct AddCorrectionRow {
-  static constexpr bool kByWarp = true;
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
-
-  template <typename T, typename Team>
-  SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int row, RefreshCall, double, T*) {
-    if (!stack.in_stage(i, Outcome::kRefreshed)) return;
-    const int64_t at = int64_t(row) * stack.d;
-    const T* correction = stack.matrix(Slot::kFactor, i) + at;
-    T* x = stack.matrix(Slot::kResult, i) + at;
-    for (int column = team.rank(); column < stack.d; column += team.size()) {
-      x[column] += correction[column];
-    }
-    if (stack.of_factor(OfFactor::kRows, i) == stack.d) return;
-    const T* q = stack.bases + stack.place(i) * stack.d * stack.d + at;
-    T* target = stack.matrix(Slot::kBasis, i) + at;
-    for (int column = team.rank(); column < stack.d; column += team.size()) {
-      target[column] = q[column];
-    }
-  }
-};
-
 // The new basis to its place, the ones of its unit vectors exact; the identity as order and carry
-// where the old one stays.
-struct CommitRow {
-  static constexpr bool kByWarp = true;
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return d; }
+// where the old one stays. A tile of rows.
+template <typename T>
+struct CommitRows {
+  static constexpr bool kByWarp = false;
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return tiles_of(d, kTile<T>); }
 
-  template <typename T, typename Team>
+  template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int row, RefreshCall, double, T*) {
-    const int d = stack.d;
-    if (stack.in_stage(i, Outcome::kRefreshed)) {
-      const T* x = stack.matrix(Slot::kResult, i) + int64_t(row) * d;
-      T* basis = stack.bases + (stack.place(i) * d + row) * d;
-      const int place = int(stack.of_rows(OfRow::kPlace, i)[row]);
-      const bool zero_row = place >= int(stack.of_factor(OfFactor::kRows, i));
-      for (int column = team.rank(); column < d; column += team.size()) {
-        basis[column] = zero_row ? T(column == place) : x[column];
+                                        int tile, RefreshCall, double, T* scratch) {
+    const int d = stack.d, top = tile * kTile<T>;
+    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
+    if (!stack.in_stage(i, Outcome::kRefreshed)) {
+      T* carry = stack.carries + (int64_t(i) * d + top) * d;
+      for (int row = 0; row < rows; ++row) {
+        for (int column = team.rank(); column < d; column += team.size()) {
+          carry[int64_t(row) * d + column] = T(column == top + row);
+        }
+      }
+      for (int row = team.rank(); row < rows; row += team.size()) {
+        stack.order(i)[top + row] = top + row;
       }
       return;
     }
-    T* carry = stack.carries + (int64_t(i) * d + row) * d;
-    for (int column = team.rank(); column < d; column += team.size()) {
-      carry[column] = T(column == row);
+    const T* x = stack.matrix(Slot::kFactor, i) + top;
+    T* basis = stack.bases + (stack.place(i) * d + top) * d;
+    const double* places = stack.of_rows(OfRow::kPlace, i) + top;
+    const int n = int(stack.of_factor(OfFactor::kRows, i));
+    for (int left = 0; left < d; left += kTile<T>) {
+      turn_tile(
+          team, d - left < kTile<T> ? d - left : kTile<T>, rows, scratch,
+          [&](int column, int row) { return x[int64_t(left + column) * d + row]; },
+          [&](int row, int column, T entry) {
+            const int place = int(places[row]);
+            basis[int64_t(row) * d + left + column] =
+                place >= n ? T(left + column == place) : entry;
+          });
     }
-    if (team.rank() == 0) stack.order(i)[row] = row;
   }
 };
 

@@ -4,6 +4,7 @@
 // its columns normalised is well conditioned: its QR may go by a Cholesky factorisation in turn.
 #pragma once
 
+#include "linalg/product_structure.h"
 #include "refresh/phases/examine.h"
 #include "refresh/phases/factorise.h"
 #include "refresh/phases/polish.h"
@@ -24,53 +25,46 @@ enum class Phase {
   kSolve,
   kResidual,
   kJudge,
-  kAddCorrection,
   kCommit,
 };
 constexpr int kPhases = int(Phase::kCommit) + 1;
 
 // The products of matrices between them, each of all factors at once.
 enum class Product {
-  kTimesBasis,  // K Q
-  kRotate,      // H = QᵀKQ
-  kColumnGram,  // BᵀB
-  kExpand,      // Q B
-  kBasisGram,   // XᵀX
-  kSeries,      // E F
-  kCorrection,  // X E F
-  kCarry,       // QᵀX
+  kTimesFactor,  // QᵀK
+  kRotate,       // H = QᵀKQ
+  kColumnGram,   // BᵀB
+  kExpand,       // Q B
+  kBasisGram,    // XᵀX
+  kSeries,       // -(E/2 + 3/8 E²)
+  kCorrection,   // Xᵀ + (E/2 + 3/8 E²) Xᵀ
+  kCarry,        // QᵀX
 };
 
-// What a product's kernel may make use of, as soap_fast/step/grouped_matmul.py says.
-constexpr int kSymmetric = 1, kRightLower = 2, kLeftUpper = 4;
-
-// out = a b, or aᵀ b.
+// out = a bᵀ, or out - a bᵀ. E² is so small that its operands may be rounded.
 struct Operands {
-  Slot a;
-  bool transposed;
-  Slot b, out;
+  Slot a, b, out;
   int structure;
 };
 
 constexpr Operands operands_of(Product product) {
   switch (product) {
-    case Product::kTimesBasis:
-      return {Slot::kFactor, false, Slot::kBasis, Slot::kProduct, 0};
+    case Product::kTimesFactor:  // K is its own transpose
+      return {Slot::kBasis, Slot::kFactor, Slot::kProduct, 0};
     case Product::kRotate:
-      return {Slot::kBasis, true, Slot::kProduct, Slot::kRotated, kSymmetric};
+      return {Slot::kProduct, Slot::kBasis, Slot::kRotated, kSymmetric};
     case Product::kColumnGram:
-      return {Slot::kFactor, true, Slot::kFactor, Slot::kRotated,
-              kSymmetric | kRightLower | kLeftUpper};
+      return {Slot::kFactor, Slot::kFactor, Slot::kRotated, kSymmetric | kRightLower | kLeftUpper};
     case Product::kExpand:
-      return {Slot::kProduct, false, Slot::kFactor, Slot::kResult, kRightLower};
+      return {Slot::kProduct, Slot::kFactor, Slot::kResult, kRightLower};
     case Product::kBasisGram:
-      return {Slot::kResult, true, Slot::kResult, Slot::kRotated, kSymmetric};
+      return {Slot::kFactor, Slot::kFactor, Slot::kRotated, kSymmetric};
     case Product::kSeries:
-      return {Slot::kFactor, false, Slot::kProduct, Slot::kRotated, kSymmetric};
+      return {Slot::kProduct, Slot::kProduct, Slot::kRotated, kSymmetric | kSubtract | kRounded};
     case Product::kCorrection:
-      return {Slot::kResult, false, Slot::kRotated, Slot::kFactor, 0};
+      return {Slot::kRotated, Slot::kResult, Slot::kFactor, kSubtract};
     default:
-      return {Slot::kBasis, true, Slot::kResult, Slot::kCarry, 0};
+      return {Slot::kBasis, Slot::kFactor, Slot::kCarry, 0};
   }
 }
 
@@ -81,7 +75,7 @@ auto visit_phase(Phase phase, const Visit& visit) {
     case Phase::kSmall:
       return visit(RefreshSmall());
     case Phase::kGather:
-      return visit(GatherRow());
+      return visit(GatherRows<T>());
     case Phase::kSetApart:
       return visit(SetApart());
     case Phase::kExamine:
@@ -89,7 +83,7 @@ auto visit_phase(Phase phase, const Visit& visit) {
     case Phase::kDecide:
       return visit(Decide());
     case Phase::kArrange:
-      return visit(ArrangeRow());
+      return visit(ArrangeRows<T>());
     case Phase::kFactorColumns:
       return visit(FactorColumns<T>());
     case Phase::kNormalise:
@@ -100,10 +94,8 @@ auto visit_phase(Phase phase, const Visit& visit) {
       return visit(ResidualRow());
     case Phase::kJudge:
       return visit(Judge());
-    case Phase::kAddCorrection:
-      return visit(AddCorrectionRow());
     default:
-      return visit(CommitRow());
+      return visit(CommitRows<T>());
   }
 }
 
@@ -131,8 +123,8 @@ void refresh_large(int largest, const Launch& launch, const Multiply& multiply) 
 
   launch(Phase::kGather, first);
   launch(Phase::kSetApart, first);
-  multiply(Product::kTimesBasis);  // K Q
-  multiply(Product::kRotate);      // H = QᵀKQ
+  multiply(Product::kTimesFactor);  // QᵀK
+  multiply(Product::kRotate);       // H = QᵀKQ
   launch(Phase::kExamine, first);
   launch(Phase::kDecide, first);
   launch(Phase::kArrange, first);
@@ -145,10 +137,9 @@ void refresh_large(int largest, const Launch& launch, const Multiply& multiply) 
   multiply(Product::kBasisGram);     // XᵀX
   launch(Phase::kResidual, first);
   launch(Phase::kJudge, first);
-  multiply(Product::kSeries);      // E F
-  multiply(Product::kCorrection);  // X E F
-  launch(Phase::kAddCorrection, first);
-  multiply(Product::kCarry);  // QᵀX
+  multiply(Product::kSeries);      // E/2 + 3/8 E²
+  multiply(Product::kCorrection);  // X is orthogonal
+  multiply(Product::kCarry);       // QᵀX
   launch(Phase::kCommit, first);
 }
 

@@ -10,13 +10,14 @@
 
 namespace soap_fast {
 
-// Matrices of workspace per factor, named by what they hold in turn.
+// Matrices of workspace per factor, named by what they hold in turn. Whatever is multiplied lies so
+// that rows meet rows, as tensor cores want it.
 enum class Slot {
-  kFactor,   // K; then H sorted and shifted; then B = L1 / D; then E = I - XᵀX; then X E F
-  kBasis,    // Q, with the unit vectors of K's zero rows among its columns; then Q as it was
-  kProduct,  // K Q; then Q with sorted columns; then L2, see FactorColumns; then F = I / 2 + 3/8 E
-  kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then E F
-  kResult,   // L1; then Q B; then X, the new basis
+  kFactor,   // K; then H sorted and shifted; then Bᵀ, B = L1 / D; then Xᵀ
+  kBasis,    // Qᵀ, with the unit vectors of K's zero rows among its rows; then Qᵀ as it was
+  kProduct,  // QᵀK; then Q with sorted columns; then L2, see FactorColumns; then sqrt(3/8) E
+  kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then -E/2; then -(E/2 + 3/8 E²)
+  kResult,   // L1; then Q B; then X, the new basis but for a correction
   kCarry,    // no workspace: what the caller gets
 };
 constexpr int kSlots = 5;

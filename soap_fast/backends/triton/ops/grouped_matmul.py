@@ -17,8 +17,16 @@ from torch import Tensor
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.tuning import TUNING
 from soap_fast.backends.triton.launch.upload import upload
-from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
-from soap_fast.triton_kernels.columns import GROUPED_KIND, GROUPED_MATMUL
+from soap_fast.backends.triton.ops.grouped_tiles import ANY, TILES, kind_of
+from soap_fast.step.grouped_matmul import (
+    LEFT_UPPER,
+    RIGHT_LOWER,
+    ROUNDED,
+    SUBTRACT,
+    SYMMETRIC,
+    multiply,
+)
+from soap_fast.triton_kernels.columns import GROUPED_MATMUL
 
 Products = tuple[Launcher, str]  # and the precision
 _within: ContextVar[Products | None] = ContextVar("products", default=None)
@@ -48,7 +56,7 @@ def _operator(
         grouped_matmul_triton(a, b, products, *kept, structure)
     else:
         for left, right, product in zip(a, b, products, strict=True):
-            torch.bmm(left, right, out=product)
+            multiply(left, right, product, structure)
 
 
 def grouped_matmul_triton(
@@ -70,15 +78,21 @@ def grouped_matmul_triton(
         if _is_served(*group):
             served.append(group)
         else:
-            product.copy_(left @ right)
-    constants = {**TUNING["grouped_matmul"].constants, "PRECISION": precision}
+            multiply(left, right, product, structure)
+    constants = {
+        **TUNING["grouped_matmul"].constants,
+        "PRECISION": _precision(precision, structure),
+    }
     most = constants["GROUPS"]
     for first in range(0, len(served), most):
-        widest = 32 if precision == "ieee" else 64
-        rows, tiles = _rows(served[first : first + most], structure, widest=widest)
+        rows, tiles = _rows(served[first : first + most], constants["PRECISION"], structure)
         groups = upload(torch.tensor(rows, dtype=torch.int64), served[0][0].device)
         arguments = (groups, len(rows), tiles)
         launcher(Launch("grouped_matmul", arguments, constants, tiles))
+
+
+def _precision(asked: str, structure: int) -> str:
+    return "tf32" if asked == "tf32x3" and structure & ROUNDED else asked
 
 
 def _is_served(*group: Tensor) -> bool:
@@ -91,23 +105,23 @@ def _is_served(*group: Tensor) -> bool:
 
 
 def _rows(
-    groups: Sequence[tuple[Tensor, Tensor, Tensor]], structure: int, *, widest: int
+    groups: Sequence[tuple[Tensor, Tensor, Tensor]], precision: str, structure: int
 ) -> tuple[list[list[int]], int]:
     """Rows of the table, and how many tiles there are."""
     rows, tiles = [], 0
     for a, b, product in groups:
         count, m, n = product.shape
-        kind, height, width = _kind(a, b, product, widest)
+        kind, height, width = _kind(a, b, product, precision)
         tiles_m, tiles_n = -(-m // height), -(-n // width)
-        symmetric = structure & SYMMETRIC and kind != "any"
+        symmetric = structure & SYMMETRIC and kind < ANY
         per_matrix = tiles_m * tiles_n
         if symmetric:  # from the diagonal down, a column of tiles after the other
-            per_matrix = sum(tiles_m - row for row in range(0, tiles_m, width // height))
+            per_matrix -= sum(column * width // height for column in range(tiles_n))
         last = tiles + count * per_matrix
         row = {
             "first_tile": tiles,
             "last_tile": last,
-            "kind": GROUPED_KIND[kind],
+            "kind": kind,
             "m": m,
             "n": n,
             "k": a.shape[2],
@@ -117,6 +131,7 @@ def _rows(
             "symmetric": bool(symmetric),
             "from_row": bool(structure & LEFT_UPPER),
             "from_column": bool(structure & RIGHT_LOWER),
+            "subtract": bool(structure & SUBTRACT),
         }
         for name, x in (("a", a), ("b", b), ("out", product)):
             row[f"{name}_address"] = x.data_ptr()
@@ -126,16 +141,18 @@ def _rows(
     return rows, tiles
 
 
-def _kind(a: Tensor, b: Tensor, product: Tensor, widest: int) -> tuple[str, int, int]:
+def _kind(a: Tensor, b: Tensor, product: Tensor, precision: str) -> tuple[int, int, int]:
     """How a group is loaded and written, and the height and width of its tiles."""
-    along = [axis for axis in (2, 1) if a.stride(axis) == 1]  # rows before columns
-    if not along or b.stride(2) != 1 or product.stride(2) != 1:
-        return "any", widest, 32
     _, m, n = product.shape
-    other = 3 - along[0]
-    steps = [m, n, a.shape[2], a.stride(other), b.stride(1), product.stride(1)]
+    steps = [n, a.shape[2], a.stride(1), b.stride(2), product.stride(1)]
     steps += [x.stride(0) for x in (a, b, product)]
-    if any(step % 4 for step in steps) or any(x.data_ptr() % 16 for x in (a, b, product)):
-        return "any", widest, 32
-    height = 64 if widest == 64 and -(-m // 32) * 32 > 0.8 * (-(-m // 64) * 64) else 32
-    return ("rows" if along[0] == 2 else "columns") + f"_{height}", height, widest
+    along = a.stride(2) == b.stride(1) == product.stride(2) == 1
+    kind = ANY
+    if along and not any(step % 4 for step in steps) and not any(_off(x) for x in (a, b, product)):
+        kind = ANY - 1 if precision == "ieee" else kind_of(m, n, a.shape[2])
+    return kind, *TILES[kind]
+
+
+def _off(x: Tensor) -> bool:
+    """Whether it begins elsewhere than at a multiple of 16 bytes."""
+    return bool(x.data_ptr() % 16)
