@@ -106,8 +106,8 @@ def test_structure_is_told_by_the_plan():
     plan = {launch.name: launch.structure for launch in refresh_plan([(40, 1)])}
     assert {name: plan[name] for name in PRODUCTS} == {
         "times_factor": 0, "rotate": SYMMETRIC, "expand": RIGHT_LOWER, "basis_gram": SYMMETRIC,
-        "column_gram": SYMMETRIC | RIGHT_LOWER | LEFT_UPPER, "series": SYMMETRIC | SUBTRACT | ROUNDED,
-        "correction": SUBTRACT, "carry": 0,
+        "column_gram": SYMMETRIC | RIGHT_LOWER | LEFT_UPPER,
+        "series": SYMMETRIC | SUBTRACT | ROUNDED, "correction": SUBTRACT, "carry": 0,
     }  # fmt: skip
     assert not any(of for name, of in plan.items() if name not in PRODUCTS)
 

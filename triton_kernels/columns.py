@@ -153,16 +153,16 @@ SETTLE = columns("tensor", "plane", "state", "squares", "elements")
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(
     "first_tile", "last_tile",  # of all tiles, those of this group; the last one not included
-    "kind",  # see GROUPED_CLASSES; their number of them: any strides
+    "kind",  # see GROUPED_CLASSES
     "m", "n", "k", "tiles_m", "tiles_n", "per_matrix",
     # Whether a product is symmetric, so that half of its tiles are others mirrored, whether its
     # sums begin at a tile's first row, or at its first column, and whether it is subtracted.
     "symmetric", "from_row", "from_column", "subtract",
-    *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row", "column")),
+    *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row")),
 )  # fmt: skip
-# Height and width of tiles. Rows of a, columns of b and rows of out lie at multiples of 16 bytes.
-GROUPED_CLASSES = ((128, 64), (64, 64), (64, 32))
-ANY_TILE = (32, 32)
+# Height and width of tiles, and whether rows begin at multiples of 16 bytes and end there.
+GROUPED_CLASSES = ((128, 64, True), (64, 64, True), (64, 32, True), (64, 32, False))
+GROUPED_NARROW = 2  # from here on
 
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.
 # A basis of size 0 is none, one at address 0 is the identity.

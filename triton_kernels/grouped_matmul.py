@@ -3,8 +3,9 @@
     out[g, i] = a[g, i] b[g, i]              for every matrix i of every group g
     out[g, i] = out[g, i] - a[g, i] b[g, i]  where the group says so
 
-Rows of a and columns of b are contiguous, as tensor cores want both: b is the transpose of a matrix
-that lies by rows. Groups whose operands lie in another way are loaded element by element.
+Rows of a, columns of b and rows of out are contiguous, as tensor cores want them: b is the
+transpose of a matrix that lies by rows. Where rows begin at multiples of 16 bytes, 16 bytes are
+moved at a time, elsewhere 4.
 
 Of a symmetric product the tiles on the diagonal and below are made and written twice, the second
 time transposed. Terms of a sum that a triangle of zeros makes zero are left out by whole blocks.
@@ -13,8 +14,8 @@ time transposed. Terms of a sum that a triangle of zeros makes zero are left out
 import triton
 import triton.language as tl
 
-from soap_fast.triton_kernels.columns import ANY_TILE, GROUPED_CLASSES, GROUPED_MATMUL
-from soap_fast.triton_kernels.product import add_product, product_of_rows
+from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL, GROUPED_NARROW
+from soap_fast.triton_kernels.product import product_of_rows
 from soap_fast.triton_kernels.table import floats, operand
 
 COLUMNS = tl.constexpr(len(GROUPED_MATMUL))
@@ -35,9 +36,8 @@ A = tl.constexpr(GROUPED_MATMUL["a_address"])
 B = tl.constexpr(GROUPED_MATMUL["b_address"])
 OUT = tl.constexpr(GROUPED_MATMUL["out_address"])
 CLASSES = tl.constexpr(len(GROUPED_CLASSES))
-HEIGHTS, WIDTHS = (tl.constexpr(x) for x in zip(*GROUPED_CLASSES, strict=True))
-MOST = tl.constexpr(128 * 64)  # elements of a tile that are subtracted from at once
-ANY_HEIGHT, ANY_WIDTH = (tl.constexpr(x) for x in ANY_TILE)
+HEIGHTS, WIDTHS, IN_QUADS = (tl.constexpr(x) for x in zip(*GROUPED_CLASSES, strict=True))
+NARROW = tl.constexpr(GROUPED_NARROW)
 
 
 @triton.jit(do_not_specialize=["n_groups", "n_tiles"])
@@ -49,6 +49,7 @@ def grouped_matmul(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
     TALL: tl.constexpr,  # rows that are computed at once, at most
+    QUADS: tl.constexpr,  # whether rows of all groups begin at multiples of 16 bytes
     PRECISION: tl.constexpr,  # in tf32 operands are rounded, not cut off
 ):
     ROUNDED: tl.constexpr = "rounded" if PRECISION == "tf32" else PRECISION
@@ -58,62 +59,47 @@ def grouped_matmul(
         group = groups + tl.sum((ends <= tile).to(tl.int32)) * COLUMNS
         kind = tl.load(group + KIND).to(tl.int32)
         # Without tensor cores wider tiles spill.
-        for number in tl.static_range(CLASSES - 1 if PRECISION == "ieee" else 0, CLASSES):
-            if kind == number:
-                _of_rows(group, tile, number, ROUNDED, BK, STAGES, TALL)
-        if kind == CLASSES:
-            _any(group, tile, BK, ROUNDED)
+        for number in tl.static_range(NARROW if PRECISION == "ieee" else 0, CLASSES):
+            if IN_QUADS[number] == QUADS and kind == number:
+                _tile(group, tile, number, ROUNDED, BK, STAGES, TALL)
 
 
 @triton.jit
-def _of_rows(
+def _tile(
     group, tile,
     NUMBER: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     TALL: tl.constexpr,
 ):  # fmt: skip
-    """A tile of a product of rows with rows, all of them at multiples of 16 bytes."""
+    """A tile of a product of rows with rows."""
+    QUADS: tl.constexpr = IN_QUADS[NUMBER]
     HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
     WIDTH: tl.constexpr = WIDTHS[NUMBER]
     BM: tl.constexpr = min(HEIGHT, TALL)
     matrix, tile_m0, n0 = _place(group, tile, HEIGHT, WIDTH)
     k = tl.arange(0, BK)
     n = n0 + tl.arange(0, WIDTH)
-    for first in tl.static_range(0, HEIGHT, BM):
+    for first in tl.range(0, HEIGHT, BM, num_stages=1):
         m0 = tile_m0 + first
         m = m0 + tl.arange(0, BM)
-        start = tl.multiple_of(_first_term(group, m0, n0), 4)
-        length = tl.multiple_of(tl.load(group + K).to(tl.int32), 4) - start
+        start = _first_term(group, m0, n0)
+        length = _number(group + K, QUADS) - start
         # Beyond the edges the last row is read again: masks would take registers in the loop.
         a_row = tl.minimum(m, tl.load(group + M).to(tl.int32) - 1)
         b_row = tl.minimum(n, tl.load(group + N).to(tl.int32) - 1)
-        a_stride = tl.multiple_of(tl.load(group + A + 2).to(tl.int32), 4)
-        b_stride = tl.multiple_of(tl.load(group + B + 3).to(tl.int32), 4)
-        a_at = _aligned(group + A, matrix) + start + (a_row[:, None] * a_stride + k[None, :])
-        b_at = _aligned(group + B, matrix) + start + (b_row[:, None] * b_stride + k[None, :])
+        a_row = a_row[:, None] * _number(group + A + 2, QUADS)
+        b_row = b_row[:, None] * _number(group + B + 2, QUADS)
+        a_at = _matrix(group + A, matrix, QUADS) + start + (a_row + k[None, :])
+        b_at = _matrix(group + B, matrix, QUADS) + start + (b_row + k[None, :])
         acc = product_of_rows(a_at, b_at, length, PRECISION, BK, STAGES)
-        _store_parts(group, matrix, m0, n0, acc)
+        _store(group, matrix, m, n, acc, QUADS)
 
 
 @triton.jit
-def _store_parts(group, matrix, m0, n0, acc):
-    """`_store` of some columns after the others: what is subtracted from would take registers."""
-    HALF: tl.constexpr = acc.shape[1] // 2
-    if acc.numel > MOST:
-        left, right = acc.reshape(acc.shape[0], 2, HALF).permute(0, 2, 1).split()
-        _store_parts(group, matrix, m0, n0, left)
-        _store_parts(group, matrix, m0, n0 + HALF, right)
-    else:
-        _store(group, matrix, m0, n0, acc)
-
-
-@triton.jit
-def _store(group, matrix, m0, n0, acc):
-    m = m0 + tl.arange(0, acc.shape[0])
-    n = n0 + tl.arange(0, acc.shape[1])
-    out = _aligned(group + OUT, matrix)
-    stride = tl.multiple_of(tl.load(group + OUT + 2).to(tl.int32), 4)
+def _store(group, matrix, m, n, acc, QUADS: tl.constexpr):
+    out = _matrix(group + OUT, matrix, QUADS)
+    stride = _number(group + OUT + 2, QUADS)
     m_end = tl.load(group + M).to(tl.int32)
-    n_end = tl.multiple_of(tl.load(group + N).to(tl.int32), 4)
+    n_end = _number(group + N, QUADS)
     at = out + (m[:, None] * stride + n[None, :])
     inside = (m < m_end)[:, None] & (n < n_end)[None, :]
     symmetric = tl.load(group + SYMMETRIC) != 0
@@ -124,33 +110,6 @@ def _store(group, matrix, m0, n0, acc):
     if symmetric:
         mirrored = out + (n[None, :] * stride + m[:, None])
         tl.store(mirrored, acc, mask=inside & (n[None, :] < m[:, None]))
-
-
-@triton.jit
-def _any(group, tile, BK: tl.constexpr, PRECISION: tl.constexpr):
-    matrix, m0, n0 = _place(group, tile, ANY_HEIGHT, ANY_WIDTH)
-    m, n = m0 + tl.arange(0, ANY_HEIGHT), n0 + tl.arange(0, ANY_WIDTH)
-    k = tl.arange(0, BK)
-    m_end = tl.load(group + M).to(tl.int32)
-    n_end = tl.load(group + N).to(tl.int32)
-    k_end = tl.load(group + K).to(tl.int32)
-    left_at = _matrix(group + A, matrix) + m[:, None] * tl.load(group + A + 2)
-    right_at = _matrix(group + B, matrix) + n[:, None] * tl.load(group + B + 3)
-    acc = tl.zeros((ANY_HEIGHT, ANY_WIDTH), tl.float32)
-    first = _first_term(group, m0, n0) // BK * BK
-    for start in tl.range(first, k_end, BK, num_stages=1):
-        row = start + k
-        mask = (m < m_end)[:, None] & (row < k_end)[None, :]
-        left = tl.load(left_at + row[None, :] * tl.load(group + A + 3), mask=mask, other=0.0)
-        mask = (n < n_end)[:, None] & (row < k_end)[None, :]
-        right = tl.load(right_at + row[None, :] * tl.load(group + B + 2), mask=mask, other=0.0)
-        acc = add_product(acc, left, right, PRECISION, False)
-    out = _matrix(group + OUT, matrix) + m[:, None] * tl.load(group + OUT + 2)
-    out += n[None, :] * tl.load(group + OUT + 3)
-    mask = (m < m_end)[:, None] & (n < n_end)[None, :]
-    if tl.load(group + SUBTRACT) != 0:
-        acc = tl.load(out, mask=mask, other=0.0) - acc
-    tl.store(out, acc, mask=mask)
 
 
 @triton.jit
@@ -178,12 +137,20 @@ def _first_term(group, m0, n0):
 
 
 @triton.jit
-def _aligned(at, matrix):
-    """Where matrix number `matrix` of a group's operand begins, at a multiple of 16 bytes."""
-    return operand(tl.load(at)) + matrix * tl.multiple_of(tl.load(at + 1), 4)
+def _number(at, QUADS: tl.constexpr):
+    """A number of the table, which is a multiple of 4 where rows lie in quads."""
+    number = tl.load(at).to(tl.int32)
+    if QUADS:
+        number = tl.multiple_of(number, 4)
+    return number
 
 
 @triton.jit
-def _matrix(at, matrix):
-    """The same of any operand."""
-    return floats(tl.load(at)) + matrix * tl.load(at + 1)
+def _matrix(at, matrix, QUADS: tl.constexpr):
+    """Where matrix number `matrix` of a group's operand begins."""
+    stride = tl.load(at + 1)
+    if QUADS:
+        found = operand(tl.load(at)) + matrix * tl.multiple_of(stride, 4)
+    else:
+        found = floats(tl.load(at)) + matrix * stride
+    return found

@@ -33,7 +33,8 @@ SMALL, SMALL_SHARED = (86, 89, 120), 99 * 1024  # bytes of shared memory of a pr
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 STORED_WIDE = ("rotate", "adam", "permute", "settle")  # what stores planes and moments alone
 # Accesses of any strides, and look-ups in small bases and in the sums that gather leaves of them.
-STRIDED = {"grouped_matmul": 3, "derive": 5, "fold_gram": 1}
+SWITCHES = ("ADAM", "QUADS")  # constants that launches of one step may differ in
+STRIDED = {"grouped_matmul": 1, "derive": 5, "fold_gram": 1}
 PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
 
 
@@ -79,8 +80,8 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         lowest = ("tf32x3", "ieee") if op == "gram" else ("tf32x3", "ieee", "tf32")
         for precision in lowest:
-            for adam in (False, True) if "ADAM" in arguments else (None,):
-                extra = {} if adam is None else {"ADAM": adam}
+            switch = next((name for name in SWITCHES if name in arguments), None)
+            for extra in ({switch: False}, {switch: True}) if switch else ({},):
                 yield op, {**fixed, "PRECISION": precision, **extra}
 
 
@@ -89,7 +90,8 @@ def complaints(result: dict[str, Any]) -> Iterator[str]:
     spilled = max(result["spill_bytes"], result["stack_bytes"])
     if spilled:
         yield f"{where} spills {spilled} bytes"
-    if result["load_bytes"] not in (None, 16):
+    at_any_address = result["constants"].get("QUADS") is False
+    if result["load_bytes"] not in (None, 4 if at_any_address else 16):
         yield f"{where} loads operands {result['load_bytes']} bytes at a time"
     if result["store_bytes"] not in (None, 16):
         yield f"{where} stores tiles {result['store_bytes']} bytes at a time"
@@ -126,7 +128,7 @@ def binary(op: str, constants: dict[str, Any], sm: int) -> Any:
 def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     """Compile one configuration for one architecture and read what came out."""
     made = binary(op, constants, sm)
-    shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
+    shown = {k: v for k, v in constants.items() if k in ("PRECISION", *SWITCHES)}
     return {
         "kernel": op,
         "sm": sm,
@@ -191,7 +193,8 @@ def every_launch() -> Iterator[Launch]:
     yield from recorded.launcher.launched
     yield recorded.engine.norm
     launcher = RecordingLauncher()
-    grouped_matmul_triton(*([torch.empty(1, 4, 4)] for _ in range(3)), launcher, "ieee")
+    x = torch.empty(1, 4, 4)
+    grouped_matmul_triton([x], [x.mT], [x], launcher, "ieee")
     yield from launcher.launched
 
 

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import torch
 
-from soap_fast.backends.triton.ops.grouped_tiles import ANY, TILES, kind_of, tile_cycles
+from soap_fast.backends.triton.ops.grouped_tiles import kind_of, tile_cycles
 from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
 from soap_fast.step.refresh_plan import PlannedLaunch, Share, refresh_plan
+from soap_fast.triton_kernels.columns import GROUPED_CLASSES
 
 __all__ = ["Cost", "PhaseCost", "cost", "costs_of", "phase_name", "refresh_plans"]
 
@@ -89,9 +90,9 @@ def products(launch: PlannedLaunch) -> float:
 
 def _product_cycles(d: int, structure: int) -> float:
     """Of one factor, all tiles behind one another."""
-    kind = kind_of(d, d, d) if d % 4 == 0 else ANY
-    height, width = TILES[kind]
-    is_mirrored = structure & SYMMETRIC and kind != ANY
+    kind = kind_of(d, d, d, in_quads=d % 4 == 0)
+    height, width, _ = GROUPED_CLASSES[kind]
+    is_mirrored = structure & SYMMETRIC
     found = 0.0
     for n in range(0, d, width):
         for m in range(n // height * height if is_mirrored else 0, d, height):

@@ -20,7 +20,8 @@ PHASES = (
     "solve", "residual", "judge", "commit",
 )  # fmt: skip
 PRODUCTS = (
-    "times_factor", "rotate", "column_gram", "expand", "basis_gram", "series", "correction", "carry",
+    "times_factor", "rotate", "column_gram", "expand", "basis_gram", "series", "correction",
+    "carry",
 )  # fmt: skip
 COLUMNS = 8  # kPlanColumns
 

@@ -21,7 +21,7 @@ from soap_fast.step.grouped_matmul import (
     grouped_matmul_native,
     multiply,
 )
-from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
+from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL, GROUPED_NARROW
 
 
 def grouped_matmul_interpreted(a, b, products, structure=0):
@@ -86,25 +86,32 @@ def check(op, a, b, products, structure):
 
 
 @interpreted_kernels
-@pytest.mark.parametrize("groups_of", [1, 2], ids=["ieee", "tf32x3"])
-@pytest.mark.parametrize("kind", range(len(GROUPED_CLASSES)))
+@pytest.mark.parametrize(
+    ("kind", "groups_of"),
+    [(kind, 2) for kind in range(len(GROUPED_CLASSES))]
+    + [(kind, 1) for kind in range(GROUPED_NARROW, len(GROUPED_CLASSES))],
+)
 @pytest.mark.parametrize("structure", [0, SUBTRACT])
 def test_tiles_of_every_class(monkeypatch, kind, structure, groups_of):
-    """Operands as tensor cores want them, in matrices that end within a tile and begin apart."""
+    """In tf32x3, narrow ones in ieee: operands as tensor cores want them, in matrices that end within a tile and begin apart."""
     from soap_fast.backends.triton.ops import grouped_matmul as grouped
 
-    monkeypatch.setattr(grouped, "kind_of", lambda m, n, k: kind)
-    a, b, products = groups([(2, 132, 96, 92, True, False)] * groups_of, torch.float32, kind)
+    monkeypatch.setattr(grouped, "kind_of", lambda *_, **__: kind)
+    in_quads = GROUPED_CLASSES[kind][2]
+    size = (132, 96, 92) if in_quads else (133, 95, 91)
+    a, b, products = groups([(2, *size, True, False)] * groups_of, torch.float32, kind)
     room = [torch.zeros(2, 140, 200) for _ in products]
-    inside = [x[:, 8:, 100:192].copy_(product) for x, product in zip(room, products, strict=True)]
+    rows, columns = slice(7, 7 + size[0]), slice(100, 100 + size[2])
+    inside = [x[:, rows, columns].copy_(y) for x, y in zip(room, products, strict=True)]
     check(grouped_matmul_interpreted, a, b, inside, structure)
     for x in room:
-        x[:, 8:, 100:192] = 0
+        x[:, rows, columns] = 0
         assert not x.any()
 
 
-# Around one and two tiles of 32 and of 64, whole quads and others.
-EDGES = (1, 5, 32, 36, 64, 66, 96, 100, 132)
+# Around one and two tiles of 32 and of 64, in quads and not; fewer where torch multiplies.
+EDGES = (1, 32, 36, 66, 100, 132)
+OTHER_EDGES = (5, 64)
 
 
 def structured(d, dtype):
@@ -127,7 +134,7 @@ def structured(d, dtype):
 @pytest.mark.parametrize("case", structured(1, torch.float32))
 @pytest.mark.parametrize("by_rows", [True, False], ids=["for tensor cores", "other"])
 def test_structure_changes_no_product(op, groups, case, by_rows):
-    for d in EDGES:
+    for d in EDGES if by_rows else OTHER_EDGES:
         a, b, structure = structured(d, torch.float32)[case]
         a, b = laid(a, by_rows), laid(b, not by_rows)
         products = [torch.full((2, d, d), torch.nan) for _ in range(groups)]
@@ -157,14 +164,14 @@ def test_what_structure_leaves_out(groups):
     assert torch.equal(product, product.mT)
 
 
-@pytest.mark.parametrize(("height", "width"), GROUPED_CLASSES)
+@pytest.mark.parametrize("kind", range(len(GROUPED_CLASSES)))
 @pytest.mark.parametrize("d", [64, 96, 640, 668])
-def test_tiles_of_a_symmetric_product(monkeypatch, d, height, width):
+def test_tiles_of_a_symmetric_product(monkeypatch, d, kind):
     """Those on the diagonal and below, whichever of both has several of the other."""
     from soap_fast.backends.triton.ops import grouped_matmul as grouped
 
-    kind = GROUPED_CLASSES.index((height, width))
-    monkeypatch.setattr(grouped, "kind_of", lambda m, n, k: kind)
+    monkeypatch.setattr(grouped, "kind_of", lambda *_, **__: kind)
+    height, width, _ = GROUPED_CLASSES[kind]
     x = torch.empty(3, d, d)
     rows, tiles = grouped._rows([(x, x.mT, x)], "tf32x3", SYMMETRIC)
     below = sum(m + height > n for m in range(0, d, height) for n in range(0, d, width))

@@ -57,16 +57,15 @@ def on_this_triton(op: str, tuning: Tuning) -> Tuning:
 def constants_on(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     """An op's constants on an architecture: others where tiles would spill.
 
-    Those of rotate with 128 rows do on sm_120 by Triton 3.6, and on sm_90 by Triton 3.9. Those of
-    grouped_matmul do everywhere but on sm_90 by Triton 3.6; by Triton 3.9 those with 64 rows do too
-    where 32 terms are summed at a time on sm_86 and sm_89.
+    Those of rotate with 128 rows do on sm_120 by Triton 3.6, and on sm_90 by Triton 3.9; those of
+    grouped_matmul do everywhere but in tf32x3 on sm_90 by Triton 3.6.
     """
     lowest = is_lowest_triton()
-    tall = {"rotate": lowest and sm < 120, "grouped_matmul": lowest and sm == 90}
-    others = {} if tall.get(op, True) else {"TALL": 64}
-    if op == "grouped_matmul" and not lowest and sm in (86, 89):
-        others["BK"] = 16
-    return {**constants, **others}
+    tall = {
+        "rotate": lowest and sm < 120,
+        "grouped_matmul": lowest and sm == 90 and constants.get("PRECISION") == "tf32x3",
+    }
+    return constants if tall.get(op, True) else {**constants, "TALL": 64}
 
 
 def is_lowest_triton() -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.tuning import TUNING
 from soap_fast.backends.triton.launch.upload import upload
-from soap_fast.backends.triton.ops.grouped_tiles import ANY, TILES, kind_of
+from soap_fast.backends.triton.ops.grouped_tiles import kind_of
 from soap_fast.step.grouped_matmul import (
     LEFT_UPPER,
     RIGHT_LOWER,
@@ -26,9 +26,10 @@ from soap_fast.step.grouped_matmul import (
     SYMMETRIC,
     multiply,
 )
-from soap_fast.triton_kernels.columns import GROUPED_MATMUL
+from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
 
 Products = tuple[Launcher, str]  # and the precision
+Group = tuple[Tensor, Tensor, Tensor]  # a, b and their product
 _within: ContextVar[Products | None] = ContextVar("products", default=None)
 _libraries: dict[str, torch.library.Library] = {}
 
@@ -72,22 +73,29 @@ def grouped_matmul_triton(
     Args:
         precision: "tf32x3" or "ieee".
     """
-    served = []
+    served: dict[bool, list[Group]] = {True: [], False: []}
     for group in zip(a, b, products, strict=True):
-        left, right, product = group
         if _is_served(*group):
-            served.append(group)
+            served[_in_quads(*group)].append(group)
         else:
-            multiply(left, right, product, structure)
+            multiply(*group, structure)
+    for in_quads, those in served.items():
+        _launch(those, in_quads, launcher, precision, structure)
+
+
+def _launch(
+    groups: Sequence[Group], in_quads: bool, launcher: Launcher, precision: str, structure: int
+) -> None:
     constants = {
         **TUNING["grouped_matmul"].constants,
+        "QUADS": in_quads,
         "PRECISION": _precision(precision, structure),
     }
     most = constants["GROUPS"]
-    for first in range(0, len(served), most):
-        rows, tiles = _rows(served[first : first + most], constants["PRECISION"], structure)
-        groups = upload(torch.tensor(rows, dtype=torch.int64), served[0][0].device)
-        arguments = (groups, len(rows), tiles)
+    for first in range(0, len(groups), most):
+        rows, tiles = _rows(groups[first : first + most], constants["PRECISION"], structure)
+        table = upload(torch.tensor(rows, dtype=torch.int64), groups[0][0].device)
+        arguments = (table, len(rows), tiles)
         launcher(Launch("grouped_matmul", arguments, constants, tiles))
 
 
@@ -96,24 +104,24 @@ def _precision(asked: str, structure: int) -> str:
 
 
 def _is_served(*group: Tensor) -> bool:
-    """Float32, something to sum, and offsets within a matrix that 32 bits hold."""
+    """Float32 by rows, something to sum, and offsets within a matrix that 32 bits hold."""
+    a, b, product = group
+    by_rows = a.stride(2) == b.stride(1) == product.stride(2) == 1
     spans = (
         max(x.shape[1] * abs(x.stride(1)), x.shape[2] * abs(x.stride(2))) < 2**30 for x in group
     )
-    summed = group[2].numel() > 0 and group[0].shape[2] > 0
-    return summed and group[0].dtype == torch.float32 and all(spans)
+    summed = product.numel() > 0 and a.shape[2] > 0
+    return by_rows and summed and a.dtype == torch.float32 and all(spans)
 
 
-def _rows(
-    groups: Sequence[tuple[Tensor, Tensor, Tensor]], precision: str, structure: int
-) -> tuple[list[list[int]], int]:
+def _rows(groups: Sequence[Group], precision: str, structure: int) -> tuple[list[list[int]], int]:
     """Rows of the table, and how many tiles there are."""
     rows, tiles = [], 0
     for a, b, product in groups:
         count, m, n = product.shape
         kind, height, width = _kind(a, b, product, precision)
         tiles_m, tiles_n = -(-m // height), -(-n // width)
-        symmetric = structure & SYMMETRIC and kind < ANY
+        symmetric = structure & SYMMETRIC
         per_matrix = tiles_m * tiles_n
         if symmetric:  # from the diagonal down, a column of tiles after the other
             per_matrix -= sum(column * width // height for column in range(tiles_n))
@@ -133,9 +141,9 @@ def _rows(
             "from_column": bool(structure & RIGHT_LOWER),
             "subtract": bool(structure & SUBTRACT),
         }
-        for name, x in (("a", a), ("b", b), ("out", product)):
+        for name, x, axis in (("a", a, 1), ("b", b, 2), ("out", product, 1)):
             row[f"{name}_address"] = x.data_ptr()
-            row[f"{name}_matrix"], row[f"{name}_row"], row[f"{name}_column"] = x.stride()
+            row[f"{name}_matrix"], row[f"{name}_row"] = x.stride(0), x.stride(axis)
         rows.append([row[name] for name in GROUPED_MATMUL])
         tiles = last
     return rows, tiles
@@ -144,15 +152,16 @@ def _rows(
 def _kind(a: Tensor, b: Tensor, product: Tensor, precision: str) -> tuple[int, int, int]:
     """How a group is loaded and written, and the height and width of its tiles."""
     _, m, n = product.shape
-    steps = [n, a.shape[2], a.stride(1), b.stride(2), product.stride(1)]
-    steps += [x.stride(0) for x in (a, b, product)]
-    along = a.stride(2) == b.stride(1) == product.stride(2) == 1
-    kind = ANY
-    if along and not any(step % 4 for step in steps) and not any(_off(x) for x in (a, b, product)):
-        kind = ANY - 1 if precision == "ieee" else kind_of(m, n, a.shape[2])
-    return kind, *TILES[kind]
+    in_quads = _in_quads(a, b, product)
+    kind = kind_of(m, n, a.shape[2], in_quads, narrow=precision == "ieee")
+    height, width, _ = GROUPED_CLASSES[kind]
+    return kind, height, width
 
 
-def _off(x: Tensor) -> bool:
-    """Whether it begins elsewhere than at a multiple of 16 bytes."""
-    return bool(x.data_ptr() % 16)
+def _in_quads(a: Tensor, b: Tensor, product: Tensor) -> bool:
+    """Whether all rows begin and end at multiples of 16 bytes."""
+    steps = [product.shape[2], a.shape[2], *(x.stride(0) for x in (a, b, product))]
+    steps += [a.stride(1), b.stride(2), product.stride(1)]
+    return not any(step % 4 for step in steps) and not any(
+        x.data_ptr() % 16 for x in (a, b, product)
+    )
