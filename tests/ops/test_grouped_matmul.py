@@ -93,7 +93,7 @@ def check(op, a, b, products, structure):
 )
 @pytest.mark.parametrize("structure", [0, SUBTRACT])
 def test_tiles_of_every_class(monkeypatch, kind, structure, groups_of):
-    """In tf32x3, narrow ones in ieee: operands as tensor cores want them, in matrices that end within a tile and begin apart."""
+    """In tf32x3, narrow ones in ieee too; matrices end within a tile and lie in larger ones."""
     from soap_fast.backends.triton.ops import grouped_matmul as grouped
 
     monkeypatch.setattr(grouped, "kind_of", lambda *_, **__: kind)
