@@ -3,10 +3,11 @@
 #pragma once
 
 #include "common.h"
+#include "linalg/product_structure.h"
 
 namespace soap_fast {
 
-// products[g] = a[g] b[g], one batched product of torch's per group, of whatever structure.
+// products[g] = a[g] b[g], or -= with kSubtract, one batched product of torch's per group.
 void grouped_matmul(TensorList a, TensorList b, TensorList products, int64_t structure);
 
 // The same by the dispatcher, which takes whatever kernel is registered for the device.

@@ -70,6 +70,29 @@ void add_slots(const RefreshArguments& arguments, const Part& part, int64_t offs
   }
 }
 
+// Rows from `row` on and columns from `column` on of matrices [count, d, d].
+Tensor block(const Tensor& matrices, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  Tensor of_rows = torch::stable::narrow(const_cast<Tensor&>(matrices), 1, row, rows);
+  return torch::stable::narrow(of_rows, 2, column, columns);
+}
+
+template <typename T>
+void multiply_panel(const Batch<T>& batch, PanelProduct product, RefreshCall call) {
+  const PanelOperands of = operands_of<T>(product, call);
+  TensorList a, b, out;
+  for (size_t p = 0; p < batch.parts.size(); ++p) {
+    const int64_t d = batch.parts[p].d, rows = d - of.top;
+    if (d <= of.first) continue;
+    const int64_t width = std::min<int64_t>(of.width, d - of.first);
+    const auto slot = [&](Slot slot) -> const Tensor& { return batch.slots[int(slot)][p]; };
+    a.push_back(block(slot(of.a), of.top, rows, 0, of.first));
+    Tensor lower = block(slot(of.b), of.first, width, 0, of.first);
+    b.push_back(torch::stable::transpose(lower, 1, 2));
+    out.push_back(block(slot(of.out), of.top, rows, of.first, width));
+  }
+  call_grouped_matmul(a, b, out, kSubtract);
+}
+
 template <typename T>
 void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
                    const Launched& launched, Batch<T>& batch) {
@@ -99,7 +122,11 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
                         batch.slots[int(of.b)], batch.slots[int(of.out)], of.structure);
     launched();
   };
-  refresh_large<T>(static_cast<int>(largest), launch, multiply);
+  refresh_large<T>(static_cast<int>(largest), launch, multiply,
+                   [&](PanelProduct product, RefreshCall call) {
+                     multiply_panel(batch, product, call);
+                     launched();
+                   });
 }
 
 // Small factors: no workspace but their own, so that all stacks go together.

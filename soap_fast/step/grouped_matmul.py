@@ -1,6 +1,6 @@
 """Grouped matmul: batched products of many sizes in one call.
 
-    products[g] = a[g] @ b[g]    for every group g
+    products[g] = a[g] @ b[g]    for every group g, or -= where it is to be subtracted
 
 The products of a refresh on a GPU all go through this operator, which torch's dispatcher looks up
 by device. The extension serves it with a batched product of torch's per group; a faster kernel
@@ -19,6 +19,7 @@ from soap_fast import extension
 __all__ = [
     "LEFT_UPPER",
     "RIGHT_LOWER",
+    "SUBTRACT",
     "SYMMETRIC",
     "grouped_matmul_eager",
     "grouped_matmul_native",
@@ -26,8 +27,9 @@ __all__ = [
 
 # What a caller knows of all groups, in any combination, and a kernel may make use of: products are
 # symmetric but for rounding, and then may be so to the last bit; entries of b above its diagonal,
-# or of a below it, are zero. csrc/linalg/grouped_matmul.h names the same numbers.
-SYMMETRIC, RIGHT_LOWER, LEFT_UPPER = 1, 2, 4
+# or of a below it, are zero. And what is to be done: products are taken from what is there.
+# csrc/linalg/product_structure.h names the same numbers.
+SYMMETRIC, RIGHT_LOWER, LEFT_UPPER, SUBTRACT = 1, 2, 4, 8
 
 
 def grouped_matmul_eager(
@@ -38,11 +40,15 @@ def grouped_matmul_eager(
     Args:
         a: [n, rows, k] per group, float32 or float64, of any strides: a transpose is a view.
         b: [n, k, columns] per group, likewise.
-        products: [n, rows, columns] per group, written; may not overlap with a or b.
+        products: [n, rows, columns] per group, written; may not overlap with a or b, though they
+            may be parts of one matrix. With SUBTRACT a @ b is taken from what they hold.
         structure: of the constants above, or 0.
     """
     for left, right, product in zip(a, b, products, strict=True):
-        product.copy_(left @ right)
+        if structure & SUBTRACT:
+            product -= left @ right
+        else:
+            product.copy_(left @ right)
 
 
 def grouped_matmul_native(

@@ -17,7 +17,7 @@ from torch import Tensor
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.tuning import TUNING
 from soap_fast.backends.triton.launch.upload import upload
-from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SYMMETRIC
+from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, SUBTRACT, SYMMETRIC
 from soap_fast.triton_kernels.columns import GROUPED_KIND, GROUPED_MATMUL
 
 Products = tuple[Launcher, str]  # and the precision
@@ -47,8 +47,8 @@ def _operator(
     if kept is not None:
         grouped_matmul_triton(a, b, products, *kept, structure)
     else:
-        for left, right, product in zip(a, b, products, strict=True):
-            torch.bmm(left, right, out=product)
+        for group in zip(a, b, products, strict=True):
+            _by_torch(*group, structure)
 
 
 def grouped_matmul_triton(
@@ -66,11 +66,10 @@ def grouped_matmul_triton(
     """
     served = []
     for group in zip(a, b, products, strict=True):
-        left, right, product = group
-        if _is_served(*group):
+        if _is_served(*group) and not structure & SUBTRACT:  # which the kernel does not know yet
             served.append(group)
         else:
-            product.copy_(left @ right)
+            _by_torch(*group, structure)
     constants = {**TUNING["grouped_matmul"].constants, "PRECISION": precision}
     most = constants["GROUPS"]
     for first in range(0, len(served), most):
@@ -79,6 +78,13 @@ def grouped_matmul_triton(
         groups = upload(torch.tensor(rows, dtype=torch.int64), served[0][0].device)
         arguments = (groups, len(rows), tiles)
         launcher(Launch("grouped_matmul", arguments, constants, tiles))
+
+
+def _by_torch(left: Tensor, right: Tensor, product: Tensor, structure: int) -> None:
+    if structure & SUBTRACT:
+        product.baddbmm_(left, right, alpha=-1)
+    else:
+        torch.bmm(left, right, out=product)
 
 
 def _is_served(*group: Tensor) -> bool:
