@@ -91,6 +91,67 @@ def test_as_diagonalising_as_householder(products, op):
     assert found == pytest.approx(wanted, rel=tolerances.DIAGONAL)
 
 
+def several_panels(dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Factors and bases of sizes around a panel of columns and above, some of low rank."""
+    generator = torch.Generator().manual_seed(0)
+    factors, bases = [], []
+    for d, ranks in ((384, [384]), (386, [386, 100]), (500, [499])):
+        vectors = [random_orthogonal(d, generator)[:, :rank] for rank in ranks]
+        decades = [torch.logspace(0, -4, rank, dtype=torch.float64) for rank in ranks]
+        k = [v * x @ v.T for v, x in zip(vectors, decades, strict=True)]
+        factors.append(torch.stack(k).to(dtype))
+        q = torch.stack([random_orthogonal(d, generator) for _ in ranks])
+        bases.append(q.to(dtype).contiguous())
+    return factors, bases
+
+
+def all_of(factors: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
+    counts = [len(k) for k in factors]
+    chosen = [torch.arange(count, dtype=torch.int32) for count in counts]
+    return chosen, [torch.ones(count, dtype=torch.bool) for count in counts], 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "products"),
+    [
+        (torch.float32, nullcontext),
+        (torch.float32, products_in_tf32x3),
+        (torch.float64, nullcontext),
+    ],
+    ids=["float32", "tf32x3", "float64"],
+)
+def test_factors_of_several_panels(dtype, products):
+    factors, bases = several_panels(dtype)
+    exact = [q.double() for q in bases]
+    with products():
+        for _ in range(3):
+            results = refresh_by_cholesky(factors, bases, *all_of(factors))
+            assert all((outcomes == REFRESHED).all() for outcomes in results.outcomes)
+            refresh_eager([k.double() for k in factors], exact, *all_of(factors))
+    for of_k, of_q, of_exact in zip(factors, bases, exact, strict=True):
+        for k, q, wanted in zip(of_k.double(), of_q.double(), of_exact, strict=True):
+            assert orthogonality(q) <= tolerances.ORTHOGONAL
+            assert off_diagonal(q.T @ k @ q) == pytest.approx(
+                off_diagonal(wanted.T @ k @ wanted), rel=tolerances.DIAGONAL
+            )
+
+
+@precision
+def test_panels_have_the_same_bits_whatever_the_threads(products):
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 1, 2):
+            torch.set_num_threads(threads)
+            factors, bases = several_panels(torch.float32)
+            with products():
+                found.append((refresh_by_cholesky(factors, bases, *all_of(factors)), bases))
+    finally:
+        torch.set_num_threads(before)
+    for results, bases in found[1:]:
+        assert_same_bits(bases, found[0][1])
+        assert_same_bits([*map(list, results)], [*map(list, found[0][0])])
+
+
 @ops
 def test_a_factor_that_is_not_positive_fails_alone(op):
     """No Gram matrix has such a pivot; whatever made it, the basis stays and the others go on."""

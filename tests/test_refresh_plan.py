@@ -12,20 +12,40 @@ import torch
 from factors import random_factor, random_orthogonal
 from streams import assert_same_bits, needs_native
 
-from soap_fast.inspect.refresh_cost import LAUNCH, cost, costs_of, phase_name, refresh_plans
+from soap_fast.inspect.refresh_cost import (
+    LAUNCH,
+    PANEL,
+    TILE,
+    cost,
+    costs_of,
+    phase_name,
+    products,
+    refresh_plans,
+)
 from soap_fast.step.grouped_matmul import LEFT_UPPER, RIGHT_LOWER, ROUNDED, SUBTRACT, SYMMETRIC
 from soap_fast.step.refresh import refresh_by_cholesky, refresh_launches, refresh_times
-from soap_fast.step.refresh_plan import PHASES, PRODUCTS, refresh_plan
+from soap_fast.step.refresh_plan import (
+    PANEL_PRODUCTS,
+    PHASES,
+    PRODUCTS,
+    PlannedLaunch,
+    Share,
+    refresh_plan,
+)
 
-SEQUENCE = Path(__file__).parent.parent / "csrc" / "refresh" / "phases" / "sequence.h"
+PHASES_OF_CSRC = Path(__file__).parent.parent / "csrc" / "refresh" / "phases"
 SIZES = {5: 3, 33: 2, 64: 1, 100: 2, 130: 1}
 LARGE = {d: n for d, n in SIZES.items() if d > 32}
 
 
 def test_names_are_those_of_the_source():
     """`kFactorColumns` is `factor_columns`."""
-    text = SEQUENCE.read_text()
-    for kind, names in (("Phase", PHASES), ("Product", PRODUCTS)):
+    for file, kind, names in (
+        ("sequence.h", "Phase", PHASES),
+        ("sequence.h", "Product", PRODUCTS),
+        ("panels.h", "PanelProduct", PANEL_PRODUCTS),
+    ):
+        text = (PHASES_OF_CSRC / file).read_text()
         body = re.search(rf"enum class {kind} \{{(.*?)\}};", text, re.DOTALL)[1]
         found = re.findall(r"^\s*k(\w+),", body, re.MULTILINE)
         assert tuple(re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in found) == names
@@ -49,6 +69,70 @@ def test_factorisations_end_where_their_factors_do():
     # Tiles of 64 rows below the diagonal one, and one at least; behind the first step's the tiles
     # that are left of the triangle.
     assert by_step == [{33: 1, 64: 1, 100: 1, 130: 2}, {100: 1, 130: 1 + 1}, {130: 1}]
+
+
+# Around a panel's width, and several of them.
+WIDE = {PANEL * TILE: 2, PANEL * TILE + 1: 1, 3 * PANEL * TILE - 5: 3, 64: 1}
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_panels_cover_each_factor_once(dtype):
+    """Behind the first panel, products make every entry from every column of panels before it."""
+    plan = [launch for launch in refresh_plan(WIDE.items(), dtype) if launch.panel]
+    assert {(launch.name, launch.round) for launch in plan} == {
+        ("update_panel", 0), ("update_panel", 1), ("solve_panel", 0),
+    }  # fmt: skip
+    assert all(launch.shares and launch.structure == SUBTRACT for launch in plan)
+    for d, factors in WIDE.items():
+        for name, of in {(launch.name, launch.round) for launch in plan}:
+            mine = [
+                launch for launch in plan
+                if (launch.name, launch.round) == (name, of)
+                and any(share == (d, factors, 0) for share in launch.shares)
+            ]  # fmt: skip
+            panels = range(PANEL * TILE, d, PANEL * TILE)
+            assert [launch.shape(d) for launch in mine] == [
+                (d if name == "solve_panel" else d - first, min(PANEL * TILE, d - first), first)
+                for first in panels
+            ]
+
+
+@needs_native
+def test_panels_are_the_only_products_of_a_part():
+    plan = refresh_plan(WIDE.items())
+    assert {launch.name for launch in plan if launch.panel} == set(PANEL_PRODUCTS)
+    assert all(x.shape(100) == (100, 100, 100) for x in plan if x.name in PRODUCTS)
+
+
+@needs_native
+def test_steps_update_their_own_panel_alone():
+    d = 2 * PANEL * TILE
+    parts = [x.shares[0].parts for x in refresh_plan([(d, 1)]) if x.name == "factor_columns"]
+    tiles, expected = 2 * PANEL, []
+    for step in range(tiles):
+        below, within = tiles - step - 1, step % PANEL
+        behind = range(min(below, PANEL - 1 - within) if within else 0)
+        expected.append(max(1, below) + sum(below - column for column in behind))
+    assert parts == 2 * expected
+
+
+@needs_native
+def test_the_solve_goes_by_panels():
+    d = 2 * PANEL * TILE + 1
+    steps = [x for x in refresh_plan([(d, 1), (64, 2)]) if x.name == "solve"]
+    assert [x.step for x in steps] == [0, PANEL, 2 * PANEL]
+    tiles = 2 * PANEL + 1
+    shares = [(d, 1, tiles), (64, 2, 1)]
+    assert [x.shares for x in steps] == [shares, shares[:1], shares[:1]]
+
+
+def test_a_product_takes_as_long_as_its_longest_tile():
+    lone = [
+        products(PlannedLaunch(0, "expand", 0, 0, 0, [Share(d, n, 0)]))
+        for d, n in ((64, 1), (64, 100), (640, 1))
+    ]
+    assert lone[0] == lone[1] < lone[2]
 
 
 @needs_native
@@ -114,12 +198,19 @@ def test_structure_is_told_by_the_plan():
 
 @needs_native
 def test_a_factorisation_has_its_flops():
-    """d³ / 3 each, d³ of the solve; of products what docs/decisions.md says: 10 and a third."""
+    """d³ / 3 each, d³ of the solve; of products what docs/decisions.md says: 10 and a third.
+
+    Most of them as products: all but what a panel has of its own.
+    """
     d = 1280
     by_phase = {phase.phase: phase.flops for phase in costs_of(refresh_plan([(d, 1)]))}
-    factored = sum(x for name, x in by_phase.items() if name.startswith("factor"))
-    assert factored == pytest.approx(2 * d**3 / 3, rel=tolerances.COUNTED_FLOPS)
-    assert by_phase["solve"] == d**3
+    by_tiles = sum(x for name, x in by_phase.items() if name.startswith("factor"))
+    by_products = sum(x for name, x in by_phase.items() if name.startswith("update_panel"))
+    assert by_tiles + by_products == pytest.approx(2 * d**3 / 3, rel=tolerances.COUNTED_FLOPS)
+    assert by_phase["solve"] + by_phase["solve_panel"] == d**3
+    width = PANEL * TILE
+    assert by_tiles < d**2 * width
+    assert by_phase["solve"] <= d**2 * width
     assert sum(by_phase[name] for name in PRODUCTS) == pytest.approx(
         (10 + 1 / 3) * d**3, rel=tolerances.COUNTED_FLOPS
     )

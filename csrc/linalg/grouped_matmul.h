@@ -7,8 +7,7 @@
 
 namespace soap_fast {
 
-// products[g] = a[g] b[g], or -= by kSubtract: one batched product of torch's per group, of whatever
-// structure else.
+// products[g] = a[g] b[g], or -= with kSubtract, one batched product of torch's per group.
 void grouped_matmul(TensorList a, TensorList b, TensorList products, int64_t structure);
 
 // The same by the dispatcher, which takes whatever kernel is registered for the device.

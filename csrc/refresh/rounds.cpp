@@ -42,7 +42,7 @@ class Plan {
       for (const Part& part : parts) {
         const int units = P::parts(static_cast<int>(part.d), call);
         // Not of a factor that is done earlier than others.
-        if (units > 0) add({int64_t(phase), call.round, call.step, 0}, part, units);
+        if (units > 0) add({int64_t(phase), call.round, call.step}, part, units);
       }
     });
     ++launches_;
@@ -53,10 +53,20 @@ class Plan {
     }
     ++launches_;
   }
+  template <typename T>
+  void add_panel(const std::vector<Part>& parts, PanelProduct product, RefreshCall call) {
+    const PanelOperands of = operands_of<T>(product, call);
+    const int64_t what = kPhases + kProducts + int64_t(product);
+    for (const Part& part : parts) {
+      if (part.d <= of.first) continue;
+      add({what, call.round, call.step, kSubtract, of.top, of.first, of.width}, part, 0);
+    }
+    ++launches_;
+  }
   std::vector<int64_t> rows;
 
  private:
-  void add(std::array<int64_t, 4> what, const Part& part, int64_t units) {
+  void add(std::array<int64_t, 7> what, const Part& part, int64_t units) {
     rows.push_back(launches_);
     rows.insert(rows.end(), what.begin(), what.end());
     rows.insert(rows.end(), {part.d, part.count, units});
@@ -76,7 +86,8 @@ std::vector<int64_t> plan_of(const Parts& parts) {
     const int largest = static_cast<int>(round.front().d);  // rounds begin with the largest
     refresh_large<T>(
         largest, [&](Phase phase, RefreshCall call) { plan.add_phase<T>(round, phase, call); },
-        [&](Product product) { plan.add_product(round, product); });
+        [&](Product product) { plan.add_product(round, product); },
+        [&](PanelProduct product, RefreshCall call) { plan.add_panel<T>(round, product, call); });
   }
   return plan.rows;
 }

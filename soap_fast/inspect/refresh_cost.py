@@ -32,6 +32,7 @@ RESIDENT = 3  # blocks of 256 threads on a multiprocessor, by ptxas's registers 
 FEWER = {"factor_columns": 2}  # which takes more than 80
 FLOAT = 4  # bytes
 TILE, STAGED = 64, 16  # kTile and kStagedDepth of csrc in float32
+PANEL = 6  # kPanelTiles there
 WARPS = 8  # of a block
 
 # Cycles of a block alone. Their relation is that of the instructions that sm_90's machine code has
@@ -82,25 +83,27 @@ class PhaseCost(NamedTuple):
 
 def products(launch: PlannedLaunch) -> float:
     """Seconds of a grouped product without its launch."""
-    cycles = sum(
-        share.factors * _product_cycles(share.size, launch.structure) for share in launch.shares
-    )
-    return cycles / PROGRAMS / CLOCK
+    tiles = [
+        (share.factors, _product_tiles(*launch.shape(share.size), launch.structure))
+        for share in launch.shares
+    ]
+    together = sum(factors * sum(of_one) for factors, of_one in tiles) / PROGRAMS
+    return max(together, *(max(of_one) for _, of_one in tiles)) / CLOCK
 
 
-def _product_cycles(d: int, structure: int) -> float:
-    """Of one factor, all tiles behind one another."""
-    kind = kind_of(d, d, d, in_quads=d % 4 == 0)
+def _product_tiles(rows: int, columns: int, terms: int, structure: int) -> list[float]:
+    """Cycles of each tile of one factor's product."""
+    in_quads = not any(size % 4 for size in (rows, columns, terms))
+    kind = kind_of(rows, columns, terms, in_quads)
     height, width, _ = GROUPED_CLASSES[kind]
-    is_mirrored = structure & SYMMETRIC
-    found = 0.0
-    for n in range(0, d, width):
-        for m in range(n // height * height if is_mirrored else 0, d, height):
+    found = []
+    for n in range(0, columns, width):
+        for m in range(n // height * height if structure & SYMMETRIC else 0, rows, height):
             first = max(
                 m if structure & LEFT_UPPER else 0,
                 n if structure & RIGHT_LOWER else 0,
             )
-            found += tile_cycles(kind, d - first, structure)
+            found.append(tile_cycles(kind, terms - first, structure))
     return found
 
 
@@ -159,17 +162,29 @@ def phase_name(launch: PlannedLaunch) -> str:
 def _flops(launch: PlannedLaunch, d: int) -> float:
     """Of one factor."""
     if launch.is_product:
-        return _product_flops(launch.structure, d)
-    below = max(0, d - (launch.step + 1) * TILE)
-    width = min(TILE, d - launch.step * TILE)
+        return _product_flops(launch, d)
+    left = d - launch.step * TILE  # rows and columns from this step's on
     if launch.name == "factor_columns":
-        updated = (below + width) * (below + width + 1) * TILE if launch.step else 0
-        return width**3 / 3 + below * width**2 + updated
-    return {"small": 20 / 3 * d**3, "solve": d**3}.get(launch.name, 0)
+        width, within = min(TILE, left), launch.step % PANEL
+        updated = _trapezoid(left, min(left, (PANEL - within) * TILE)) if within else 0
+        return width**3 / 3 + (left - width) * width**2 + 2 * updated * TILE
+    return {"small": 20 / 3 * d**3, "solve": d * min(left, PANEL * TILE) ** 2}.get(launch.name, 0)
 
 
-def _product_flops(structure: int, d: int) -> float:
-    """Entries of one half where both are alike; terms that no triangle of zeros makes zero."""
+def _trapezoid(rows: int, columns: int) -> float:
+    """Entries on the diagonal of the first columns and below."""
+    return columns * (rows - (columns - 1) / 2)
+
+
+def _product_flops(launch: PlannedLaunch, d: int) -> float:
+    """Entries of one half where both are alike or one is not read; terms that no triangle of zeros
+    makes zero.
+    """
+    structure = launch.structure
+    if launch.panel:
+        rows, columns, terms = launch.shape(d)
+        of_lower = launch.name == "update_panel"
+        return 2 * terms * (_trapezoid(rows, columns) if of_lower else rows * columns)
     if structure & SYMMETRIC:
         zeros = structure & (RIGHT_LOWER | LEFT_UPPER)
         return d * (d + 1) * (d + 2) / 3 if zeros else d**2 * (d + 1)
@@ -193,16 +208,16 @@ def _columns(share: Share, step: int) -> Sequence[tuple[float, int]]:
     width, below = min(TILE, share.size - step * TILE), share.size - (step + 1) * TILE
     product = TILE / STAGED * STAGE
     made = COLUMN * width + (SHARED / STAGED * width if below > 0 else 0)
-    updated = product * ((below > 0) + 1) if step else 0.0
+    updated = product * ((below > 0) + 1) if step % PANEL else 0.0
     teams = max(1, ceil(below / TILE))
     return [(updated + made, teams), (product, share.parts - teams)]
 
 
-def _solve(d: int) -> float:
-    """A tile of rows from its first column to its last."""
-    tiles = ceil(d / TILE)
+def _solve(share: Share, step: int) -> Sequence[tuple[float, int]]:
+    """A tile of rows from a panel's first column to its last."""
+    tiles = min(PANEL, ceil(share.size / TILE) - step)
     stages = tiles * (tiles - 1) / 2 * TILE / STAGED
-    return stages * STAGE + tiles * (TILE / STAGED * SHARED + TURN)
+    return [(stages * STAGE + tiles * (TILE / STAGED * SHARED + TURN), share.parts)]
 
 
 TEAMS: Teams = {
@@ -214,5 +229,5 @@ TEAMS: Teams = {
     "arrange": alike(lambda d: ceil(d / TILE) * 1.5 * TURN),  # H beside
     "normalise": alike(lambda d: d / 4 * PASS + ceil(d / TILE) * TURN),
     "commit": alike(lambda d: ceil(d / TILE) * TURN),
-    "solve": alike(_solve),
+    "solve": _solve,
 }

@@ -1,6 +1,6 @@
 """Grouped matmul: batched products of many sizes in one call.
 
-    products[g] = a[g] @ b[g]    for every group g
+    products[g] = a[g] @ b[g]    for every group g, or -= where it is to be subtracted
 
 The products of a refresh on a GPU all go through this operator, which torch's dispatcher looks up
 by device. The extension serves it with a batched product of torch's per group; a faster kernel
@@ -42,7 +42,8 @@ def grouped_matmul_eager(
     Args:
         a: [n, rows, k] per group, float32 or float64, of any strides: a transpose is a view.
         b: [n, k, columns] per group, likewise.
-        products: [n, rows, columns] per group, written; may not overlap with a or b.
+        products: [n, rows, columns] per group, written; may not overlap with a or b, though they
+            may be parts of one matrix. With SUBTRACT a @ b is taken from what they hold.
         structure: of the constants above, or 0.
     """
     for left, right, product in zip(a, b, products, strict=True):

@@ -12,9 +12,17 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["PHASES", "PRODUCTS", "PlannedLaunch", "Share", "refresh_plan"]
+__all__ = [
+    "PANEL_PRODUCTS",
+    "PHASES",
+    "PRODUCTS",
+    "Panel",
+    "PlannedLaunch",
+    "Share",
+    "refresh_plan",
+]
 
-# By number, as `Phase` and `Product` count them.
+# By number, as `Phase`, `Product` and `PanelProduct` count them.
 PHASES = (
     "small", "gather", "set_apart", "examine", "decide", "arrange", "factor_columns", "normalise",
     "solve", "residual", "judge", "commit",
@@ -23,7 +31,8 @@ PRODUCTS = (
     "times_factor", "rotate", "column_gram", "expand", "basis_gram", "series", "correction",
     "carry",
 )  # fmt: skip
-COLUMNS = 8  # kPlanColumns
+PANEL_PRODUCTS = ("update_panel", "solve_panel")
+COLUMNS, OF_SHARE = 11, 3  # kPlanColumns, and those that are of a stack
 
 
 class Share(NamedTuple):
@@ -40,6 +49,16 @@ class Share(NamedTuple):
     parts: int
 
 
+class Panel(NamedTuple):
+    """What a product makes of a factor of size d: columns from `first` on, at most `width` of them,
+    of the rows from `top` on, by sums over the columns before `first`.
+    """
+
+    top: int
+    first: int
+    width: int
+
+
 class PlannedLaunch(NamedTuple):
     """One kernel, or one product of all factors.
 
@@ -47,9 +66,10 @@ class PlannedLaunch(NamedTuple):
         number: of it among all, those that have nothing to do included.
         name: of its phase or product.
         round: of a factorisation: 0 of H, 1 of BᵀB; else 0.
-        step: of that factorisation, its block of columns.
+        step: of that factorisation, its block of columns; of the solve, a panel's first one.
         structure: of a product, see `soap_fast/step/grouped_matmul.py`.
         shares: of each stack that has a share in it.
+        panel: of a product that makes no whole matrix.
     """
 
     number: int
@@ -58,10 +78,18 @@ class PlannedLaunch(NamedTuple):
     step: int
     structure: int
     shares: list[Share]
+    panel: Panel | None = None
 
     @property
     def is_product(self) -> bool:
-        return self.name in PRODUCTS
+        return self.name in PRODUCTS or self.name in PANEL_PRODUCTS
+
+    def shape(self, d: int) -> tuple[int, int, int]:
+        """Rows, columns and terms of a sum of a factor's product."""
+        if self.panel is None:
+            return d, d, d
+        top, first, width = self.panel
+        return d - top, min(width, d - first), first
 
 
 def refresh_plan(
@@ -82,8 +110,11 @@ def refresh_plan(
         counts.append(count)
     flat = torch.ops.soap_fast.refresh_plan.default(sizes, counts, dtype.itemsize)
     rows = (flat[first : first + COLUMNS] for first in range(0, len(flat), COLUMNS))
-    names = (*PHASES, *PRODUCTS)
-    return [
-        PlannedLaunch(number, names[what], of, step, structure, [Share(*row[5:]) for row in same])
-        for (number, what, of, step, structure), same in groupby(rows, key=lambda row: row[:5])
-    ]
+    names = (*PHASES, *PRODUCTS, *PANEL_PRODUCTS)
+    plan = []
+    for launch, same in groupby(rows, key=lambda row: row[:-OF_SHARE]):
+        number, what, of, step, structure, *panel = launch
+        shares = [Share(*row[-OF_SHARE:]) for row in same]
+        covers = Panel(*panel) if names[what] in PANEL_PRODUCTS else None
+        plan.append(PlannedLaunch(number, names[what], of, step, structure, shares, covers))
+    return plan

@@ -119,6 +119,24 @@ void multiply(const RefreshStack<T>& stack, Product product_of) {
   }
 }
 
+// Of a panel, where `stack` has it. What the source has above the diagonal may be anything.
+template <typename T>
+void multiply(const RefreshStack<T>& stack, PanelProduct product, RefreshCall call) {
+  const auto [a, b, out, top, first, width] = operands_of<T>(product, call);
+  const int d = stack.d, end = std::min(d, first + width);
+  for (int i = 0; i < stack.k; ++i) {
+    const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
+    T* taken_from = stack.matrix(out, i);
+    for (int row = top; row < d; ++row) {
+      for (int column = first; column < end; ++column) {
+        T total = 0;
+        for (int k = 0; k < first; ++k) total += left[row * d + k] * right[column * d + k];
+        taken_from[row * d + column] -= total;
+      }
+    }
+  }
+}
+
 template <typename T>
 void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
   RefreshTable<T> table{};
@@ -143,9 +161,14 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
     });
   };
   if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kOfRotated, 0});
-  refresh_large<T>(largest, launch, [&](Product product) {
-    for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
-  });
+  refresh_large<T>(
+      largest, launch,
+      [&](Product product) {
+        for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
+      },
+      [&](PanelProduct product, RefreshCall call) {
+        for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product, call);
+      });
 }
 
 // What must have become of factor i, whose basis was `before`.
@@ -198,12 +221,12 @@ void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by
 }
 
 template <typename T>
-void check_refreshes(const std::vector<int>& sizes, int team_size) {
+void check_refreshes(const std::vector<int>& sizes, int team_size, int rounds) {
   std::vector<Stack<T>> stacks, mirrored;
   const bool by_cholesky = *std::max_element(sizes.begin(), sizes.end()) > kHouseholderUpTo;
-  for (const int d : sizes) stacks.emplace_back(d, team_size > 1);
-  for (const int d : sizes) mirrored.emplace_back(d, team_size > 1);
-  for (int round = 0; round < (team_size > 1 ? 1 : 3); ++round) {
+  for (const int d : sizes) stacks.emplace_back(d, rounds == 1);
+  for (const int d : sizes) mirrored.emplace_back(d, rounds == 1);
+  for (int round = 0; round < rounds; ++round) {
     std::vector<std::vector<T>> before;
     for (const Stack<T>& stack : stacks) before.push_back(stack.bases);
     refresh(stacks, team_size, false);
@@ -227,11 +250,13 @@ void check_refreshes(const std::vector<int>& sizes, int team_size) {
 
 template <typename T>
 void check_all(bool races) {
-  // Sizes around one and two blocks of columns (64 in float32, 32 in float64), several in a table.
-  if (!races) check_refreshes<T>({1, 2, 3, 7, 32}, 1);
-  if (!races) check_refreshes<T>({2, 33, 64, 65, 100, 130}, 1);
-  check_refreshes<T>({3, 9}, 3);
-  check_refreshes<T>({40, sizeof(T) == 4 ? 70 : 35}, 3);
+  // Sizes around one and two blocks of columns (64 in float32, 32 in float64), several in a table;
+  // two panels.
+  if (!races) check_refreshes<T>({1, 2, 3, 7, 32}, 1, 3);
+  if (!races) check_refreshes<T>({2, 33, 64, 65, 100, 130}, 1, 3);
+  if (!races) check_refreshes<T>({33, kPanel + 1}, 1, 1);
+  check_refreshes<T>({3, 9}, 3, 1);
+  check_refreshes<T>({40, sizeof(T) == 4 ? 70 : 35}, 3, 1);
 }
 
 }  // namespace

@@ -2,9 +2,11 @@
 //
 // A factorisation goes by blocks of kTile columns, for all factors in step. Each step is one launch
 // of FactorColumns: some teams make the step's block of columns of L, the others take the product
-// of the block before it from what remains to the right. L is written beside its source, since each
-// team of a block factors the diagonal tile for itself while others read it. Nothing is substituted
-// back: each diagonal tile is inverted while it is factored.
+// of the block before it from what remains to the right of it in its panel of kPanel columns. A
+// whole panel is brought up to date before its first block, see panels.h, and so is the solve's. L
+// is written beside its source, since each team of a block factors the diagonal tile for itself
+// while others read it. Nothing is substituted back: each diagonal tile is inverted while it is
+// factored.
 #pragma once
 
 #include "linalg/cholesky.h"
@@ -23,6 +25,13 @@ struct Round {
   }
 };
 
+// Columns of a panel, a multiple of both tiles. By the model of a refresh's time (docs/cost.md) all
+// widths from 256 to 512 take the same within 0.5 % where factors are large, and ELIC's three
+// panels of this one take 2 % less than others; narrower ones are more launches.
+constexpr int kPanel = 384;
+template <typename T>
+constexpr int kPanelTiles = kPanel / kTile<T>;
+
 // block [rows, kTileLeading] = source [rows, columns].
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE void load_tile(const Team& team, int rows, int columns, const T* source,
@@ -39,10 +48,10 @@ template <typename T>
 struct FactorColumns {
   static constexpr bool kByWarp = false;
   SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
-    const int left = d - (call.step + 1) * kTile<T>;  // rows and columns behind this block
-    if (left + kTile<T> <= 0) return 0;
-    const int tiles = left > 0 ? tiles_of(left, kTile<T>) : 0;
-    return teams_of_block(d, call) + (call.step > 0 ? tiles * (tiles + 1) / 2 : 0);
+    if (d <= call.step * kTile<T>) return 0;
+    const int tiles = tiles_of(d, kTile<T>) - (call.step + 1);  // of rows behind this block
+    const int columns = columns_behind(tiles, call);
+    return teams_of_block(d, call) + columns * tiles - columns * (columns - 1) / 2;
   }
 
   template <typename Team>
@@ -59,6 +68,13 @@ struct FactorColumns {
   }
 
  private:
+  // Blocks of a panel behind this step's that the one before it changes; the product that came
+  // before a panel has changed all of it.
+  SOAP_FAST_HOST_DEVICE static int columns_behind(int tiles, RefreshCall call) {
+    const int within = call.step % kPanelTiles<T>, most = kPanelTiles<T> - 1 - within;
+    return within == 0 ? 0 : tiles < most ? tiles : most;
+  }
+
   // A tile of rows below the diagonal tile each, at least one for the diagonal tile itself.
   SOAP_FAST_HOST_DEVICE static int teams_of_block(int d, RefreshCall call) {
     const int below = d - (call.step + 1) * kTile<T>;
@@ -92,7 +108,7 @@ struct FactorColumns {
   }
 
   // Rows [top, top + rows) of this step's block of columns, without the product of the block
-  // before.
+  // before it in its panel.
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void load_updated(const Team& team, const RefreshStack<T>& stack,
                                                  int i, int top, int rows, RefreshCall call,
@@ -100,7 +116,7 @@ struct FactorColumns {
     const int d = stack.d, first = call.step * kTile<T>;
     const int width = d - first < kTile<T> ? d - first : kTile<T>;
     const T* source = stack.matrix(Round::of(call).source, i) + int64_t(top) * d + first;
-    if (call.step == 0) return load_tile(team, rows, width, source, d, block);
+    if (call.step % kPanelTiles<T> == 0) return load_tile(team, rows, width, source, d, block);
     if (rows <= 0) return;
     const T* l = stack.matrix(Round::of(call).target, i) + first - kTile<T>;
     tile_product(team, rows, width, kTile<T>, l + int64_t(top) * d, d, l + int64_t(first) * d, d,
@@ -110,14 +126,15 @@ struct FactorColumns {
                  });
   }
 
-  // A tile of the lower triangle behind this step's block, without the product of the block before.
+  // A tile of the lower triangle behind this step's block, within its panel, without the product of
+  // the block before. They are numbered column by column, each from its diagonal tile down.
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void update(const Team& team, const RefreshStack<T>& stack, int i,
                                            int tile, RefreshCall call, T* scratch) {
-    int tile_row = 0;
-    while (tile > tile_row) tile -= ++tile_row;  // row r has the r + 1 tiles up to its diagonal one
     const int d = stack.d, next = (call.step + 1) * kTile<T>;
-    const int top = next + tile_row * kTile<T>, left = next + tile * kTile<T>;
+    int column = 0;
+    for (int below = tiles_of(d - next, kTile<T>); tile >= below; --below, ++column) tile -= below;
+    const int top = next + (column + tile) * kTile<T>, left = next + column * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const int columns = d - left < kTile<T> ? d - left : kTile<T>;
     const T* l = stack.matrix(Round::of(call).target, i) + next - 2 * kTile<T>;
@@ -191,26 +208,28 @@ struct NormaliseColumns {
   }
 };
 
-// X = Z L2^-T in place of Z = Q B, a tile of rows from its first column to its last; and X's
-// transpose.
+// A panel of X = Z L2^-T in place of Z = Q B, from which the panels before have been taken, and of
+// its transpose: a tile of rows from its first column there to its last.
 template <typename T>
 struct SolveRows {
   static constexpr bool kByWarp = false;
-  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall) { return tiles_of(d, kTile<T>); }
+  SOAP_FAST_HOST_DEVICE static int parts(int d, RefreshCall call) {
+    return call.step * kTile<T> < d ? tiles_of(d, kTile<T>) : 0;
+  }
 
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
-                                        int tile, RefreshCall, double, T* scratch) {
+                                        int tile, RefreshCall call, double, T* scratch) {
     if (!stack.alive(i)) return;
-    const int d = stack.d, top = tile * kTile<T>;
+    const int d = stack.d, top = tile * kTile<T>, panel = call.step * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
-    const T* l = stack.matrix(Slot::kProduct, i);
-    T* x = stack.matrix(Slot::kResult, i) + int64_t(top) * d;
+    const int columns = d - panel < kPanel ? d - panel : kPanel;
+    const T* l_rows = stack.matrix(Slot::kProduct, i) + int64_t(panel) * d + panel;
+    T* x = stack.matrix(Slot::kResult, i) + int64_t(top) * d + panel;
     T *staging = scratch, *inverse = staging + kStagingElements<T>;
     T* block = inverse + kTileElements<T>;
-    for (int first = 0; first < d; first += kTile<T>) {
-      const int width = d - first < kTile<T> ? d - first : kTile<T>;
-      const T* l_rows = l + int64_t(first) * d;
+    for (int first = 0; first < columns; first += kTile<T>, l_rows += int64_t(kTile<T>) * d) {
+      const int width = columns - first < kTile<T> ? columns - first : kTile<T>;
       load_tile(team, width, width, l_rows + first, d, inverse);
       tile_product(
           team, rows, width, first, x, d, l_rows, d, staging, [&](int row, int column, T product) {

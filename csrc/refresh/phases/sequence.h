@@ -7,6 +7,7 @@
 #include "linalg/product_structure.h"
 #include "refresh/phases/examine.h"
 #include "refresh/phases/factorise.h"
+#include "refresh/phases/panels.h"
 #include "refresh/phases/polish.h"
 #include "refresh/phases/set_apart.h"
 #include "refresh/phases/small.h"
@@ -40,6 +41,7 @@ enum class Product {
   kCorrection,   // Xᵀ + (E/2 + 3/8 E²) Xᵀ
   kCarry,        // QᵀX
 };
+constexpr int kProducts = int(Product::kCarry) + 1;
 
 // out = a bᵀ, or out - a bᵀ. E² is so small that its operands may be rounded.
 struct Operands {
@@ -110,13 +112,23 @@ template <typename T>
 constexpr int kBlockScratch = kStagingElements<T> + 2 * kTileElements<T>;
 
 // launch(phase, call) runs a phase for all factors, multiply(product) makes that product of each of
-// them. `largest` is the largest d. The number of launches depends on that alone, not on how many
-// factors there are.
-template <typename T, typename Launch, typename Multiply>
-void refresh_large(int largest, const Launch& launch, const Multiply& multiply) {
+// them, multiply_panel(product, call) that of each that has the panel. `largest` is the largest d.
+// The number of launches depends on that alone, not on how many factors there are.
+template <typename T, typename Launch, typename Multiply, typename MultiplyPanel>
+void refresh_large(int largest, const Launch& launch, const Multiply& multiply,
+                   const MultiplyPanel& multiply_panel) {
   const auto factorise = [&](int round) {
     for (int step = 0; step * kTile<T> < largest; ++step) {
-      launch(Phase::kFactorColumns, RefreshCall{round, step});
+      const RefreshCall call{round, step};
+      if (step > 0 && step % kPanelTiles<T> == 0) multiply_panel(PanelProduct::kUpdatePanel, call);
+      launch(Phase::kFactorColumns, call);
+    }
+  };
+  const auto solve = [&] {
+    for (int step = 0; step * kTile<T> < largest; step += kPanelTiles<T>) {
+      const RefreshCall call{kOfRotated, step};
+      if (step > 0) multiply_panel(PanelProduct::kSolvePanel, call);
+      launch(Phase::kSolve, call);
     }
   };
   const RefreshCall first{kOfRotated, 0};
@@ -133,7 +145,7 @@ void refresh_large(int largest, const Launch& launch, const Multiply& multiply) 
   multiply(Product::kColumnGram);    // BᵀB
   multiply(Product::kExpand);        // Q B
   factorise(kOfColumns);             // BᵀB = L2 L2ᵀ
-  launch(Phase::kSolve, first);      // X = Q B L2^-T
+  solve();                           // X = Q B L2^-T
   multiply(Product::kBasisGram);     // XᵀX
   launch(Phase::kResidual, first);
   launch(Phase::kJudge, first);

@@ -89,7 +89,7 @@ static_assert(sizeof(RefreshTable<double>) <= 4000, "leave room for what else a 
 // What distinguishes two launches of one phase.
 struct RefreshCall {
   int round;  // of the Cholesky factorisation: H, BᵀB
-  int step;   // of that factorisation: its block of columns
+  int step;   // of that factorisation, or of a panel: its first block of columns
 };
 constexpr int kOfRotated = 0, kOfColumns = 1;
 
