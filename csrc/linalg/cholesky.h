@@ -12,114 +12,204 @@ constexpr int kNoFailedPivot = -1;
 
 namespace tile_cholesky {
 
-// What the other threads need for step j: row j up to its diagonal, then column j below it.
+constexpr int kBlock = 16;         // columns that one warp factors before all threads go on
+constexpr int kHalf = kBlock / 2;  // of a block's row: what one lane of a warp keeps
+constexpr int kLanes = 2 * kBlock;
+
 template <typename T>
-SOAP_FAST_HOST_DEVICE void publish(const T (&mine)[kMicro<T>][kMicro<T>], int top, int left, int j,
-                                   T* row) {
-  if (top == j % kPlaces) {
-    for (int u = 0; u < kMicro<T>; ++u) {
-      for (int v = 0; v < kMicro<T>; ++v) {
-        const int c = left + kPlaces * v;
-        if (top + kPlaces * u == j && c <= j) row[c] = mine[u][v];
-      }
-    }
+SOAP_FAST_HOST_DEVICE T inverse_root(T x) {
+#ifdef __CUDA_ARCH__
+  return rsqrt(x);  // to two units in the last place, in half the cycles
+#else
+  return 1 / std::sqrt(x);
+#endif
+}
+
+// What a pivot is taken for.
+template <typename T>
+SOAP_FAST_HOST_DEVICE T lifted(T pivot, T lift) {
+  return !(pivot > 0) && pivot >= -lift ? lift : pivot;
+}
+
+// Rows [d, padded) of the lower triangle become those of the identity.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void pad(const Team& team, int d, int padded, T* tile) {
+  for (int e = team.rank(); e < (padded - d) * padded; e += team.size()) {
+    const int row = d + e / padded, column = e % padded;
+    if (column <= row) tile[row * kTileLeading<T> + column] = T(row == column);
   }
-  if (left == j % kPlaces) {
-    for (int u = 0; u < kMicro<T>; ++u) {
-      for (int v = 0; v < kMicro<T>; ++v) {
-        const int i = top + kPlaces * u;
-        if (left + kPlaces * v == j && i > j) row[i] = mine[u][v];
-      }
+  if (d < padded) team.sync();
+}
+
+// A = L Lᵀ of the lower triangle of `block` [kBlock, kBlock] of a tile. Lᵀ takes the place of what
+// is above the diagonal, the inverses of L's diagonal that of the diagonal; below it nothing of
+// meaning is left. Returns the first row that fails, to all threads.
+//
+// Each lane keeps half a row of A, of both triangles. Step j hands row j to the others, by its
+// place in the tile. Columns before j are of no meaning then, but neither are they of any use.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE int factor_block(const Team& team, T lift, T* block) {
+  constexpr int ld = kTileLeading<T>;
+  constexpr int kPerThread = (kLanes + Team::kLeastSize - 1) / Team::kLeastSize;
+  T entries[kPerThread][kHalf], inverses[kPerThread];
+  // visit(entries, inverse, their row, their first column)
+  const auto visit_mine = [&](const auto& visit) {
+    for (int n = 0; n < kPerThread; ++n) {
+      const int lane = team.rank() + n * team.size();
+      if (lane < kLanes) visit(entries[n], inverses[n], lane % kBlock, lane / kBlock * kHalf);
+    }
+  };
+  visit_mine([&](auto& mine, T&, int row, int left) {
+    for (int v = 0; v < kHalf; ++v) {
+      const int c = left + v;
+      mine[v] = c <= row ? block[row * ld + c] : block[c * ld + row];
+    }
+  });
+  team.sync();
+  const T inverse_of_lift = inverse_root(lift);
+  int failed = kNoFailedPivot;
+  for (int j = 0; j < kBlock; ++j) {
+    T* of_j = block + j * ld;
+    visit_mine([&](const auto& mine, T&, int row, int left) {
+      if (row == j) store_aligned(mine, of_j + left);
+    });
+    team.sync();
+    const T pivot = of_j[j];
+    const bool is_lifted = !(pivot > 0) && pivot >= -lift;
+    const T taken = is_lifted ? lift : pivot;
+    if (!(taken > 0 && taken <= Float<T>::greatest) && failed == kNoFailedPivot) {
+      failed = j;  // for NaN too
+    }
+    const T root = inverse_root(pivot), inverse = is_lifted ? inverse_of_lift : root;
+    visit_mine([&](auto& mine, T& inverse_of_row, int row, int left) {
+      T theirs[kHalf];
+      load_aligned(of_j + left, theirs);
+      const T multiple = of_j[row] * inverse * inverse;
+      for (int v = 0; v < kHalf; ++v) mine[v] -= multiple * theirs[v];
+      if (row == j) inverse_of_row = inverse;
+    });
+  }
+  team.sync();
+  visit_mine([&](auto& mine, T& inverse, int row, int left) {
+    load_aligned(block + row * ld + left, mine);
+    for (int v = 0; v < kHalf; ++v) mine[v] = left + v == row ? inverse : mine[v] * inverse;
+    store_aligned(mine, block + row * ld + left);
+  });
+  return failed;
+}
+
+// Rows [first, first + kBlock) of what factor_tile() leaves, of which L's triangle is there: a
+// thread solves for a column each. W's own triangle, with zeros, goes to `inverse` [kBlock,
+// kBlock], since L's is still read.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void solve_rows(const Team& team, int first, int padded, T* tile,
+                                      T* inverse) {
+  constexpr int ld = kTileLeading<T>;
+  T* rows = tile + first * ld;
+  for (int c = team.rank(); c < padded; c += team.size()) {
+    const int own = c - first;  // of the block itself: a column of the identity
+    T column[kBlock];
+    if (own >= kBlock) {
+      load_aligned(tile + c * ld + first, column);
+    } else {
+      for (int m = 0; m < kBlock; ++m) column[m] = own < 0 ? rows[m * ld + c] : T(m == own);
+    }
+    SOAP_FAST_UNROLL
+    for (int j = 0; j < kBlock; ++j) {
+      T of_l[kBlock];
+      load_aligned(rows + j * ld + first, of_l);
+      column[j] *= of_l[j];
+      SOAP_FAST_UNROLL
+      for (int m = j + 1; m < kBlock; ++m) column[m] -= of_l[m] * column[j];
+    }
+    const bool is_within = own >= 0 && own < kBlock;
+    for (int m = 0; m < kBlock; ++m) {
+      (is_within ? inverse[m * kBlock + own] : rows[m * ld + c]) = column[m];
     }
   }
 }
 
-// Row j becomes `row` times `inverse`, and each later one loses its multiple of that. Above the
-// diagonal this leaves nothing of meaning until an entry's own row has its turn.
-template <typename T>
-SOAP_FAST_HOST_DEVICE void eliminate(T (&mine)[kMicro<T>][kMicro<T>], int top, int left, int j,
-                                     T inverse, const T* row) {
-  T of_row[kMicro<T>], of_column[kMicro<T>];
-  for (int u = 0; u < kMicro<T>; ++u) {
-    const int i = top + kPlaces * u, c = left + kPlaces * u;
-    of_row[u] = i > j ? row[i] * inverse : T(0);
-    of_column[u] = c == j ? inverse : row[c] * inverse;
+// The rows behind a block, up to their diagonal, lose their multiples of its rows, and W's triangle
+// of it takes its place.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void update_rows(const Team& team, int first, int padded, T* tile,
+                                       const T* inverse) {
+  constexpr int ld = kTileLeading<T>, micro = kMicro<T>;
+  T* rows = tile + first * ld;
+  for (int e = team.rank(); e < kBlock * kBlock; e += team.size()) {
+    const int m = e / kBlock, c = e % kBlock;
+    if (c < m) rows[m * ld + first + c] = inverse[e];
   }
-  if (left == j % kPlaces) {  // column j has gone into `row`
-    for (int u = 0; u < kMicro<T>; ++u) {
-      for (int v = 0; v < kMicro<T>; ++v) {
-        if (left + kPlaces * v == j && top + kPlaces * u > j) mine[u][v] = 0;
+  // Of micro x micro entries each: a row has as many as its number and one, and two of them, the
+  // nth and the nth from the end, have as many as any other two.
+  const int top = (first + kBlock) / micro, bottom = padded / micro, of_two = top + bottom + 1;
+  for (int e = team.rank(); e < (bottom - top) / 2 * of_two; e += team.size()) {
+    const int two = e / of_two, place = e % of_two;
+    const bool is_upper = place <= top + two;
+    const int i = micro * (is_upper ? top + two : bottom - 1 - two);
+    const int c = micro * (is_upper ? place : place - (top + two + 1));
+    const bool is_within = c >= first && c < first + kBlock;
+    const T* of_columns = is_within ? inverse + (c - first) : rows + c;
+    const int step = is_within ? kBlock : ld;
+    T mine[micro][micro];
+    for (int u = 0; u < micro; ++u) {
+      if (is_within) {  // what was there has gone into the block's rows
+        for (int v = 0; v < micro; ++v) mine[u][v] = 0;
+      } else {
+        load_aligned(tile + (i + u) * ld + c, mine[u]);
       }
     }
-  }
-  for (int u = 0; u < kMicro<T>; ++u) {
-    for (int v = 0; v < kMicro<T>; ++v) mine[u][v] -= of_row[u] * of_column[v];
-  }
-  if (top == j % kPlaces) {
-    for (int u = 0; u < kMicro<T>; ++u) {
-      for (int v = 0; v < kMicro<T>; ++v) {
-        if (top + kPlaces * u == j) mine[u][v] = of_column[v];
+    for (int k = 0; k < kBlock; ++k) {
+      T of_row[micro], of_column[micro];
+      load_aligned(rows + k * ld + i, of_row);
+      load_aligned(of_columns + k * step, of_column);
+      for (int u = 0; u < micro; ++u) {
+        for (int v = 0; v < micro; ++v) mine[u][v] -= of_row[u] * of_column[v];
       }
     }
+    for (int u = 0; u < micro; ++u) store_aligned(mine[u], tile + (i + u) * ld + c);
   }
 }
 
 }  // namespace tile_cholesky
 
+// Elements of memory for factor_tile(): a block's inverse, and which of its rows failed.
+constexpr int kFactorScratch = tile_cholesky::kBlock * tile_cholesky::kBlock + 1;
+static_assert(kFactorScratch <= kStagingElements<float> &&
+                  kFactorScratch <= kStagingElements<double>,
+              "a product's staging has room for it");
+
 // A = L Lᵀ of the lower triangle of A [d, d] in `tile` [kTile, kTileLeading], which the whole team
 // sees. W = L⁻¹ takes A's place, and Lᵀ stands above its diagonal, whose inverses are L's. What
-// stood above the diagonal is not read. `rows` is memory for 2 kTile entries.
+// stood above the diagonal is not read, and what stands in later rows is lost. `tile` and `scratch`
+// are aligned; the latter has kFactorScratch elements.
 //
 // A pivot from -lift to 0 becomes `lift`: rounding took that much from it. Returns the first row
 // whose pivot is below that or no finite number, or kNoFailedPivot, to all threads; after a failed
 // pivot `tile` is of no use.
 //
-// Step j makes row j: of W up to its diagonal, then column j of L. Each later row subtracts its
-// multiple of it, by which what remains of A and what there is of W go on alike. Threads keep their
-// entries in registers and hand each other the row alone; two of them in turn, so that a step has
-// one sync().
+// It goes by blocks of 16 rows. One warp factors the block on the diagonal, which is a chain of as
+// many roots; then the team makes the rest of the block's rows, of W up to the diagonal and of Lᵀ
+// behind it, and subtracts their multiples from all later rows, by which what remains of A and what
+// there is of W go on alike.
 template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE int factor_tile(const Team& team, int d, T lift, T* tile, T* rows) {
-  constexpr int kAllPlaces = kPlaces * kPlaces;
-  constexpr int kPerThread = (kAllPlaces + Team::kLeastSize - 1) / Team::kLeastSize;
-  T entries[kPerThread][kMicro<T>][kMicro<T>];
-  // visit(entries of a place, its first row, its first column): the others are kPlaces apart.
-  const auto visit_mine = [&](const auto& visit) {
-    for (int n = 0; n < kPerThread; ++n) {
-      const int place = team.rank() + n * team.size();
-      if (place < kAllPlaces) visit(entries[n], place / kPlaces, place % kPlaces);
-    }
-  };
-  visit_mine([&](auto& mine, int top, int left) {
-    for (int u = 0; u < kMicro<T>; ++u) {
-      for (int v = 0; v < kMicro<T>; ++v) {
-        const int i = top + kPlaces * u, c = left + kPlaces * v;
-        mine[u][v] = c <= i && i < d ? tile[i * kTileLeading<T> + c] : T(0);
-      }
-    }
-  });
-  for (int j = 0; j < d; ++j) {
-    T* row = rows + j % 2 * kTile<T>;
-    visit_mine(
-        [&](auto& mine, int top, int left) { tile_cholesky::publish(mine, top, left, j, row); });
-    team.sync();
-    T pivot = row[j];
-    if (!(pivot > 0) && pivot >= -lift) pivot = lift;
-    if (!(pivot > 0 && pivot <= Float<T>::greatest)) return j;  // for NaN too
-    const T inverse = 1 / std::sqrt(pivot);
-    visit_mine([&](auto& mine, int top, int left) {
-      tile_cholesky::eliminate(mine, top, left, j, inverse, row);
+SOAP_FAST_HOST_DEVICE int factor_tile(const Team& team, int d, T lift, T* tile, T* scratch) {
+  using namespace tile_cholesky;
+  const int padded = (d + kBlock - 1) / kBlock * kBlock;
+  T *inverse = scratch, *failed = scratch + kBlock * kBlock;
+  pad(team, d, padded, tile);
+  for (int first = 0; first < padded; first += kBlock) {
+    team.by_first_warp([&](const auto& warp) {
+      const int row = factor_block(warp, lift, tile + first * (kTileLeading<T> + 1));
+      if (warp.rank() == 0) *failed = T(row);
     });
+    team.sync();
+    if (*failed >= 0) return first + int(*failed);
+    solve_rows(team, first, padded, tile, inverse);
+    team.sync();
+    update_rows(team, first, padded, tile, inverse);
+    team.sync();
   }
-  visit_mine([&](const auto& mine, int top, int left) {
-    for (int u = 0; u < kMicro<T>; ++u) {
-      for (int v = 0; v < kMicro<T>; ++v) {
-        const int i = top + kPlaces * u, c = left + kPlaces * v;
-        if (i < d && c < d) tile[i * kTileLeading<T> + c] = mine[u][v];
-      }
-    }
-  });
-  team.sync();
   return kNoFailedPivot;
 }
 

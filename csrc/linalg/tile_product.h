@@ -13,9 +13,11 @@ constexpr int kMicro = sizeof(T) == 4 ? 4 : 2;
 template <typename T>
 constexpr int kTile = kPlaces * kMicro<T>;
 
-// Odd, so that neither rows nor columns of a tile meet in one bank of shared memory.
+// Rows begin at multiples of 16 bytes, of which one instruction fetches or stores all, and eight
+// that follow each other do not meet in one bank of shared memory.
+constexpr int kAligned = 16;  // bytes
 template <typename T>
-constexpr int kTileLeading = kTile<T> + 1;
+constexpr int kTileLeading = kTile<T> + kAligned / int(sizeof(T));
 template <typename T>
 constexpr int kTileElements = kTile<T> * kTileLeading<T>;
 
@@ -23,6 +25,42 @@ constexpr int kTileElements = kTile<T> * kTileLeading<T>;
 constexpr int kStagedDepth = 16;
 template <typename T>
 constexpr int kStagingElements = 2 * kStagedDepth * kTileLeading<T>;
+
+// Copies n entries; on the device the first is aligned in memory, and units of so much move at
+// once.
+template <int n, typename T>
+SOAP_FAST_HOST_DEVICE void load_aligned(const T* from, T (&to)[n]) {
+  static_assert(n * sizeof(T) % kAligned == 0, "whole units");
+#ifdef __CUDA_ARCH__
+  struct alignas(kAligned) Unit {
+    T of[kAligned / sizeof(T)];
+  };
+  constexpr int in_unit = kAligned / sizeof(T);
+  for (int k = 0; k < n; k += in_unit) {
+    const Unit unit = *reinterpret_cast<const Unit*>(from + k);
+    for (int v = 0; v < in_unit; ++v) to[k + v] = unit.of[v];
+  }
+#else
+  for (int k = 0; k < n; ++k) to[k] = from[k];
+#endif
+}
+template <int n, typename T>
+SOAP_FAST_HOST_DEVICE void store_aligned(const T (&from)[n], T* to) {
+  static_assert(n * sizeof(T) % kAligned == 0, "whole units");
+#ifdef __CUDA_ARCH__
+  struct alignas(kAligned) Unit {
+    T of[kAligned / sizeof(T)];
+  };
+  constexpr int in_unit = kAligned / sizeof(T);
+  for (int k = 0; k < n; k += in_unit) {
+    Unit unit;
+    for (int v = 0; v < in_unit; ++v) unit.of[v] = from[k + v];
+    *reinterpret_cast<Unit*>(to + k) = unit;
+  }
+#else
+  for (int k = 0; k < n; ++k) to[k] = from[k];
+#endif
+}
 
 namespace tile_product_detail {
 

@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks)
 template <typename P, typename T>
 __global__ void __launch_bounds__(kThreads, kLeastBlocksOf<P>)
     refresh_by_blocks(const __grid_constant__ RefreshTable<T> table, RefreshCall call) {
-  __shared__ T scratch[kBlockScratch<T>];
+  __shared__ alignas(kAligned) T scratch[kBlockScratch<T>];
   __shared__ double of_warps[kWarps];
   const auto unit = unit_of(table, blockIdx.x, [&](int d) { return P::parts(d, call); });
   if (unit.stack == nullptr) return;
