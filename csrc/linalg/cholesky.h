@@ -220,23 +220,31 @@ SOAP_FAST_HOST_DEVICE T factor_entry(const T* tile, int i, int c) {
 }
 
 // receive(i, c, entry of P Wᵀ) for P [rows, d] in a tile and the lower triangle of W [d, d] in
-// another: with W = L⁻¹ it is X of X Lᵀ = P. Sums run in one order whatever the team: same bits.
+// another, both aligned: with W = L⁻¹ it is X of X Lᵀ = P. Sums run in one order whatever the team:
+// same bits.
 template <typename T, typename Team, typename Receive>
 SOAP_FAST_HOST_DEVICE void multiply_by_transposed_lower(const Team& team, int rows, int d,
                                                         const T* p, const T* w,
                                                         const Receive& receive) {
+  constexpr int ld = kTileLeading<T>, kAtOnce = kAligned / int(sizeof(T));
   for (int place = team.rank(); place < kPlaces * kPlaces; place += team.size()) {
     const int top = place / kPlaces, left = place % kPlaces;
     T totals[kMicro<T>][kMicro<T>] = {};
-    for (int k = 0; k < d; ++k) {
-      T of_p[kMicro<T>], of_w[kMicro<T>];
-      for (int u = 0; u < kMicro<T>; ++u) {
-        const int i = top + kPlaces * u, c = left + kPlaces * u;
-        of_p[u] = i < rows ? p[i * kTileLeading<T> + k] : T(0);
-        of_w[u] = k <= c && c < d ? w[c * kTileLeading<T> + k] : T(0);
-      }
-      for (int u = 0; u < kMicro<T>; ++u) {
-        for (int v = 0; v < kMicro<T>; ++v) totals[u][v] += of_p[u] * of_w[v];
+    SOAP_FAST_UNROLL
+    for (int block = 0; block < kMicro<T>; ++block) {  // kPlaces columns of both
+      if (block * kPlaces >= d) break;
+      for (int k = block * kPlaces; k < (block + 1) * kPlaces; k += kAtOnce) {
+        T of_p[kMicro<T>][kAtOnce], of_w[kAtOnce];
+        for (int u = 0; u < kMicro<T>; ++u) load_aligned(p + (top + kPlaces * u) * ld + k, of_p[u]);
+        SOAP_FAST_UNROLL
+        for (int v = block; v < kMicro<T>; ++v) {  // W's columns end at its diagonal
+          const int c = left + kPlaces * v;
+          load_aligned(w + c * ld + k, of_w);
+          for (int n = 0; n < kAtOnce; ++n) {
+            if (v == block && k + n > c) continue;
+            for (int u = 0; u < kMicro<T>; ++u) totals[u][v] += of_p[u][n] * of_w[n];
+          }
+        }
       }
     }
     for (int u = 0; u < kMicro<T>; ++u) {

@@ -13,10 +13,12 @@
 
 #ifdef __CUDACC__
 #define SOAP_FAST_HOST_DEVICE __host__ __device__
-#define SOAP_FAST_UNROLL _Pragma("unroll")  // where an array must become registers
+#define SOAP_FAST_UNROLL _Pragma("unroll")         // where an array must become registers
+#define SOAP_FAST_UNROLL_BY_4 _Pragma("unroll 4")  // and not more, where registers are few
 #else
 #define SOAP_FAST_HOST_DEVICE
 #define SOAP_FAST_UNROLL
+#define SOAP_FAST_UNROLL_BY_4
 #endif
 
 namespace soap_fast {
@@ -89,15 +91,15 @@ struct WarpTeam {
   }
 };
 
-// All threads of a block, whose size is a multiple of 32, at least 256 and at most 1024. The kernel
-// hands in the shared memory for one T per warp.
-template <typename T>
+// All threads of a block, whose size is a multiple of 32, at least 256 and at most 1024: kThreads
+// of them, or as many as were launched. The kernel hands in the shared memory for one T per warp.
+template <typename T, int kThreads = 0>
 struct BlockTeam {
-  static constexpr int kLeastSize = 256;
+  static constexpr int kLeastSize = kThreads > 0 ? kThreads : 256;
   T* of_warps;  // [32], shared
 
-  __device__ static int rank() { return threadIdx.x; }
-  __device__ static int size() { return blockDim.x; }
+  __device__ static int rank() { return kThreads > 0 ? threadIdx.x % kThreads : threadIdx.x; }
+  __device__ static int size() { return kThreads > 0 ? kThreads : blockDim.x; }
   __device__ static void sync() { __syncthreads(); }
   template <typename Work>
   __device__ static void by_first_warp(const Work& work) {
