@@ -25,11 +25,22 @@ SOAP_FAST_HOST_DEVICE T inverse_root(T x) {
 #endif
 }
 
-// What a pivot is taken for.
+// 1 / sqrt(pivot), of one that is taken for `lift` as factor_tile() says; notes the first that
+// fails.
 template <typename T>
-SOAP_FAST_HOST_DEVICE T lifted(T pivot, T lift) {
-  return !(pivot > 0) && pivot >= -lift ? lift : pivot;
-}
+struct Pivots {
+  T lift, inverse_of_lift = inverse_root(lift);
+  int failed = kNoFailedPivot;
+
+  SOAP_FAST_HOST_DEVICE T inverse(T pivot, int row) {
+    const bool is_lifted = !(pivot > 0) && pivot >= -lift;
+    const T taken = is_lifted ? lift : pivot, root = inverse_root(pivot);
+    if (!(taken > 0 && taken <= Float<T>::greatest) && failed == kNoFailedPivot) {
+      failed = row;  // for NaN too
+    }
+    return is_lifted ? inverse_of_lift : root;
+  }
+};
 
 // Rows [d, padded) of the lower triangle become those of the identity.
 template <typename T, typename Team>
@@ -41,16 +52,20 @@ SOAP_FAST_HOST_DEVICE void pad(const Team& team, int d, int padded, T* tile) {
   if (d < padded) team.sync();
 }
 
-// A = L Lᵀ of the lower triangle of `block` [kBlock, kBlock] of a tile. Lᵀ takes the place of what
-// is above the diagonal, the inverses of L's diagonal that of the diagonal; below it nothing of
-// meaning is left. Returns the first row that fails, to all threads.
+// A = L Lᵀ of the block of a tile at [first, first], in its place: Lᵀ above the diagonal, on it the
+// inverses of L's; below it nothing of meaning is left. Only from the rows of the block before have
+// no multiples been subtracted. Returns the block's first row that fails, to all threads.
 //
-// Each lane keeps half a row of A, of both triangles. Step j hands row j to the others, by its
-// place in the tile. Columns before j are of no meaning then, but neither are they of any use.
+// Each lane keeps half a row of A, of both triangles. A step hands rows j and j + 1 to the others,
+// by their place in the tile, and what row j + 1 loses to row j everyone finds for himself: handing
+// over and a root are what a step waits for. Columns before j are of no meaning then, but neither
+// are they of any use.
 template <typename T, typename Team>
-SOAP_FAST_HOST_DEVICE int factor_block(const Team& team, T lift, T* block) {
+SOAP_FAST_HOST_DEVICE int factor_block(const Team& team, T lift, int first, T* tile) {
   constexpr int ld = kTileLeading<T>;
   constexpr int kPerThread = (kLanes + Team::kLeastSize - 1) / Team::kLeastSize;
+  T* block = tile + first * (ld + 1);
+  const T* before = block - kBlock * ld;
   T entries[kPerThread][kHalf], inverses[kPerThread];
   // visit(entries, inverse, their row, their first column)
   const auto visit_mine = [&](const auto& visit) {
@@ -64,38 +79,47 @@ SOAP_FAST_HOST_DEVICE int factor_block(const Team& team, T lift, T* block) {
       const int c = left + v;
       mine[v] = c <= row ? block[row * ld + c] : block[c * ld + row];
     }
+    if (first == 0) return;
+    SOAP_FAST_UNROLL
+    for (int k = 0; k < kBlock; ++k) {
+      T theirs[kHalf];
+      load_aligned(before + k * ld + left, theirs);
+      const T multiple = before[k * ld + row];
+      for (int v = 0; v < kHalf; ++v) mine[v] -= multiple * theirs[v];
+    }
   });
   team.sync();
-  const T inverse_of_lift = inverse_root(lift);
-  int failed = kNoFailedPivot;
-  for (int j = 0; j < kBlock; ++j) {
-    T* of_j = block + j * ld;
+  Pivots<T> pivots{lift};
+  SOAP_FAST_UNROLL
+  for (int j = 0; j < kBlock; j += 2) {
+    T *one = block + j * ld, *other = one + ld;
     visit_mine([&](const auto& mine, T&, int row, int left) {
-      if (row == j) store_aligned(mine, of_j + left);
+      if (row == j || row == j + 1) store_aligned(mine, block + row * ld + left);
     });
     team.sync();
-    const T pivot = of_j[j];
-    const bool is_lifted = !(pivot > 0) && pivot >= -lift;
-    const T taken = is_lifted ? lift : pivot;
-    if (!(taken > 0 && taken <= Float<T>::greatest) && failed == kNoFailedPivot) {
-      failed = j;  // for NaN too
-    }
-    const T root = inverse_root(pivot), inverse = is_lifted ? inverse_of_lift : root;
-    visit_mine([&](auto& mine, T& inverse_of_row, int row, int left) {
-      T theirs[kHalf];
-      load_aligned(of_j + left, theirs);
-      const T multiple = of_j[row] * inverse * inverse;
-      for (int v = 0; v < kHalf; ++v) mine[v] -= multiple * theirs[v];
-      if (row == j) inverse_of_row = inverse;
+    const T of_one = pivots.inverse(one[j], j), share = one[j + 1] * of_one * of_one;
+    const T of_other = pivots.inverse(other[j + 1] - share * one[j + 1], j + 1);
+    visit_mine([&](auto& mine, T& inverse, int row, int left) {
+      T theirs[kHalf], others[kHalf];
+      load_aligned(one + left, theirs);
+      load_aligned(other + left, others);
+      const T multiple = one[row] * of_one * of_one;
+      const T of_others = (other[row] - share * one[row]) * of_other * of_other;
+      for (int v = 0; v < kHalf; ++v) {
+        others[v] -= share * theirs[v];
+        if (row > j) mine[v] -= multiple * theirs[v];
+        if (row > j + 1) mine[v] -= of_others * others[v];
+      }
+      if (row == j) inverse = of_one;
+      if (row == j + 1) inverse = of_other;
     });
   }
   team.sync();
   visit_mine([&](auto& mine, T& inverse, int row, int left) {
-    load_aligned(block + row * ld + left, mine);
     for (int v = 0; v < kHalf; ++v) mine[v] = left + v == row ? inverse : mine[v] * inverse;
     store_aligned(mine, block + row * ld + left);
   });
-  return failed;
+  return pivots.failed;
 }
 
 // Rows [first, first + kBlock) of what factor_tile() leaves, of which L's triangle is there: a
@@ -129,26 +153,35 @@ SOAP_FAST_HOST_DEVICE void solve_rows(const Team& team, int first, int padded, T
   }
 }
 
-// The rows behind a block, up to their diagonal, lose their multiples of its rows, and W's triangle
-// of it takes its place.
+// W's triangle of a block to its place.
+template <typename T, typename Team>
+SOAP_FAST_HOST_DEVICE void store_inverse(const Team& team, int first, const T* inverse, T* tile) {
+  T* block = tile + first * (kTileLeading<T> + 1);
+  for (int e = team.rank(); e < kBlock * kBlock; e += team.size()) {
+    const int m = e / kBlock, c = e % kBlock;
+    if (c < m) block[m * kTileLeading<T> + c] = inverse[e];
+  }
+}
+
+// The rows behind a block, up to their diagonal, lose their multiples of its rows. The next block
+// on the diagonal is left to factor_block(), which need not wait for the others then: the last
+// threads of a team come first.
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE void update_rows(const Team& team, int first, int padded, T* tile,
                                        const T* inverse) {
   constexpr int ld = kTileLeading<T>, micro = kMicro<T>;
-  T* rows = tile + first * ld;
-  for (int e = team.rank(); e < kBlock * kBlock; e += team.size()) {
-    const int m = e / kBlock, c = e % kBlock;
-    if (c < m) rows[m * ld + first + c] = inverse[e];
-  }
+  const T* rows = tile + first * ld;
+  const int next = first + kBlock;
   // Of micro x micro entries each: a row has as many as its number and one, and two of them, the
   // nth and the nth from the end, have as many as any other two.
-  const int top = (first + kBlock) / micro, bottom = padded / micro, of_two = top + bottom + 1;
-  for (int e = team.rank(); e < (bottom - top) / 2 * of_two; e += team.size()) {
+  const int top = next / micro, bottom = padded / micro, of_two = top + bottom + 1;
+  for (int e = team.size() - 1 - team.rank(); e < (bottom - top) / 2 * of_two; e += team.size()) {
     const int two = e / of_two, place = e % of_two;
     const bool is_upper = place <= top + two;
     const int i = micro * (is_upper ? top + two : bottom - 1 - two);
     const int c = micro * (is_upper ? place : place - (top + two + 1));
-    const bool is_within = c >= first && c < first + kBlock;
+    if (c >= next && i < next + kBlock) continue;
+    const bool is_within = c >= first && c < next;
     const T* of_columns = is_within ? inverse + (c - first) : rows + c;
     const int step = is_within ? kBlock : ld;
     T mine[micro][micro];
@@ -190,8 +223,8 @@ static_assert(kFactorScratch <= kStagingElements<float> &&
 //
 // It goes by blocks of 16 rows. One warp factors the block on the diagonal, which is a chain of as
 // many roots; then the team makes the rest of the block's rows, of W up to the diagonal and of Lᵀ
-// behind it, and subtracts their multiples from all later rows, by which what remains of A and what
-// there is of W go on alike.
+// behind it. While the warp factors the next block, the others subtract these rows' multiples from
+// all later ones, by which what remains of A and what there is of W go on alike.
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE int factor_tile(const Team& team, int d, T lift, T* tile, T* scratch) {
   using namespace tile_cholesky;
@@ -200,16 +233,20 @@ SOAP_FAST_HOST_DEVICE int factor_tile(const Team& team, int d, T lift, T* tile, 
   pad(team, d, padded, tile);
   for (int first = 0; first < padded; first += kBlock) {
     team.by_first_warp([&](const auto& warp) {
-      const int row = factor_block(warp, lift, tile + first * (kTileLeading<T> + 1));
+      const int row = factor_block(warp, lift, first, tile);
       if (warp.rank() == 0) *failed = T(row);
     });
+    if (first > 0) {
+      update_rows(team, first - kBlock, padded, tile, inverse);
+      store_inverse(team, first - kBlock, inverse, tile);
+    }
     team.sync();
     if (*failed >= 0) return first + int(*failed);
     solve_rows(team, first, padded, tile, inverse);
     team.sync();
-    update_rows(team, first, padded, tile, inverse);
-    team.sync();
   }
+  store_inverse(team, padded - kBlock, inverse, tile);
+  team.sync();
   return kNoFailedPivot;
 }
 
