@@ -17,7 +17,11 @@
 #define SOAP_FAST_UNROLL_BY_4 _Pragma("unroll 4")  // and not more, where registers are few
 #else
 #define SOAP_FAST_HOST_DEVICE
+#if defined(__GNUC__) && !defined(__clang__)
+#define SOAP_FAST_UNROLL _Pragma("GCC unroll 16")
+#else
 #define SOAP_FAST_UNROLL
+#endif
 #define SOAP_FAST_UNROLL_BY_4
 #endif
 
