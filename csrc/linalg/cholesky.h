@@ -266,22 +266,25 @@ SOAP_FAST_HOST_DEVICE void multiply_by_transposed_lower(const Team& team, int ro
   constexpr int ld = kTileLeading<T>, kAtOnce = kAligned / int(sizeof(T));
   for (int place = team.rank(); place < kPlaces * kPlaces; place += team.size()) {
     const int top = place / kPlaces, left = place % kPlaces;
+    const T *of_top = p + top * ld, *of_left = w + left * ld;
     T totals[kMicro<T>][kMicro<T>] = {};
     SOAP_FAST_UNROLL
     for (int block = 0; block < kMicro<T>; ++block) {  // kPlaces columns of both
       if (block * kPlaces >= d) break;
-      for (int k = block * kPlaces; k < (block + 1) * kPlaces; k += kAtOnce) {
+      SOAP_FAST_NO_UNROLL
+      for (int within = 0; within < kPlaces; within += kAtOnce) {
         T of_p[kMicro<T>][kAtOnce], of_w[kAtOnce];
-        for (int u = 0; u < kMicro<T>; ++u) load_aligned(p + (top + kPlaces * u) * ld + k, of_p[u]);
+        for (int u = 0; u < kMicro<T>; ++u) load_aligned(of_top + kPlaces * u * ld, of_p[u]);
         SOAP_FAST_UNROLL
         for (int v = block; v < kMicro<T>; ++v) {  // W's columns end at its diagonal
-          const int c = left + kPlaces * v;
-          load_aligned(w + c * ld + k, of_w);
+          load_aligned(of_left + kPlaces * v * ld, of_w);
           for (int n = 0; n < kAtOnce; ++n) {
-            if (v == block && k + n > c) continue;
+            if (v == block && n > left - within) continue;
             for (int u = 0; u < kMicro<T>; ++u) totals[u][v] += of_p[u][n] * of_w[n];
           }
         }
+        of_top += kAtOnce;
+        of_left += kAtOnce;
       }
     }
     for (int u = 0; u < kMicro<T>; ++u) {

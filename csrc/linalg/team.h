@@ -14,7 +14,8 @@
 #ifdef __CUDACC__
 #define SOAP_FAST_HOST_DEVICE __host__ __device__
 #define SOAP_FAST_UNROLL _Pragma("unroll")         // where an array must become registers
-#define SOAP_FAST_UNROLL_BY_4 _Pragma("unroll 4")  // and not more, where registers are few
+#define SOAP_FAST_UNROLL_BY_8 _Pragma("unroll 8")  // and not more, where registers are few
+#define SOAP_FAST_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SOAP_FAST_HOST_DEVICE
 #if defined(__GNUC__) && !defined(__clang__)
@@ -22,7 +23,8 @@
 #else
 #define SOAP_FAST_UNROLL
 #endif
-#define SOAP_FAST_UNROLL_BY_4
+#define SOAP_FAST_UNROLL_BY_8
+#define SOAP_FAST_NO_UNROLL
 #endif
 
 namespace soap_fast {

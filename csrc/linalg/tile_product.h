@@ -106,7 +106,7 @@ SOAP_FAST_HOST_DEVICE void put(const Team& team, const T (&fetched)[kFetched<T, 
 
 template <typename T>
 SOAP_FAST_HOST_DEVICE void accumulate(const T* p, const T* q, T (&totals)[kMicro<T>][kMicro<T>]) {
-  SOAP_FAST_UNROLL_BY_4
+  SOAP_FAST_UNROLL_BY_8
   for (int k = 0; k < kStagedDepth; ++k) {
     T of_p[kMicro<T>], of_q[kMicro<T>];
     load_aligned(p + k * kTileLeading<T>, of_p);

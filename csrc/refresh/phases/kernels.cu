@@ -15,8 +15,8 @@ static_assert(kBlockScratch<float> * sizeof(float) + kWarps * sizeof(double) <= 
               "three tiles fit into a block's shared memory");
 
 // Two blocks of a processor leave a thread 128 registers. At three, which leave 80, FactorColumns
-// and SolveRows spill: they keep a tile's entries and fetch what is multiplied next. Left to itself
-// the compiler takes 48 for RefreshSmall, which spills then.
+// spills, and SolveRows on sm_100; both issue in most cycles without a third. Left to itself the
+// compiler takes 48 for RefreshSmall, which spills then.
 constexpr int kLeastBlocks = 2;
 
 // A unit per warp; `scratch` elements of shared memory each.
