@@ -3,7 +3,9 @@
 // An algorithm is a template over such a team and its matrix lies in memory that all of the team
 // see, so that what runs on the GPU is compiled, tested and checked by sanitizers without one.
 // A team offers rank(), size() >= kLeastSize, sync() and sum(x), max(x), which hand every thread
-// the same bits; all threads must call the last three alike.
+// the same bits; all threads must call the last three alike. by_first_warp(work) calls work(team)
+// for a part of it as a team of its own, where few threads that wait for each other often are
+// faster than all; the rest go on.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +13,18 @@
 
 #ifdef __CUDACC__
 #define SOAP_FAST_HOST_DEVICE __host__ __device__
+#define SOAP_FAST_UNROLL _Pragma("unroll")         // where an array must become registers
+#define SOAP_FAST_UNROLL_BY_8 _Pragma("unroll 8")  // and not more, where registers are few
+#define SOAP_FAST_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SOAP_FAST_HOST_DEVICE
+#if defined(__GNUC__) && !defined(__clang__)
+#define SOAP_FAST_UNROLL _Pragma("GCC unroll 16")
+#else
+#define SOAP_FAST_UNROLL
+#endif
+#define SOAP_FAST_UNROLL_BY_8
+#define SOAP_FAST_NO_UNROLL
 #endif
 
 namespace soap_fast {
@@ -39,6 +51,10 @@ struct LoneTeam {
   SOAP_FAST_HOST_DEVICE static constexpr int rank() { return 0; }
   SOAP_FAST_HOST_DEVICE static constexpr int size() { return 1; }
   SOAP_FAST_HOST_DEVICE static void sync() {}
+  template <typename Work>
+  SOAP_FAST_HOST_DEVICE static void by_first_warp(const Work& work) {
+    work(LoneTeam());
+  }
   template <typename T>
   SOAP_FAST_HOST_DEVICE static T sum(T x) {
     return x;
@@ -59,6 +75,10 @@ struct WarpTeam {
   __device__ static int rank() { return threadIdx.x % kWarpSize; }
   __device__ static constexpr int size() { return kWarpSize; }
   __device__ static void sync() { __syncwarp(); }
+  template <typename Work>
+  __device__ static void by_first_warp(const Work& work) {
+    work(WarpTeam());
+  }
 
   // Partners add the same two numbers, so that all lanes end with the same bits.
   template <typename T>
@@ -77,16 +97,20 @@ struct WarpTeam {
   }
 };
 
-// All threads of a block, whose size is a multiple of 32, at least 256 and at most 1024. The kernel
-// hands in the shared memory for one T per warp.
-template <typename T>
+// All threads of a block, whose size is a multiple of 32, at least 256 and at most 1024: kThreads
+// of them, or as many as were launched. The kernel hands in the shared memory for one T per warp.
+template <typename T, int kThreads = 0>
 struct BlockTeam {
-  static constexpr int kLeastSize = 256;
+  static constexpr int kLeastSize = kThreads > 0 ? kThreads : 256;
   T* of_warps;  // [32], shared
 
-  __device__ static int rank() { return threadIdx.x; }
-  __device__ static int size() { return blockDim.x; }
+  __device__ static int rank() { return kThreads > 0 ? threadIdx.x % kThreads : threadIdx.x; }
+  __device__ static int size() { return kThreads > 0 ? kThreads : blockDim.x; }
   __device__ static void sync() { __syncthreads(); }
+  template <typename Work>
+  __device__ static void by_first_warp(const Work& work) {
+    if (rank() < kWarpSize) work(WarpTeam());
+  }
 
   __device__ T sum(T x) const {
     publish(WarpTeam::sum(x));

@@ -11,14 +11,15 @@ namespace soap_fast {
 template <typename T, typename Team, typename Get, typename Put>
 SOAP_FAST_HOST_DEVICE void turn_tile(const Team& team, int rows, int columns, T* scratch,
                                      const Get& get, const Put& put) {
+  constexpr int kOdd = kTile<T> + 1;  // neither rows nor columns meet in one bank
   for (int e = team.rank(); e < kTile<T> * kTile<T>; e += team.size()) {
     const int row = e / kTile<T>, column = e % kTile<T>;
-    if (row < rows && column < columns) scratch[column * kTileLeading<T> + row] = get(row, column);
+    if (row < rows && column < columns) scratch[column * kOdd + row] = get(row, column);
   }
   team.sync();
   for (int e = team.rank(); e < kTile<T> * kTile<T>; e += team.size()) {
     const int column = e / kTile<T>, row = e % kTile<T>;
-    if (row < rows && column < columns) put(column, row, scratch[column * kTileLeading<T> + row]);
+    if (row < rows && column < columns) put(column, row, scratch[column * kOdd + row]);
   }
   team.sync();
 }

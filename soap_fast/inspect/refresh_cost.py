@@ -29,19 +29,28 @@ COPY = 3.01e12  # bytes a second, read + written
 LAUNCH = 5.9e-6  # seconds from one launch to the next
 MULTIPROCESSORS, CLOCK = 132, 1.8e9
 RESIDENT = 3  # blocks of 256 threads on a multiprocessor, by ptxas's registers for sm_90
-FEWER = {"factor_columns": 2}  # which takes more than 80
+FEWER = {"factor_columns": 2, "solve": 2}  # which take more than 80
 FLOAT = 4  # bytes
 TILE, STAGED = 64, 16  # kTile and kStagedDepth of csrc in float32
 PANEL = 6  # kPanelTiles there
 WARPS = 8  # of a block
 
-# Cycles of a block alone. Their relation is that of the instructions that sm_90's machine code has
-# for each; their scale is fitted to one measurement: ELIC's operator took 12.28 ms with products of
+# Cycles of a block. Their relation is that of the instructions that sm_90's machine code has for
+# each; their scale is fitted to one measurement: ELIC's operator took 12.28 ms with products of
 # cuBLAS, 4.0 ms of them by its measured rate (tests/cost/test_cost_refresh.py).
-COLUMN = 840.0  # of a tile's factor and inverse: a barrier, a root, two divisions, 16 products each
+#
+# STAGE and SHARED are what two blocks leave each other: a stage has some 380 instructions in a warp
+# and a shared one 280, two warps of a block share a scheduler, and nine of ten cycles issue. The
+# kernel that was fitted had 660 for a stage; its 3600 cycles were 0.9 of what three blocks needed.
+#
+# A column is a chain in one warp: 126 cycles, where a barrier takes 40, a root 40, shared memory 30
+# and a product 4. Two columns hand over two rows and take two roots one after the other, 157; the
+# rest is what comes before and after 16 of them. The kernel before had 615 by the same count, and
+# 840 by the fitted scale, of which this has as much more.
+COLUMN = 175.0  # of a tile's factor and inverse
 SUBSTITUTION = 29.0  # of a lone thread: a multiply-add that waits for the one before it
-STAGE = 3600.0  # of a tile's product: 16 columns of both operands are fetched and multiplied
-SHARED = 2400.0  # of a tile's product whose operands are in shared memory: 16 columns
+STAGE = 1700.0  # of a tile's product: 16 columns of both operands are fetched and multiplied
+SHARED = 1240.0  # of a tile's product whose operands are in shared memory: 16 columns
 COMPARISON = 60.0  # of two eigenvalues, for an order
 PASS = 360.0  # of a thread over one row: a load that others overlap
 

@@ -191,17 +191,23 @@ void check_tile(int size, const std::string& name, const Matrix<T>& k, bool defi
   for (int i = 0; i < d; ++i) {
     for (int j = 0; j <= i; ++j) tile[i * ld + j] = k(i, j);
   }
-  std::vector<T> rows(2 * soap_fast::kTile<T>);
+  std::vector<T> scratch(soap_fast::kFactorScratch), by_one = tile;
   std::vector<int> results(size);
   with_team(size, [&](const auto& team) {
-    results[team.rank()] = soap_fast::factor_tile(team, d, T(0), tile.data(), rows.data());
+    results[team.rank()] = soap_fast::factor_tile(team, d, T(0), tile.data(), scratch.data());
   });
   for (const int result : results) {
     demand(result == results[0], "cholesky: all threads get the same", name, d);
     demand(result >= -1 && result < d, "cholesky: a row or none", name, d);
   }
   if (definite) demand(results[0] == soap_fast::kNoFailedPivot, "cholesky: definite", name, d);
+  const int alone = soap_fast::factor_tile(LoneTeam(), d, T(0), by_one.data(), scratch.data());
+  demand(results[0] == alone, "cholesky: the same from one thread", name, d);
   if (results[0] != soap_fast::kNoFailedPivot) return;
+  for (int i = 0; i < d; ++i) {
+    demand(std::equal(&tile[i * ld], &tile[i * ld + d], &by_one[i * ld]),
+           "cholesky: the same bits from one thread", name, d);
+  }
   Matrix<T> l(d, d);
   for (int i = 0; i < d; ++i) {
     for (int j = 0; j <= i; ++j) l(i, j) = soap_fast::factor_entry(tile.data(), i, j);
@@ -255,9 +261,9 @@ void check_failed_pivots(int d) {
   for (const int row : {0, d / 2, d - 1}) {
     for (const T bad : {T(-1), T(0), std::numeric_limits<T>::quiet_NaN()}) {
       for (const T lift : {T(0), T(0.5), T(1)}) {
-        std::vector<T> tile(soap_fast::kTileElements<T>), rows(2 * soap_fast::kTile<T>);
+        std::vector<T> tile(soap_fast::kTileElements<T>), scratch(soap_fast::kFactorScratch);
         for (int i = 0; i < d; ++i) tile[i * ld + i] = i >= row ? bad : T(2);
-        const int found = soap_fast::factor_tile(LoneTeam(), d, lift, tile.data(), rows.data());
+        const int found = soap_fast::factor_tile(LoneTeam(), d, lift, tile.data(), scratch.data());
         const bool is_lifted = lift > 0 && bad >= -lift;
         demand(found == (is_lifted ? soap_fast::kNoFailedPivot : row),
                "cholesky: the first failed pivot", "diagonal", d);

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,6 +17,7 @@ class ThreadTeam {
   struct Shared {
     explicit Shared(int size) : size(size), posted(size * kMostReductions) {
       for (auto& slot : posted) slot = kNothing;
+      if (size > kWarp) first_warp = std::make_unique<Shared>(kWarp);
     }
     const int size;
     std::vector<std::atomic<uint64_t>> posted;  // [kMostReductions, size], a double's bits each
@@ -23,6 +25,7 @@ class ThreadTeam {
     std::condition_variable everyone;
     int waiting = 0;
     long generation = 0;
+    std::unique_ptr<Shared> first_warp;  // of a team that is larger than one
   };
 
   ThreadTeam(Shared& shared, int rank) : shared_(&shared), rank_(rank) {}
@@ -39,6 +42,12 @@ class ThreadTeam {
     } else {
       shared_->everyone.wait(lock, [&] { return shared_->generation != mine; });
     }
+  }
+
+  template <typename Work>
+  void by_first_warp(const Work& work) const {
+    if (size() <= kWarp) return work(*this);
+    if (rank_ < kWarp) work(ThreadTeam(*shared_->first_warp, rank_));
   }
 
   template <typename T>
@@ -62,6 +71,7 @@ class ThreadTeam {
   }
 
  private:
+  static constexpr int kWarp = 2;
   static constexpr size_t kMostReductions = 1024;
   static constexpr uint64_t kNothing = ~uint64_t(0);  // a NaN that no computation makes
 

@@ -14,15 +14,10 @@ static_assert(kBlockScratch<float> * sizeof(float) + kWarps * sizeof(double) <= 
                   kBlockScratch<double> * sizeof(double) + kWarps * sizeof(double) <= kSharedBytes,
               "three tiles fit into a block's shared memory");
 
-// Two blocks of a processor leave a thread 128 registers. At five, which the shared memory would
-// allow, it has 48, and kernels by blocks spill; at three, 80, and FactorColumns does. SolveRows
-// does not, and left to itself takes a few more. Left to itself the compiler takes 48 for
-// RefreshSmall, which spills then.
+// Two blocks of a processor leave a thread 128 registers. At three, which leave 80, FactorColumns
+// spills, and SolveRows on sm_100; both issue in most cycles without a third. Left to itself the
+// compiler takes 48 for RefreshSmall, which spills then.
 constexpr int kLeastBlocks = 2;
-template <typename P>
-constexpr int kLeastBlocksOf = kLeastBlocks;
-template <typename T>
-constexpr int kLeastBlocksOf<SolveRows<T>> = 3;
 
 // A unit per warp; `scratch` elements of shared memory each.
 template <typename P, typename T>
@@ -39,14 +34,14 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks)
 
 // A unit per block.
 template <typename P, typename T>
-__global__ void __launch_bounds__(kThreads, kLeastBlocksOf<P>)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks)
     refresh_by_blocks(const __grid_constant__ RefreshTable<T> table, RefreshCall call) {
-  __shared__ T scratch[kBlockScratch<T>];
+  __shared__ alignas(kAligned) T scratch[kBlockScratch<T>];
   __shared__ double of_warps[kWarps];
   const auto unit = unit_of(table, blockIdx.x, [&](int d) { return P::parts(d, call); });
   if (unit.stack == nullptr) return;
-  P::run(BlockTeam<double>{of_warps}, *unit.stack, unit.factor, unit.part, call, table.tolerance,
-         scratch);
+  P::run(BlockTeam<double, kThreads>{of_warps}, *unit.stack, unit.factor, unit.part, call,
+         table.tolerance, scratch);
 }
 
 template <typename T>
