@@ -75,8 +75,9 @@ Teams = Mapping[str, Callable[[Share, int], Sequence[tuple[float, int]]]]
 
 
 class Cost(NamedTuple):
-    """Floating point operations of the mathematics, and seconds."""
+    """Kernels, floating point operations of the mathematics, and seconds."""
 
+    launches: int
     flops: float
     seconds: float
 
@@ -92,18 +93,15 @@ class PhaseCost(NamedTuple):
 
 def products(launch: PlannedLaunch) -> float:
     """Seconds of a grouped product without its launch."""
-    tiles = [
-        (share.factors, _product_tiles(*launch.shape(share.size), launch.structure))
-        for share in launch.shares
-    ]
+    tiles = [(share.factors, _product_tiles(launch, share.size)) for share in launch.shares]
     together = sum(factors * sum(of_one) for factors, of_one in tiles) / PROGRAMS
     return max(together, *(max(of_one) for _, of_one in tiles)) / CLOCK
 
 
-def _product_tiles(rows: int, columns: int, terms: int, structure: int) -> list[float]:
+def _product_tiles(launch: PlannedLaunch, d: int) -> list[float]:
     """Cycles of each tile of one factor's product."""
-    in_quads = not any(size % 4 for size in (rows, columns, terms))
-    kind = kind_of(rows, columns, terms, in_quads)
+    structure, (rows, columns, terms) = launch.structure, launch.shape(d)
+    kind = kind_of(rows, columns, terms, in_quads=d % 4 == 0)
     height, width, _ = GROUPED_CLASSES[kind]
     found = []
     for n in range(0, columns, width):
@@ -126,7 +124,8 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
     shares = launch.shares
     flops = sum(share.factors * _flops(launch, share.size) for share in shares)
     if launch.is_product:
-        return Cost(flops, LAUNCH + products(launch))
+        launches = len({share.size % 4 == 0 for share in shares})  # which rows lie in quads
+        return Cost(launches, flops, launches * LAUNCH + products(launch))
     of_phase = (TEAMS if teams is None else teams).get(launch.name, _nothing)
     counted = [(share, of_phase(share, launch.step)) for share in shares]
     places = MULTIPROCESSORS * FEWER.get(launch.name, RESIDENT)
@@ -135,7 +134,7 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
     longest = max(cycles for _, alike in counted for cycles, _ in alike)
     matrices = sum(share.factors * share.size**2 for share in shares)
     moved = FLOAT * MOVED.get(launch.name, 0) * matrices / COPY
-    return Cost(flops, LAUNCH + max(max(longest, together) / CLOCK, moved))
+    return Cost(1, flops, LAUNCH + max(max(longest, together) / CLOCK, moved))
 
 
 def refresh_plans(factors: Iterable[tuple[int, torch.dtype]]) -> list[PlannedLaunch]:
@@ -156,7 +155,7 @@ def costs_of(
     for launch in plan:
         found.setdefault(phase_name(launch), []).append(cost(launch, products, teams))
     return [
-        PhaseCost(phase, len(of), sum(one.flops for one in of), sum(one.seconds for one in of))
+        PhaseCost(phase, *(sum(numbers) for numbers in zip(*of, strict=True)))
         for phase, of in found.items()
     ]
 

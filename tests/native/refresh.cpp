@@ -91,9 +91,9 @@ template <typename T>
 void check_structure(const Operands& of, int d, const T* left, const T* right) {
   for (int i = 0; i < d; ++i) {
     for (int j = 0; j < i; ++j) {
-      const T a = of.transposed ? left[j * d + i] : left[i * d + j];
-      demand(!(of.structure & kLeftUpper) || a == 0, "refresh: a is upper triangular", "", d);
-      demand(!(of.structure & kRightLower) || right[j * d + i] == 0,
+      demand(!(of.structure & kLeftUpper) || left[i * d + j] == 0, "refresh: a is upper triangular",
+             "", d);
+      demand(!(of.structure & kRightLower) || right[i * d + j] == 0,
              "refresh: b is lower triangular", "", d);
     }
   }
@@ -101,19 +101,18 @@ void check_structure(const Operands& of, int d, const T* left, const T* right) {
 
 template <typename T>
 void multiply(const RefreshStack<T>& stack, Product product_of) {
-  const auto [a, transposed, b, out, structure] = operands_of(product_of);
+  const auto [a, b, out, structure] = operands_of(product_of);
   const int d = stack.d;
   for (int i = 0; i < stack.k; ++i) {
     const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
     if (stack.alive(i)) check_structure(operands_of(product_of), d, left, right);
-    T* product = out == Slot::kCarry ? stack.carries + int64_t(i) * d * d : stack.matrix(out, i);
+    T* product = stack.matrix(out, i);
     for (int row = 0; row < d; ++row) {
-      for (int column = 0; column < d; ++column) product[row * d + column] = 0;
-      for (int inner = 0; inner < d; ++inner) {
-        const T entry = transposed ? left[inner * d + row] : left[row * d + inner];
-        for (int column = 0; column < d; ++column) {
-          product[row * d + column] += entry * right[inner * d + column];
-        }
+      for (int column = 0; column < d; ++column) {
+        T total = 0;
+        for (int k = 0; k < d; ++k) total += left[row * d + k] * right[column * d + k];
+        T& entry = product[row * d + column];
+        entry = structure & kSubtract ? entry - total : total;
       }
     }
   }

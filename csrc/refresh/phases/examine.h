@@ -122,7 +122,8 @@ struct Decide {
   }
 };
 
-// (H[order, order] + shift I) / largest, its lower triangle; and Q[:, order]. A tile of rows of both.
+// (H[order, order] + shift I) / largest, its lower triangle; and Q[:, order]. A tile of rows of
+// both.
 template <typename T>
 struct ArrangeRows {
   static constexpr bool kByWarp = false;
@@ -138,7 +139,7 @@ struct ArrangeRows {
     const T* h = stack.matrix(Slot::kRotated, i);
     const T* q = stack.matrix(Slot::kBasis, i) + top;
     T* sorted_h = stack.matrix(Slot::kFactor, i) + int64_t(top) * d;
-    T* sorted_q = stack.matrix(Slot::kProduct, i) + int64_t(top) * d;
+    T* sorted_q = stack.matrix(Slot::kCarry, i) + int64_t(top) * d;
     const double largest = stack.of_factor(OfFactor::kLargest, i);
     const double shift = stack.of_factor(OfFactor::kShift, i);
     for (int left = 0; left < d; left += kTile<T>) {
@@ -146,7 +147,9 @@ struct ArrangeRows {
       turn_tile(
           team, columns, rows, scratch,
           [&](int column, int row) { return q[order[left + column] * d + row]; },
-          [&](int row, int column, T entry) { sorted_q[int64_t(row) * d + left + column] = entry; });
+          [&](int row, int column, T entry) {
+            sorted_q[int64_t(row) * d + left + column] = entry;
+          });
       // H is symmetric but for rounding: along its rows is along memory.
       for (int e = team.rank(); e < rows * kTile<T>; e += team.size()) {
         const int row = e / kTile<T>, column = left + e % kTile<T>;

@@ -20,7 +20,7 @@ struct Round {
   Slot source, target;
 
   SOAP_FAST_HOST_DEVICE static Round of(RefreshCall call) {
-    if (call.round == kOfColumns) return {Slot::kRotated, Slot::kProduct};
+    if (call.round == kOfColumns) return {Slot::kRotated, Slot::kCarry};
     return {Slot::kFactor, Slot::kResult};
   }
 };
@@ -224,7 +224,7 @@ struct SolveRows {
     const int d = stack.d, top = tile * kTile<T>, panel = call.step * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const int columns = d - panel < kPanel ? d - panel : kPanel;
-    const T* l_rows = stack.matrix(Slot::kProduct, i) + int64_t(panel) * d + panel;
+    const T* l_rows = stack.matrix(Slot::kCarry, i) + int64_t(panel) * d + panel;
     T* x = stack.matrix(Slot::kResult, i) + int64_t(top) * d + panel;
     T *staging = scratch, *inverse = staging + kStagingElements<T>;
     T* block = inverse + kTileElements<T>;
@@ -240,7 +240,7 @@ struct SolveRows {
           team, rows, width, block, inverse,
           [&](int row, int column, T entry) { x[int64_t(row) * d + first + column] = entry; });
       team.sync();
-      T* transposed = stack.matrix(Slot::kFactor, i) + int64_t(first) * d + top;
+      T* transposed = stack.matrix(Slot::kFactor, i) + int64_t(panel + first) * d + top;
       turn_tile(
           team, rows, width, block,
           [&](int row, int column) { return x[int64_t(row) * d + first + column]; },

@@ -26,7 +26,7 @@ template <typename T>
 constexpr PanelOperands operands_of(PanelProduct product, RefreshCall call) {
   const int first = call.step * kTile<T>;
   if (product == PanelProduct::kSolvePanel) {
-    return {Slot::kResult, Slot::kProduct, Slot::kResult, 0, first, kPanel};
+    return {Slot::kResult, Slot::kCarry, Slot::kResult, 0, first, kPanel};
   }
   const Round of = Round::of(call);
   return {of.target, of.target, of.source, first, first, kPanel};

@@ -15,7 +15,8 @@ namespace soap_fast {
 // |E|_inf up to which a new basis is taken: 5/16 of its cube is 8.4e-6, below the 1e-5 allowed.
 constexpr double kMostResidual = 0.03;
 
-// Of D = XᵀX - I = -E: D/2 and sqrt(3/8) D, whose square is what has to be taken from the former for
+// Of D = XᵀX - I = -E: D/2 and sqrt(3/8) D, whose square is what has to be taken from the former
+// for
 // -(E/2 + 3/8 E²). And the transpose of Q as it was, where zero rows were set apart in it.
 struct ResidualRow {
   static constexpr bool kByWarp = true;
@@ -29,7 +30,7 @@ struct ResidualRow {
     const int64_t at = int64_t(row) * d;
     const T root = T(0.6123724356957945);  // of 3/8
     T* gram = stack.matrix(Slot::kRotated, i) + at;
-    T* scaled = stack.matrix(Slot::kProduct, i) + at;
+    T* scaled = stack.matrix(Slot::kCarry, i) + at;
     double absolute = 0;
     for (int column = team.rank(); column < d; column += team.size()) {
       const T entry = gram[column] - T(column == row);
@@ -84,7 +85,7 @@ struct CommitRows {
     const int d = stack.d, top = tile * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     if (!stack.in_stage(i, Outcome::kRefreshed)) {
-      T* carry = stack.carries + (int64_t(i) * d + top) * d;
+      T* carry = stack.matrix(Slot::kCarry, i) + int64_t(top) * d;
       for (int row = 0; row < rows; ++row) {
         for (int column = team.rank(); column < d; column += team.size()) {
           carry[int64_t(row) * d + column] = T(column == top + row);

@@ -52,17 +52,17 @@ struct Operands {
 constexpr Operands operands_of(Product product) {
   switch (product) {
     case Product::kTimesFactor:  // K is its own transpose
-      return {Slot::kBasis, Slot::kFactor, Slot::kProduct, 0};
+      return {Slot::kBasis, Slot::kFactor, Slot::kCarry, 0};
     case Product::kRotate:
-      return {Slot::kProduct, Slot::kBasis, Slot::kRotated, kSymmetric};
+      return {Slot::kCarry, Slot::kBasis, Slot::kRotated, kSymmetric};
     case Product::kColumnGram:
       return {Slot::kFactor, Slot::kFactor, Slot::kRotated, kSymmetric | kRightLower | kLeftUpper};
     case Product::kExpand:
-      return {Slot::kProduct, Slot::kFactor, Slot::kResult, kRightLower};
+      return {Slot::kCarry, Slot::kFactor, Slot::kResult, kRightLower};
     case Product::kBasisGram:
       return {Slot::kFactor, Slot::kFactor, Slot::kRotated, kSymmetric};
     case Product::kSeries:
-      return {Slot::kProduct, Slot::kProduct, Slot::kRotated, kSymmetric | kSubtract | kRounded};
+      return {Slot::kCarry, Slot::kCarry, Slot::kRotated, kSymmetric | kSubtract | kRounded};
     case Product::kCorrection:
       return {Slot::kRotated, Slot::kResult, Slot::kFactor, kSubtract};
     default:

@@ -56,7 +56,8 @@ struct SetApart {
     }
     largest = team.max(largest);
     for (int j = team.rank(); j < d; j += team.size()) {
-      const bool is_it = unit[j] == kNoUnit && !(std::fabs(double(q[int64_t(j) * d + row])) < largest);
+      const bool is_it =
+          unit[j] == kNoUnit && !(std::fabs(double(q[int64_t(j) * d + row])) < largest);
       if (is_it && double(d - j) > first) first = d - j;
     }
     return d - int(team.max(first));

@@ -15,12 +15,13 @@ namespace soap_fast {
 enum class Slot {
   kFactor,   // K; then H sorted and shifted; then Bᵀ, B = L1 / D; then Xᵀ
   kBasis,    // Qᵀ, with the unit vectors of K's zero rows among its rows; then Qᵀ as it was
-  kProduct,  // QᵀK; then Q with sorted columns; then L2, see FactorColumns; then sqrt(3/8) E
   kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then -E/2; then -(E/2 + 3/8 E²)
   kResult,   // L1; then Q B; then X, the new basis but for a correction
-  kCarry,    // no workspace: what the caller gets
+  // No workspace: where the caller gets the carrying matrix. QᵀK; then Q with sorted columns; then
+  // L2, see FactorColumns; then sqrt(3/8) E; then QᵀX.
+  kCarry,
 };
-constexpr int kSlots = 5;
+constexpr int kSlots = 4;
 
 // Numbers per row of a factor, then numbers per factor, all in `measures`.
 // kPlace: of a row, by number_rows(). kUnit: of a column of Q that is the unit vector of a zero
@@ -47,6 +48,7 @@ struct RefreshStack {
   int n, k, d;
 
   SOAP_FAST_HOST_DEVICE T* matrix(Slot slot, int i) const {
+    if (slot == Slot::kCarry) return carries + int64_t(i) * d * d;
     return matrices + (int64_t(slot) * k + i) * d * d;
   }
   SOAP_FAST_HOST_DEVICE double* of_rows(OfRow what, int i) const {
