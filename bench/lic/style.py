@@ -25,7 +25,7 @@ LINES: dict[str, dict[str, Any]] = {
     "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
 }
 OTHERS = ("#66a182", "#edae49", "#8d6a9f", "#00798c", "#a26769")  # of other optimizers
-DASHES = (":", "-.", (0, (1, 3)), (0, (8, 2)))  # of an optimizer's second variant, and so on
+DASHES = (":", "-.", (0, (6, 2)), (0, (1, 4)))  # of an optimizer's second variant, and so on
 
 
 @contextmanager
@@ -60,12 +60,18 @@ def frame(axes: Axes) -> None:
 
 def loss_frame(axes: Axes, xlabel: str) -> None:
     """For a loss, on a logarithmic scale, against what grows from zero."""
-    axes.set(xlabel=xlabel, yscale="log")
+    axes.set(xlabel=xlabel)
     axes.set_xlim(left=0)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1
-    axes.yaxis.set_minor_locator(NullLocator())
+    logarithmic(axes)
     frame(axes)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Heights, with numbers at 1, 2, 3, 5 times powers of ten."""
+    axes.set(yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1, which plain text cannot show
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tolerances
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +26,9 @@ from bench.lic.evaluation.runs import Run
 from bench.lic.models import stride
 from bench.lic.optimizers import main_parameters
 from bench.lic.study import report
+from bench.lic.study.kept import kept
 from bench.lic.study.watched import Watched
+from bench.lic.style import logarithmic, plain_text
 from bench.lic.training import Config, Training, run
 
 
@@ -187,7 +191,9 @@ def test_a_tiny_study_is_reported_and_not_repeated(
     unmeasured = [row["claim"] for row in kinds["claim"] if row["measured"] == ["not measured"]]
     assert unmeasured == ["3 % better BD-rate"]
     assert all(len(row["looks"]) == 1 for row in kinds["watched"])
+    assert not any("watched" in row for row in kinds["run"])
     assert len(kinds["layers"]) == 2
+    assert kinds["layers"][0]["run"] == "elic_0.05/adam_lambda_0.013_seed_0"
 
     def again(*given: Any) -> None:
         raise AssertionError("it was kept")
@@ -196,6 +202,41 @@ def test_a_tiny_study_is_reported_and_not_repeated(
     monkeypatch.setattr(runner, "run", again)
     assert main(arguments) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_what_no_table_and_no_picture_shows_is_not_kept() -> None:
+    layers = {"a": [3.0000001, 2.0, 0.0], "b": [None, None, None]}
+    look = {"step": 4, "intra": 0.123456789, "layers": layers}
+    layer = {"layer": "a", "output_error": {"nearest": 1.23456789e-5}, "activations": {"all": 1}}
+    rows = [
+        {"kind": "run", "steps": 1234567, "diverged": False, "watched": [look]},
+        {"kind": "watched", "run": "/some/where/elic_1/adam_seed_0", "looks": [look]},
+        {"kind": "layers", "run": "elic_1/adam_seed_0", "layers": [layer]},
+        {"kind": "claim", "measured": ["0.123456789"]},
+    ]
+    before = copy.deepcopy(rows)
+    found = kept(rows)
+    assert rows == before
+    seen = {"step": 4, "intra": 0.123457, "layers": {"a": 3.0, "b": None}}
+    left = {"layer": "a", "output_error": {"nearest": 1.23457e-5}}
+    assert found == [
+        {"kind": "run", "steps": 1234567, "diverged": False},
+        {"kind": "watched", "run": "elic_1/adam_seed_0", "looks": [seen]},
+        {"kind": "layers", "run": "elic_1/adam_seed_0", "layers": [left]},
+        {"kind": "claim", "measured": ["0.123456789"]},
+    ]
+
+
+def test_a_dense_logarithmic_axis_has_plain_numbers() -> None:
+    with plain_text():
+        axes = Figure().subplots()
+        axes.plot([2.5, 9.0])
+        logarithmic(axes)
+        axes.figure.canvas.draw()
+        labels = [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]
+        shown = {label.get_text() for label in labels} - {""}
+    assert {"3", "5"} <= shown
+    assert all(float(text) for text in shown)
 
 
 def test_what_quantisation_costs_is_told_with_its_spread() -> None:

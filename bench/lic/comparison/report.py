@@ -25,7 +25,10 @@ from bench.lic.training import WARMUP
 
 @plain_text()
 def draw_losses(comparison: Comparison, path: Path) -> None:
-    """A row for every model and lambda: against steps, and against seconds of training."""
+    """A row for every model and lambda: against steps, and against seconds of training.
+
+    Means over seeds; at the compared frequency from the lowest to the highest too.
+    """
     parts = [
         (members, lam)
         for members in group(comparison.runs)
@@ -39,8 +42,9 @@ def draw_losses(comparison: Comparison, path: Path) -> None:
         for variant in chosen:
             look = drawn[variant.name]
             runs = of_variant(members, lam, variant)
-            _draw(by_steps, runs, "step", variant.name, look)
-            _draw(by_seconds, runs, "seconds", variant.name, look)
+            filled = variant.frequency == comparison.preset.frequency
+            _draw(by_steps, runs, "step", filled, label=variant.name, **look)
+            _draw(by_seconds, runs, "seconds", filled, label=variant.name, **look)
         _dress(by_steps, members, lam, "training steps")
         _dress(by_seconds, members, lam, "seconds of training")
         by_steps.set_ylabel("R-D loss, held out")
@@ -50,13 +54,15 @@ def draw_losses(comparison: Comparison, path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any]) -> None:
+def _draw(axes: Axes, runs: list[Run], key: str, filled: bool, **look: Any) -> None:
     """Mean over seeds, and from the lowest to the highest of them; seconds are means too."""
     values, places = (band(runs, what) for what in ("rd_loss", key))
     if not values:
         return
     x = [fmean(column) for column in places[: len(values)]]
-    axes.plot(x, [fmean(column) for column in values], label=label, **look)
+    axes.plot(x, [fmean(column) for column in values], **look)
+    if not filled:
+        return
     low, high = ([pick(column) for column in values] for pick in (min, max))
     axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 

@@ -200,6 +200,8 @@ Curves = dict[tuple[str, str], dict[str, list[RDPoint]]]
 
 DETAIL = 128  # pixels, side of the part from the middle that is shown enlarged
 PANEL = 3.6  # inches
+DOT: dict[str, Any] = {"marker": "o", "markersize": 4}
+RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none"}
 
 
 class Shown(NamedTuple):
@@ -228,13 +230,13 @@ def rate_distortion(
                 {label: (optimizers or {}).get(label, label.partition(" (")[0]) for label in found}
             )
             for variant, curve in found.items():
+                look = drawn[variant]
                 axes.plot(
                     [point.bpp for point in curve],
                     [point.psnr for point in curve],
-                    marker="o",
-                    markersize=4,
                     label=variant,
-                    **drawn[variant],
+                    **(RING if "linestyle" in look else DOT),  # a dot in a ring shows both
+                    **look,
                 )
             axes.set(title=f"{group}\n{data}", xlabel="bits per pixel", ylabel="PSNR (dB)")
             axes.title.set_fontsize(9)

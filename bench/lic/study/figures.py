@@ -17,7 +17,7 @@ from bench.lic.comparison.plan import variants
 from bench.lic.comparison.runner import Comparison
 from bench.lic.comparison.statistics import of_variant
 from bench.lic.evaluation.runs import Run, group
-from bench.lic.style import frame, lines, plain_text
+from bench.lic.style import frame, lines, logarithmic, plain_text
 
 SHOWN = {
     "intra": "intra-step score",
@@ -32,7 +32,10 @@ Latents = Mapping[tuple[str, float], Mapping[str, Tensor]]
 
 @plain_text()
 def along(comparison: Comparison, path: Path) -> None:
-    """A row for each model and lambda, a column for each of SHOWN, against steps."""
+    """A row for each model and lambda, a column for each of SHOWN, against steps.
+
+    Means over seeds; at the compared frequency from the lowest to the highest too.
+    """
     parts = [
         (members, lam)
         for members in group(comparison.runs)
@@ -46,17 +49,18 @@ def along(comparison: Comparison, path: Path) -> None:
         for axes, (key, what) in zip(row, SHOWN.items(), strict=True):
             for variant in chosen:
                 runs = of_variant(members, lam, variant)
-                _draw(axes, runs, key, variant.name, drawn[variant.name])
+                filled = variant.frequency == comparison.preset.frequency
+                _draw(axes, runs, key, filled, label=variant.name, **drawn[variant.name])
             axes.set(xlabel="training steps", ylabel=what, title=f"{members.name}, lambda {lam:g}")
             axes.title.set_fontsize(9)
             frame(axes)
         if row[0].lines:
-            row[0].legend(frameon=False, fontsize=8)
+            row[0].legend(frameon=False, fontsize=8, handlelength=4)
     with writing(path):
         figure.savefig(path, dpi=110)
 
 
-def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any]) -> None:
+def _draw(axes: Axes, runs: list[Run], key: str, filled: bool, **look: Any) -> None:
     """Mean over seeds, and from the lowest to the highest; where all seeds have a number."""
     seen = [run.summary.get("watched", []) for run in runs]
     points = [
@@ -67,7 +71,9 @@ def _draw(axes: Axes, runs: list[Run], key: str, label: str, look: dict[str, Any
     if not points:
         return
     steps = [step for step, _ in points]
-    axes.plot(steps, [fmean(values) for _, values in points], label=label, **look)
+    axes.plot(steps, [fmean(values) for _, values in points], **look)
+    if not filled:
+        return
     low, high = ([pick(values) for _, values in points] for pick in (min, max))
     axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
@@ -90,17 +96,18 @@ def layers(comparison: Comparison, latents: Latents, path: Path) -> None:
             if looks:
                 found = [seen[0] for seen in looks[-1]["layers"].values()]
                 found = [value for value in found if value is not None]
-                left.plot(found, label=variant.name, **drawn[variant.name])
+                color = drawn[variant.name]["color"]
+                left.plot(found, ".", color=color, label=variant.name)
         scaled = {v: (y / _rms(y)).flatten().numpy() for v, y in values.items()}
         span = max(abs(y).max() for y in scaled.values())
         for variant_name, y in scaled.items():
             look = {"range": (-span, span), "histtype": "step", **drawn[variant_name]}
             right.hist(y, BINS, label=variant_name, **look)
-        left.set(xlabel="layer", ylabel="kurtosis", yscale="log", title=f"{name}, lambda {lam:g}")
-        right.set(xlabel="y over its rms", ylabel="values", yscale="log")
+        left.set(xlabel="layer", ylabel="kurtosis", title=f"{name}, lambda {lam:g}")
+        right.set(xlabel="y over its rms", ylabel="values")
         for axes in (left, right):
             axes.title.set_fontsize(9)
-            axes.yaxis.set_major_formatter("{x:g}")  # plain text knows no powers
+            logarithmic(axes)
             frame(axes)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, fontsize=8)
