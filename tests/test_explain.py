@@ -75,7 +75,7 @@ def test_the_page_predicts_a_refresh():
     params = [torch.nn.Parameter(torch.empty(s)) for s in ((70, 40), (40, 40), (5,))]
     found = explain(SOAP(params))
     by_phase = {phase.phase: phase for phase in found.refresh}
-    assert by_phase["times_basis"].flops == 2 * (70**3 + 3 * 40**3)
+    assert by_phase["times_factor"].flops == 2 * (70**3 + 3 * 40**3)
     assert by_phase["factor_columns"].launches == 2
     page = str(found)
     assert "Launches of the extension on an NVIDIA GPU for a refresh of all bases" in page
