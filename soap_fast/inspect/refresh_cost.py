@@ -124,8 +124,7 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
     shares = launch.shares
     flops = sum(share.factors * _flops(launch, share.size) for share in shares)
     if launch.is_product:
-        launches = len({share.size % 4 == 0 for share in shares})  # which rows lie in quads
-        return Cost(launches, flops, launches * LAUNCH + products(launch))
+        return Cost(launch.kernels, flops, launch.kernels * LAUNCH + products(launch))
     of_phase = (TEAMS if teams is None else teams).get(launch.name, _nothing)
     counted = [(share, of_phase(share, launch.step)) for share in shares]
     places = MULTIPROCESSORS * FEWER.get(launch.name, RESIDENT)

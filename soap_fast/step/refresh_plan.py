@@ -84,6 +84,11 @@ class PlannedLaunch(NamedTuple):
     def is_product(self) -> bool:
         return self.name in PRODUCTS or self.name in PANEL_PRODUCTS
 
+    @property
+    def kernels(self) -> int:
+        """A product's rows that are quads of float32 and others are a kernel each."""
+        return len({share.size % 4 == 0 for share in self.shares}) if self.is_product else 1
+
     def shape(self, d: int) -> tuple[int, int, int]:
         """Rows, columns and terms of a sum of a factor's product."""
         if self.panel is None:

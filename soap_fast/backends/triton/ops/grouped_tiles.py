@@ -46,7 +46,8 @@ def kind_of(m: int, n: int, k: int, in_quads: bool = True, narrow: bool = False)
 
     def taken(kind: int) -> float:
         height, width, _ = GROUPED_CLASSES[kind]
-        return ceil(m / height) * ceil(n / width) * tile_cycles(kind, k, 0)
+        number: int = ceil(m / height) * ceil(n / width)
+        return number * tile_cycles(kind, k, 0)
 
     kinds = range(GROUPED_NARROW if narrow else 0, len(GROUPED_CLASSES))
     return min((kind for kind in kinds if GROUPED_CLASSES[kind][2] == in_quads), key=taken)
@@ -56,4 +57,5 @@ def tile_cycles(kind: int, k: int, structure: int) -> float:
     """Of one tile."""
     of = OF[kind]
     block = of.rounded if structure & ROUNDED else of.block
-    return of.tile + ceil(k / BLOCK) * block + (TAKEN_FROM if structure & SUBTRACT else 0)
+    beside = of.tile + (TAKEN_FROM if structure & SUBTRACT else 0)
+    return beside + ceil(k / BLOCK) * block
