@@ -90,7 +90,7 @@ def complaints(result: dict[str, Any]) -> Iterator[str]:
     spilled = max(result["spill_bytes"], result["stack_bytes"])
     if spilled:
         yield f"{where} spills {spilled} bytes"
-    at_any_address = result["constants"].get("QUADS") is False
+    at_any_address = result.get("constants", {}).get("QUADS") is False
     if result["load_bytes"] not in (None, 4 if at_any_address else 16):
         yield f"{where} loads operands {result['load_bytes']} bytes at a time"
     if result["store_bytes"] not in (None, 16):

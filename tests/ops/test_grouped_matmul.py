@@ -85,6 +85,14 @@ def check(op, a, b, products, structure):
         assert ((product - exact).abs() <= allowed).all()
 
 
+def of_kind(monkeypatch, kind):
+    """Tiles are of this class."""
+    from soap_fast.backends.triton.ops import grouped_matmul as grouped
+
+    monkeypatch.setattr(grouped, "kind_of", lambda *_: kind)
+    monkeypatch.setattr(grouped, "_geometry", grouped._geometry.__wrapped__)
+
+
 @interpreted_kernels
 @pytest.mark.parametrize(
     ("kind", "groups_of"),
@@ -94,9 +102,7 @@ def check(op, a, b, products, structure):
 @pytest.mark.parametrize("structure", [0, SUBTRACT])
 def test_tiles_of_every_class(monkeypatch, kind, structure, groups_of):
     """In tf32x3, narrow ones in ieee too; matrices end within a tile and lie in larger ones."""
-    from soap_fast.backends.triton.ops import grouped_matmul as grouped
-
-    monkeypatch.setattr(grouped, "kind_of", lambda *_, **__: kind)
+    of_kind(monkeypatch, kind)
     in_quads = GROUPED_CLASSES[kind][2]
     size = (132, 96, 92) if in_quads else (133, 95, 91)
     a, b, products = groups([(2, *size, True, False)] * groups_of, torch.float32, kind)
@@ -170,13 +176,13 @@ def test_tiles_of_a_symmetric_product(monkeypatch, d, kind):
     """Those on the diagonal and below, whichever of both has several of the other."""
     from soap_fast.backends.triton.ops import grouped_matmul as grouped
 
-    monkeypatch.setattr(grouped, "kind_of", lambda *_, **__: kind)
+    of_kind(monkeypatch, kind)
     height, width, _ = GROUPED_CLASSES[kind]
-    x = torch.empty(3, d, d)
-    rows, tiles = grouped._rows([(x, x.mT, x)], "tf32x3", SYMMETRIC)
+    shape, by_rows, by_columns = (3, d, d), (d * d, d, 1), (d * d, 1, d)
+    found = grouped._geometry((shape,) * 3, (by_rows, by_columns, by_rows), True, False, SYMMETRIC)
     below = sum(m + height > n for m in range(0, d, height) for n in range(0, d, width))
-    assert tiles == 3 * below
-    assert rows[0][GROUPED_MATMUL["per_matrix"]] == below
+    assert found.tiles == 3 * below
+    assert found.row[GROUPED_MATMUL["per_matrix"]] == below
 
 
 @needs_native

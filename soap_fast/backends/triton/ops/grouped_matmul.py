@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +30,10 @@ from soap_fast.step.grouped_matmul import (
 )
 from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
 
+FIRST_TILE, LAST_TILE = (GROUPED_MATMUL[name] for name in ("first_tile", "last_tile"))
+ADDRESSES = [GROUPED_MATMUL[f"{x}_address"] for x in ("a", "b", "out")]
 Products = tuple[Launcher, str]  # and the precision
-Group = tuple[Tensor, Tensor, Tensor]  # a, b and their product
+Triple = tuple[int, int, int]
 _within: ContextVar[Products | None] = ContextVar("products", default=None)
 _libraries: dict[str, torch.library.Library] = {}
 
@@ -73,95 +77,94 @@ def grouped_matmul_triton(
     Args:
         precision: "tf32x3" or "ieee".
     """
-    served: dict[bool, list[Group]] = {True: [], False: []}
+    asked = "tf32" if precision == "tf32x3" and structure & ROUNDED else precision
+    fixed = TUNING["grouped_matmul"].constants
+    most = fixed["GROUPS"]
+    tables: dict[bool, list[list[int]]] = {True: [], False: []}
     for group in zip(a, b, products, strict=True):
-        if _is_served(*group):
-            served[_in_quads(*group)].append(group)
-        else:
+        addresses = [x.data_ptr() for x in group]
+        aligned = not any(address % 16 for address in addresses)
+        shapes, strides = (tuple(of(x) for x in group) for of in (Tensor.size, Tensor.stride))
+        found = None
+        if group[0].dtype == torch.float32:
+            found = _geometry(shapes, strides, aligned, asked == "ieee", structure)
+        if found is None:
             multiply(*group, structure)
-    for in_quads, those in served.items():
-        _launch(those, in_quads, launcher, precision, structure)
+            continue
+        table, row = tables[found.in_quads], list(found.row)
+        row[FIRST_TILE] = table[-1][LAST_TILE] if len(table) % most else 0
+        row[LAST_TILE] = row[FIRST_TILE] + found.tiles
+        for column, address in zip(ADDRESSES, addresses, strict=True):
+            row[column] = address
+        table.append(row)
+    for in_quads, table in tables.items():
+        constants = {**fixed, "QUADS": in_quads, "PRECISION": asked}
+        for first in range(0, len(table), most):
+            rows = table[first : first + most]
+            uploaded = upload(torch.tensor(rows, dtype=torch.int64), a[0].device)
+            tiles = rows[-1][LAST_TILE]
+            launcher(Launch("grouped_matmul", (uploaded, len(rows), tiles), constants, tiles))
 
 
-def _launch(
-    groups: Sequence[Group], in_quads: bool, launcher: Launcher, precision: str, structure: int
-) -> None:
-    constants = {
-        **TUNING["grouped_matmul"].constants,
-        "QUADS": in_quads,
-        "PRECISION": _precision(precision, structure),
-    }
-    most = constants["GROUPS"]
-    for first in range(0, len(groups), most):
-        rows, tiles = _rows(groups[first : first + most], constants["PRECISION"], structure)
-        table = upload(torch.tensor(rows, dtype=torch.int64), groups[0][0].device)
-        arguments = (table, len(rows), tiles)
-        launcher(Launch("grouped_matmul", arguments, constants, tiles))
+class Geometry(NamedTuple):
+    """What a table says of a group wherever it lies.
+
+    Attributes:
+        in_quads: whether all rows begin and end at multiples of 16 bytes.
+        tiles: how many.
+        row: of the table; addresses and numbers of tiles are not set.
+    """
+
+    in_quads: bool
+    tiles: int
+    row: list[int]
 
 
-def _precision(asked: str, structure: int) -> str:
-    return "tf32" if asked == "tf32x3" and structure & ROUNDED else asked
+@lru_cache(maxsize=4096)
+def _geometry(
+    shapes: tuple[Triple, ...], strides: tuple[Triple, ...], aligned: bool, narrow: bool,
+    structure: int,
+) -> Geometry | None:  # fmt: skip
+    """Of a, b and their product; None where torch has to multiply.
 
+    The kernel serves rows of a, columns of b and rows of out that are contiguous, with something to
+    sum, and offsets within a matrix that 32 bits hold.
 
-def _is_served(*group: Tensor) -> bool:
-    """Float32 by rows, something to sum, and offsets within a matrix that 32 bits hold."""
-    a, b, product = group
-    by_rows = a.stride(2) == b.stride(1) == product.stride(2) == 1
-    spans = (
-        max(x.shape[1] * abs(x.stride(1)), x.shape[2] * abs(x.stride(2))) < 2**30 for x in group
-    )
-    summed = product.numel() > 0 and a.shape[2] > 0
-    return by_rows and summed and a.dtype == torch.float32 and all(spans)
-
-
-def _rows(groups: Sequence[Group], precision: str, structure: int) -> tuple[list[list[int]], int]:
-    """Rows of the table, and how many tiles there are."""
-    rows, tiles = [], 0
-    for a, b, product in groups:
-        count, m, n = product.shape
-        kind, height, width = _kind(a, b, product, precision)
-        tiles_m, tiles_n = -(-m // height), -(-n // width)
-        symmetric = structure & SYMMETRIC
-        per_matrix = tiles_m * tiles_n
-        if symmetric:  # from the diagonal down, a column of tiles after the other
-            per_matrix -= sum(column * width // height for column in range(tiles_n))
-        last = tiles + count * per_matrix
-        row = {
-            "first_tile": tiles,
-            "last_tile": last,
-            "kind": kind,
-            "m": m,
-            "n": n,
-            "k": a.shape[2],
-            "tiles_m": tiles_m,
-            "tiles_n": tiles_n,
-            "per_matrix": per_matrix,
-            "symmetric": bool(symmetric),
-            "from_row": bool(structure & LEFT_UPPER),
-            "from_column": bool(structure & RIGHT_LOWER),
-            "subtract": bool(structure & SUBTRACT),
-        }
-        for name, x, axis in (("a", a, 1), ("b", b, 2), ("out", product, 1)):
-            row[f"{name}_address"] = x.data_ptr()
-            row[f"{name}_matrix"], row[f"{name}_row"] = x.stride(0), x.stride(axis)
-        rows.append([row[name] for name in GROUPED_MATMUL])
-        tiles = last
-    return rows, tiles
-
-
-def _kind(a: Tensor, b: Tensor, product: Tensor, precision: str) -> tuple[int, int, int]:
-    """How a group is loaded and written, and the height and width of its tiles."""
-    _, m, n = product.shape
-    in_quads = _in_quads(a, b, product)
-    kind = kind_of(m, n, a.shape[2], in_quads, narrow=precision == "ieee")
+    Args:
+        aligned: whether all three begin at multiples of 16 bytes.
+        narrow: without tensor cores.
+    """
+    (_, _, k), _, (count, m, n) = shapes
+    a, b, out = strides
+    spans = (m * abs(a[1]), k, n * abs(b[2]), m * abs(out[1]), n)
+    if not (a[2] == b[1] == out[2] == 1 and count * m * n * k and max(spans) < 2**30):
+        return None
+    steps = (n, k, a[0], a[1], b[0], b[2], out[0], out[1])
+    in_quads = aligned and not any(step % 4 for step in steps)
+    kind = kind_of(m, n, k, in_quads, narrow)
     height, width, _ = GROUPED_CLASSES[kind]
-    return kind, height, width
-
-
-def _in_quads(a: Tensor, b: Tensor, product: Tensor) -> bool:
-    """Whether all rows begin and end at multiples of 16 bytes."""
-    steps = [product.shape[2], a.shape[2], *(x.stride(0) for x in (a, b, product))]
-    steps += [a.stride(1), b.stride(2), product.stride(1)]
-    return not any(step % 4 for step in steps) and not any(
-        x.data_ptr() % 16 for x in (a, b, product)
-    )
+    tiles_m, tiles_n = -(-m // height), -(-n // width)
+    per_matrix = tiles_m * tiles_n
+    if structure & SYMMETRIC:  # from the diagonal down, a column of tiles after the other
+        per_matrix -= sum(column * width // height for column in range(tiles_n))
+    row = {
+        "kind": kind,
+        "m": m,
+        "n": n,
+        "k": k,
+        "tiles_m": tiles_m,
+        "tiles_n": tiles_n,
+        "per_matrix": per_matrix,
+        "symmetric": bool(structure & SYMMETRIC),
+        "from_row": bool(structure & LEFT_UPPER),
+        "from_column": bool(structure & RIGHT_LOWER),
+        "subtract": bool(structure & SUBTRACT),
+        "a_matrix": a[0],
+        "a_row": a[1],
+        "b_matrix": b[0],
+        "b_row": b[2],
+        "out_matrix": out[0],
+        "out_row": out[1],
+    }
+    found = [row.get(name, 0) for name in GROUPED_MATMUL]
+    return Geometry(in_quads, count * per_matrix, found)
