@@ -60,11 +60,13 @@ def product_of_rows(
     a_at, b_at, length,
     PRECISION: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """sum_k a[i, k] b[j, k] over `length` terms, a multiple of 4: [BM, BN] float32.
+    """sum_k a[i, k] b[j, k] over `length` terms: [BM, BN] float32.
+
+    What is known of the operands says how much is copied at once: 16 bytes where rows lie at
+    multiples of 16 and their length is a multiple of 4.
 
     Args:
-        a_at, b_at: [BM, BK] and [BN, BK], where the first BK terms of each row lie, 16 bytes at
-            multiples of 16.
+        a_at, b_at: [BM, BK] and [BN, BK], where the first BK terms of each row lie.
     """
     k = tl.arange(0, BK)
     acc = tl.zeros((a_at.shape[0], b_at.shape[0]), tl.float32)

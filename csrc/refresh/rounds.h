@@ -10,7 +10,7 @@
 namespace soap_fast {
 
 // Workspace of factors that go together: four matrices for each. More factors are further rounds,
-// as long as a GPU has enough to do in one: this holds five factors of 2560, or 1300 of 192.
+// as long as a GPU has enough to do in one: this holds ten factors of 2560, or 1820 of 192.
 constexpr int64_t kMostWorkspaceBytes = int64_t(1) << 30;
 
 // Some of the factors that are selected from one stack.

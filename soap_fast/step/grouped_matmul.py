@@ -28,9 +28,10 @@ __all__ = [
 ]
 
 # What a caller knows of all groups, in any combination, and a kernel may make use of: products are
-# symmetric but for rounding, and then may be so to the last bit; entries of b above its diagonal,
-# or of a below it, are zero. And what it asks for: that products are subtracted from what is there,
-# that operands may be rounded to tf32. csrc/linalg/grouped_matmul.h names the same numbers.
+# symmetric but for rounding, and so is what they are taken from; they may then be so to the last
+# bit. Entries of b above its diagonal, or of a below it, are zero. And what the caller asks for:
+# that products are subtracted from what is there, that operands may be rounded to tf32.
+# csrc/linalg/product_structure.h names the same numbers.
 SYMMETRIC, RIGHT_LOWER, LEFT_UPPER, SUBTRACT, ROUNDED = 1, 2, 4, 8, 16
 
 

@@ -46,9 +46,11 @@ class OnStub(TritonBackend):
             return refresh_by_cholesky(*arguments, tolerance)
 
 
-def _launched_and_computed(a: Any, b: Any, products: Any, *how: Any) -> None:
-    _launched(a, b, products, *how)
-    grouped_matmul_eager(a, b, products)  # the refresh goes on with numbers
+def _launched_and_computed(
+    a: Any, b: Any, products: Any, launcher: Any, precision: str, structure: int = 0
+) -> None:
+    _launched(a, b, products, launcher, precision, structure)
+    grouped_matmul_eager(a, b, products, structure)  # the refresh goes on with numbers
 
 
 _launched = grouped.grouped_matmul_triton

@@ -15,8 +15,7 @@ namespace soap_fast {
 // |E|_inf up to which a new basis is taken: 5/16 of its cube is 8.4e-6, below the 1e-5 allowed.
 constexpr double kMostResidual = 0.03;
 
-// Of D = XᵀX - I = -E: D/2 and sqrt(3/8) D, whose square is what has to be taken from the former
-// for
+// Of D = XᵀX - I = -E: D/2 and sqrt(3/8) D. The former without the square of the latter is
 // -(E/2 + 3/8 E²). And the transpose of Q as it was, where zero rows were set apart in it.
 struct ResidualRow {
   static constexpr bool kByWarp = true;
