@@ -51,7 +51,7 @@ COLUMN = 175.0  # of a tile's factor and inverse
 SUBSTITUTION = 29.0  # of a lone thread: a multiply-add that waits for the one before it
 STAGE = 1700.0  # of a tile's product: 16 columns of both operands are fetched and multiplied
 SHARED = 1240.0  # of a tile's product whose operands are in shared memory: 16 columns
-COMPARISON = 60.0  # of two eigenvalues, for an order
+COMPARISON = 18.0  # of two eigenvalues, for an order: 29 instructions and a fetch for four of them
 PASS = 360.0  # of a thread over one row: a load that others overlap
 
 TURN = 1800.0  # of a tile that is transposed: 16 entries a thread, there and back, two barriers

@@ -44,6 +44,7 @@ def plan(model: str) -> list[PlannedLaunch]:
 # Of that operator's machine code, and of the scale that is fitted: cycles of a block.
 SLOWER = 1.6  # its products took so much longer than the model says
 COLUMN = 2400.0  # of a factorisation: three barriers, a root, divisions in every update
+COMPARISON = 60.0  # of two eigenvalues in memory, in float64
 STAGE = 3600.0  # of a tile's product: 16 columns, element by element, and no fetch ahead
 
 
@@ -64,7 +65,7 @@ def solve(d: int) -> float:
 
 TEAMS = {
     "small": refresh_cost.TEAMS["small"],
-    "decide": refresh_cost.TEAMS["decide"],
+    "decide": refresh_cost.alike(lambda d: ceil(d / 256) * d * COMPARISON),
     "normalise": refresh_cost.alike(lambda d: d / 4 * 2 * refresh_cost.PASS),
     "factor_panel": panel,
     "update_trailing": refresh_cost.alike(lambda d: 4 * STAGE),

@@ -71,9 +71,8 @@ struct Decide {
 
   template <typename T, typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i, int,
-                                        RefreshCall, double tolerance, T*) {
+                                        RefreshCall, double tolerance, T* scratch) {
     const int d = stack.d;
-    const double* unit = stack.of_rows(OfRow::kUnit, i);
     const double* diagonal = stack.of_rows(OfRow::kDiagonal, i);
     double off_diagonal = 0, squares = 0, largest = 0, norm = 0;
     for (int row = team.rank(); row < d; row += team.size()) {
@@ -100,17 +99,41 @@ struct Decide {
       stack.decide(i, outcome);
     }
     if (!finite) return;
+    put_in_order(team, stack, i, scratch);
+  }
+
+ private:
+  // Columns by descending eigenvalue, equal ones as they are, unit vectors where their rows are.
+  template <typename T, typename Team>
+  SOAP_FAST_HOST_DEVICE static void put_in_order(const Team& team, const RefreshStack<T>& stack,
+                                                 int i, T* scratch) {
+    const int d = stack.d;
+    const double* unit = stack.of_rows(OfRow::kUnit, i);
+    const double* diagonal = stack.of_rows(OfRow::kDiagonal, i);
+    const auto eigenvalue = [&](int j) {
+      return unit[j] == kNoUnit ? T(diagonal[j]) : -Float<T>::infinity;
+    };
+    const bool fits = d <= 2 * kTileElements<T>;  // into the memory of two tiles
+    for (int j = team.rank(); fits && j < d; j += team.size()) scratch[j] = eigenvalue(j);
+    team.sync();
     for (int j = team.rank(); j < d; j += team.size()) {
-      int place = unit[j] == kNoUnit ? 0 : int(unit[j]);
-      for (int k = 0; k < d && unit[j] == kNoUnit; ++k) {
-        const bool before = diagonal[k] > diagonal[j] || (diagonal[k] == diagonal[j] && k < j);
-        place += before && unit[k] == kNoUnit;
+      const T mine = eigenvalue(j);
+      const auto count_before = [&](const auto& other) {
+        int count = 0;
+        for (int k = 0; k < d; ++k) {
+          count += int(other(k) > mine) | (int(other(k) == mine) & int(k < j));
+        }
+        return count;
+      };
+      int place = int(unit[j]);
+      if (unit[j] == kNoUnit) {
+        place =
+            fits ? count_before([scratch](int k) { return scratch[k]; }) : count_before(eigenvalue);
       }
       stack.order(i)[place] = j;
     }
   }
 
- private:
   template <typename T>
   SOAP_FAST_HOST_DEVICE static Outcome choose(const RefreshStack<T>& stack, int i, bool finite,
                                               double largest, double share, double tolerance) {
