@@ -35,12 +35,14 @@ $(READY): $(BUILD_INPUTS)
 demo: setup
 	$(BIN)/python -m bench.lic demo
 
-# Kernels that are interpreted, and machine code that is walked, keep one core busy each; the rest
-# uses threads, or measures time. Two at a time have a thread each: more would wait for each other.
+# Kernels that are interpreted, machine code that is walked, small matrices and commands in processes
+# of their own keep one core busy each; the rest uses threads, or measures time. Two at a time have a thread each: more would wait for each other.
 TWO_AT_A_TIME := tests/contract tests/cost tests/faults tests/jit tests/lic tests/ops $(wildcard tests/test_gpu*.py) \
 	tests/test_golden.py tests/test_modes.py tests/test_oracle.py tests/test_semantics.py tests/test_twins.py \
 	tests/test_fused.py tests/test_fused_refresh.py tests/test_graphs.py tests/test_due_sets.py \
-	tests/test_stream_order.py tests/test_routing.py tests/test_zero_gradients.py $(wildcard tests/test_self_check*.py)
+	tests/test_stream_order.py tests/test_routing.py tests/test_zero_gradients.py $(wildcard tests/test_self_check*.py) \
+	tests/test_command_lines.py tests/test_layouts.py tests/test_no_driver.py tests/test_noise_floor.py \
+	tests/test_stored_checkpoints.py tests/test_zero_rows.py
 
 test: setup
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(TWO_AT_A_TIME))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from interpreter import hasten
 
 try:
     from hypothesis import settings
@@ -22,6 +23,7 @@ except ImportError:  # a machine with a GPU for `python -m bench device` need no
 # Triton reads it when kernels are imported: without a GPU they are interpreted in this process.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    hasten()
 
 examples = os.environ.get("SOAP_FAST_EXAMPLES")
 if settings is not None:

@@ -62,8 +62,9 @@ def test_a_store_of_a_tile_is_told_from_one_of_a_number():
 
 
 GOOD = {
-    "kernel": "rotate", "options": "", "sm": 86, "spill_bytes": 0, "stack_bytes": 0,
-    "load_bytes": 16, "store_bytes": 16, "unordered": 0, "chained": 0, "shared_bytes": 99 * 1024,
+    "kernel": "rotate", "options": "", "constants": {}, "sm": 86,
+    "spill_bytes": 0, "stack_bytes": 0, "load_bytes": 16, "store_bytes": 16,
+    "unordered": 0, "chained": 0, "shared_bytes": 99 * 1024,
 }  # fmt: skip
 
 
