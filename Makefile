@@ -36,7 +36,8 @@ demo: setup
 	$(BIN)/python -m bench.lic demo
 
 # Kernels that are interpreted, machine code that is walked, small matrices and commands in processes
-# of their own keep one core busy each; the rest uses threads, or measures time. Two at a time have a thread each: more would wait for each other.
+# of their own keep one core busy each; the rest uses threads, or measures time. Two at a time have
+# a thread each: more would wait for each other.
 TWO_AT_A_TIME := tests/contract tests/cost tests/faults tests/jit tests/lic tests/ops $(wildcard tests/test_gpu*.py) \
 	tests/test_golden.py tests/test_modes.py tests/test_oracle.py tests/test_semantics.py tests/test_twins.py \
 	tests/test_fused.py tests/test_fused_refresh.py tests/test_graphs.py tests/test_due_sets.py \
