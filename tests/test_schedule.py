@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
-from streams import backends, parameters, set_gradients, through_a_file, train
+from streams import backends, needs_native, parameters, set_gradients, through_a_file, train
 
 from bench import shapes
 from soap_fast import SOAP
+from soap_fast.inspect.refresh_cost import costs_of, refresh_plans
 from soap_fast.options import PlanOptions, step_options
 from soap_fast.step.call import TensorCall
 from soap_fast.step.phases import assign_phases
 from soap_fast.step.plan import plan_tensor
 
 FREQUENCY = 10
+RECORDED = Path(__file__).parent.parent / "bench" / "results" / "launches" / "recorded.json"
+FLOORS = {  # of a plain step on an H100, seconds
+    row["model"]: 1e-3 * row["floor_ms"] for row in json.loads(RECORDED.read_text())["results"]
+}
 PLAN = PlanOptions(10000, False, False, "channels_first")
-STEP = step_options(
-    {**SOAP(parameters()).defaults, "refresh_schedule": "staggered", "precondition_frequency": 10}
-)
+DEFAULTS = {**SOAP(parameters()).defaults, "refresh_schedule": "staggered"}
 
 
-def begun(shape, calls=1) -> TensorCall:
+def begun(shape, calls=1, frequency=FREQUENCY) -> TensorCall:
     plan = plan_tensor(tuple(shape), PLAN)
     factors = [None if d is None else torch.empty(d, d, device="meta") for d in plan.factors]
     state = {"calls": calls, "GG": factors}
-    return TensorCall(torch.empty(0), torch.empty(0), state, plan, STEP)
+    options = step_options({**DEFAULTS, "precondition_frequency": frequency})
+    return TensorCall(torch.empty(0), torch.empty(0), state, plan, options)
 
 
 def costs_per_step(calls: list[TensorCall]) -> list[int]:
@@ -50,6 +56,30 @@ def test_cost_is_balanced_over_the_steps(model):
     tensors = [sum(d**3 for d in c.plan.factors if d and d**3 <= share) for c in calls]
     assert max(costs) <= max(largest, share + max(tensors))
     assert costs_per_step(calls) == costs, "every f calls"
+
+
+@needs_native
+@pytest.mark.parametrize("frequency", [5, 10, 20, 50])
+@pytest.mark.parametrize("model", ["elic", "tcm_128", "lalic", "dcae"])
+def test_no_step_on_a_gpu_is_much_slower_than_the_mean(model, frequency):
+    """By the model of a refresh's time, with the floor of a plain step; or slower than the largest
+    factor alone makes it.
+    """
+    calls = [begun(entry.shape, frequency=frequency) for entry in shapes.load(model).entries]
+    assign_phases(calls, [])
+    plain, times = FLOORS[model], []
+    for _ in range(frequency):
+        for call in calls:
+            call.state["calls"] += 1
+        times.append(plain + seconds(c.plan.factors[m] for c in calls for m in c.modes_due()))
+    largest = max(d for call in calls for d in call.plan.factors if d)
+    assert max(times) <= max(1.5 * sum(times) / frequency, plain + seconds([largest]))
+
+
+def seconds(sizes) -> float:
+    """Of a refresh of such factors on CUDA."""
+    plans = refresh_plans((size, torch.float32) for size in sizes)
+    return sum(phase.seconds for phase in costs_of(plans))
 
 
 def test_every_factor_has_its_turn_once_in_f_calls():
