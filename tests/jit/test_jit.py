@@ -64,9 +64,11 @@ def check_compiled(sm: int, precisions: tuple[str, ...]) -> None:
     assert {row["kernel"] for row in kernels} == expected
     once = {(row["kernel"], str(row["constants"])) for row in kernels}
     assert len(once) == len(kernels), "a kernel is compiled more than once with the same constants"
-    for op in {"grouped_matmul", "gram"} & expected:
+    exact = {"ieee" if precision == "ieee" else "tf32x3" for precision in precisions}
+    small = {"tf32"} if "tf32x3" in exact else set()  # what a refresh may round
+    for op, wanted in (("grouped_matmul", exact | small), ("gram", exact)):
         found = {row["constants"]["PRECISION"] for row in kernels if row["kernel"] == op}
-        assert found == {"ieee" if precision == "ieee" else "tf32x3" for precision in precisions}
+        assert found == wanted or op not in expected
     found = {row["constants"]["PRECISION"] for row in kernels if row["kernel"] == "rotate"}
     assert found >= set(precisions)
     for row in kernels:
