@@ -79,9 +79,10 @@ def check(op, a, b, products, structure):
     for left, right, product, was in zip(a, b, products, before, strict=True):
         exact = left.double() @ right.double()
         magnitude = left.double().abs() @ right.double().abs()
+        terms = left.shape[2]
         if structure & SUBTRACT:
-            exact, magnitude = was - exact, was.abs() + magnitude
-        allowed = tolerances.sums(product.dtype, left.shape[2] + 1) * magnitude
+            exact, magnitude, terms = was - exact, was.abs() + magnitude, terms + 1
+        allowed = tolerances.sums(product.dtype, terms) * magnitude
         assert ((product - exact).abs() <= allowed).all()
 
 
