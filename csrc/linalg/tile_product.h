@@ -32,18 +32,21 @@ constexpr int kStagedDepth = 16;
 template <typename T>
 constexpr int kStagingElements = 2 * kStagedDepth * kTileLeading<T>;
 
+// What one instruction moves.
+template <typename T>
+struct alignas(kAligned) Unit {
+  T of[kAligned / sizeof(T)];
+};
+
 // Copies n entries; on the device the first is aligned in memory, and units of so much move at
 // once.
 template <int n, typename T>
 SOAP_FAST_HOST_DEVICE void load_aligned(const T* from, T (&to)[n]) {
   static_assert(n * sizeof(T) % kAligned == 0, "whole units");
 #ifdef __CUDA_ARCH__
-  struct alignas(kAligned) Unit {
-    T of[kAligned / sizeof(T)];
-  };
   constexpr int in_unit = kAligned / sizeof(T);
   for (int k = 0; k < n; k += in_unit) {
-    const Unit unit = *reinterpret_cast<const Unit*>(from + k);
+    const Unit<T> unit = *reinterpret_cast<const Unit<T>*>(from + k);
     for (int v = 0; v < in_unit; ++v) to[k + v] = unit.of[v];
   }
 #else
@@ -54,14 +57,11 @@ template <int n, typename T>
 SOAP_FAST_HOST_DEVICE void store_aligned(const T (&from)[n], T* to) {
   static_assert(n * sizeof(T) % kAligned == 0, "whole units");
 #ifdef __CUDA_ARCH__
-  struct alignas(kAligned) Unit {
-    T of[kAligned / sizeof(T)];
-  };
   constexpr int in_unit = kAligned / sizeof(T);
   for (int k = 0; k < n; k += in_unit) {
-    Unit unit;
+    Unit<T> unit;
     for (int v = 0; v < in_unit; ++v) unit.of[v] = from[k + v];
-    *reinterpret_cast<Unit*>(to + k) = unit;
+    *reinterpret_cast<Unit<T>*>(to + k) = unit;
   }
 #else
   for (int k = 0; k < n; ++k) to[k] = from[k];
