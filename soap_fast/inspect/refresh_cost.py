@@ -54,7 +54,7 @@ SHARED = 1240.0  # of a tile's product whose operands are in shared memory: 16 c
 COMPARISON = 18.0  # of two eigenvalues, for an order: 29 instructions and a fetch for four of them
 PASS = 360.0  # of a thread over one row: a load that others overlap
 
-TURN = 1800.0  # of a tile that is transposed: 16 entries a thread, there and back, two barriers
+TURN = 1800.0  # of a tile that is transposed: an estimate, of 16 entries a thread there and back
 
 PROGRAMS = 2 * MULTIPROCESSORS  # of a grouped product
 
