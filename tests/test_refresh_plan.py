@@ -49,7 +49,8 @@ def test_names_are_those_of_the_source():
 @needs_native
 def test_every_factor_goes_through_every_phase():
     plan = refresh_plan(SIZES.items())
-    assert [launch.number for launch in plan] == sorted({launch.number for launch in plan})
+    numbers = [launch.number for launch in plan if not launch.goes_on]
+    assert numbers == sorted({launch.number for launch in plan})
     for name in ("gather", "decide", "commit", *PRODUCTS):
         (launch,) = (launch for launch in plan if launch.name == name)
         assert {share.size: share.factors for share in launch.shares} == LARGE
@@ -113,6 +114,14 @@ def test_steps_update_their_own_panel_alone():
 
 
 @needs_native
+def test_steps_of_a_panel_are_one_launch():
+    steps = [x for x in refresh_plan(WIDE.items()) if x.name == "factor_columns"]
+    assert all(step.goes_on == (step.step % PANEL > 0) for step in steps)
+    assert [cost(step).launches for step in steps] == [0 if x.goes_on else 1 for x in steps]
+    assert len({step.number for step in steps}) == 2 * 3  # of each factorisation
+
+
+@needs_native
 def test_the_solve_goes_by_panels():
     d = 2 * PANEL * TILE + 1
     steps = [x for x in refresh_plan([(d, 1), (64, 2)]) if x.name == "solve"]
@@ -152,7 +161,8 @@ def test_launches_are_counted_by_dtype():
     stacks = [torch.empty(3, 40, 40), torch.empty(2, 70, 70, dtype=torch.float64)]
     chosen = [torch.empty(3, dtype=torch.int32), torch.empty(2, dtype=torch.int32)]
     single = refresh_plan([(40, 3)], torch.float32), refresh_plan([(70, 2)], torch.float64)
-    counted = sum(launch.kernels for launch in single[0]) + len(single[1])
+    counted = sum(launch.kernels for launch in single[0])
+    counted += sum(not launch.goes_on for launch in single[1])
     assert refresh_launches(stacks, chosen) == counted
 
 

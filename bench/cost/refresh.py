@@ -55,6 +55,8 @@ def with_times(
     """
     taken: dict[str, float] = {}
     for launch in plan:
+        if launch.goes_on:
+            continue
         phase = phase_name(launch)
         taken[phase] = taken.get(phase, 0.0) + operator[launch.number]
     later = iter(carry)

@@ -28,7 +28,7 @@ __attribute__((noinline)) void run_units(const RefreshTable<T>& table, RefreshCa
 }
 
 template <typename T>
-void run_phase(Phase phase, const RefreshTable<T>& table, RefreshCall call) {
+void run_step(Phase phase, const RefreshTable<T>& table, RefreshCall call) {
   visit_phase<T>(phase, [&](auto of) {
     using P = decltype(of);
     constexpr int kScratch = std::max<int>(kBlockScratch<T>, refresh_workspace(kHouseholderUpTo));
@@ -42,6 +42,13 @@ void run_phase(Phase phase, const RefreshTable<T>& table, RefreshCall call) {
       run_units<P>(table, call, first, end, scratches[worker].data());
     });
   });
+}
+
+template <typename T>
+void run_phase(Phase phase, const RefreshTable<T>& table, RefreshCall call) {
+  for (int step = call.step; step < call.step + call.steps; ++step) {
+    run_step(phase, table, RefreshCall{call.round, step});
+  }
 }
 
 }  // namespace

@@ -39,10 +39,12 @@ class Plan {
   void add_phase(const std::vector<Part>& parts, Phase phase, RefreshCall call) {
     visit_phase<T>(phase, [&](auto of) {
       using P = decltype(of);
-      for (const Part& part : parts) {
-        const int units = P::parts(static_cast<int>(part.d), call);
-        // Not of a factor that is done earlier than others.
-        if (units > 0) add({int64_t(phase), call.round, call.step}, part, units);
+      for (int step = call.step; step < call.step + call.steps; ++step) {
+        for (const Part& part : parts) {
+          const int units = P::parts(static_cast<int>(part.d), RefreshCall{call.round, step});
+          // Not of a factor that is done earlier than others.
+          if (units > 0) add({int64_t(phase), call.round, step}, part, units);
+        }
       }
     });
     ++launches_;

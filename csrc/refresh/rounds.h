@@ -36,14 +36,14 @@ struct Parts {
   }
 };
 
-// Numbers of refresh_plan() for each stack that a launch works on: which launch, from 0; a Phase,
-// or kPhases + a Product, or behind those a PanelProduct; round and step of a RefreshCall; the
+// Numbers of refresh_plan() for each stack that a step works on: which launch, from 0; a Phase, or
+// kPhases + a Product, or behind those a PanelProduct; round and step of a RefreshCall; the
 // structure of a product, else 0; `top`, `first` and `width` of a PanelProduct, else 0; size and
 // number of the factors; into how many parts a phase divides each, 0 for a product.
 constexpr int kPlanColumns = 11;
 
 // All kernels and products of a refresh on CUDA in their order: as many rows as stacks have a share
-// in one. Stacks are told by size and number of factors, all of one dtype.
+// in one step. Stacks are told by size and number of factors, all of one dtype.
 std::vector<int64_t> refresh_plan(std::vector<int64_t> sizes, std::vector<int64_t> counts,
                                   int64_t element_bytes);
 

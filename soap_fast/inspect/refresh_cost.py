@@ -1,6 +1,7 @@
 """What the operator of a refresh computes on a GPU and how long that takes, by a small model.
 
     time of a kernel  = launch + max(longest team, all teams / places for teams, bytes / copy)
+    of a further step = as of a kernel, with what it is to wait for the step before as its launch
     time of a product = launch + tiles / programs, each of them begun and then summed
 
 What there is to do comes from the operator's own plan (`soap_fast/step/refresh_plan.py`), how long
@@ -27,6 +28,7 @@ __all__ = ["Cost", "PhaseCost", "cost", "costs_of", "phase_name", "refresh_plans
 # Measured: the roofs `copy` and `launch`, multiprocessors and their clock under load.
 COPY = 3.01e12  # bytes a second, read + written
 LAUNCH = 5.9e-6  # seconds from one launch to the next
+WAIT = 2e-6  # seconds from a step's end to the next within a launch: an estimate
 MULTIPROCESSORS, CLOCK = 132, 1.8e9
 RESIDENT = 3  # blocks of 256 threads on a multiprocessor, by ptxas's registers for sm_90
 FEWER = {"factor_columns": 2, "solve": 2}  # which take more than 80
@@ -115,7 +117,7 @@ def _product_tiles(launch: PlannedLaunch, d: int) -> list[float]:
 
 
 def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None = None) -> Cost:
-    """Of one launch.
+    """Of one launch, or of one step of it.
 
     Args:
         products: seconds of a product, where another kernel makes them.
@@ -133,7 +135,8 @@ def cost(launch: PlannedLaunch, products: Timed = products, teams: Teams | None 
     longest = max(cycles for _, alike in counted for cycles, _ in alike)
     matrices = sum(share.factors * share.size**2 for share in shares)
     moved = FLOAT * MOVED.get(launch.name, 0) * matrices / COPY
-    return Cost(1, flops, LAUNCH + max(max(longest, together) / CLOCK, moved))
+    begun = WAIT if launch.goes_on else LAUNCH
+    return Cost(launch.kernels, flops, begun + max(max(longest, together) / CLOCK, moved))
 
 
 def refresh_plans(factors: Iterable[tuple[int, torch.dtype]]) -> list[PlannedLaunch]:

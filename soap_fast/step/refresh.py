@@ -122,7 +122,8 @@ def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor]) ->
         pairs = zip(factors, selections, strict=True)
         stacks = [(k.shape[1], len(chosen)) for k, chosen in pairs if k.dtype == dtype]
         single = dtype == torch.float32  # the kernel of products serves no other
-        found += sum(launch.kernels if single else 1 for launch in refresh_plan(stacks, dtype))
+        launches = (launch.kernels for launch in refresh_plan(stacks, dtype))
+        found += sum(launches) if single else sum(map(bool, launches))
     return found
 
 

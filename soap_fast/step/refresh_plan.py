@@ -60,16 +60,17 @@ class Panel(NamedTuple):
 
 
 class PlannedLaunch(NamedTuple):
-    """One kernel, or one product of all factors.
+    """A step of one kernel, or one product of all factors.
 
     Attributes:
-        number: of it among all, those that have nothing to do included.
+        number: of the kernel among all, those that have nothing to do included; its steps have one.
         name: of its phase or product.
         round: of a factorisation: 0 of H, 1 of BᵀB; else 0.
         step: of that factorisation, its block of columns; of the solve, a panel's first one.
         structure: of a product, see `soap_fast/step/grouped_matmul.py`.
         shares: of each stack that has a share in it.
         panel: of a product that makes no whole matrix.
+        goes_on: whether the step before it is of the same kernel.
     """
 
     number: int
@@ -79,6 +80,7 @@ class PlannedLaunch(NamedTuple):
     structure: int
     shares: list[Share]
     panel: Panel | None = None
+    goes_on: bool = False
 
     @property
     def is_product(self) -> bool:
@@ -87,7 +89,9 @@ class PlannedLaunch(NamedTuple):
     @property
     def kernels(self) -> int:
         """A product's rows that are quads of float32 and others are a kernel each."""
-        return len({share.size % 4 == 0 for share in self.shares}) if self.is_product else 1
+        if self.is_product:
+            return len({share.size % 4 == 0 for share in self.shares})
+        return 0 if self.goes_on else 1
 
     def shape(self, d: int) -> tuple[int, int, int]:
         """Rows, columns and terms of a sum of a factor's product."""
@@ -100,7 +104,7 @@ class PlannedLaunch(NamedTuple):
 def refresh_plan(
     stacks: Iterable[tuple[int, int]], dtype: torch.dtype = torch.float32
 ) -> list[PlannedLaunch]:
-    """All launches of a refresh on CUDA in their order.
+    """All launches of a refresh on CUDA in their order, each step of one.
 
     Args:
         stacks: size and number of the factors that are selected of each stack.
@@ -116,10 +120,13 @@ def refresh_plan(
     flat = torch.ops.soap_fast.refresh_plan.default(sizes, counts, dtype.itemsize)
     rows = (flat[first : first + COLUMNS] for first in range(0, len(flat), COLUMNS))
     names = (*PHASES, *PRODUCTS, *PANEL_PRODUCTS)
-    plan = []
+    plan: list[PlannedLaunch] = []
     for launch, same in groupby(rows, key=lambda row: row[:-OF_SHARE]):
         number, what, of, step, structure, *panel = launch
         shares = [Share(*row[-OF_SHARE:]) for row in same]
         covers = Panel(*panel) if names[what] in PANEL_PRODUCTS else None
-        plan.append(PlannedLaunch(number, names[what], of, step, structure, shares, covers))
+        goes_on = bool(plan) and plan[-1].number == number
+        plan.append(
+            PlannedLaunch(number, names[what], of, step, structure, shares, covers, goes_on)
+        )
     return plan

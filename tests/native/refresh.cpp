@@ -1,11 +1,14 @@
 // A refresh by Cholesky, all of its phases, on hard factors: by a thread for each team, with the
-// teams of a phase in either order, and by teams of threads. Errors in units of eps · sqrt(d),
+// teams of a phase in either order and in the order of steps by several threads, and by teams of
+// threads. Errors in units of eps · sqrt(d),
 // bounds twice what they were. An argument "races" leaves out what one thread does, for
 // ThreadSanitizer.
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "apart.h"
 #include "refresh/phases/sequence.h"
@@ -136,8 +139,40 @@ void multiply(const RefreshStack<T>& stack, PanelProduct product, RefreshCall ca
   }
 }
 
+// A launch of several steps as on a GPU: threads begin as teams do there.
+template <typename P, typename T>
+void run_in_steps(const RefreshTable<T>& table, RefreshCall call) {
+  const Steps steps = steps_of<P>(table, call);
+  std::atomic<int> left(steps.teams());
+  std::vector<std::thread> threads;
+  for (int n = 0; n < 3; ++n) {
+    threads.emplace_back([&] {
+      std::vector<T> scratch(kBlockScratch<T>);
+      while (left.fetch_sub(1) > 0) run_next<P>(LoneTeam(), table, steps, scratch.data());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Of the teams of a launch: as they are numbered, the last first, or as they are on a GPU.
+enum class Order { kForwards, kBackwards, kAsTheyBegin };
+
+template <typename P, typename T>
+void run_step(const RefreshTable<T>& table, RefreshCall call, int team_size, Order order) {
+  const auto parts = [&](int d) { return P::parts(d, call); };
+  const int64_t units = units_in(table, parts);
+  std::vector<T> scratch(std::max(kBlockScratch<T>, refresh_workspace(kHouseholderUpTo)));
+  for (int64_t n = 0; n < units; ++n) {
+    const auto unit = unit_of(table, order == Order::kBackwards ? units - 1 - n : n, parts);
+    with_team(team_size, [&](const auto& team) {
+      P::run(team, *unit.stack, unit.factor, unit.part, call, table.tolerance, scratch.data());
+    });
+  }
+  demand(unit_of(table, units, parts).stack == nullptr, "refresh: units end", "", int(units));
+}
+
 template <typename T>
-void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
+void refresh(std::vector<Stack<T>>& stacks, int team_size, Order order) {
   RefreshTable<T> table{};
   int largest = 0;
   for (Stack<T>& stack : stacks) {
@@ -147,16 +182,12 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, bool backwards) {
   const auto launch = [&](Phase phase, RefreshCall call) {
     visit_phase<T>(phase, [&](auto of) {
       using P = decltype(of);
-      const auto parts = [&](int d) { return P::parts(d, call); };
-      const int64_t units = units_in(table, parts);
-      std::vector<T> scratch(std::max(kBlockScratch<T>, refresh_workspace(kHouseholderUpTo)));
-      for (int64_t n = 0; n < units; ++n) {
-        const auto unit = unit_of(table, backwards ? units - 1 - n : n, parts);
-        with_team(team_size, [&](const auto& team) {
-          P::run(team, *unit.stack, unit.factor, unit.part, call, table.tolerance, scratch.data());
-        });
+      if constexpr (kGoesBySteps<P>) {
+        if (order == Order::kAsTheyBegin) return run_in_steps<P>(table, call);
       }
-      demand(unit_of(table, units, parts).stack == nullptr, "refresh: units end", "", largest);
+      for (int step = call.step; step < call.step + call.steps; ++step) {
+        run_step<P>(table, RefreshCall{call.round, step}, team_size, order);
+      }
     });
   };
   if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kOfRotated, 0});
@@ -221,14 +252,17 @@ void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by
 
 template <typename T>
 void check_refreshes(const std::vector<int>& sizes, int team_size, int rounds) {
-  std::vector<Stack<T>> stacks, mirrored;
+  std::vector<Stack<T>> stacks;
+  std::map<Order, std::vector<Stack<T>>> others;
   const bool by_cholesky = *std::max_element(sizes.begin(), sizes.end()) > kHouseholderUpTo;
   for (const int d : sizes) stacks.emplace_back(d, rounds == 1);
-  for (const int d : sizes) mirrored.emplace_back(d, rounds == 1);
+  for (const Order order : {Order::kBackwards, Order::kAsTheyBegin}) {
+    for (const int d : sizes) others[order].emplace_back(d, rounds == 1);
+  }
   for (int round = 0; round < rounds; ++round) {
     std::vector<std::vector<T>> before;
     for (const Stack<T>& stack : stacks) before.push_back(stack.bases);
-    refresh(stacks, team_size, false);
+    refresh(stacks, team_size, Order::kForwards);
     for (size_t s = 0; s < stacks.size(); ++s) {
       const Stack<T>& stack = stacks[s];
       for (int i = 0; i < stack.k; ++i) {
@@ -239,10 +273,12 @@ void check_refreshes(const std::vector<int>& sizes, int team_size, int rounds) {
              "refresh: what is not selected stays", "", stack.d);
     }
     if (team_size > 1) continue;
-    refresh(mirrored, team_size, true);
-    for (size_t s = 0; s < stacks.size(); ++s) {
-      demand(stacks[s].bases == mirrored[s].bases && stacks[s].orders == mirrored[s].orders,
-             "refresh: the order of teams changes bits", "", stacks[s].d);
+    for (auto& [order, same] : others) {
+      refresh(same, team_size, order);
+      for (size_t s = 0; s < stacks.size(); ++s) {
+        demand(stacks[s].bases == same[s].bases && stacks[s].orders == same[s].orders,
+               "refresh: the order of teams changes bits", "", stacks[s].d);
+      }
     }
   }
 }
@@ -256,6 +292,7 @@ void check_all(bool races) {
   if (!races) check_refreshes<T>({33, kPanel + 1}, 1, 1);
   check_refreshes<T>({3, 9}, 3, 1);
   check_refreshes<T>({40, sizeof(T) == 4 ? 70 : 35}, 3, 1);
+  if (races) check_refreshes<T>({40, 2 * kTile<T> + 1, 3 * kTile<T>}, 1, 1);
 }
 
 }  // namespace

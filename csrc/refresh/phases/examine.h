@@ -23,6 +23,9 @@ struct GatherRows {
     const int64_t place = stack.place(i), at = int64_t(top) * d, source = place * d * d + at;
     T* k = stack.matrix(Slot::kFactor, i) + at;
     T* q = stack.matrix(Slot::kBasis, i) + top;
+    if (tile == 0 && team.rank() == 0) {
+      *stack.counter(OfFactor::kDone, i) = *stack.counter(OfFactor::kBegun, i) = 0;
+    }
     for (int left = 0; left < d; left += kTile<T>) {
       const auto get = [&](int row, int column) {
         const int64_t entry = int64_t(row) * d + left + column;

@@ -1,17 +1,16 @@
 // The middle phases of a refresh by Cholesky: two factorisations L Lᵀ, B = L1 / D, X = Q B L2^-T.
 //
-// A factorisation goes by blocks of kTile columns, for all factors in step. Each step is one launch
-// of FactorColumns: some teams make the step's block of columns of L, the others take the product
-// of the block before it from what remains to the right of it in its panel of kPanel columns. A
-// whole panel is brought up to date before its first block, see panels.h, and so is the solve's. L
-// is written beside its source, since each team of a block factors the diagonal tile for itself
-// while others read it. Nothing is substituted back: each diagonal tile is inverted while it is
-// factored.
+// A factorisation goes by panels of kPanel columns, a launch of FactorColumns each, and a panel by
+// steps of kTile columns. In each step some teams make its block of columns of L, the others take
+// the product of the block before it from what remains to the right of it in the panel. A whole
+// panel is brought up to date before its first step, see panels.h, and so is the solve's. L is
+// written beside its source, since each team of a block factors the diagonal tile for itself while
+// others read it. Nothing is substituted back: each diagonal tile is inverted while it is factored.
 #pragma once
 
 #include "linalg/cholesky.h"
 #include "linalg/turn_tile.h"
-#include "refresh/phases/table.h"
+#include "refresh/phases/in_steps.h"
 
 namespace soap_fast {
 
@@ -163,6 +162,11 @@ struct FactorColumns {
     }
   }
 };
+
+template <typename T>
+constexpr bool kGoesBySteps<FactorColumns<T>> = true;
+static_assert(kPanelTiles<float> <= kMostSteps && kPanelTiles<double> <= kMostSteps,
+              "a panel is one launch");
 
 // The transpose of B = L1 / D with D the norms of L1's columns; zeros below the diagonal, for the
 // products to come. A tile of its rows.

@@ -44,6 +44,16 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks)
          table.tolerance, scratch);
 }
 
+// A unit per block, in the order of steps.
+template <typename P, typename T>
+__global__ void __launch_bounds__(kThreads, kLeastBlocks)
+    refresh_in_steps(const __grid_constant__ RefreshTable<T> table,
+                     const __grid_constant__ Steps steps) {
+  __shared__ alignas(kAligned) T scratch[kBlockScratch<T>];
+  __shared__ double of_warps[kWarps];
+  run_next<P>(BlockTeam<double, kThreads>{of_warps}, table, steps, scratch);
+}
+
 template <typename T>
 int largest_of(const RefreshTable<T>& table) {
   int largest = 0;
@@ -60,8 +70,11 @@ const char* launch_refresh(Phase phase, const RefreshTable<T>& table, RefreshCal
   return visit_phase<T>(phase, [&](auto of) -> const char* {
     using P = decltype(of);
     const int64_t units = units_in(table, [&](int d) { return P::parts(d, call); });
-    if (units == 0) return nullptr;
-    if constexpr (P::kByWarp) {
+    if (units == 0) return nullptr;  // later steps have none either
+    if constexpr (kGoesBySteps<P>) {
+      const Steps steps = steps_of<P>(table, call);
+      refresh_in_steps<P, T><<<unsigned(steps.teams()), kThreads, 0, on>>>(table, steps);
+    } else if constexpr (P::kByWarp) {
       const bool small = phase == Phase::kSmall;  // the only one that needs memory
       const int scratch = small ? refresh_workspace(largest_of(table)) : 0;
       const int bytes = scratch * static_cast<int>(sizeof(T));

@@ -118,9 +118,11 @@ template <typename T, typename Launch, typename Multiply, typename MultiplyPanel
 void refresh_large(int largest, const Launch& launch, const Multiply& multiply,
                    const MultiplyPanel& multiply_panel) {
   const auto factorise = [&](int round) {
-    for (int step = 0; step * kTile<T> < largest; ++step) {
-      const RefreshCall call{round, step};
-      if (step > 0 && step % kPanelTiles<T> == 0) multiply_panel(PanelProduct::kUpdatePanel, call);
+    const int tiles = tiles_of(largest, kTile<T>);
+    for (int step = 0; step < tiles; step += kPanelTiles<T>) {
+      const int left = tiles - step;
+      const RefreshCall call{round, step, left < kPanelTiles<T> ? left : kPanelTiles<T>};
+      if (step > 0) multiply_panel(PanelProduct::kUpdatePanel, call);
       launch(Phase::kFactorColumns, call);
     }
   };

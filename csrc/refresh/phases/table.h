@@ -25,12 +25,13 @@ constexpr int kSlots = 4;
 
 // Numbers per row of a factor, then numbers per factor, all in `measures`.
 // kPlace: of a row, by number_rows(). kUnit: of a column of Q that is the unit vector of a zero
-// row, the place of that row; else kNoUnit. kRows: how many rows are not zero.
+// row, the place of that row; else kNoUnit. kRows: how many rows are not zero. kDone and kBegun are
+// counters of a launch that goes by steps, see in_steps.h; between launches they are 0.
 enum class OfRow { kDiagonal, kAbsolute, kOffDiagonalSquares, kSquares, kPlace, kUnit };
 constexpr int kOfRow = 6;
 constexpr double kNoUnit = -1;
-enum class OfFactor { kLargest, kShift, kRows };
-constexpr int kOfFactor = 3;
+enum class OfFactor { kLargest, kShift, kRows, kDone, kBegun };
+constexpr int kOfFactor = 5;
 
 // k selected factors of one stack of n. Everything contiguous.
 template <typename T>
@@ -56,6 +57,9 @@ struct RefreshStack {
   }
   SOAP_FAST_HOST_DEVICE double& of_factor(OfFactor what, int i) const {
     return measures[int64_t(kOfRow) * k * d + int64_t(what) * k + i];
+  }
+  SOAP_FAST_HOST_DEVICE unsigned* counter(OfFactor what, int i) const {
+    return reinterpret_cast<unsigned*>(&of_factor(what, i));
   }
   SOAP_FAST_HOST_DEVICE int64_t* order(int i) const { return orders + int64_t(i) * d; }
   SOAP_FAST_HOST_DEVICE bool in_stage(int i, Outcome stage) const {
@@ -90,8 +94,9 @@ static_assert(sizeof(RefreshTable<double>) <= 4000, "leave room for what else a 
 
 // What distinguishes two launches of one phase.
 struct RefreshCall {
-  int round;  // of the Cholesky factorisation: H, BᵀB
-  int step;   // of that factorisation, or of a panel: its first block of columns
+  int round;      // of the Cholesky factorisation: H, BᵀB
+  int step;       // of that factorisation, or of a panel: its first block of columns
+  int steps = 1;  // that the launch makes, of each factor one after the other
 };
 constexpr int kOfRotated = 0, kOfColumns = 1;
 
