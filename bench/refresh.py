@@ -27,7 +27,7 @@ from bench.cost import aot
 from bench.costs import PLAN
 from bench.files import BadInput
 from soap_fast import extension
-from soap_fast.backends.triton.ops.grouped_matmul import products_by
+from soap_fast.backends.triton.products import KeptProducts, products_by
 from soap_fast.step.eigh import eigh_eager, eigh_native
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import refresh_eager, refresh_native, refresh_times
@@ -107,7 +107,7 @@ def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
 def operator_times(factors: Factors, device: str, repeats: int) -> list[float]:
     """Median microseconds of each launch of the operator, products by our kernel as in a step."""
     launcher, found = kernels.TimingLauncher(device), []
-    with products_by(launcher, "tf32x3"):
+    with products_by(launcher, "tf32x3", kept=KeptProducts()):
         for _ in range(repeats + 1):
             factors.restore()
             found.append(refresh_times(factors.K, factors.Q, factors.chosen, factors.allowed, 0.0))

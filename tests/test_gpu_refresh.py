@@ -13,7 +13,7 @@ from streams import assert_same_bits
 from test_golden import run
 from tf32 import product_error
 
-from soap_fast.backends.triton.ops.grouped_matmul import products_by
+from soap_fast.backends.triton.products import products_by
 from soap_fast.step.refresh import FAILED, KEPT, LEFT_OUT, REFRESHED, refresh_eager, refresh_native
 
 SIZES = {

@@ -11,9 +11,9 @@ from streams import parameters, set_gradients, train
 from stub_driver import MULTIPROCESSORS
 
 from soap_fast import SOAP, extension
+from soap_fast.backends.triton import products
 from soap_fast.backends.triton.backend import Precision, TritonBackend
 from soap_fast.backends.triton.launch.launcher import TritonLauncher
-from soap_fast.backends.triton.ops import grouped_matmul as grouped
 from soap_fast.step import capture
 from soap_fast.step.grouped_matmul import grouped_matmul_eager
 from soap_fast.step.refresh import Refreshed, refresh_by_cholesky
@@ -29,6 +29,7 @@ class OnStub(TritonBackend):
 
     def __init__(self, precision: Precision) -> None:
         super().__init__(precision, launcher=TritonLauncher(MULTIPROCESSORS))
+        self.kept = products.KeptProducts()
 
     def refresh_op(
         self,
@@ -42,19 +43,19 @@ class OnStub(TritonBackend):
         if not extension.available():
             return super().refresh_op(*arguments, tolerance)
         launcher = self._launcher(factors[0].device)
-        with grouped.products_by(launcher, self.input_precision, "cpu"):
+        with products.products_by(launcher, self.input_precision, "cpu", kept=self.kept):
             return refresh_by_cholesky(*arguments, tolerance)
 
 
 def _launched_and_computed(
-    a: Any, b: Any, products: Any, launcher: Any, precision: str, structure: int = 0
+    by: Any, a: Any, b: Any, out: Any, launcher: Any, structure: int
 ) -> None:
-    _launched(a, b, products, launcher, precision, structure)
-    grouped_matmul_eager(a, b, products, structure)  # the refresh goes on with numbers
+    _launched(by, a, b, out, launcher, structure)
+    grouped_matmul_eager(a, b, out, structure)  # the refresh goes on with numbers
 
 
-_launched = grouped.grouped_matmul_triton
-grouped.grouped_matmul_triton = _launched_and_computed
+_launched = products.run
+products.run = _launched_and_computed
 
 
 def optimizer(

@@ -276,9 +276,8 @@ def test_tf32x3_is_nearly_float32():
 @needs_native
 def test_a_refresh_by_the_triton_kernel_is_the_refresh():
     """The extension's own refresh, its products by our kernel: sizes that 4 divides, and others."""
+    from soap_fast.backends.triton import products
     from soap_fast.backends.triton.launch.launcher import TritonLauncher
-    from soap_fast.backends.triton.ops import grouped_matmul as grouped
-    from soap_fast.backends.triton.ops.grouped_matmul import products_by
     from soap_fast.step.refresh import refresh_by_cholesky, refresh_eager
 
     generator = torch.Generator().manual_seed(0)
@@ -292,10 +291,10 @@ def test_a_refresh_by_the_triton_kernel_is_the_refresh():
     expected = [q.clone() for q in bases]
     refresh_eager(factors, expected, selections, allowed, 0.0)
     try:
-        with products_by(TritonLauncher(1), "tf32x3", "cpu"):
+        with products.products_by(TritonLauncher(1), "tf32x3", "cpu"):
             refresh_by_cholesky(factors, bases, selections, allowed, 0.0)
     finally:
-        grouped._libraries.pop("cpu")._destroy()
+        products._libraries.pop("cpu")._destroy()
     for mine, theirs in zip(bases, expected, strict=True):
         agreement = (mine.mT @ theirs).abs()
         assert (agreement - torch.eye(mine.shape[1])).abs().max() < tolerances.BASES

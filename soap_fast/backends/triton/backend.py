@@ -16,7 +16,7 @@ from soap_fast import extension
 from soap_fast.backends.base import Backend, BestOn, routed
 from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.requirements import interpreted, unfit_for_triton
-from soap_fast.backends.triton.launch.stream_order import StreamOrder
+from soap_fast.backends.triton.launch.stream_order import StreamOrder, current
 from soap_fast.backends.triton.ops.clock import reads_lr
 from soap_fast.backends.triton.served import DTYPES, unserved
 from soap_fast.interrupts import held
@@ -30,6 +30,7 @@ from soap_fast.step.state import State
 if TYPE_CHECKING:
     from soap_fast.backends.triton.engine import Engine
     from soap_fast.backends.triton.launch.launcher import Launcher
+    from soap_fast.backends.triton.products import KeptProducts
     from soap_fast.backends.triton.steady import Steady
 
 Precision = Literal["tf32x3", "ieee", "tf32"]
@@ -62,6 +63,9 @@ class TritonBackend(Backend):
         self.launcher = launcher
         self.engines: dict[torch.device, Engine] = {}
         self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
+        self.products: dict[
+            tuple[torch.device, torch.cuda.Stream | None], KeptProducts
+        ] = {}  # by stream
         self.steady: Steady | None = None
         self.has_refreshed = False  # at the end of the last whole step
         self.by_device_clock = False  # while a graph of staggered refreshes is captured
@@ -319,9 +323,10 @@ class TritonBackend(Backend):
         device = factors[0].device
         if device.type != "cuda" or self.name_on(device) != self.name:
             return refresh_native(factors, *others, **options)
-        from soap_fast.backends.triton.ops.grouped_matmul import products_by
+        from soap_fast.backends.triton.products import KeptProducts, products_by
 
-        with products_by(self._launcher(device), self.input_precision):
+        kept = self.products.setdefault((device, current(device)), KeptProducts())
+        with products_by(self._launcher(device), self.input_precision, kept=kept):
             return refresh_native(factors, *others, **options)
 
     def carry(
@@ -369,6 +374,7 @@ class TritonBackend(Backend):
             yield
         except BaseException:
             del self.engines[device]
+            self.products.clear()
             raise
 
 

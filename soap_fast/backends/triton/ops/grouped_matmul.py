@@ -1,17 +1,15 @@
-"""Products of a refresh by the Triton kernel `grouped_matmul`, in the operator's place on CUDA.
+"""Products of matrices of many sizes by the Triton kernel `grouped_matmul`.
 
-`soap_fast::grouped_matmul_` is what the extension's refresh multiplies with, see
-soap_fast/step/grouped_matmul.py. Within `products_by` its products are one launch of ours; outside,
-and for groups that the kernel does not serve, a batched product of torch's each.
+All float32 groups of a call are one launch, or two where rows of some are no multiples of 16 bytes.
+Groups that the kernel does not serve are a batched product of torch's each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,36 +30,15 @@ from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
 
 FIRST_TILE, LAST_TILE = (GROUPED_MATMUL[name] for name in ("first_tile", "last_tile"))
 ADDRESSES = [GROUPED_MATMUL[f"{x}_address"] for x in ("a", "b", "out")]
-Products = tuple[Launcher, str]  # and the precision
 Triple = tuple[int, int, int]
-_within: ContextVar[Products | None] = ContextVar("products", default=None)
-_libraries: dict[str, torch.library.Library] = {}
+Alike = tuple[bool, str, int]  # in quads, precision, programs
 
 
-@contextmanager
-def products_by(launcher: Launcher, precision: str, device_type: str = "cuda") -> Iterator[None]:
-    """Within it the refresh multiplies by the kernel: tf32x3, or ieee where that is asked for."""
-    if device_type not in _libraries:
-        library = torch.library.Library("soap_fast", "IMPL")  # type: ignore[no-untyped-call]
-        key = device_type.upper()
-        library.impl("grouped_matmul_", _operator, key)  # type: ignore[no-untyped-call]
-        _libraries[device_type] = library
-    token = _within.set((launcher, "ieee" if precision == "ieee" else "tf32x3"))
-    try:
-        yield
-    finally:
-        _within.reset(token)
+class Multiplication(NamedTuple):
+    """Of the groups of one call: launches, and the numbers of those that torch multiplies."""
 
-
-def _operator(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
-) -> None:
-    kept = _within.get()
-    if kept is not None:
-        grouped_matmul_triton(a, b, products, *kept, structure)
-    else:
-        for left, right, product in zip(a, b, products, strict=True):
-            multiply(left, right, product, structure)
+    launches: list[Launch]
+    by_torch: list[int]
 
 
 def grouped_matmul_triton(
@@ -77,11 +54,35 @@ def grouped_matmul_triton(
     Args:
         precision: "tf32x3" or "ieee".
     """
+    by = multiplication(a, b, products, launcher, precision, structure)
+    run(by, a, b, products, launcher, structure)
+
+
+def run(
+    by: Multiplication, a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor],
+    launcher: Launcher, structure: int,
+) -> None:  # fmt: skip
+    for launch in by.launches:
+        launcher(launch)
+    for number in by.by_torch:
+        multiply(a[number], b[number], products[number], structure)
+
+
+def multiplication(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], launcher: Launcher,
+    precision: str, structure: int, compiled: dict[Alike, dict[str, Any]] | None = None,
+) -> Multiplication:  # fmt: skip
+    """Of these operands where they lie; their tables are uploaded.
+
+    Args:
+        compiled: what launches keep of kernels that are called alike, for later ones too.
+    """
     asked = "tf32" if precision == "tf32x3" and structure & ROUNDED else precision
     fixed = TUNING["grouped_matmul"].constants
     most = fixed["GROUPS"]
     tables: dict[bool, list[list[int]]] = {True: [], False: []}
-    for group in zip(a, b, products, strict=True):
+    made = Multiplication([], [])
+    for number, group in enumerate(zip(a, b, products, strict=True)):
         addresses = [x.data_ptr() for x in group]
         aligned = not any(address % 16 for address in addresses)
         shapes, strides = (tuple(of(x) for x in group) for of in (Tensor.size, Tensor.stride))
@@ -89,7 +90,7 @@ def grouped_matmul_triton(
         if group[0].dtype == torch.float32:
             found = _geometry(shapes, strides, aligned, asked == "ieee", structure)
         if found is None:
-            multiply(*group, structure)
+            made.by_torch.append(number)
             continue
         table, row = tables[found.in_quads], list(found.row)
         row[FIRST_TILE] = table[-1][LAST_TILE] if len(table) % most else 0
@@ -103,7 +104,12 @@ def grouped_matmul_triton(
             rows = table[first : first + most]
             uploaded = upload(torch.tensor(rows, dtype=torch.int64), a[0].device)
             tiles = rows[-1][LAST_TILE]
-            launcher(Launch("grouped_matmul", (uploaded, len(rows), tiles), constants, tiles))
+            launch = Launch("grouped_matmul", (uploaded, len(rows), tiles), constants, tiles)
+            if compiled is not None:
+                alike = in_quads, asked, launcher.programs(launch)
+                launch = replace(launch, kept=compiled.setdefault(alike, {}))
+            made.launches.append(launch)
+    return made
 
 
 class Geometry(NamedTuple):

@@ -1,0 +1,134 @@
+"""The products of a refresh by a Triton kernel, in the operator's place on CUDA.
+
+`soap_fast::grouped_matmul_` is what the extension's refresh multiplies with, see
+soap_fast/step/grouped_matmul.py. Within `products_by` its products are launches of ours, outside a
+batched product of torch's for each group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from soap_fast.backends.metadata import ADDRESS, Metadata, packed
+from soap_fast.backends.triton.launch.launcher import Launcher
+from soap_fast.backends.triton.ops.grouped_matmul import (
+    Alike,
+    Multiplication,
+    multiplication,
+    run,
+)
+from soap_fast.step import capture
+from soap_fast.step.grouped_matmul import grouped_matmul_eager
+
+Key = tuple[int, str, bytes]  # structure, precision, addresses
+
+
+class KeptProducts:
+    """The launches of earlier calls, their tables on the device, for calls on the same memory.
+
+    A refresh finds its workspace where the last one had it, as long as torch's allocator hands out
+    the same block. One object serves one stream: nobody else reads the tables, so that they may be
+    given up at any time.
+    """
+
+    MOST = 2048  # calls; with 200 bytes a group in each table these are some megabytes
+
+    def __init__(self) -> None:
+        self.made: dict[Key, tuple[Metadata, Multiplication]] = {}  # the last one used last
+        self.compiled: dict[Alike, dict[str, Any]] = {}  # see Launch.kept
+
+    def find(self, key: Key, tensors: Sequence[Tensor]) -> Multiplication | None:
+        """What was kept by this key, if sizes and strides of its tensors were the same."""
+        found = self.made.pop(key, None)
+        if found is None or not found[0].unchanged(tensors):
+            return None
+        self.made[key] = found
+        return found[1]
+
+    def keep(self, key: Key, tensors: Sequence[Tensor], by: Multiplication) -> None:
+        self.made[key] = Metadata(tensors), by
+        if len(self.made) > self.MOST:
+            del self.made[next(iter(self.made))]
+
+
+@dataclass(frozen=True)
+class Products:
+    """How the products of a refresh are made.
+
+    Attributes:
+        precision: "tf32x3" or "ieee".
+    """
+
+    launcher: Launcher
+    precision: str
+    kept: KeptProducts
+
+    def multiply(
+        self, a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int
+    ) -> None:
+        """As `grouped_matmul_eager`.
+
+        A capture keeps nothing: its graph has tables of its own.
+        """
+        if capture.underway():
+            by = multiplication(a, b, products, self.launcher, self.precision, structure)
+        else:
+            by = self._kept(a, b, products, structure)
+        run(by, a, b, products, self.launcher, structure)
+
+    def _kept(
+        self, a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int
+    ) -> Multiplication:
+        tensors = [*a, *b, *products]
+        key = structure, self.precision, packed(map(ADDRESS, tensors))
+        by = self.kept.find(key, tensors)
+        if by is None:
+            by = multiplication(
+                a, b, products, self.launcher, self.precision, structure, self.kept.compiled
+            )
+            self.kept.keep(key, tensors, by)
+        return by
+
+
+_within: ContextVar[Products | None] = ContextVar("products", default=None)
+_libraries: dict[str, torch.library.Library] = {}
+
+
+@contextmanager
+def products_by(
+    launcher: Launcher,
+    precision: str,
+    device_type: str = "cuda",
+    *,
+    kept: KeptProducts | None = None,
+) -> Iterator[None]:
+    """Within it the refresh multiplies by the kernel: tf32x3, or ieee where that is asked for.
+
+    Args:
+        kept: of the current stream, to be handed in again.
+    """
+    if device_type not in _libraries:
+        library = torch.library.Library("soap_fast", "IMPL")  # type: ignore[no-untyped-call]
+        key = device_type.upper()
+        library.impl("grouped_matmul_", _operator, key)  # type: ignore[no-untyped-call]
+        _libraries[device_type] = library
+    precision = "ieee" if precision == "ieee" else "tf32x3"
+    token = _within.set(Products(launcher, precision, kept or KeptProducts()))
+    try:
+        yield
+    finally:
+        _within.reset(token)
+
+
+def _operator(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
+) -> None:
+    by = _within.get()
+    (grouped_matmul_eager if by is None else by.multiply)(a, b, products, structure)
