@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soap_fast.backends.triton import backend as of_backend
+from soap_fast.backends.triton import products
+from soap_fast.backends.triton.backend import TritonBackend
 from soap_fast.backends.triton.launch.launcher import RecordingLauncher
 from soap_fast.backends.triton.ops import grouped_matmul as grouped
 from soap_fast.backends.triton.products import KeptProducts, Products
@@ -114,3 +120,26 @@ def test_groups_of_another_dtype_are_left_to_torch_each_time():
         out[0].zero_()
         assert tables((a, a, out), kept=kept) == []
         assert torch.equal(out[0], a[0])
+
+
+def test_each_stream_has_launches_of_its_own(monkeypatch):
+    """Tables are given up without looking at streams: nobody else may read them."""
+    backend, handed = TritonBackend(), []
+    stream = iter("aab")
+    factor = SimpleNamespace(device=torch.device("cuda", 0))
+
+    def products_by(launcher, precision, *, kept):
+        handed.append(kept)
+        return nullcontext()
+
+    monkeypatch.setattr(backend, "name_on", lambda device: backend.name)
+    monkeypatch.setattr(backend, "_launcher", lambda device: None)
+    monkeypatch.setattr(of_backend, "current", lambda device: next(stream))
+    monkeypatch.setattr(of_backend, "refresh_native", lambda *arguments: arguments)
+    monkeypatch.setattr(products, "products_by", products_by)
+    for _ in range(3):
+        backend._refresh_by_extension([factor])
+    assert handed[0] is handed[1] is not handed[2]
+    assert set(backend.products.values()) == {handed[0], handed[2]}
+    backend.forget()
+    assert not backend.products

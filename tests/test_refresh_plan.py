@@ -17,8 +17,8 @@ from soap_fast.inspect.refresh_cost import (
     costs_of,
     products,
 )
-from soap_fast.step.grouped_matmul import SUBTRACT
-from soap_fast.step.refresh import refresh_launches
+from soap_fast.step.grouped_matmul import SUBTRACT, grouped_matmul_eager
+from soap_fast.step.refresh import refresh_by_cholesky, refresh_launches
 from soap_fast.step.refresh_plan import (
     PANEL_PRODUCTS,
     PHASES,
@@ -139,12 +139,36 @@ def test_a_product_takes_as_long_as_its_longest_tile():
     assert lone[0] == lone[1] < lone[2]
 
 
-def test_rows_that_are_no_quads_are_a_launch_of_their_own():
+def test_rows_that_are_no_quads_are_in_one_launch_with_the_others():
+    """In workspace they are."""
     counted = [
         cost(PlannedLaunch(0, "expand", 0, 0, 0, [Share(d, 1, 0) for d in sizes])).launches
         for sizes in ((64, 100), (65, 99), (64, 65, 66))
     ]
-    assert counted == [1, 1, 2]
+    assert counted == [1, 1, 1]
+
+
+@needs_native
+def test_products_are_of_whole_quads():
+    """Of the refresh itself, its sizes multiples of 4 or not: what the kernel of products needs."""
+    sizes, seen = (33, 34, 35, 36, 70, 2 * PANEL * TILE - 3), []
+
+    def multiply(a, b, products, structure=0):
+        grouped_matmul_eager(a, b, products, structure)
+        for x in (*a, *(x.mT for x in b), *products):
+            steps = (x.shape[2], x.stride(0), x.stride(1), x.data_ptr() // x.element_size())
+            seen.append((x.stride(2), *(step % 4 for step in steps)))
+
+    stacks = [torch.eye(d)[None].contiguous() for d in sizes]
+    library = torch.library.Library("soap_fast", "IMPL")
+    library.impl("grouped_matmul_", multiply, "CPU")
+    try:
+        one = torch.zeros(1, dtype=torch.int32)
+        few = [[x.clone() for x in stacks], [one] * len(sizes), [one == 0] * len(sizes)]
+        refresh_by_cholesky(stacks, *few, 0.0)
+    finally:
+        library._destroy()
+    assert set(seen) == {(1, 0, 0, 0, 0)}
 
 
 @needs_native
@@ -161,9 +185,8 @@ def test_launches_are_counted_by_dtype():
     stacks = [torch.empty(3, 40, 40), torch.empty(2, 70, 70, dtype=torch.float64)]
     chosen = [torch.empty(3, dtype=torch.int32), torch.empty(2, dtype=torch.int32)]
     single = refresh_plan([(40, 3)], torch.float32), refresh_plan([(70, 2)], torch.float64)
-    counted = sum(launch.kernels for launch in single[0])
-    counted += sum(not launch.goes_on for launch in single[1])
-    assert refresh_launches(stacks, chosen) == counted
+    counted = [sum(not launch.goes_on for launch in plan) for plan in single]
+    assert refresh_launches(stacks, chosen) == sum(counted)
 
 
 @needs_native

@@ -22,25 +22,26 @@ struct Batch {
   std::vector<Part> parts;
   Tensor matrices, measures;  // hold the memory that the table points to
   RefreshTable<T> table;
-  TensorList slots[kSlots + 1], transposed[kSlots + 1];  // [count, d, d] each, by Slot
+  TensorList slots[kSlots], transposed[kSlots];  // [count, d, d] each, by Slot
 };
 
 template <typename T>
 RefreshStack<T> entry_of(const RefreshArguments& arguments, const Part& part) {
   const size_t s = part.stack;
-  const int64_t i = part.first, d = part.d;
+  const int64_t i = part.first, size = part.size;
   RefreshStack<T> entry{};
   entry.factors = arguments.factors[s].const_data_ptr<T>();
   entry.bases = arguments.bases[s].mutable_data_ptr<T>();
   entry.selection = arguments.selections[s].const_data_ptr<int32_t>() + i;
   entry.allowed = arguments.allowed[s].const_data_ptr<bool>() + i;
-  entry.orders = arguments.orders[s].mutable_data_ptr<int64_t>() + i * d;
-  entry.carries = arguments.carries[s].mutable_data_ptr<T>() + i * d * d;
+  entry.orders = arguments.orders[s].mutable_data_ptr<int64_t>() + i * size;
+  entry.carries = arguments.carries[s].mutable_data_ptr<T>() + i * size * size;
   entry.outcomes = arguments.outcomes[s].mutable_data_ptr<int64_t>() + i;
   entry.off_diagonals = arguments.off_diagonals[s].mutable_data_ptr<T>() + i;
   entry.n = static_cast<int>(arguments.factors[s].size(0));
   entry.k = static_cast<int>(part.count);
-  entry.d = static_cast<int>(d);
+  entry.size = static_cast<int>(size);
+  entry.d = static_cast<int>(part.d());
   return entry;
 }
 
@@ -50,7 +51,7 @@ void allocate(const RefreshArguments& arguments, Batch<T>& batch) {
   int64_t elements = 0, measures = 0;
   for (const Part& part : batch.parts) {
     elements += workspace(part);
-    measures += refresh_measures(part.count, part.d);
+    measures += refresh_measures(part.count, part.d());
   }
   batch.matrices = torch::stable::new_empty(like, {elements});
   batch.measures = torch::stable::new_empty(like, {measures}, ScalarType::Double);
@@ -59,14 +60,14 @@ void allocate(const RefreshArguments& arguments, Batch<T>& batch) {
 template <typename T>
 void add_slots(const RefreshArguments& arguments, const Part& part, int64_t offset,
                Batch<T>& batch) {
-  const int64_t size = part.count * part.d * part.d;
-  for (int slot = 0; slot <= kSlots; ++slot) {
+  const int64_t d = part.d(), all = part.count * d * d;
+  for (int slot = 0; slot < kSlots; ++slot) {
     Tensor carries = arguments.carries[part.stack];
-    Tensor matrices =
-        slot == kSlots ? torch::stable::narrow(carries, 0, part.first, part.count)
-                       : torch::stable::view(
-                             torch::stable::narrow(batch.matrices, 0, offset + slot * size, size),
-                             {part.count, part.d, part.d});
+    Tensor matrices = slot < slots_in_workspace(part.size)
+                          ? torch::stable::view(
+                                torch::stable::narrow(batch.matrices, 0, offset + slot * all, all),
+                                {part.count, d, d})
+                          : torch::stable::narrow(carries, 0, part.first, part.count);
     batch.slots[slot].push_back(matrices);
     batch.transposed[slot].push_back(torch::stable::transpose(matrices, 1, 2));
   }
@@ -96,7 +97,7 @@ void multiply_panel(const Batch<T>& batch, PanelProduct product, RefreshCall cal
   const PanelOperands of = operands_of<T>(product, call);
   TensorList a, b, out;
   for (size_t p = 0; p < batch.parts.size(); ++p) {
-    const int64_t d = batch.parts[p].d, rows = d - of.top;
+    const int64_t d = batch.parts[p].d(), rows = d - of.top;
     if (d <= of.first) continue;
     const int64_t width = std::min<int64_t>(of.width, d - of.first);
     const auto slot = [&](Slot slot) -> const Tensor& { return batch.slots[int(slot)][p]; };
@@ -123,8 +124,8 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
     batch.table.stacks[p].measures = measures;
     add_slots(arguments, part, offset, batch);
     offset += workspace(part);
-    measures += refresh_measures(part.count, part.d);
-    largest = std::max(largest, part.d);
+    measures += refresh_measures(part.count, part.d());
+    largest = std::max(largest, part.d());
   }
   const auto launch = [&](Phase phase, RefreshCall call) {
     run(phase, batch.table, call);

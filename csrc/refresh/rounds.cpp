@@ -10,19 +10,19 @@ namespace soap_fast {
 
 std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes) {
   std::stable_sort(parts.begin(), parts.end(),
-                   [](const Part& a, const Part& b) { return a.d > b.d; });
+                   [](const Part& a, const Part& b) { return a.size > b.size; });
   const int64_t room = kMostWorkspaceBytes / element_bytes;
   std::vector<std::vector<Part>> rounds;
   int64_t left = 0;
   for (Part part : parts) {
     while (part.count > 0) {
-      const int64_t each = kSlots * part.d * part.d;
+      const int64_t each = workspace({part.stack, part.first, 1, part.size});
       if (rounds.empty() || left < each || rounds.back().size() == kMostStacks) {
         rounds.emplace_back();
         left = std::max(room, each);
       }
       const int64_t count = std::min(part.count, left / each);
-      rounds.back().push_back({part.stack, part.first, count, part.d});
+      rounds.back().push_back({part.stack, part.first, count, part.size});
       left -= count * each;
       part.first += count;
       part.count -= count;
@@ -41,7 +41,7 @@ class Plan {
       using P = decltype(of);
       for (int step = call.step; step < call.step + call.steps; ++step) {
         for (const Part& part : parts) {
-          const int units = P::parts(static_cast<int>(part.d), RefreshCall{call.round, step});
+          const int units = P::parts(static_cast<int>(part.d()), RefreshCall{call.round, step});
           // Not of a factor that is done earlier than others.
           if (units > 0) add({int64_t(phase), call.round, step}, part, units);
         }
@@ -60,7 +60,7 @@ class Plan {
     const PanelOperands of = operands_of<T>(product, call);
     const int64_t what = kPhases + kProducts + int64_t(product);
     for (const Part& part : parts) {
-      if (part.d <= of.first) continue;
+      if (part.d() <= of.first) continue;
       add({what, call.round, call.step, kSubtract, of.top, of.first, of.width}, part, 0);
     }
     ++launches_;
@@ -71,7 +71,7 @@ class Plan {
   void add(std::array<int64_t, 7> what, const Part& part, int64_t units) {
     rows.push_back(launches_);
     rows.insert(rows.end(), what.begin(), what.end());
-    rows.insert(rows.end(), {part.d, part.count, units});
+    rows.insert(rows.end(), {part.size, part.count, units});
   }
   int64_t launches_ = 0;
 };
@@ -85,7 +85,7 @@ std::vector<int64_t> plan_of(const Parts& parts) {
                       RefreshCall{kOfRotated, 0});
   }
   for (const std::vector<Part>& round : rounds_of(parts.large, sizeof(T))) {
-    const int largest = static_cast<int>(round.front().d);  // rounds begin with the largest
+    const int largest = static_cast<int>(round.front().d());  // rounds begin with the largest
     refresh_large<T>(
         largest, [&](Phase phase, RefreshCall call) { plan.add_phase<T>(round, phase, call); },
         [&](Product product) { plan.add_product(round, product); },

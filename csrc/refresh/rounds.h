@@ -9,17 +9,22 @@
 
 namespace soap_fast {
 
-// Workspace of factors that go together: four matrices for each. More factors are further rounds,
-// as long as a GPU has enough to do in one: this holds ten factors of 2560, or 1820 of 192.
+// Workspace of factors that go together: four matrices for each, five where rows are no whole
+// quads. More factors are further rounds, as long as a GPU has enough to do in one: this holds ten
+// factors of 2560, or 1820 of 192.
 constexpr int64_t kMostWorkspaceBytes = int64_t(1) << 30;
 
 // Some of the factors that are selected from one stack.
 struct Part {
   size_t stack;
-  int64_t first, count, d;
+  int64_t first, count, size;
+
+  int64_t d() const { return in_quads(size); }  // in workspace
 };
 
-inline int64_t workspace(const Part& part) { return kSlots * part.count * part.d * part.d; }
+inline int64_t workspace(const Part& part) {
+  return slots_in_workspace(part.size) * part.count * part.d() * part.d();
+}
 
 // Parts that fit into the workspace together, the largest first: sizes that are near each other
 // have nearly as many steps of a factorisation. One factor goes through whatever its size.
@@ -30,8 +35,8 @@ struct Parts {
   std::vector<Part> small, large;
 
   void add(const Part& part, int64_t householder_up_to) {
-    if (part.count > 0 && part.d > 0) {
-      (part.d <= householder_up_to ? small : large).push_back(part);
+    if (part.count > 0 && part.size > 0) {
+      (part.size <= householder_up_to ? small : large).push_back(part);
     }
   }
 };

@@ -103,7 +103,7 @@ def products(launch: PlannedLaunch) -> float:
 def _product_tiles(launch: PlannedLaunch, d: int) -> list[float]:
     """Cycles of each tile of one factor's product."""
     structure, (rows, columns, terms) = launch.structure, launch.shape(d)
-    kind = kind_of(rows, columns, terms, in_quads=d % 4 == 0)
+    kind = kind_of(rows, columns, terms)
     height, width, _ = GROUPED_CLASSES[kind]
     found = []
     for n in range(0, columns, width):

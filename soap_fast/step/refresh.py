@@ -112,18 +112,17 @@ def refresh_native(
 
 
 def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> int:
-    """Kernels that `refresh_native` launches on CUDA, a grouped product counted as one or two.
+    """Kernels that `refresh_native` launches on CUDA, a grouped product counted as one.
 
     Shapes alone matter: stacks [n, d, d] and selections [k], on any device. More factors of the
-    same sizes are no more launches, as long as their workspace, 4 k d^2 elements, fits in 1 GiB.
+    same sizes are no more launches, as long as their workspace fits in 1 GiB: 4 k d^2 elements, 5
+    where 4 does not divide d.
     """
     found = 0
     for dtype in (torch.float32, torch.float64):
         pairs = zip(factors, selections, strict=True)
         stacks = [(k.shape[1], len(chosen)) for k, chosen in pairs if k.dtype == dtype]
-        single = dtype == torch.float32  # the kernel of products serves no other
-        launches = (launch.kernels for launch in refresh_plan(stacks, dtype))
-        found += sum(launches) if single else sum(map(bool, launches))
+        found += sum(launch.kernels for launch in refresh_plan(stacks, dtype))
     return found
 
 

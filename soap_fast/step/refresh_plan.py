@@ -88,9 +88,7 @@ class PlannedLaunch(NamedTuple):
 
     @property
     def kernels(self) -> int:
-        """A product's rows that are quads of float32 and others are a kernel each."""
-        if self.is_product:
-            return len({share.size % 4 == 0 for share in self.shares})
+        """1, or 0 of a further step."""
         return 0 if self.goes_on else 1
 
     def shape(self, d: int) -> tuple[int, int, int]:

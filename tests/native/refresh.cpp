@@ -17,6 +17,8 @@ namespace {
 
 using namespace soap_fast;
 
+bool is_negative(const std::string& name) { return name.rfind("negative", 0) == 0; }
+
 // One stack of factors with what a refresh needs beside it; the last place is in no selection.
 template <typename T>
 struct Stack {
@@ -39,9 +41,13 @@ struct Stack {
     add("left out", broken);
     broken(d - 1, 0) = broken(0, d - 1) = std::numeric_limits<T>::quiet_NaN();
     add("NaN", broken);
-    Matrix<T> negative(d, d);
-    for (int i = 0; i < d; ++i) negative(i, i) = T(i == d - 1 ? -1 : 1);
-    add("negative", negative);
+    // The first pivot that fails is in the last step, or in the one before it.
+    for (const int last : {1, kTile<T> + 1}) {
+      if (last > 1 && (few || d <= 2 * kTile<T>)) break;
+      Matrix<T> negative(d, d);
+      for (int i = 0; i < d; ++i) negative(i, i) = T(i >= d - last ? -1 : 1);
+      add(last > 1 ? "negative, many" : "negative", negative);
+    }
     for (int i = 0; i < k; ++i) selection.push_back(k - 1 - i);
     allowed = std::make_unique<bool[]>(size_t(k));
     for (int i = 0; i < k; ++i) allowed[i] = name_of(i) != "left out";
@@ -53,16 +59,19 @@ struct Stack {
     orders.resize(k * d);
     outcomes.resize(k);
     const T garbage = std::numeric_limits<T>::quiet_NaN();  // as what new memory may hold
-    matrices.assign(size_t(kSlots) * k * d * d, garbage);
-    measures.assign(refresh_measures(k, d), garbage);
+    const int64_t rows = in_quads(d);
+    matrices.assign(slots_in_workspace(d) * k * rows * rows, garbage);
+    measures.resize(refresh_measures(k, rows));
+    std::memset(measures.data(), 0xff, measures.size() * sizeof(double));  // NaN, counters too
   }
 
   void add(const std::string& name, const Matrix<T>& factor) {
     names.push_back(name);
     factors.insert(factors.end(), factor.entries.begin(), factor.entries.end());
-    Matrix<T> basis = name == "negative" ? Matrix<T>(d, d) : random_matrix<T>(d, d, 20 + k);
-    for (int i = 0; name == "negative" && i < d; ++i) basis(i, i) = 1;
-    if (name != "negative") householder_q(LoneTeam(), d, d, basis.data());
+    const bool negative = is_negative(name);
+    Matrix<T> basis = negative ? Matrix<T>(d, d) : random_matrix<T>(d, d, 20 + k);
+    for (int i = 0; negative && i < d; ++i) basis(i, i) = 1;
+    if (!negative) householder_q(LoneTeam(), d, d, basis.data());
     bases.insert(bases.end(), basis.entries.begin(), basis.entries.end());
     ++k;
   }
@@ -85,7 +94,8 @@ struct Stack {
             measures.data(),
             int(names.size()),
             k,
-            d};
+            d,
+            int(in_quads(d))};
   }
 };
 
@@ -141,17 +151,28 @@ void multiply(const RefreshStack<T>& stack, PanelProduct product, RefreshCall ca
 
 // A launch of several steps as on a GPU: threads begin as teams do there.
 template <typename P, typename T>
-void run_in_steps(const RefreshTable<T>& table, RefreshCall call) {
+void run_in_steps(const RefreshTable<T>& table, RefreshCall call, int team_size) {
   const Steps steps = steps_of<P>(table, call);
   std::atomic<int> left(steps.teams());
   std::vector<std::thread> threads;
   for (int n = 0; n < 3; ++n) {
     threads.emplace_back([&] {
       std::vector<T> scratch(kBlockScratch<T>);
-      while (left.fetch_sub(1) > 0) run_next<P>(LoneTeam(), table, steps, scratch.data());
+      while (left.fetch_sub(1) > 0) {
+        with_team(team_size,
+                  [&](const auto& team) { run_next<P>(team, table, steps, scratch.data()); });
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();
+  for (int s = 0; s < table.count; ++s) {
+    for (int i = 0; i < table.stacks[s].k; ++i) {
+      for (const OfFactor counter : {OfFactor::kDone, OfFactor::kBegun}) {
+        demand(*table.stacks[s].counter(counter, i) == 0, "refresh: counters", "",
+               table.stacks[s].d);
+      }
+    }
+  }
 }
 
 // Of the teams of a launch: as they are numbered, the last first, or as they are on a GPU.
@@ -177,13 +198,13 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, Order order) {
   int largest = 0;
   for (Stack<T>& stack : stacks) {
     table.stacks[table.count++] = stack.entry();
-    largest = std::max(largest, stack.d);
+    largest = std::max(largest, table.stacks[table.count - 1].size);
   }
   const auto launch = [&](Phase phase, RefreshCall call) {
     visit_phase<T>(phase, [&](auto of) {
       using P = decltype(of);
       if constexpr (kGoesBySteps<P>) {
-        if (order == Order::kAsTheyBegin) return run_in_steps<P>(table, call);
+        if (order == Order::kAsTheyBegin) return run_in_steps<P>(table, call, team_size);
       }
       for (int step = call.step; step < call.step + call.steps; ++step) {
         run_step<P>(table, RefreshCall{call.round, step}, team_size, order);
@@ -192,7 +213,7 @@ void refresh(std::vector<Stack<T>>& stacks, int team_size, Order order) {
   };
   if (largest <= kHouseholderUpTo) return launch(Phase::kSmall, RefreshCall{kOfRotated, 0});
   refresh_large<T>(
-      largest, launch,
+      int(in_quads(largest)), launch,
       [&](Product product) {
         for (int s = 0; s < table.count; ++s) multiply(table.stacks[s], product);
       },
@@ -212,7 +233,7 @@ void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by
   static const std::map<std::string, Outcome> special{
       {"left out", Outcome::kLeftOut}, {"NaN", Outcome::kFailed}, {"zero", Outcome::kKept}};
   // Householder's QR takes what has no Cholesky factor too.
-  const bool no_pivot = name == "negative" && by_cholesky && d > 1;
+  const bool no_pivot = is_negative(name) && by_cholesky && d > 1;
   const auto found = special.find(name);
   const Outcome expected = found != special.end() ? found->second
                            : no_pivot             ? Outcome::kFailed
@@ -272,8 +293,8 @@ void check_refreshes(const std::vector<int>& sizes, int team_size, int rounds) {
       demand(std::equal(before[s].begin() + spare, before[s].end(), stack.bases.begin() + spare),
              "refresh: what is not selected stays", "", stack.d);
     }
-    if (team_size > 1) continue;
     for (auto& [order, same] : others) {
+      if (team_size > 1 && order == Order::kBackwards) continue;
       refresh(same, team_size, order);
       for (size_t s = 0; s < stacks.size(); ++s) {
         demand(stacks[s].bases == same[s].bases && stacks[s].orders == same[s].orders,

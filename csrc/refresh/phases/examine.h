@@ -9,7 +9,7 @@
 namespace soap_fast {
 
 // K of the selected factors side by side, as batched products want them, and the transpose of Q; a
-// tile of rows of both.
+// tile of rows of both. Beyond their size K has zeros and Q unit vectors.
 template <typename T>
 struct GatherRows {
   static constexpr bool kByWarp = false;
@@ -20,17 +20,20 @@ struct GatherRows {
                                         int tile, RefreshCall, double, T* scratch) {
     const int d = stack.d, top = tile * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
-    const int64_t place = stack.place(i), at = int64_t(top) * d, source = place * d * d + at;
-    T* k = stack.matrix(Slot::kFactor, i) + at;
+    const int size = stack.size;
+    const int64_t place = stack.place(i), source = (place * size + top) * size;
+    T* k = stack.matrix(Slot::kFactor, i) + int64_t(top) * d;
     T* q = stack.matrix(Slot::kBasis, i) + top;
     if (tile == 0 && team.rank() == 0) {
       *stack.counter(OfFactor::kDone, i) = *stack.counter(OfFactor::kBegun, i) = 0;
     }
     for (int left = 0; left < d; left += kTile<T>) {
       const auto get = [&](int row, int column) {
-        const int64_t entry = int64_t(row) * d + left + column;
-        k[entry] = place < 0 ? T(0) : stack.factors[source + entry];
-        return place < 0 ? T(0) : stack.bases[source + entry];
+        const int64_t entry = source + int64_t(row) * size + left + column;
+        const bool is_there = top + row < size && left + column < size;
+        k[int64_t(row) * d + left + column] = is_there && place >= 0 ? stack.factors[entry] : T(0);
+        if (!is_there) return T(top + row == left + column);
+        return place < 0 ? T(0) : stack.bases[entry];
       };
       const auto put = [&](int column, int row, T entry) {
         q[int64_t(left + column) * d + row] = entry;
@@ -98,7 +101,8 @@ struct Decide {
       stack.off_diagonals[i] = seen ? T(share) : Float<T>::not_a_number;
       stack.of_factor(OfFactor::kLargest, i) = largest;
       // 4 · 2^-24 · sqrt(d) · |H|_inf in float32: what rounding may have taken from H's pivots.
-      stack.of_factor(OfFactor::kShift, i) = 2 * Float<T>::epsilon * std::sqrt(double(d)) * norm;
+      stack.of_factor(OfFactor::kShift, i) =
+          2 * Float<T>::epsilon * std::sqrt(double(stack.size)) * norm;
       stack.decide(i, outcome);
     }
     if (!finite) return;
@@ -133,7 +137,7 @@ struct Decide {
         place =
             fits ? count_before([scratch](int k) { return scratch[k]; }) : count_before(eigenvalue);
       }
-      stack.order(i)[place] = j;
+      stack.sorted(i)[place] = j;
     }
   }
 
@@ -161,7 +165,7 @@ struct ArrangeRows {
     if (!stack.alive(i)) return;
     const int d = stack.d, top = tile * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
-    const int64_t* order = stack.order(i);
+    const int64_t* order = stack.sorted(i);
     const T* h = stack.matrix(Slot::kRotated, i);
     const T* q = stack.matrix(Slot::kBasis, i) + top;
     T* sorted_h = stack.matrix(Slot::kFactor, i) + int64_t(top) * d;

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks)
 template <typename T>
 int largest_of(const RefreshTable<T>& table) {
   int largest = 0;
-  for (int s = 0; s < table.count; ++s) largest = std::max(largest, table.stacks[s].d);
+  for (int s = 0; s < table.count; ++s) largest = std::max(largest, table.stacks[s].size);
   return largest;
 }
 

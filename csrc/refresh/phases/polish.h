@@ -40,10 +40,12 @@ struct ResidualRow {
     absolute = team.sum(absolute);
     if (team.rank() == 0) stack.of_rows(OfRow::kAbsolute, i)[row] = absolute;
     if (int(stack.of_factor(OfFactor::kRows, i)) == d) return;
-    const T* q = stack.bases + stack.place(i) * d * d + row;
+    const int size = stack.size;
+    const T* q = stack.bases + stack.place(i) * size * size + row;
     T* target = stack.matrix(Slot::kBasis, i) + at;
     for (int column = team.rank(); column < d; column += team.size()) {
-      target[column] = q[int64_t(column) * d];
+      const bool is_there = row < size && column < size;
+      target[column] = is_there ? q[int64_t(column) * size] : T(column == row);
     }
   }
 };
@@ -71,8 +73,9 @@ struct Judge {
   }
 };
 
-// The new basis to its place, the ones of its unit vectors exact; the identity as order and carry
-// where the old one stays. A tile of rows.
+// The new basis to its place, the ones of its unit vectors exact, its order, and the carrying
+// matrix if that is not there yet; the identity as order and carry where the old one stays. A tile
+// of rows.
 template <typename T>
 struct CommitRows {
   static constexpr bool kByWarp = false;
@@ -81,31 +84,31 @@ struct CommitRows {
   template <typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i,
                                         int tile, RefreshCall, double, T* scratch) {
-    const int d = stack.d, top = tile * kTile<T>;
-    const int rows = d - top < kTile<T> ? d - top : kTile<T>;
-    if (!stack.in_stage(i, Outcome::kRefreshed)) {
-      T* carry = stack.matrix(Slot::kCarry, i) + int64_t(top) * d;
-      for (int row = 0; row < rows; ++row) {
-        for (int column = team.rank(); column < d; column += team.size()) {
-          carry[int64_t(row) * d + column] = T(column == top + row);
-        }
-      }
-      for (int row = team.rank(); row < rows; row += team.size()) {
-        stack.order(i)[top + row] = top + row;
-      }
-      return;
+    const int size = stack.size, d = stack.d, top = tile * kTile<T>;
+    const int rows = size - top < kTile<T> ? size - top : kTile<T>;
+    const bool changes = stack.in_stage(i, Outcome::kRefreshed);
+    for (int row = top + team.rank(); row < top + rows; row += team.size()) {
+      stack.order(i)[row] = changes ? stack.sorted(i)[row] : row;
     }
+    const T* carry = stack.matrix(Slot::kCarry, i);
+    for (int row = top; row < top + rows && !(changes && d == size); ++row) {
+      for (int column = team.rank(); column < size; column += team.size()) {
+        stack.carry(i)[int64_t(row) * size + column] =
+            changes ? carry[int64_t(row) * d + column] : T(column == row);
+      }
+    }
+    if (!changes) return;
     const T* x = stack.matrix(Slot::kFactor, i) + top;
-    T* basis = stack.bases + (stack.place(i) * d + top) * d;
+    T* basis = stack.bases + (stack.place(i) * size + top) * size;
     const double* places = stack.of_rows(OfRow::kPlace, i) + top;
     const int n = int(stack.of_factor(OfFactor::kRows, i));
-    for (int left = 0; left < d; left += kTile<T>) {
+    for (int left = 0; left < size; left += kTile<T>) {
       turn_tile(
-          team, d - left < kTile<T> ? d - left : kTile<T>, rows, scratch,
+          team, size - left < kTile<T> ? size - left : kTile<T>, rows, scratch,
           [&](int column, int row) { return x[int64_t(left + column) * d + row]; },
           [&](int row, int column, T entry) {
             const int place = int(places[row]);
-            basis[int64_t(row) * d + left + column] =
+            basis[int64_t(row) * size + left + column] =
                 place >= n ? T(left + column == place) : entry;
           });
     }

@@ -138,9 +138,9 @@ struct RefreshSmall {
   template <typename T, typename Team>
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i, int,
                                         RefreshCall, double tolerance, T* scratch) {
-    const int d = stack.d;
+    const int d = stack.size;
     const int64_t place = stack.place(i);
-    T* carry = stack.carries + int64_t(i) * d * d;
+    T* carry = stack.carry(i);
     if (team.rank() == 0) stack.off_diagonals[i] = Float<T>::not_a_number;
     team.sync();
     Outcome outcome = !stack.allowed[i] ? Outcome::kLeftOut : Outcome::kFailed;

@@ -17,39 +17,52 @@ enum class Slot {
   kBasis,    // Qᵀ, with the unit vectors of K's zero rows among its rows; then Qᵀ as it was
   kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then -E/2; then -(E/2 + 3/8 E²)
   kResult,   // L1; then Q B; then X, the new basis but for a correction
-  // No workspace: where the caller gets the carrying matrix. QᵀK; then Q with sorted columns; then
-  // L2, see FactorColumns; then sqrt(3/8) E; then QᵀX.
+  // Where the caller gets the carrying matrix, if its rows are whole quads; else workspace too.
+  // QᵀK; then Q with sorted columns; then L2, see FactorColumns; then sqrt(3/8) E; then QᵀX.
   kCarry,
 };
-constexpr int kSlots = 4;
+constexpr int kSlots = 5;
+
+// In workspace a factor has its size rounded up to quads, as products load rows: the rows and
+// columns beyond are zero in K, and apart from all others as zero rows are.
+constexpr int kQuad = 4;
+SOAP_FAST_HOST_DEVICE constexpr int64_t in_quads(int64_t size) {
+  return (size + kQuad - 1) / kQuad * kQuad;
+}
+SOAP_FAST_HOST_DEVICE constexpr int slots_in_workspace(int64_t size) {
+  return size == in_quads(size) ? kSlots - 1 : kSlots;
+}
 
 // Numbers per row of a factor, then numbers per factor, all in `measures`.
 // kPlace: of a row, by number_rows(). kUnit: of a column of Q that is the unit vector of a zero
-// row, the place of that row; else kNoUnit. kRows: how many rows are not zero. kDone and kBegun are
-// counters of a launch that goes by steps, see in_steps.h; between launches they are 0.
-enum class OfRow { kDiagonal, kAbsolute, kOffDiagonalSquares, kSquares, kPlace, kUnit };
-constexpr int kOfRow = 6;
+// row, the place of that row; else kNoUnit. kOrder: of a column as sorted, what it was. kRows: how
+// many rows are not zero. kDone and kBegun are counters of a launch that goes by steps, see
+// in_steps.h; between launches they are 0.
+enum class OfRow { kDiagonal, kAbsolute, kOffDiagonalSquares, kSquares, kPlace, kUnit, kOrder };
+constexpr int kOfRow = 7;
 constexpr double kNoUnit = -1;
 enum class OfFactor { kLargest, kShift, kRows, kDone, kBegun };
 constexpr int kOfFactor = 5;
 
-// k selected factors of one stack of n. Everything contiguous.
+// k selected factors [size, size] of one stack of n. Everything contiguous. Small ones need neither
+// workspace nor whole quads.
 template <typename T>
 struct RefreshStack {
-  const T* factors;          // [n, d, d]
-  T* bases;                  // [n, d, d]
+  const T* factors;          // [n, size, size]
+  T* bases;                  // [n, size, size]
   const int32_t* selection;  // [k]
   const bool* allowed;       // [k]
-  int64_t* orders;           // [k, d]
-  T* carries;                // [k, d, d]
+  int64_t* orders;           // [k, size]
+  T* carries;                // [k, size, size]
   int64_t* outcomes;         // [k], an Outcome each
   T* off_diagonals;          // [k]
-  T* matrices;               // [kSlots, k, d, d]
+  T* matrices;               // [slots_in_workspace(size), k, d, d]
   double* measures;          // [kOfRow, k, d] and [kOfFactor, k]
-  int n, k, d;
+  int n, k, size;
+  int d;  // in_quads(size)
 
   SOAP_FAST_HOST_DEVICE T* matrix(Slot slot, int i) const {
-    if (slot == Slot::kCarry) return carries + int64_t(i) * d * d;
+    if (slot == Slot::kCarry && d == size) return carry(i);
     return matrices + (int64_t(slot) * k + i) * d * d;
   }
   SOAP_FAST_HOST_DEVICE double* of_rows(OfRow what, int i) const {
@@ -61,7 +74,11 @@ struct RefreshStack {
   SOAP_FAST_HOST_DEVICE unsigned* counter(OfFactor what, int i) const {
     return reinterpret_cast<unsigned*>(&of_factor(what, i));
   }
-  SOAP_FAST_HOST_DEVICE int64_t* order(int i) const { return orders + int64_t(i) * d; }
+  SOAP_FAST_HOST_DEVICE int64_t* sorted(int i) const {
+    return reinterpret_cast<int64_t*>(of_rows(OfRow::kOrder, i));
+  }
+  SOAP_FAST_HOST_DEVICE int64_t* order(int i) const { return orders + int64_t(i) * size; }
+  SOAP_FAST_HOST_DEVICE T* carry(int i) const { return carries + int64_t(i) * size * size; }
   SOAP_FAST_HOST_DEVICE bool in_stage(int i, Outcome stage) const {
     return outcomes[i] == int64_t(stage);
   }

@@ -165,6 +165,7 @@ class TritonBackend(Backend):
         self.steady = None
         self.rest.forget()
         self.engines.clear()
+        self.products.clear()
 
     def check_whole(self) -> None:
         for engine in self.engines.values():

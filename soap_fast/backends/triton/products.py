@@ -38,7 +38,9 @@ class KeptProducts:
     given up at any time.
     """
 
-    MOST = 2048  # calls; with 200 bytes a group in each table these are some megabytes
+    # Calls: of a period of staggered refreshes, which repeat after it, all that a model of LALIC's
+    # size makes. With 200 bytes a group in each table these are some megabytes.
+    MOST = 4096
 
     def __init__(self) -> None:
         self.made: dict[Key, tuple[Metadata, Multiplication]] = {}  # the last one used last
