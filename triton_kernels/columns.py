@@ -160,8 +160,8 @@ GROUPED_MATMUL = columns(
     "symmetric", "from_row", "from_column", "subtract",
     *(f"{x}_{what}" for x in ("a", "b", "out") for what in ("address", "matrix", "row")),
 )  # fmt: skip
-# Height and width of tiles, and whether rows begin at multiples of 16 bytes and end there.
-GROUPED_CLASSES = ((128, 64, True), (64, 64, True), (64, 32, True), (64, 32, False))
+# Height and width of tiles.
+GROUPED_CLASSES = ((128, 64), (64, 64), (64, 32))
 GROUPED_NARROW = 2  # from here on
 
 # A matrix derived from bases: their Kronecker product, as it is or transposed, padded by zeros.

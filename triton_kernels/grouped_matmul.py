@@ -4,8 +4,7 @@
     out[g, i] = out[g, i] - a[g, i] b[g, i]  where the group says so
 
 Rows of a, columns of b and rows of out are contiguous, as tensor cores want them: b is the
-transpose of a matrix that lies by rows. Where rows begin at multiples of 16 bytes, 16 bytes are
-moved at a time, elsewhere 4.
+transpose of a matrix that lies by rows. Rows begin and end at multiples of 16 bytes.
 
 Of a symmetric product the tiles on the diagonal and below are made and written twice, the second
 time transposed. Terms of a sum that a triangle of zeros makes zero are left out by whole blocks.
@@ -16,7 +15,7 @@ import triton.language as tl
 
 from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL, GROUPED_NARROW
 from soap_fast.triton_kernels.product import product_of_rows
-from soap_fast.triton_kernels.table import floats, operand
+from soap_fast.triton_kernels.table import operand
 
 COLUMNS = tl.constexpr(len(GROUPED_MATMUL))
 FIRST_TILE = tl.constexpr(GROUPED_MATMUL["first_tile"])
@@ -36,7 +35,7 @@ A = tl.constexpr(GROUPED_MATMUL["a_address"])
 B = tl.constexpr(GROUPED_MATMUL["b_address"])
 OUT = tl.constexpr(GROUPED_MATMUL["out_address"])
 CLASSES = tl.constexpr(len(GROUPED_CLASSES))
-HEIGHTS, WIDTHS, IN_QUADS = (tl.constexpr(x) for x in zip(*GROUPED_CLASSES, strict=True))
+HEIGHTS, WIDTHS = (tl.constexpr(x) for x in zip(*GROUPED_CLASSES, strict=True))
 NARROW = tl.constexpr(GROUPED_NARROW)
 
 
@@ -49,7 +48,6 @@ def grouped_matmul(
     BK: tl.constexpr,
     STAGES: tl.constexpr,
     TALL: tl.constexpr,  # rows that are computed at once, at most
-    QUADS: tl.constexpr,  # whether rows of all groups begin at multiples of 16 bytes
     PRECISION: tl.constexpr,  # in tf32 operands are rounded, not cut off
 ):
     ROUNDED: tl.constexpr = "rounded" if PRECISION == "tf32" else PRECISION
@@ -60,7 +58,7 @@ def grouped_matmul(
         kind = tl.load(group + KIND).to(tl.int32)
         # Without tensor cores wider tiles spill.
         for number in tl.static_range(NARROW if PRECISION == "ieee" else 0, CLASSES):
-            if IN_QUADS[number] == QUADS and kind == number:
+            if kind == number:
                 _tile(group, tile, number, ROUNDED, BK, STAGES, TALL)
 
 
@@ -71,7 +69,6 @@ def _tile(
     TALL: tl.constexpr,
 ):  # fmt: skip
     """A tile of a product of rows with rows."""
-    QUADS: tl.constexpr = IN_QUADS[NUMBER]
     HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
     WIDTH: tl.constexpr = WIDTHS[NUMBER]
     BM: tl.constexpr = min(HEIGHT, TALL)
@@ -82,24 +79,24 @@ def _tile(
         m0 = tile_m0 + first
         m = m0 + tl.arange(0, BM)
         start = _first_term(group, m0, n0)
-        length = _number(group + K, QUADS) - start
+        length = _number(group + K) - start
         # Beyond the edges the last row is read again: masks would take registers in the loop.
         a_row = tl.minimum(m, tl.load(group + M).to(tl.int32) - 1)
         b_row = tl.minimum(n, tl.load(group + N).to(tl.int32) - 1)
-        a_row = a_row[:, None] * _number(group + A + 2, QUADS)
-        b_row = b_row[:, None] * _number(group + B + 2, QUADS)
-        a_at = _matrix(group + A, matrix, QUADS) + start + (a_row + k[None, :])
-        b_at = _matrix(group + B, matrix, QUADS) + start + (b_row + k[None, :])
+        a_row = a_row[:, None] * _number(group + A + 2)
+        b_row = b_row[:, None] * _number(group + B + 2)
+        a_at = _matrix(group + A, matrix) + start + (a_row + k[None, :])
+        b_at = _matrix(group + B, matrix) + start + (b_row + k[None, :])
         acc = product_of_rows(a_at, b_at, length, PRECISION, BK, STAGES)
-        _store(group, matrix, m, n, acc, QUADS)
+        _store(group, matrix, m, n, acc)
 
 
 @triton.jit
-def _store(group, matrix, m, n, acc, QUADS: tl.constexpr):
-    out = _matrix(group + OUT, matrix, QUADS)
-    stride = _number(group + OUT + 2, QUADS)
+def _store(group, matrix, m, n, acc):
+    out = _matrix(group + OUT, matrix)
+    stride = _number(group + OUT + 2)
     m_end = tl.load(group + M).to(tl.int32)
-    n_end = _number(group + N, QUADS)
+    n_end = _number(group + N)
     at = out + (m[:, None] * stride + n[None, :])
     inside = (m < m_end)[:, None] & (n < n_end)[None, :]
     symmetric = tl.load(group + SYMMETRIC) != 0
@@ -137,20 +134,12 @@ def _first_term(group, m0, n0):
 
 
 @triton.jit
-def _number(at, QUADS: tl.constexpr):
-    """A number of the table, which is a multiple of 4 where rows lie in quads."""
-    number = tl.load(at).to(tl.int32)
-    if QUADS:
-        number = tl.multiple_of(number, 4)
-    return number
+def _number(at):
+    """A number of the table that is a multiple of 4."""
+    return tl.multiple_of(tl.load(at).to(tl.int32), 4)
 
 
 @triton.jit
-def _matrix(at, matrix, QUADS: tl.constexpr):
+def _matrix(at, matrix):
     """Where matrix number `matrix` of a group's operand begins."""
-    stride = tl.load(at + 1)
-    if QUADS:
-        found = operand(tl.load(at)) + matrix * tl.multiple_of(stride, 4)
-    else:
-        found = floats(tl.load(at)) + matrix * stride
-    return found
+    return operand(tl.load(at)) + matrix * tl.multiple_of(tl.load(at + 1), 4)

@@ -33,8 +33,7 @@ SMALL, SMALL_SHARED = (86, 89, 120), 99 * 1024  # bytes of shared memory of a pr
 OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 STORED_WIDE = ("rotate", "adam", "permute", "settle")  # what stores planes and moments alone
 # Accesses of any strides, and look-ups in small bases and in the sums that gather leaves of them.
-SWITCHES = ("ADAM", "QUADS")  # constants that launches of one step may differ in
-STRIDED = {"grouped_matmul": 1, "derive": 5, "fold_gram": 1}
+STRIDED = {"derive": 5, "fold_gram": 1}
 PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
 
 
@@ -80,8 +79,7 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         lowest = ("tf32x3", "ieee") if op == "gram" else ("tf32x3", "ieee", "tf32")
         for precision in lowest:
-            switch = next((name for name in SWITCHES if name in arguments), None)
-            for extra in ({switch: False}, {switch: True}) if switch else ({},):
+            for extra in ({"ADAM": False}, {"ADAM": True}) if "ADAM" in arguments else ({},):
                 yield op, {**fixed, "PRECISION": precision, **extra}
 
 
@@ -90,8 +88,7 @@ def complaints(result: dict[str, Any]) -> Iterator[str]:
     spilled = max(result["spill_bytes"], result["stack_bytes"])
     if spilled:
         yield f"{where} spills {spilled} bytes"
-    at_any_address = result.get("constants", {}).get("QUADS") is False
-    if result["load_bytes"] not in (None, 4 if at_any_address else 16):
+    if result["load_bytes"] not in (None, 16):
         yield f"{where} loads operands {result['load_bytes']} bytes at a time"
     if result["store_bytes"] not in (None, 16):
         yield f"{where} stores tiles {result['store_bytes']} bytes at a time"
@@ -128,7 +125,7 @@ def binary(op: str, constants: dict[str, Any], sm: int) -> Any:
 def compiled(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     """Compile one configuration for one architecture and read what came out."""
     made = binary(op, constants, sm)
-    shown = {k: v for k, v in constants.items() if k in ("PRECISION", *SWITCHES)}
+    shown = {k: v for k, v in constants.items() if k in ("PRECISION", "ADAM")}
     return {
         "kernel": op,
         "sm": sm,

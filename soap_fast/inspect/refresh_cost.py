@@ -104,7 +104,7 @@ def _product_tiles(launch: PlannedLaunch, d: int) -> list[float]:
     """Cycles of each tile of one factor's product."""
     structure, (rows, columns, terms) = launch.structure, launch.shape(d)
     kind = kind_of(rows, columns, terms)
-    height, width, _ = GROUPED_CLASSES[kind]
+    height, width = GROUPED_CLASSES[kind]
     found = []
     for n in range(0, columns, width):
         for m in range(n // height * height if structure & SYMMETRIC else 0, rows, height):

@@ -107,8 +107,7 @@ def of_kind(monkeypatch, kind):
 def test_tiles_of_every_class(monkeypatch, kind, structure, groups_of):
     """In tf32x3, narrow ones in ieee too; matrices end within a tile and lie in larger ones."""
     of_kind(monkeypatch, kind)
-    in_quads = GROUPED_CLASSES[kind][2]
-    size = (132, 96, 92) if in_quads else (133, 95, 91)
+    size = (132, 96, 92)
     a, b, products = groups([(2, *size, True, False)] * groups_of, torch.float32, kind)
     room = [torch.zeros(2, 140, 200) for _ in products]
     rows, columns = slice(7, 7 + size[0]), slice(100, 100 + size[2])
@@ -124,7 +123,7 @@ def test_tiles_of_every_class(monkeypatch, kind, structure, groups_of):
 def test_a_square_is_taken_from_a_symmetric_matrix(monkeypatch, kind):
     """As a refresh does, operands rounded where tensor cores are; symmetric to the last bit."""
     of_kind(monkeypatch, kind)
-    d = 132 if GROUPED_CLASSES[kind][2] else 133
+    d = 132
     x, start = (
         torch.randn(2, d, d, generator=torch.Generator().manual_seed(d + i)) for i in (0, 1)
     )
@@ -135,9 +134,9 @@ def test_a_square_is_taken_from_a_symmetric_matrix(monkeypatch, kind):
     assert torch.equal(product, product.mT)
 
 
-# Around one and two tiles of 32 and of 64, in quads and not; fewer where torch multiplies.
-EDGES = (1, 32, 36, 66, 100, 132)
-OTHER_EDGES = (5, 64)
+# Around one and two tiles of 32 and of 64; fewer where torch multiplies.
+EDGES = (4, 32, 36, 68, 100, 132)
+OTHER_EDGES = (1, 5, 64, 66)
 
 
 def structured(d, dtype):
@@ -197,7 +196,7 @@ def test_tiles_of_a_symmetric_product(monkeypatch, d, kind):
     from soap_fast.backends.triton.ops import grouped_matmul as grouped
 
     of_kind(monkeypatch, kind)
-    height, width, _ = GROUPED_CLASSES[kind]
+    height, width = GROUPED_CLASSES[kind]
     shape, by_rows, by_columns = (3, d, d), (d * d, d, 1), (d * d, 1, d)
     found = grouped._geometry((shape,) * 3, (by_rows, by_columns, by_rows), True, False, SYMMETRIC)
     below = sum(m + height > n for m in range(0, d, height) for n in range(0, d, width))

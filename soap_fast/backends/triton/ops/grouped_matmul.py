@@ -1,7 +1,7 @@
 """Products of matrices of many sizes by the Triton kernel `grouped_matmul`.
 
-All float32 groups of a call are one launch, or two where rows of some are no multiples of 16 bytes.
-Groups that the kernel does not serve are a batched product of torch's each.
+All float32 groups of a call whose rows are multiples of 16 bytes are one launch, the others a
+batched product of torch's each. A refresh in float32 has no others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
 FIRST_TILE, LAST_TILE = (GROUPED_MATMUL[name] for name in ("first_tile", "last_tile"))
 ADDRESSES = [GROUPED_MATMUL[f"{x}_address"] for x in ("a", "b", "out")]
 Triple = tuple[int, int, int]
-Alike = tuple[bool, str, int]  # in quads, precision, programs
+Alike = tuple[str, int]  # precision and programs
 
 
 class Multiplication(NamedTuple):
@@ -80,7 +80,7 @@ def multiplication(
     asked = "tf32" if precision == "tf32x3" and structure & ROUNDED else precision
     fixed = TUNING["grouped_matmul"].constants
     most = fixed["GROUPS"]
-    tables: dict[bool, list[list[int]]] = {True: [], False: []}
+    table: list[list[int]] = []
     made = Multiplication([], [])
     for number, group in enumerate(zip(a, b, products, strict=True)):
         addresses = [x.data_ptr() for x in group]
@@ -92,23 +92,22 @@ def multiplication(
         if found is None:
             made.by_torch.append(number)
             continue
-        table, row = tables[found.in_quads], list(found.row)
+        row = list(found.row)
         row[FIRST_TILE] = table[-1][LAST_TILE] if len(table) % most else 0
         row[LAST_TILE] = row[FIRST_TILE] + found.tiles
         for column, address in zip(ADDRESSES, addresses, strict=True):
             row[column] = address
         table.append(row)
-    for in_quads, table in tables.items():
-        constants = {**fixed, "QUADS": in_quads, "PRECISION": asked}
-        for first in range(0, len(table), most):
-            rows = table[first : first + most]
-            uploaded = upload(torch.tensor(rows, dtype=torch.int64), a[0].device)
-            tiles = rows[-1][LAST_TILE]
-            launch = Launch("grouped_matmul", (uploaded, len(rows), tiles), constants, tiles)
-            if compiled is not None:
-                alike = in_quads, asked, launcher.programs(launch)
-                launch = replace(launch, kept=compiled.setdefault(alike, {}))
-            made.launches.append(launch)
+    for first in range(0, len(table), most):
+        rows = table[first : first + most]
+        uploaded = upload(torch.tensor(rows, dtype=torch.int64), a[0].device)
+        tiles = rows[-1][LAST_TILE]
+        constants = {**fixed, "PRECISION": asked}
+        launch = Launch("grouped_matmul", (uploaded, len(rows), tiles), constants, tiles)
+        if compiled is not None:
+            alike = asked, launcher.programs(launch)
+            launch = replace(launch, kept=compiled.setdefault(alike, {}))
+        made.launches.append(launch)
     return made
 
 
@@ -116,12 +115,10 @@ class Geometry(NamedTuple):
     """What a table says of a group wherever it lies.
 
     Attributes:
-        in_quads: whether all rows begin and end at multiples of 16 bytes.
         tiles: how many.
         row: of the table; addresses and numbers of tiles are not set.
     """
 
-    in_quads: bool
     tiles: int
     row: list[int]
 
@@ -133,8 +130,8 @@ def _geometry(
 ) -> Geometry | None:  # fmt: skip
     """Of a, b and their product; None where torch has to multiply.
 
-    The kernel serves rows of a, columns of b and rows of out that are contiguous, with something to
-    sum, and offsets within a matrix that 32 bits hold.
+    The kernel serves rows of a, columns of b and rows of out that are contiguous, begin and end at
+    multiples of 16 bytes, with something to sum, and offsets within a matrix that 32 bits hold.
 
     Args:
         aligned: whether all three begin at multiples of 16 bytes.
@@ -146,9 +143,10 @@ def _geometry(
     if not (a[2] == b[1] == out[2] == 1 and count * m * n * k and max(spans) < 2**30):
         return None
     steps = (n, k, a[0], a[1], b[0], b[2], out[0], out[1])
-    in_quads = aligned and not any(step % 4 for step in steps)
-    kind = kind_of(m, n, k, in_quads, narrow)
-    height, width, _ = GROUPED_CLASSES[kind]
+    if not aligned or any(step % 4 for step in steps):
+        return None
+    kind = kind_of(m, n, k, narrow)
+    height, width = GROUPED_CLASSES[kind]
     tiles_m, tiles_n = -(-m // height), -(-n // width)
     per_matrix = tiles_m * tiles_n
     if structure & SYMMETRIC:  # from the diagonal down, a column of tiles after the other
@@ -173,4 +171,4 @@ def _geometry(
         "out_row": out[1],
     }
     found = [row.get(name, 0) for name in GROUPED_MATMUL]
-    return Geometry(in_quads, count * per_matrix, found)
+    return Geometry(count * per_matrix, found)

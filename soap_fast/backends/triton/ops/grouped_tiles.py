@@ -31,26 +31,23 @@ OF = (
     Cycles(7200, 2450, 1460),
     Cycles(6200, 1530, 1040),
     Cycles(5300, 1120, 860),
-    Cycles(5400, 1190, 910),
 )
 TAKEN_FROM = 2300  # more where there is something to subtract from
 
 
-def kind_of(m: int, n: int, k: int, in_quads: bool = True, narrow: bool = False) -> int:
+def kind_of(m: int, n: int, k: int, narrow: bool = False) -> int:
     """The class of tiles by which a product [m, n] of k terms takes the least.
 
     Args:
-        in_quads: rows of all three begin and end at multiples of 16 bytes.
         narrow: without tensor cores, where wide tiles spill.
     """
 
     def taken(kind: int) -> float:
-        height, width, _ = GROUPED_CLASSES[kind]
+        height, width = GROUPED_CLASSES[kind]
         number: int = ceil(m / height) * ceil(n / width)
         return number * tile_cycles(kind, k, 0)
 
-    kinds = range(GROUPED_NARROW if narrow else 0, len(GROUPED_CLASSES))
-    return min((kind for kind in kinds if GROUPED_CLASSES[kind][2] == in_quads), key=taken)
+    return min(range(GROUPED_NARROW if narrow else 0, len(GROUPED_CLASSES)), key=taken)
 
 
 def tile_cycles(kind: int, k: int, structure: int) -> float:
