@@ -54,7 +54,7 @@ void check_plan(const std::vector<StackSize>& stacks, size_t bytes_per_element) 
     const int64_t d = stacks[batch.stack].d;
     const double cost = cost_of(stacks, batch);
     expect(batch.bytes == *bytes_of(batch.stack, batch.count), "bytes are not those of the batch");
-    expect(batch.count == 1 || batch.bytes <= kBatchBytes, "a batch takes too much memory");
+    expect(batch.count == 1 || batch.bytes <= batch_bytes(stacks), "a batch takes too much memory");
     expect(batch.count <= kLargestBatch && d * d * batch.count <= kLargestBatchElements,
            "a batch is larger than cuSOLVER takes");
     expect(&batch == &batches[0] || cost <= before, "an expensive batch comes after a cheap one");
