@@ -127,6 +127,8 @@ class Backend:
         Every gradient is usable. No state is touched: what is returned belongs to none yet.
         """
         stacks = allocate((call.param, call.plan) for call in calls)
+        for stack in stacks.values():
+            stack.Q = stack.K  # bases bring memory of their own, and solvers need theirs
         places = {
             owner: stack.K[slot]
             for stack in stacks.values()
