@@ -18,6 +18,7 @@ from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.requirements import interpreted, unfit_for_triton
 from soap_fast.backends.triton.launch.stream_order import StreamOrder
 from soap_fast.backends.triton.ops.clock import reads_lr
+from soap_fast.backends.triton.rounds import WORKSPACE
 from soap_fast.backends.triton.served import DTYPES, unserved
 from soap_fast.interrupts import held
 from soap_fast.step.call import Scaling, TensorCall, count_writes, counting
@@ -60,6 +61,7 @@ class TritonBackend(Backend):
         self.best_on = best_on
         self.input_precision = input_precision
         self.launcher = launcher
+        self.refresh_workspace = WORKSPACE
         self.engines: dict[torch.device, Engine] = {}
         self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
         self.steady: Steady | None = None
@@ -282,7 +284,8 @@ class TritonBackend(Backend):
             if engine is not None:
                 engine.underway.check_whole()
             order = self._order_on(device)
-            engine = Engine(calls, self._launcher(device), self.input_precision, order)
+            how = self._launcher(device), self.input_precision, order, self.refresh_workspace
+            engine = Engine(calls, *how)
             engine.derive_operands()
             self.engines[device] = engine
         return engine
