@@ -102,7 +102,7 @@ def test_a_smaller_workspace_needs_less(workspace, monkeypatch):
     monkeypatch.setattr(RecordingBackend, "refresh_op", in_name_only)
     recorded = record(shapes.load("elic"))
     before = explain(recorded.optimizer).memory
-    recorded.backend.refresh_workspace = workspace
+    recorded.backend.refresh_workspace = workspace  # as the option sets it
     recorded.backend.forget()
     recorded.step()
     recorded.refreshing_step()  # uploads tables

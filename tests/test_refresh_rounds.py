@@ -5,6 +5,9 @@ Carrying matrices and copies of factors lie in the planes of a step meanwhile.
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from devices import DEVICES, engine_of, forget_workspace, graphed
@@ -53,8 +56,8 @@ def test_memory_is_cut_once_and_taken_anew_where_there_is_none():
 def trained(device, options, calls, workspace, *, in_graphs=False, poisoned=False):
     """Parameters and state, and how many sets of tensors were refreshed."""
     params = [torch.nn.Parameter(p.detach().to(device)) for p in parameters(SHAPES)]
-    optimizer = SOAP(params, lr=torch.tensor(1e-3, device=device), backend="triton", **options)
-    optimizer._backend.refresh_workspace = workspace
+    options = options | {"backend": "triton", "refresh_workspace": workspace}
+    optimizer = SOAP(params, lr=torch.tensor(1e-3, device=device), **options)
     step = graphed(optimizer, device) if in_graphs else optimizer.step
     for param in params:
         param.grad = torch.empty_like(param)  # which graphs ask to stay where they are
@@ -87,6 +90,17 @@ def test_rounds_change_no_bit_in_graphs(device):
     assert_same_bits(*runs)
 
 
+def test_a_copy_keeps_its_workspace_and_what_is_no_number_of_bytes_is_refused():
+    params = parameters(SHAPES)
+    for optimizer in (SOAP(params, refresh_workspace=1 << 20), SOAP(params)):
+        for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            assert copied._asked == optimizer._asked
+    assert optimizer._asked["refresh_workspace"] == ALL
+    for wrong in (0, -1, 1.5, True, None, "1"):
+        with pytest.raises(ValueError, match=f"refresh_workspace={wrong!r} is not a number of"):
+            SOAP(params, refresh_workspace=wrong)
+
+
 def failing_at(backend, number: int) -> list[int]:
     """Have the operator find no memory when it is called so often; how often it was."""
     working, calls = backend.refresh_op, [0]
@@ -108,8 +122,8 @@ def test_a_round_without_memory_is_made_up_for_and_those_before_stand(device, nu
     runs = []
     for fails in (False, True):
         params = [torch.nn.Parameter(p.detach().to(device)) for p in parameters(SHAPES)]
-        optimizer = SOAP(params, backend="triton", precondition_frequency=2)
-        optimizer._backend.refresh_workspace = 1
+        options = {"backend": "triton", "refresh_workspace": 1}
+        optimizer = SOAP(params, precondition_frequency=2, **options)
         for call in range(6):
             give_gradients(params, call)
             if fails and call == 2:

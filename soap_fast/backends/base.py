@@ -46,6 +46,10 @@ class Backend:
         """Name of the backend that steps a device's tensors, but for those that it cannot."""
         return self.name
 
+    def alike_on(self, device: torch.device) -> str:
+        """What of it must be the same on all ranks that share work."""
+        return self.name_on(device)
+
     def stepped_by(
         self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]:

@@ -46,6 +46,7 @@ class TritonBackend(Backend):
         *,
         launcher: Launcher | None = None,
         best_on: BestOn | None = None,
+        refresh_workspace: int = WORKSPACE,
     ) -> None:
         """A launcher other than Triton's own records, on tensors of any device.
 
@@ -53,6 +54,7 @@ class TritonBackend(Backend):
             input_precision: of products. Those whose small eigenvalues matter, Gram matrices and
                 refreshes, are in tf32x3 where this is tf32.
             best_on: where nobody was asked for by name, who is best on a device.
+            refresh_workspace: bytes for tensors that are refreshed together.
         """
         has_cuda = extension.missing_cuda() is None
         types = ("cpu", "cuda") if has_cuda else ("cpu",) if extension.available() else ()
@@ -61,7 +63,7 @@ class TritonBackend(Backend):
         self.best_on = best_on
         self.input_precision = input_precision
         self.launcher = launcher
-        self.refresh_workspace = WORKSPACE
+        self.refresh_workspace = refresh_workspace
         self.engines: dict[torch.device, Engine] = {}
         self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
         self.steady: Steady | None = None
@@ -70,6 +72,9 @@ class TritonBackend(Backend):
 
     def name_on(self, device: torch.device) -> str:
         return self.name if self.best_on is None else self.best_on(device)
+
+    def alike_on(self, device: torch.device) -> str:
+        return f"{self.name_on(device)}, refreshes in rounds of {self.refresh_workspace} bytes"
 
     def stepped_by(
         self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
