@@ -79,6 +79,15 @@ void check_refusals() {
   }
 }
 
+// As much as the factors are together, within bounds.
+void check_bound() {
+  expect(batch_bytes({{192, 99}, {320, 31}}) == kLeastBatchBytes,
+         "small models have no least bound");
+  expect(batch_bytes({{1024, 20}, {512, 30}}) == size_t(110) << 20,
+         "the bound is not the factors'");
+  expect(batch_bytes({{2560, 16}}) == kBatchBytes, "large models have no largest bound");
+}
+
 }  // namespace
 
 int main() {
@@ -88,6 +97,7 @@ int main() {
   check_plan({{33, 100000}, {34, 16385}, {35, 16384}}, 8);
   check_plan({{10000, 3}, {46340, 1}, {1024, 77}}, 24);  // some alone above the bound
   check_refusals();
+  check_bound();
   std::puts(failures ? "batches: FAILED" : "batches: good");
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }
