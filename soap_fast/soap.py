@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.optim.optimizer import ParamsT
 
 from soap_fast import ambient, checkpoint, forks, ranges
-from soap_fast.backends import NAMES, Precision, choose
+from soap_fast.backends import NAMES, WORKSPACE, Precision, choose
 from soap_fast.begin import begin
 from soap_fast.distributed import ALONE, Entries, Groups, Sharding, sharing_of
 from soap_fast.interrupts import at_once, held
@@ -51,7 +51,7 @@ class SOAP(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters or group dicts, as for every torch optimizer. Every
-            option below but the last four may be set per group. Numbers may be numpy's, or lie in
+            option below but the last five may be set per group. Numbers may be numpy's, or lie in
             arrays and CPU tensors without dimensions; groups keep plain ones.
         lr: step size; a float or a tensor of one element.
         betas: decay of the first and second moment, each in [0, 1); any sequence of two.
@@ -77,6 +77,8 @@ class SOAP(torch.optim.Optimizer):
             soap_fast/self_check. `soap_fast.explain(optimizer)` says who steps which parameters.
         input_precision: of the Triton backend's products; "tf32x3" has float32's accuracy on tensor
             cores, "ieee" does without these, "tf32" has 10 bits of mantissa where that is harmless.
+        refresh_workspace: bytes of the Triton backend's for tensors refreshed together; fewer take
+            less memory and more launches, and `soap_fast.explain(optimizer)` tells the peak.
         sharding: whether processes of `process_group` share the work, "refresh" by bases, "state"
             by parameters, FSDP2's included; gradients must be alike on all: docs/distributed.md.
         process_group: None takes all processes.
@@ -109,11 +111,12 @@ class SOAP(torch.optim.Optimizer):
         noise_floor: float = 1.0,
         backend: str | None = None,
         input_precision: Precision = "tf32x3",
+        refresh_workspace: int = WORKSPACE,
         sharding: Sharding = "none",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         self._sharing = sharing_of(sharding, process_group)
-        self._choose_backend(backend, input_precision)
+        self._choose_backend(backend, input_precision, refresh_workspace)
         self._in_graphs: list[torch.Tensor] = []
         self._generation = 0  # of the memory that the state lies in, which graphs hold on to
         self._underway = False  # a step, or one was left by an exception
@@ -137,10 +140,11 @@ class SOAP(torch.optim.Optimizer):
         super().__init__(params, plain_options(defaults))
         checks.warn_of_shards(self.param_groups)
 
-    def _choose_backend(self, name: str | None, input_precision: Precision) -> None:
-        self._requested_backend, self._input_precision = name, input_precision
-        self._best_on = Choice(SOAP, input_precision)
-        self._backend = choose(name, input_precision, self._best_on)
+    def _choose_backend(self, name: str | None, precision: Precision, workspace: int) -> None:
+        self._requested_backend = name
+        self._asked = {"input_precision": precision, "refresh_workspace": workspace}
+        self._best_on = Choice(SOAP, precision)
+        self._backend = choose(name, precision, self._best_on, workspace)
         self._backend.sharing = self._sharing
 
     @property
@@ -181,7 +185,7 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        step, name_on = partial(self._step, scaling), self._backend.name_on
+        step, name_on = partial(self._step, scaling), self._backend.alike_on
         with self._sharing.held:  # others would wait for a rank that left in the middle
             self._sharing.take(step, self.param_groups, self.state, name_on)
         return loss
@@ -380,11 +384,7 @@ class SOAP(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_whole()
         self._sharing.check_whole()
-        asked = {
-            "requested_backend": self._requested_backend,
-            "input_precision": self._input_precision,
-        }
-        return {**super().__getstate__(), **asked}
+        return super().__getstate__() | {"requested_backend": self._requested_backend} | self._asked
 
     @forks.on_own_threads()
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -394,7 +394,7 @@ class SOAP(torch.optim.Optimizer):
         """
         state, self._sharing = dict(state), ALONE
         self._in_graphs, self._generation, self._underway = [], 0, False
-        asked = state.pop("requested_backend", None), state.pop("input_precision", "tf32x3")
-        self._choose_backend(*asked)
+        how = state.pop("input_precision", "tf32x3"), state.pop("refresh_workspace", WORKSPACE)
+        self._choose_backend(state.pop("requested_backend", None), *how)
         super().__setstate__(state)
         bind(restack(self.state), self.state)

@@ -15,20 +15,20 @@ double cost_of(const StackSize& stack, const Batch& batch) {
 int64_t divided_up(int64_t number, int64_t parts) { return (number + parts - 1) / parts; }
 
 // The largest batch that fits, by halving; 0 if there is none.
-int64_t largest_batch(size_t index, const StackSize& stack, const BytesOf& bytes_of) {
+int64_t largest_batch(size_t index, const StackSize& stack, const BytesOf& bytes_of, size_t most) {
   int64_t count = std::min({stack.count, kLargestBatch, kLargestBatchElements / stack.d / stack.d});
   while (count > 0) {
     const std::optional<size_t> bytes = bytes_of(index, count);
-    if (bytes && (count == 1 || *bytes <= kBatchBytes)) return count;
+    if (bytes && (count == 1 || *bytes <= most)) return count;
     count = count > 1 ? divided_up(count, 2) : 0;
   }
   return 0;
 }
 
 // Batches of one size, but for the last.
-void cut(size_t index, const StackSize& stack, const BytesOf& bytes_of,
+void cut(size_t index, const StackSize& stack, const BytesOf& bytes_of, size_t most,
          std::vector<Batch>& batches) {
-  const int64_t largest = largest_batch(index, stack, bytes_of);
+  const int64_t largest = largest_batch(index, stack, bytes_of, most);
   if (largest == 0) return;
   const int64_t even = divided_up(stack.count, divided_up(stack.count, largest));
   std::vector<Batch> parts;
@@ -43,10 +43,19 @@ void cut(size_t index, const StackSize& stack, const BytesOf& bytes_of,
 
 }  // namespace
 
+size_t batch_bytes(const std::vector<StackSize>& stacks) {
+  size_t factors = 0;
+  for (const StackSize& stack : stacks) {
+    factors += sizeof(float) * size_t(stack.d) * size_t(stack.d) * size_t(stack.count);
+  }
+  return std::clamp(factors, kLeastBatchBytes, kBatchBytes);
+}
+
 std::vector<Batch> plan_batches(const std::vector<StackSize>& stacks, const BytesOf& bytes_of,
                                 int streams) {
   std::vector<Batch> batches;
-  for (size_t s = 0; s < stacks.size(); ++s) cut(s, stacks[s], bytes_of, batches);
+  const size_t most = batch_bytes(stacks);
+  for (size_t s = 0; s < stacks.size(); ++s) cut(s, stacks[s], bytes_of, most, batches);
   const auto cost = [&](const Batch& batch) { return cost_of(stacks[batch.stack], batch); };
   std::stable_sort(batches.begin(), batches.end(),
                    [&](const Batch& a, const Batch& b) { return cost(a) > cost(b); });

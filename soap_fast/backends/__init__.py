@@ -13,10 +13,12 @@ from soap_fast.backends.eager import EagerBackend
 from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.requirements import missing_for_triton, unfit_for_triton
 from soap_fast.backends.triton.backend import PRECISIONS, Precision, TritonBackend
+from soap_fast.backends.triton.rounds import WORKSPACE
 
 __all__ = [
     "NAMES",
     "PRECISIONS",
+    "WORKSPACE",
     "Backend",
     "BackendStatus",
     "BestOn",
@@ -66,7 +68,10 @@ def unfit(name: str, device: torch.device) -> str | None:
 
 
 def choose(
-    name: str | None, input_precision: Precision = "tf32x3", best_on: BestOn | None = None
+    name: str | None,
+    input_precision: Precision = "tf32x3",
+    best_on: BestOn | None = None,
+    refresh_workspace: int = WORKSPACE,
 ) -> Backend:
     """The backend of this name, or for None one that leaves each device to the best there.
 
@@ -74,15 +79,20 @@ def choose(
         name: of a backend, or None.
         input_precision: of Triton's products; other backends have none to choose.
         best_on: names the best backend of a device, for None; without it the one that is fit.
+        refresh_workspace: bytes of Triton's for tensors that are refreshed together.
 
     Raises:
-        ValueError: no backend has this name, or it cannot run here; no precision has this one.
+        ValueError: no backend has this name, or it cannot run here; no precision has this one; a
+            workspace that is no number of bytes.
     """
+    if type(refresh_workspace) is not int or refresh_workspace < 1:
+        rule = f"bytes, a whole number from 1 on, {WORKSPACE} by default"
+        raise ValueError(f"refresh_workspace={refresh_workspace!r} is not a number of {rule}")
     if input_precision not in PRECISIONS:
         rule = f"one of {PRECISIONS}: 'tf32x3' has float32's accuracy on tensor cores"
         raise ValueError(f"input_precision={input_precision!r} is not {rule}")
     if name is None:
-        return _automatic(input_precision, best_on or best_fit)
+        return _automatic(input_precision, best_on or best_fit, refresh_workspace)
     statuses = {status.name: status for status in survey()}
     if name not in statuses:
         rule = "None takes the best that runs here"
@@ -90,7 +100,7 @@ def choose(
     if not statuses[name].usable:
         raise ValueError(f"backend={name!r} cannot run here: {statuses[name].reason}")
     if name == "triton":
-        return TritonBackend(input_precision)
+        return TritonBackend(input_precision, refresh_workspace=refresh_workspace)
     return NativeBackend(("cpu", "cuda")) if name == "native" else EagerBackend()
 
 
@@ -99,11 +109,11 @@ def best_fit(device: torch.device) -> str:
     return next(name for name in NAMES if unfit(name, device) is None)
 
 
-def _automatic(input_precision: Precision, best_on: BestOn) -> Backend:
+def _automatic(input_precision: Precision, best_on: BestOn, workspace: int) -> Backend:
     # Devices themselves are asked once there are tensors on them: a model on the CPU must not
     # initialise CUDA, which a forked process cannot. Interpreted kernels are for tests that ask.
     if torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
-        return TritonBackend(input_precision, best_on=best_on)
+        return TritonBackend(input_precision, best_on=best_on, refresh_workspace=workspace)
     if extension.available():
         return NativeBackend(("cpu", "cuda"), best_on)
     return EagerBackend()

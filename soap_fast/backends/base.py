@@ -46,6 +46,10 @@ class Backend:
         """Name of the backend that steps a device's tensors, but for those that it cannot."""
         return self.name
 
+    def alike_on(self, device: torch.device) -> str:
+        """What of it must be the same on all ranks that share work."""
+        return self.name_on(device)
+
     def stepped_by(
         self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
     ) -> tuple[str, str]:
@@ -127,6 +131,8 @@ class Backend:
         Every gradient is usable. No state is touched: what is returned belongs to none yet.
         """
         stacks = allocate((call.param, call.plan) for call in calls)
+        for stack in stacks.values():
+            stack.Q = stack.K  # bases bring memory of their own, and solvers need theirs
         places = {
             owner: stack.K[slot]
             for stack in stacks.values()

@@ -13,8 +13,10 @@ from soap_fast import extension
 from soap_fast.backends import survey
 from soap_fast.backends.triton.launch.floor import BYTES_PER_SECOND, FLOPS_PER_SECOND, floor_seconds
 from soap_fast.backends.triton.programs import plain_step
+from soap_fast.backends.triton.rounds import WORKSPACE
 from soap_fast.backends.triton.served import unserved
 from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
+from soap_fast.inspect.memory import Peak, peak_of
 from soap_fast.inspect.prediction import Prediction, predict
 from soap_fast.inspect.refresh_cost import PhaseCost, costs_of, refresh_plans
 from soap_fast.options import plan_options
@@ -85,6 +87,7 @@ class Explanation:
     uninitialised: int = 0  # parameters of lazy modules, of no shape yet
     sharing: SharingPlan | None = None  # among as many ranks as were asked for
     prediction: Prediction | None = None  # of these, over the link that was asked for
+    memory: Peak | None = None  # on a GPU, of the tensors that Triton steps
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
@@ -133,11 +136,10 @@ def explain(
             counted[key] = counted.get(key, 0) + 1
             planned.append(Planned(plan, param.dtype, state_dtype(param)))
             laid.append((layout_of(plan), (param.stride(), param.dtype)))
+    layouts = [layout_of(plan) for _, plan in served]
     with torch.device("cpu"):
-        launches = plain_step(
-            [layout_of(plan) for _, plan in served],
-            [(param.stride(), param.dtype) for param, _ in served],
-        )
+        launches = plain_step(layouts, [(param.stride(), param.dtype) for param, _ in served])
+    workspace = getattr(optimizer._backend, "refresh_workspace", WORKSPACE)
     sizes = [size for tensor in planned for size in tensor.sizes]
     sharing = None if ranks is None else plan_sharing(planned, ranks)
     works = [(launch.name, launch.work) for launch in launches]
@@ -157,6 +159,7 @@ def explain(
         uninitialised,
         sharing,
         None if link_gbps is None else _predicted(sharing, laid, link_gbps),
+        peak_of(layouts, launches, workspace),
     )
 
 
@@ -243,6 +246,9 @@ def _lines(found: Explanation) -> Iterator[str]:
     if found.refresh:
         yield ""
         yield from _refresh_lines(found.refresh)
+    if found.memory is not None and found.memory.most:
+        yield ""
+        yield f"Memory: {found.memory}"
     if found.sharing is not None:
         yield ""
         yield str(found.sharing)

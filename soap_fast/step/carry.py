@@ -15,7 +15,7 @@ from torch import Tensor
 from soap_fast.ranges import station
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.modes import from_modes, rotate, to_modes
-from soap_fast.step.refresh import FAILED, KEPT, REFRESHED, Refreshed
+from soap_fast.step.refresh import FAILED, KEPT, REFRESHED, Empty, Refreshed, carries_in
 from soap_fast.step.update import commit
 
 RefreshOp = Callable[..., Refreshed]
@@ -44,18 +44,22 @@ class Batch:
             slots = slots.pin_memory()
         return slots.to(self.K.device, non_blocking=True)
 
-    def copied(self, selection: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def copied(
+        self, selection: Tensor, room: Empty = Tensor.new_empty
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Factors and bases that are due, [k, d, d] each, and a selection of all of them.
 
         Args:
             selection: that of this batch.
+            room: for factors, where they are not the whole stack.
         """
         bases = self.Q.index_select(0, selection)
         if self.is_whole:
             return self.K, bases, selection
         if self.all_due is None:
             self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
-        return self.K.index_select(0, selection), bases, self.all_due
+        factors = room(self.K, bases.shape)
+        return torch.index_select(self.K, 0, selection, out=factors), bases, self.all_due
 
 
 @dataclass
@@ -128,11 +132,18 @@ def refreshed(
     allowed: Sequence[Tensor],
     op: RefreshOp,
     tolerance: float,
+    room: Empty = Tensor.new_empty,
 ) -> tuple[Refreshed, list[Tensor]]:
-    """What the operator makes of copies of these bases, and the copies, [k, d, d] each."""
-    copies = [batch.copied(chosen) for batch, chosen in zip(due, selections, strict=True)]
+    """What the operator makes of copies of these bases, and the copies, [k, d, d] each.
+
+    Args:
+        room: for what is not needed any more once moments have been carried over: copies of
+            factors, and carrying matrices.
+    """
+    copies = [batch.copied(chosen, room) for batch, chosen in zip(due, selections, strict=True)]
     factors, bases, chosen = ([copy[i] for copy in copies] for i in range(3))
-    return op(factors, bases, chosen, list(allowed), tolerance), bases
+    with carries_in(room):
+        return op(factors, bases, chosen, list(allowed), tolerance), bases
 
 
 def batches(

@@ -20,7 +20,9 @@ Source: arXiv 2409.11321, Algorithm 4 (`get_orthogonal_matrix_QR` of the referen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -37,6 +39,7 @@ __all__ = [
     "LEFT_OUT",
     "REFRESHED",
     "Refreshed",
+    "carries_in",
     "refresh_by_cholesky",
     "refresh_eager",
     "refresh_launches",
@@ -48,6 +51,10 @@ __all__ = [
 
 # What became of a basis; csrc/refresh/phases/outcome.h names the same numbers.
 LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
+
+# Room for a tensor of a shape, of the dtype and on the device of another one.
+Empty = Callable[[Tensor, Sequence[int]], Tensor]
+_room: ContextVar[Empty] = ContextVar("room", default=Tensor.new_empty)
 
 
 class Refreshed(NamedTuple):
@@ -174,10 +181,20 @@ def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Re
     shapes = [(s, c.shape[0], s.shape[1]) for s, c in zip(factors, selections, strict=True)]
     return Refreshed(
         orders=[stack.new_empty((k, d), dtype=torch.int64) for stack, k, d in shapes],
-        carries=[stack.new_empty((k, d, d)) for stack, k, d in shapes],
+        carries=[_room.get()(stack, (k, d, d)) for stack, k, d in shapes],
         outcomes=[stack.new_empty((k,), dtype=torch.int64) for stack, k, _ in shapes],
         off_diagonals=[stack.new_empty((k,)) for stack, k, _ in shapes],
     )
+
+
+@contextmanager
+def carries_in(room: Empty) -> Iterator[None]:
+    """Within it carrying matrices lie where this has room for them."""
+    token = _room.set(room)
+    try:
+        yield
+    finally:
+        _room.reset(token)
 
 
 class Examined(NamedTuple):

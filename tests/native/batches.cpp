@@ -54,7 +54,7 @@ void check_plan(const std::vector<StackSize>& stacks, size_t bytes_per_element) 
     const int64_t d = stacks[batch.stack].d;
     const double cost = cost_of(stacks, batch);
     expect(batch.bytes == *bytes_of(batch.stack, batch.count), "bytes are not those of the batch");
-    expect(batch.count == 1 || batch.bytes <= kBatchBytes, "a batch takes too much memory");
+    expect(batch.count == 1 || batch.bytes <= batch_bytes(stacks), "a batch takes too much memory");
     expect(batch.count <= kLargestBatch && d * d * batch.count <= kLargestBatchElements,
            "a batch is larger than cuSOLVER takes");
     expect(&batch == &batches[0] || cost <= before, "an expensive batch comes after a cheap one");
@@ -79,6 +79,15 @@ void check_refusals() {
   }
 }
 
+// As much as the factors are together, within bounds.
+void check_bound() {
+  expect(batch_bytes({{192, 99}, {320, 31}}) == kLeastBatchBytes,
+         "small models have no least bound");
+  expect(batch_bytes({{1024, 20}, {512, 30}}) == size_t(110) << 20,
+         "the bound is not the factors'");
+  expect(batch_bytes({{2560, 16}}) == kBatchBytes, "large models have no largest bound");
+}
+
 }  // namespace
 
 int main() {
@@ -88,6 +97,7 @@ int main() {
   check_plan({{33, 100000}, {34, 16385}, {35, 16384}}, 8);
   check_plan({{10000, 3}, {46340, 1}, {1024, 77}}, 24);  // some alone above the bound
   check_refusals();
+  check_bound();
   std::puts(failures ? "batches: FAILED" : "batches: good");
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

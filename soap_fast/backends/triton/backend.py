@@ -18,6 +18,7 @@ from soap_fast.backends.native import NativeBackend
 from soap_fast.backends.requirements import interpreted, unfit_for_triton
 from soap_fast.backends.triton.launch.stream_order import StreamOrder, current
 from soap_fast.backends.triton.ops.clock import reads_lr
+from soap_fast.backends.triton.rounds import WORKSPACE
 from soap_fast.backends.triton.served import DTYPES, unserved
 from soap_fast.interrupts import held
 from soap_fast.step.call import Scaling, TensorCall, count_writes, counting
@@ -46,6 +47,7 @@ class TritonBackend(Backend):
         *,
         launcher: Launcher | None = None,
         best_on: BestOn | None = None,
+        refresh_workspace: int = WORKSPACE,
     ) -> None:
         """A launcher other than Triton's own records, on tensors of any device.
 
@@ -53,6 +55,7 @@ class TritonBackend(Backend):
             input_precision: of products. Those whose small eigenvalues matter, Gram matrices and
                 refreshes, are in tf32x3 where this is tf32.
             best_on: where nobody was asked for by name, who is best on a device.
+            refresh_workspace: bytes for tensors that are refreshed together.
         """
         has_cuda = extension.missing_cuda() is None
         types = ("cpu", "cuda") if has_cuda else ("cpu",) if extension.available() else ()
@@ -61,6 +64,7 @@ class TritonBackend(Backend):
         self.best_on = best_on
         self.input_precision = input_precision
         self.launcher = launcher
+        self.refresh_workspace = refresh_workspace
         self.engines: dict[torch.device, Engine] = {}
         self.orders: dict[torch.device, StreamOrder] = {}  # longer than engines
         self.products: dict[
@@ -72,6 +76,9 @@ class TritonBackend(Backend):
 
     def name_on(self, device: torch.device) -> str:
         return self.name if self.best_on is None else self.best_on(device)
+
+    def alike_on(self, device: torch.device) -> str:
+        return f"{self.name_on(device)}, refreshes in rounds of {self.refresh_workspace} bytes"
 
     def stepped_by(
         self, param: torch.Tensor, grad: torch.Tensor, plan: TensorPlan, lr: float | torch.Tensor
@@ -287,7 +294,8 @@ class TritonBackend(Backend):
             if engine is not None:
                 engine.underway.check_whole()
             order = self._order_on(device)
-            engine = Engine(calls, self._launcher(device), self.input_precision, order)
+            how = self._launcher(device), self.input_precision, order, self.refresh_workspace
+            engine = Engine(calls, *how)
             engine.derive_operands()
             self.engines[device] = engine
         return engine

@@ -70,6 +70,7 @@ class RefreshContext:
         squares: scratch of `gather`.
         step_tables: tensors, options and directions, which `rotate` takes and does not need here.
         precision: of products.
+        workspace: bytes of the operator's for tensors that are refreshed together.
     """
 
     states: Sequence[dict[str, Any]]
@@ -77,6 +78,7 @@ class RefreshContext:
     squares: torch.Tensor
     step_tables: tuple[torch.Tensor, ...]
     precision: str
+    workspace: int
 
 
 def plan_carry(context: RefreshContext, due: Results, slots: AddressSlots) -> CarryPlan:

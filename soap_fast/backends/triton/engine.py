@@ -34,6 +34,7 @@ from soap_fast.backends.triton.programs import (
     gather_launch,
 )
 from soap_fast.backends.triton.refresh import Refresher, by_tolerance
+from soap_fast.backends.triton.rounds import WORKSPACE
 from soap_fast.backends.triton.staggered import StaggeredSet
 from soap_fast.backends.triton.turns import Turn
 from soap_fast.options import StepOptions
@@ -59,8 +60,13 @@ class Engine:
         launcher: Launcher,
         precision: str,
         order: StreamOrder | None = None,
+        workspace: int = WORKSPACE,
     ) -> None:
-        """An engine before it gives its order, for what it has launched may be underway."""
+        """An engine before it gives its order, for what it has launched may be underway.
+
+        Args:
+            workspace: bytes of a refresh's for tensors that are refreshed together.
+        """
         self.launcher, self.precision = launcher, precision
         self.params = [call.param for call in calls]
         self.states = [call.state for call in calls]
@@ -93,6 +99,7 @@ class Engine:
             self.squares,
             (self.tensors, self.options, self.directions),
             self._sum_precision(),
+            workspace,
         )
         self.refresher = Refresher(context, launcher, self.underway)
         self.forget_uploads()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,25 +40,15 @@ class Memory:
         adopt_moments(layouts, states, device)
         straighten_bases(states)
         self.operands = Operands(layouts, [state["Q"] for state in states])
-        folded, total = [], 0
-        for layout in layouts:
-            folded.append(total)
-            if layout.folded:
-                tiles = plane_count(layout, TUNING["gather"].constants)
-                total += tiles * layout.fold_sums
-        total = padded(total)
-        grams = [gram for layout in layouts for gram in layout.grams]
-        parts = gram_parts(grams, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
-        second = sum(layout.memory[1] for layout in layouts)
+        planes = planes_of(layouts)
         n = len(layouts)
-        self.a = empty(sum(layout.memory[0] for layout in layouts), device)
-        self.b = empty(max(second, total + parts), device)
-        self.gram_partials = self.b[total:]
+        self.a, self.b = empty(planes.first, device), empty(planes.second, device)
+        self.gram_partials = self.b[planes.partials :]
         self.scalars = torch.zeros((n + 1) * len(SCALARS), dtype=torch.float32, device=device)
         self.carried = torch.zeros_like(self.scalars)
         self.inverse_scale = torch.ones(1, dtype=torch.float32, device=device)
         self.found_inf = torch.zeros(1, dtype=torch.float32, device=device)
-        self.members = self._members(layouts, states, folded)
+        self.members = self._members(layouts, states, planes.folded)
 
     def _members(
         self, layouts: Sequence[Layout], states: Sequence[dict[str, Any]], folded: Sequence[int]
@@ -83,6 +73,36 @@ class Memory:
             a += FLOAT * layout.memory[0]
             b += FLOAT * layout.memory[1]
         return members
+
+
+class Planes(NamedTuple):
+    """Elements of the workspace of a step.
+
+    Attributes:
+        first, second: of all tensors' planes; parts of Gram matrices lie in the second ones.
+        folded: where there those of each tensor's folded modes begin.
+        partials: where behind them those of products begin.
+    """
+
+    first: int
+    second: int
+    folded: list[int]
+    partials: int
+
+
+def planes_of(layouts: Sequence[Layout]) -> Planes:
+    """What the planes of these tensors need."""
+    folded, total = [], 0
+    for layout in layouts:
+        folded.append(total)
+        if layout.folded:
+            tiles = plane_count(layout, TUNING["gather"].constants)
+            total += tiles * layout.fold_sums
+    total = padded(total)
+    grams = [gram for layout in layouts for gram in layout.grams]
+    parts = gram_parts(grams, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
+    first, second = (sum(layout.memory[place] for layout in layouts) for place in (0, 1))
+    return Planes(first, max(second, total + parts), folded, total)
 
 
 def empty(elements: int, device: torch.device) -> torch.Tensor:

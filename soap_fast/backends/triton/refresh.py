@@ -28,6 +28,7 @@ from soap_fast.backends.triton.launch.pieces import apart
 from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
+from soap_fast.backends.triton.rounds import Spare, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
@@ -132,16 +133,25 @@ class Refresher:
             self.refresh_set(found, taken, op)
 
     def due_sets(self, calls: Sequence[TensorCall], places: Sequence[int]) -> list[DueSet]:
-        """What is due of these tensors, a set for each tolerance."""
+        """What is due of these tensors: of each tolerance a set a round."""
         return [
             self._due([calls[i] for i in indices], [places[i] for i in indices])
-            for indices in by_tolerance(calls).values()
+            for alike in by_tolerance(calls).values()
+            for indices in self._rounds(calls, alike)
         ]
+
+    def _rounds(self, calls: Sequence[TensorCall], alike: Sequence[int]) -> list[list[int]]:
+        due = {i: (calls[i].plan.factors, calls[i].modes_due()) for i in alike}
+        sizes = {i: [factors[mode] or 0 for mode in modes] for i, (factors, modes) in due.items()}
+        return rounds_of(sizes, self.context.workspace)
 
     def refresh_set(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
         """Refresh one set, of which nothing but values has changed since it was built."""
         allowed = taken.index_select(0, found.owners).split_with_sizes(found.counts)
-        results, bases = refreshed(found.batches, found.selections, allowed, op, found.tolerance)
+        room = Spare((self.context.memory.a, self.context.memory.b)).room
+        results, bases = refreshed(
+            found.batches, found.selections, allowed, op, found.tolerance, room
+        )
         results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         with held:
             found.late.follow(starts_of(results), found.filled)

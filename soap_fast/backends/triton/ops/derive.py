@@ -77,7 +77,8 @@ class Operands:
                 device = bases_of[0][0].device
                 for transposed in (True, False):
                     own = bases_of[0][0]
-                    if not transposed and len(groups) == 1 and _serves(layout, groups[0], own):
+                    as_it_is = not transposed and _lies_as_wanted(layout, groups)
+                    if as_it_is and own.data_ptr() % 16 == 0:
                         self.backward[index][groups[0]] = own.data_ptr()
                         continue
                     for group, members in zip(groups, bases_of, strict=True):
@@ -107,10 +108,20 @@ def _shape(layout: Layout, group: Group) -> tuple[int, int]:
     return group.size, padded(group.size)
 
 
-def _serves(layout: Layout, group: Group, basis: torch.Tensor) -> bool:
-    """Whether the basis itself lies as its operand would."""
+def _lies_as_wanted(layout: Layout, groups: Sequence[Group]) -> bool:
+    """Whether the basis itself, at 16 bytes, lies as its operand would."""
+    group, *others = groups
     fits = _shape(layout, group) == (group.size, group.size) and len(group.modes) == 1
-    return fits and basis.data_ptr() % 16 == 0
+    return fits and not others
+
+
+def derived_elements(layout: Layout) -> int:
+    """Of all operands of a tensor that are derived, its bases lying at multiples of 16 bytes."""
+    total = 0
+    for groups in layout.operands:
+        both = 1 if _lies_as_wanted(layout, groups) else 2
+        total += both * sum(padded(prod(_shape(layout, group))) for group in groups)
+    return total
 
 
 def _basis(bases: Sequence[torch.Tensor | None], mode: int) -> torch.Tensor:

@@ -1,0 +1,155 @@
+"""Tensors that do not fit into the workspace together are refreshed in rounds, with the same bits.
+
+Carrying matrices and copies of factors lie in the planes of a step meanwhile.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from devices import DEVICES, engine_of, forget_workspace, graphed
+from streams import assert_same_bits, parameters, set_gradients
+
+from soap_fast import SOAP
+from soap_fast.backends.triton.rounds import WORKSPACE, Spare, rounds_of, workspace_bytes
+
+SHAPES = ((6, 4, 3, 3), (12, 5), (5,), (9, 4), (12, 6))
+ALL = WORKSPACE
+OPTIONS = [
+    pytest.param({"precondition_frequency": 2}, id="periodic"),
+    pytest.param({"precondition_frequency": 2, "refresh_schedule": "staggered"}, id="staggered"),
+    pytest.param({"precondition_frequency": 1, "precondition_1d": True}, id="every call"),
+]
+
+
+def test_every_tensor_has_one_round_and_the_largest_factors_come_first():
+    sizes = {0: [3], 1: [40, 2], 2: [], 3: [40, 7], 5: [8, 8], 6: [100]}
+    most = workspace_bytes([40, 2, 40, 7])
+    rounds = rounds_of(sizes, most)
+    assert rounds == [[6], [1, 3], [0, 2, 5]]
+    for found in rounds:
+        needed = workspace_bytes(d for number in found for d in sizes[number])
+        assert needed <= most or len(found) == 1
+    assert rounds_of(sizes, ALL) == [sorted(sizes)]
+    assert rounds_of({}, ALL) == []
+
+
+def test_memory_is_cut_once_and_taken_anew_where_there_is_none():
+    first, second = torch.zeros(200), torch.zeros(100)
+    spare = Spare((first, second))
+    like = torch.zeros(0)
+    found = [spare.room(like, shape) for shape in ((10, 10), (3, 7, 7), (8, 9), (1,), (0, 4))]
+    assert [tuple(x.shape) for x in found] == [(10, 10), (3, 7, 7), (8, 9), (1,), (0, 4)]
+    for number, tensor in enumerate(found):
+        tensor.fill_(1 + number)
+    assert [set(x.flatten().tolist()) for x in found] == [{1}, {2}, {3}, {4}, set()]
+    assert spare.beside == 4 * 3 * 7 * 7  # no piece holds these
+    assert [found[i].data_ptr() - first.data_ptr() for i in (0, 2)] == [0, 512]  # by 256 bytes
+    assert found[3].data_ptr() == second.data_ptr()
+    assert spare.room(like.double(), (2,)).dtype == torch.float64
+    assert spare.beside == 4 * 3 * 7 * 7 + 16
+
+
+def trained(device, options, calls, workspace, *, in_graphs=False, poisoned=False):
+    """Parameters and state, and how many sets of tensors were refreshed."""
+    params = [torch.nn.Parameter(p.detach().to(device)) for p in parameters(SHAPES)]
+    options = options | {"backend": "triton", "refresh_workspace": workspace}
+    optimizer = SOAP(params, lr=torch.tensor(1e-3, device=device), **options)
+    step = graphed(optimizer, device) if in_graphs else optimizer.step
+    for param in params:
+        param.grad = torch.empty_like(param)  # which graphs ask to stay where they are
+    kept = [param.grad for param in params]
+    for call in range(calls):
+        give_gradients(params, call)
+        for param, grad in zip(params, kept, strict=True):
+            param.grad = grad.copy_(param.grad)
+        if poisoned and call > 1:
+            forget_workspace(engine_of(optimizer))
+        step()
+    sets = len(engine_of(optimizer).refresher.sets)
+    return ([p.detach().cpu() for p in params], optimizer.state_dict()["state"]), sets
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_rounds_change_no_bit(device, options):
+    together, sets = trained(device, options, 5, ALL)
+    in_rounds, more = trained(device, options, 5, 1, poisoned=True)
+    assert more > sets  # each tensor has a round of its own
+    assert all(param.isfinite().all() for param in in_rounds[0])
+    assert_same_bits(together, in_rounds)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rounds_change_no_bit_in_graphs(device):
+    options = {"precondition_frequency": 2}
+    runs = [trained(device, options, 10, most, in_graphs=True)[0] for most in (ALL, 1)]
+    assert_same_bits(*runs)
+
+
+def test_a_copy_keeps_its_workspace_and_what_is_no_number_of_bytes_is_refused():
+    params = parameters(SHAPES)
+    for optimizer in (SOAP(params, refresh_workspace=1 << 20), SOAP(params)):
+        for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            assert copied._asked == optimizer._asked
+    assert optimizer._asked["refresh_workspace"] == ALL
+    for wrong in (0, -1, 1.5, True, None, "1"):
+        with pytest.raises(ValueError, match=f"refresh_workspace={wrong!r} is not a number of"):
+            SOAP(params, refresh_workspace=wrong)
+
+
+def failing_at(backend, number: int) -> list[int]:
+    """Have the operator find no memory when it is called so often; how often it was."""
+    working, calls = backend.refresh_op, [0]
+
+    def op(*arguments):
+        calls[0] += 1
+        if calls[0] == number:
+            raise torch.OutOfMemoryError
+        return working(*arguments)
+
+    backend.refresh_op = op
+    return calls
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_round_without_memory_is_made_up_for_and_those_before_stand(device, number):
+    """Rounds before it are done, it and those behind it are owed: in the end no bit differs."""
+    runs = []
+    for fails in (False, True):
+        params = [torch.nn.Parameter(p.detach().to(device)) for p in parameters(SHAPES)]
+        options = {"backend": "triton", "refresh_workspace": 1}
+        optimizer = SOAP(params, precondition_frequency=2, **options)
+        for call in range(6):
+            give_gradients(params, call)
+            if fails and call == 2:
+                fail_and_owe(optimizer, params, number)
+            else:
+                optimizer.step()
+        runs.append(([p.detach().cpu() for p in params], optimizer.state_dict()["state"]))
+    assert_same_bits(*runs)
+
+
+def fail_and_owe(optimizer: SOAP, params, number: int) -> None:
+    """A step whose round of this number, from 1, finds no memory."""
+    working = optimizer._backend.refresh_op
+    calls = failing_at(optimizer._backend, number)
+    with pytest.raises(torch.OutOfMemoryError):
+        optimizer.step()
+    assert calls == [number]
+    states = [optimizer.state[p] for p in params if p.ndim > 1]
+    owing = [state.get("owed") is not None for state in states]
+    assert [bool(state["refreshes"].sum()) for state in states] == [not owes for owes in owing]
+    assert owing.count(False) == number - 1
+    optimizer._backend.refresh_op = working
+
+
+def give_gradients(params, call: int) -> None:
+    twins = parameters(SHAPES)
+    set_gradients(twins, call)
+    for param, twin in zip(params, twins, strict=True):
+        param.grad = twin.grad.to(param.device)
