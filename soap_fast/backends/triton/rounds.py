@@ -16,8 +16,8 @@ from soap_fast.step.layout import padded
 
 # Bytes of the operator's workspace for the tensors of a round. A round has launches of its own that
 # carry moments, and copies of factors. The operator takes at most OPERATOR at a time
-# (csrc/refresh/rounds.h): factors for two times that, less what such rounds leave empty, make as few
-# launches of it as all factors together.
+# (csrc/refresh/rounds.h): factors for two times that, less what such rounds leave empty, make
+# hardly more launches of it than all factors together.
 OPERATOR = 1 << 30
 WORKSPACE = 2 * OPERATOR * 15 // 16
 ALIGNED = 64  # elements, 256 bytes as torch's allocator has them
