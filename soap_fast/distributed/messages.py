@@ -136,11 +136,21 @@ def as_bytes(tensor: Tensor) -> Tensor:  # [bytes] uint8
 def numbers_of_all(
     numbers: Sequence[int], group: dist.ProcessGroup, device: torch.device
 ) -> list[list[int]]:
-    """The numbers of every rank, as many of each; waits for all of them."""
-    mine = torch.tensor(numbers, dtype=torch.int64, device=device)
+    """The numbers of every rank, as many of each; waits for all of them.
+
+    Args:
+        device: where they travel, if the group cannot tell them on the host.
+    """
+    place = torch.device("cpu") if meets_on_host(group) else device
+    mine = torch.tensor(numbers, dtype=torch.int64, device=place)
     found = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(found, mine, group=group)
     return [one.tolist() for one in found]
+
+
+def meets_on_host(group: dist.ProcessGroup) -> bool:
+    """Whether a group has a backend for tensors of the host, as gloo beside NCCL."""
+    return "cpu" in str(dist.get_backend_config(group))
 
 
 def digest(value: object) -> int:
