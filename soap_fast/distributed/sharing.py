@@ -33,7 +33,7 @@ from soap_fast.distributed.exchange import (
     Room,
     StackForm,
 )
-from soap_fast.distributed.expected import Clock, clocks_of, has_exchange
+from soap_fast.distributed.expected import Before, Clock, has_exchange
 from soap_fast.distributed.own_share import compute_own
 from soap_fast.distributed.together import (
     BeginOp,
@@ -75,20 +75,22 @@ class Sharing(Together):
         """Take one step, and raise what this rank's share of its refresh raised."""
         self._error, self._met, self._heard = None, False, False
         self.enter(groups, state, name_on)
-        told = self.by_host and self.ranks > 1
-        alone, clocks = bool(self._unwritten), clocks_of(groups, state) if told else {}
-        if self._elsewhere:
-            self._follow(clocks)
+        alone = bool(self._unwritten)
+        before = Before(state) if self.by_host and self.ranks > 1 else None
+        if before is not None and self._elsewhere:
+            self._follow(before.clocks(groups))
         try:
             step(groups, state)
         except Exception:
-            if told and not self._heard:
+            if before is not None and not self._heard:
+                clocks = before.clocks(groups)
                 if self._met or has_exchange(groups, state, clocks, alone=alone):
                     self._end(failed=True)
                 else:
-                    self._elsewhere = {param: clock.next() for param, clock in clocks.items()}
+                    known = self._elsewhere
+                    self._elsewhere = {p: known.get(p, c.next()) for p, c in clocks.items()}
             raise
-        if told and self._met:
+        if before is not None and self._met:
             self._end(failed=False)
         self._unwritten = []
         error, self._error = self._error, None
