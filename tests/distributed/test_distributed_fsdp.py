@@ -122,6 +122,33 @@ def test_spread_and_plain_parameters_in_one_optimizer(ranks):
         assert_same_bits(found, alone)
 
 
+def without_meeting(group, differ):
+    """As with NCCL alone; where ranks differ, one misses the gradients that another has."""
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    optimizer._sharing.by_host = False
+    gradients = []
+    for call in CALLS:
+        optimizer.zero_grad()
+        backward(model, call, group.rank())
+        gradients.append([full(p.grad) for p in model.parameters()])
+        if differ and call > 1:
+            list(model.parameters())[(call + group.rank()) % 6].grad = None
+        optimizer.step()
+    return end_of(model, optimizer), gradients, sum(optimizer.stats()["skipped"].values())
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("differ", [False, True])
+def test_where_ranks_cannot_compare_gradients_none_waits(ranks, differ):
+    """A tensor of which its owner has a gradient, and another has none, is left out."""
+    found = ranks(2, without_meeting, differ)
+    assert_same_bits(found[0][0], found[1][0])
+    if not differ:
+        assert_same_bits(found[0][0], one_process(found[0][1]))
+    assert (sum(skipped for *_, skipped in found) > 0) == differ
+
+
 def scaled(group, poisoned):
     """A loss that is not finite on one rank, in one step, under a GradScaler."""
     model = spread(group)

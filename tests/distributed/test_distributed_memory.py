@@ -54,6 +54,7 @@ def with_a_fault(group, at, call_of_it, **options):
                 optimizer.step()
         except (RuntimeError, ValueError) as error:
             raised[call] = f"{type(error).__name__}: {error}"
+    optimizer.consolidate_state_dict()
     return raised, end_of(params, optimizer), mode.count
 
 
@@ -85,6 +86,19 @@ def test_wherever_memory_runs_out_ranks_stay_together(ranks, occasion):
         "refresh": {"all refuse", "alone"},
     }
     assert expected[occasion] <= seen <= {*expected[occasion], "all raised"}
+
+
+@pytest.mark.parametrize("call", [0, 3])
+def test_wherever_it_runs_out_under_state_all_have_the_same_parameters(ranks, call):
+    options = {"sharding": "state"}
+    ((_, _, allocations), _) = ranks(2, with_options, -1, call, options)
+    places = [*range(1, 20), *range(20, allocations + 1, allocations // 12)]
+    seen = {judge(ranks(2, with_options, at, call, options)) for at in places}
+    assert seen == {"all raised", "alone"}
+
+
+def with_options(group, at, call, options):
+    return with_a_fault(group, at, call, **options)
 
 
 def without_room(group, call_of_it):

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from soap_fast import SOAP, explain, precondition
+from soap_fast.distributed.messages import meets_on_host
 
 CALLS = range(10)
 
@@ -214,6 +215,40 @@ def other_gradients(group):
 
 def test_ranks_with_other_gradients_are_told(ranks):
     ranks(2, other_gradients)
+
+
+def without_meeting(group, options):
+    """As with NCCL alone, where ranks would have to wait for the device to compare."""
+    params, optimizer = built(group, sharding="state", **options)
+    optimizer._sharing.by_host = False
+    owns = optimizer._sharing.owns
+    for call in CALLS:
+        set_gradients(params, call)
+        if call > 1:
+            params[(call + group.rank()) % len(params)].grad = None
+        was = [p.detach().clone() for p in params]
+        owned = [p.grad is not None for p in params if owns(p)]
+        optimizer.step()
+        moved = [not torch.equal(p, q) for p, q in zip(params, was, strict=True) if owns(p)]
+        assert call == 0 or moved == owned
+    optimizer.consolidate_state_dict()
+    return end_of(params, optimizer)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_where_ranks_cannot_compare_gradients_owners_decide(ranks, count):
+    found = ranks(count, without_meeting, {})
+    for end in found:
+        assert_same_bits(end, found[0])
+
+
+@pytest.mark.parametrize(
+    ("backends", "meets"),
+    [("cuda:nccl", False), ("cpu:gloo,cuda:nccl", True), ("cpu:gloo,cuda:gloo", True)],
+)
+def test_ranks_meet_where_the_group_has_a_backend_for_the_host(backends, meets, monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_backend_config", lambda _: backends)
+    assert meets_on_host(None) == meets
 
 
 def loading_alone(group):
