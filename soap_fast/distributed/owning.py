@@ -18,12 +18,12 @@ from torch.nn.parameter import is_lazy
 
 from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all, unable
 from soap_fast.distributed.messages import Form, Packing, Sent, digest
-from soap_fast.distributed.partition import dealt
+from soap_fast.distributed.partition import dealt, loads_of
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
 from soap_fast.distributed.together import Entries, Groups, NameOn, State, Step, Together
 from soap_fast.distributed.wholes import Moves, Wholes
 from soap_fast.names import label_of
-from soap_fast.options import plan_options
+from soap_fast.options import PlanOptions, plan_options
 from soap_fast.step.call import state_dtype
 from soap_fast.step.checks import is_dtensor
 from soap_fast.step.plan import TensorPlan, plan_tensor
@@ -40,7 +40,7 @@ class Owning(Together):
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._owners: dict[Tensor, int] = {}
-        self._loads = [0] * self.ranks  # bytes of state
+        self._sizes: dict[Tensor, int] = {}  # bytes of their state
         self._gathered: dict[Any, dict[str, Any]] | None = None
         self._always = False
         self._wholes = Wholes(group)
@@ -53,7 +53,7 @@ class Owning(Together):
                 take part; nothing is written. It is seen where they can meet on the host.
         """
         self._gathered = None
-        self.deal(groups)
+        self.deal(groups, state)
         for param in self._owners if self.ranks > 1 else ():
             state.setdefault(param, {})  # keys are the same on every rank
         self.enter(groups, state, name_on)
@@ -125,7 +125,7 @@ class Owning(Together):
 
     def own(self, groups: Groups, state: dict[Any, Any]) -> dict[Any, Any]:
         """Of a whole state this rank's entries; empty ones for the parameters of others."""
-        self.deal(groups)
+        self.deal(groups, state)
         self._gathered = None
         foreign: Entries = {
             param: {} for param in state if self._owners.get(param, self.rank) != self.rank
@@ -136,22 +136,29 @@ class Owning(Together):
         """Each rank has entries of its own."""
         return {}
 
-    def deal(self, groups: Groups) -> None:
-        """Give parameters that have no owner one, by the bytes of their state."""
-        params: list[Tensor] = []
-        sizes: list[int] = []
+    def deal(self, groups: Groups, state: Mapping[Any, Any]) -> None:
+        """Give parameters that have no owner one, by the bytes of their state.
+
+        Those that are in no group and have no state any more are forgotten; every rank has a key
+        for each parameter in its state.
+        """
+        listed: dict[Tensor, int] = {}
         for group in groups:
             options = plan_options(group)
-            for param in dict.fromkeys(group["params"]):
-                if param not in self._owners and not is_lazy(param):
-                    params.append(param)
-                    plan = plan_tensor(tuple(param.shape), options)
-                    sizes.append(bytes_of_state(plan, state_dtype(param)))
-        for param, size, owner in zip(params, sizes, dealt(sizes, self._loads), strict=True):
+            for param in group["params"]:
+                if not is_lazy(param):
+                    listed[param] = self._sizes.get(param) or _size_of(param, options)
+        if any(param not in listed for param in self._owners):
+            for param in [p for p in self._owners if p not in listed and p not in state]:
+                del self._owners[param], self._sizes[param]
+                self._wholes.remove(param)
+        new = [param for param in listed if param not in self._owners]
+        sizes = [listed[param] for param in new]
+        loads = loads_of([*self._sizes.values()], [*self._owners.values()], self.ranks)
+        for param, size, owner in zip(new, sizes, dealt(sizes, loads), strict=True):
             with named(groups, param):
                 self._wholes.add(param, owner)
-            self._owners[param] = owner
-            self._loads[owner] += size
+            self._owners[param], self._sizes[param] = owner, size
 
     def _params(self) -> list[Tensor]:
         return list(dict.fromkeys(p for group in self.groups for p in group["params"]))
@@ -267,6 +274,10 @@ def named(groups: Groups, param: Tensor) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{label_of(groups, param)} {error}") from None
+
+
+def _size_of(param: Tensor, options: PlanOptions) -> int:
+    return bytes_of_state(plan_tensor(tuple(param.shape), options), state_dtype(param))
 
 
 def bytes_of_state(plan: TensorPlan, dtype: torch.dtype) -> int:

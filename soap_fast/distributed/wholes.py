@@ -44,6 +44,11 @@ class Wholes:
             whole = torch.empty(param.shape, dtype=local.dtype, device=local.device)
             self.standing_in[param] = torch.nn.Parameter(whole, param.requires_grad)
 
+    def remove(self, param: Tensor) -> None:
+        """A parameter is stepped no more."""
+        for table in (self.spread, self.owners, self.kinds, self.standing_in):
+            table.pop(param, None)
+
     def place(self, param: Tensor) -> Tensor:
         """What stands in for a parameter here: of its owner's, a whole one."""
         return self.standing_in.get(param, param)

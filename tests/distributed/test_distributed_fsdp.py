@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from spread_models import (
     HSDP,
+    Model,
     backward,
     end_of,
     full,
@@ -195,6 +198,25 @@ def test_a_step_starts_from_the_values_that_are_there(ranks):
     found = ranks(2, from_other_values)
     assert_same_bits(*found)
     assert all((value - 0.5).abs().max() < 0.1 for value in found[0])
+
+
+def leaving(group):
+    """Whether whole tensors stand in for parameters that have left."""
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    train(model, optimizer, range(2), group.rank())
+    wholes = [weakref.ref(one) for one in optimizer._sharing._wholes.standing_in.values()]
+    for group_of in optimizer.param_groups:
+        del group_of["params"][:4], group_of["param_names"][:4]
+    for param in list(model.parameters())[:4]:
+        optimizer.state.pop(param)
+    train(model, optimizer, range(2, 4), group.rank())
+    gc.collect()
+    return sum(one() is not None for one in wholes)
+
+
+def test_whole_tensors_of_parameters_that_leave_are_freed(ranks):
+    assert sum(ranks(2, leaving)) == len(list(Model().parameters())) - 4
 
 
 def a_stale_graph(group):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -289,6 +291,56 @@ def test_parameters_that_join(ranks):
     alone = joining(None)
     for end in found:
         assert_same_bits(end, alone)
+
+
+def leaving(group):
+    """A parameter leaves with its state, and one of its shape comes: bytes that each rank has."""
+    params, optimizer = built(group, sharding="state")
+    own = optimizer.param_groups[0]["params"]
+    for call in range(3):
+        set_gradients(params, call)
+        optimizer.step()
+    before = sizes_of(optimizer)
+    del own[0], optimizer.state[params[0]]
+    gone = weakref.ref(params.pop(0))
+    set_gradients(params, 3)
+    optimizer.step()
+    gc.collect()
+    assert gone() is None
+    own.append(torch.nn.Parameter(torch.ones(SHAPES[0])))
+    set_gradients([*params, own[-1]], 4)
+    optimizer.step()
+    assert sizes_of(optimizer) == before
+
+
+def sizes_of(optimizer):
+    tensors = [entry["exp_avg"] for entry in optimizer.state.values() if entry]
+    return sum(t.nbytes for t in tensors)
+
+
+def test_parameters_that_leave_are_freed(ranks):
+    ranks(4, leaving)
+
+
+def leaving_for_a_while(group):
+    params, optimizer = built(group, **({} if group is None else {"sharding": "state"}))
+    own = optimizer.param_groups[0]["params"]
+    for call in CALLS:
+        set_gradients(params, call)
+        if call == 2:
+            del own[1]
+        if call == 5:
+            own.insert(1, params[1])
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_parameters_that_come_back_to_their_state_have_the_owner_they_had(ranks):
+    alone = leaving_for_a_while(None)
+    for found in ranks(2, leaving_for_a_while):
+        assert_same_bits(found, alone)
 
 
 def lazy_and_empty(group, sharding):
