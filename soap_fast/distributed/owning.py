@@ -25,7 +25,7 @@ from soap_fast.distributed.wholes import Moves, Wholes
 from soap_fast.names import label_of
 from soap_fast.options import PlanOptions, plan_options
 from soap_fast.step.call import state_dtype
-from soap_fast.step.checks import is_dtensor
+from soap_fast.step.checks import check_memory, is_dtensor
 from soap_fast.step.plan import TensorPlan, plan_tensor
 
 SPREAD = (
@@ -84,9 +84,10 @@ class Owning(Together):
         """
         params = [param for param in self._params() if self._moves(param)]
         spread = [param for param in params if is_dtensor(param)]
-        for param in spread:
-            if param.grad is not None:
-                with named(self.groups, param):
+        for param in params:
+            with named(self.groups, param):
+                check_memory(local_of(param))
+                if is_dtensor(param) and param.grad is not None:
                     check_alike(param)
         moves = self._wholes.prepare(spread)
         return moves, self._messages([param for param in params if not is_dtensor(param)])
