@@ -258,8 +258,8 @@ class Sharing(Together):
 
     def _points(self, occasion: int, work: object, failed: bool) -> list[Point]:
         point = Point(occasion, self.steps, failed, moment(self.groups, self.state, work))
-        params = (param for group in self.groups for param in group["params"])
-        return points_of_all(point, self.group, next(params).device)
+        devices = (param.device for group in self.groups for param in group["params"])
+        return points_of_all(point, self.group, next(devices, torch.device("cpu")))
 
     def _run(self, exchange: Exchange, failed: bool = False) -> None:
         self.traffic = exchange.messages, exchange.bytes
