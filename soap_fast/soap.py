@@ -205,7 +205,7 @@ class SOAP(torch.optim.Optimizer):
             later = [call for call in calls if not call.is_first]
             with ranges.named("begin"):
                 first = [call for call in calls if call.is_first]
-                begun = begin(first, state, self._backend)
+                begun = self._sharing.begin(begin, first, state, self._backend)
                 self._generation += any(entry["calls"] for entry in begun.values())
                 state.update(begun)  # all of these tensors begin, or none
             assign_missing_phases(later, groups, state)

@@ -96,8 +96,10 @@ def test_an_unknown_backend():
         (torch.zeros(3, 3).to(torch.float8_e4m3fn), "has dtype torch.float8_e4m3fn"),
         (torch.zeros(3).expand(4, 3), r"has strides \(0, 1\) .*share memory.*clone"),
         (torch.zeros(9).as_strided((3, 3), (2, 1)), r"has strides \(2, 1\) .*share memory"),
+        (torch._neg_view(torch.zeros(3, 3)), "is a negated view.*resolve_neg"),
+        (torch.zeros(3, dtype=torch.complex64).conj().imag, "is a negated view.*resolve_neg"),
     ],
-    ids=["complex", "sparse", "meta", "float8", "expanded", "overlapping"],
+    ids=["complex", "sparse", "meta", "float8", "expanded", "overlapping", "negated", "imaginary"],
 )
 def test_parameters_that_cannot_be_stepped(param, message):
     param = torch.nn.Parameter(param)
@@ -141,7 +143,29 @@ def expanded(param, _):
     param.data = torch.zeros(3).expand(4, 3)
 
 
+def negated(param, _):
+    param.data = torch._neg_view(param.data)
+
+
+def freed(param, _):
+    param.untyped_storage().resize_(0)
+
+
+def with_a_freed_gradient(param, _):
+    param.grad.untyped_storage().resize_(0)
+
+
+def part_of_freed_memory(param, _):
+    whole = torch.zeros(5, 3)
+    param.data = whole[1:]
+    whole.untyped_storage().resize_(0)
+
+
 BREAKAGE = {
+    "negated": (negated, "parameter 'late' is a negated view"),
+    "freed": (freed, r"parameter 'late' is \[4, 3\] but has no memory.*FSDP1"),
+    "part": (part_of_freed_memory, r"parameter 'late' is \[4, 3\] but has no memory"),
+    "gradient": (with_a_freed_gradient, "parameter 'late' has a gradient without memory"),
     "integer": (integer_gradient, "parameter 'late' has a gradient of dtype torch.int32"),
     "shrunk": (shrunk_behind_its_gradient, r"parameter 'late' is \[2, 3\].*its gradient \[4, 3\]"),
     "moved": (state_left_behind, "parameter 'late' is on cpu, its state on meta"),
@@ -157,7 +181,7 @@ def test_a_tensor_that_cannot_step_stops_the_step_before_any_other_has(kind):
     break_it, message = BREAKAGE[kind]
     early, late = parameters(((5, 5), (4, 3)))
     optimizer = SOAP([("early", early), ("late", late)])
-    train(optimizer, [early, late], range(3))
+    train(optimizer, [early, late], range(3))  # the next one could be a steady one
     set_gradients([early, late], 3)
     before = early.detach().clone(), copy.deepcopy(optimizer.state[early])
     break_it(late, optimizer)

@@ -76,6 +76,9 @@ CHANGES = {
     "the strides": lambda param: setattr(param, "data", param.data.mT),
     "the sizes": lambda param: setattr(param, "data", param.data[:2]),
     "the class": subclassed,
+    "the sign": lambda param: setattr(param, "data", negated(param.data)),
+    "the memory": lambda param: param.untyped_storage().resize_(0),
+    "the gradient's memory": lambda param: param.grad.untyped_storage().resize_(0),
 }
 
 

@@ -4,6 +4,15 @@
 
 namespace soap_fast {
 
+namespace {
+
+// Whether its storage was resized to 0; its address is then what a view adds to none.
+bool is_freed(const at::Tensor& tensor) {
+  return tensor.has_storage() && tensor.storage().nbytes() == 0 && tensor.numel() > 0;
+}
+
+}  // namespace
+
 void Metadata::add(const at::Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   seen_.push_back(
@@ -15,7 +24,7 @@ void Metadata::add(const at::Tensor& tensor) {
 bool Metadata::holds(size_t index, const at::Tensor& tensor) const {
   const Seen& seen = seen_[index];
   if (tensor.key_set() != seen.keys || tensor.dtype() != seen.dtype ||
-      tensor.device() != seen.device || tensor.dim() != seen.dim) {
+      tensor.device() != seen.device || tensor.dim() != seen.dim || is_freed(tensor)) {
     return false;
   }
   const auto sizes = tensor.sizes(), strides = tensor.strides();

@@ -14,8 +14,8 @@ class Metadata {
 
   size_t size() const { return seen_.size(); }
 
-  // Whether a tensor has the keys, dtype, device, sizes and strides of the one added as number
-  // `index`. Keys tell of layouts, of a view that is negated, and of tensors made of others.
+  // Whether a tensor has memory, and the keys, dtype, device, sizes and strides of the one added as
+  // number `index`. Keys tell of layouts, of a view that is negated, and of tensors made of others.
   bool holds(size_t index, const at::Tensor& tensor) const;
 
  private:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -51,6 +52,7 @@ class PlainParameters:
 
     def __init__(self, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
         self.like_params, self.like_grads = Metadata(params), Metadata(grads)
+        self.have_elements = [param.numel() > 0 for param in params]
 
     def look(self, params: list[torch.Tensor]) -> Found | None:
         grads = list(map(GRAD, params))
@@ -61,7 +63,14 @@ class PlainParameters:
         # `.data` gives a tensor, the same object at the same address, another shape or strides.
         if not self.like_grads.unchanged(grads) or not self.like_params.unchanged(params):
             return None
+        if not self._have_memory(grads) or not self._have_memory(params):
+            return None
         return (*addresses, grads)
+
+    def _have_memory(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether no storage was resized to 0, where an address may be what is added to none."""
+        storages = map(torch.Tensor.untyped_storage, compress(tensors, self.have_elements))
+        return all(map(torch.UntypedStorage.nbytes, storages))
 
 
 class Metadata:

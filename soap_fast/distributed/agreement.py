@@ -17,8 +17,15 @@ from soap_fast.distributed.messages import digest, numbers_of_all
 from soap_fast.options import NAMES, plain_options
 
 State = Mapping[torch.Tensor, Mapping[str, Any]]
-OCCASIONS = ("its first step", "first bases", "a refresh", "an exchange")
-FIRST_STEP, FIRST_BASES, REFRESH, EXCHANGE = range(4)
+OCCASIONS = (
+    "its first step",
+    "first bases",
+    "a refresh",
+    "an exchange",
+    "the end of its exchanges",
+    "a step after one that raised",
+)
+FIRST_STEP, FIRST_BASES, REFRESH, EXCHANGE, END, AFTER_ERROR = range(6)
 OPTIONS = tuple(sorted(NAMES))
 SUBJECTS = ("parameters", "backends", "clocks of its state", "gradients", *OPTIONS)
 LENGTH = len(SUBJECTS)
@@ -44,7 +51,8 @@ def points_of_all(mine: Point, group: dist.ProcessGroup, device: torch.device) -
     """Where all ranks are; waits for them.
 
     Raises:
-        RuntimeError: on every rank, where one is at another point; it names that rank.
+        RuntimeError: on every rank, where one is at another point; it names that rank. Not where
+            one has failed, which may be anywhere.
     """
     padding = [0] * (LENGTH - len(mine.numbers))
     sent = [mine.occasion, mine.step, int(mine.failed), *mine.numbers, *padding]
@@ -53,13 +61,18 @@ def points_of_all(mine: Point, group: dist.ProcessGroup, device: torch.device) -
         for occasion, step, failed, *numbers in numbers_of_all(sent, group, device)
     ]
     first = points[0]
-    for rank, other in enumerate(points):
+    for rank, other in enumerate(() if unable(points) else points):
         if (other.occasion, other.step) != (first.occasion, first.step):
             raise RuntimeError(
                 f"rank {rank} is at {_where(other)}, rank 0 at {_where(first)}: every rank must "
                 "call optimizer.step() equally often, with the same parameters having gradients"
             )
     return points
+
+
+def unable(points: Sequence[Point]) -> list[int]:
+    """The ranks that have failed."""
+    return [rank for rank, point in enumerate(points) if point.failed]
 
 
 def _where(point: Point) -> str:
@@ -111,7 +124,12 @@ def _value(option: Any) -> Any:
 
 def _clocks(groups: Sequence[Mapping[str, Any]], state: State) -> list[Any]:
     entries = (state.get(p, {}) for group in groups for p in group["params"])
-    return [(entry.get("calls", 0), entry.get("phases")) for entry in entries]
+    return [(entry.get("calls", 0), entry.get("phases"), _owed(entry)) for entry in entries]
+
+
+def _owed(entry: Mapping[str, Any]) -> list[int] | None:
+    """The modes whose refresh a tensor owes."""
+    return entry["owed"].modes if "owed" in entry else None
 
 
 def _presence(groups: Sequence[Mapping[str, Any]]) -> list[bool]:

@@ -90,6 +90,7 @@ class Exchange:
     Attributes:
         own: per field this rank's part of each stack, views of its messages, to be written.
         messages, bytes: that are sent, by all ranks together.
+        statuses: [1] int64 of each message, once it has come.
     """
 
     def __init__(
@@ -119,29 +120,29 @@ class Exchange:
                     self.own_statuses.append(status)
                     self._put(self.own, stacks, parts)
         self.messages = len(self.sent)
+        # Not views of messages, whose memory the next exchange takes.
+        self.statuses = [
+            torch.zeros(STATUS.shape, dtype=STATUS.dtype, device=message.message.device)
+            for _, message in self.sent
+        ]
         self.bytes = sum(message.bytes for _, message in self.sent)
 
-    def run(self, failed: bool = False) -> list[Tensor]:  # [1] int64 of each message
+    def run(self, failed: bool = False) -> None:
         """Send and receive.
 
         Args:
             failed: whether this rank's computation raised; its parts then say nothing changes.
-
-        Returns:
-            What each message says of that.
         """
         for status in self.own_statuses:
             status.fill_(int(failed))
         for _, message in self.sent:
             message.start(self.group)
         self.parts: list[list[Parts]] = []  # per rank that sent and per field
-        statuses = []
-        for stacks, message in self.sent:
+        for (stacks, message), kept in zip(self.sent, self.statuses, strict=True):
             status, *parts = message.received()
-            statuses.append(status)
+            kept.copy_(status)
             self.parts.append([{} for _ in self.fields])
             self._put(self.parts[-1], stacks, parts)
-        return statuses
 
     def _put(self, columns: Sequence[Parts], stacks: Sequence[int], parts: list[Tensor]) -> None:
         for column in columns:

@@ -36,15 +36,9 @@ class Packing:
         # Wide elements first, so that each tensor is aligned to its own.
         self.order = sorted(range(len(forms)), key=lambda i: -forms[i].dtype.itemsize)
 
-    def parts(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """What the message consists of, [bytes] uint8 each."""
-        return [as_bytes(tensors[i]) for i in self.order]
-
-    def memory(self, tensors: Sequence[Tensor] | None, device: torch.device) -> Tensor:
-        """A message of these tensors, or room for one."""
-        if tensors is None:
-            return torch.empty(self.bytes, dtype=torch.uint8, device=device)
-        return torch.cat(self.parts(tensors))
+    def memory(self, device: torch.device) -> Tensor:  # [bytes] uint8
+        """Room for such a message."""
+        return torch.empty(self.bytes, dtype=torch.uint8, device=device)
 
     def unpacked(self, message: Tensor) -> list[Tensor]:
         """The tensors, views of a message."""
@@ -90,57 +84,63 @@ class Sent:
         return self.tensors()
 
 
-def between_all(
-    sent: Sequence[Sequence[Tensor]],
-    forms: Sequence[Sequence[Form]],
-    group: dist.ProcessGroup,
-    device: torch.device,
-) -> list[list[Tensor]]:
+class Swap:
     """What every rank has for every other, in one collective.
 
-    Args:
-        sent: per rank the tensors that go to it.
-        forms: per rank those of the tensors that come from it.
-
-    Returns:
-        Per rank what came from it, views of one message.
+    Attributes:
+        outgoing: per rank what goes to it, views of one message: to be written before `run`.
+        incoming: per rank what comes from it, likewise, there after `run`.
     """
-    outgoing = [_aligned(tensors, device) for tensors in sent]
-    packings = [Packing(coming) for coming in forms]
-    sizes = [_up_to_alignment(packing.bytes) for packing in packings]
-    message = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-    lengths = [len(part) for part in outgoing]
-    dist.all_to_all_single(message, torch.cat(outgoing), sizes, lengths, group=group)
-    pairs = zip(packings, torch.split(message, sizes), strict=True)
-    return [packing.unpacked(part) for packing, part in pairs]
+
+    def __init__(
+        self,
+        outgoing: Sequence[Sequence[Form]],
+        incoming: Sequence[Sequence[Form]],
+        group: dist.ProcessGroup,
+        device: torch.device,
+    ) -> None:
+        self.group = group
+        self.sent, self.sent_sizes, self.outgoing = _side_by_side(outgoing, device)
+        self.come, self.come_sizes, self.incoming = _side_by_side(incoming, device)
+
+    def run(self) -> None:
+        dist.all_to_all_single(
+            self.come, self.sent, self.come_sizes, self.sent_sizes, group=self.group
+        )
 
 
 ALIGNMENT = 8  # bytes of the widest element
 
 
-def _aligned(tensors: Sequence[Tensor], device: torch.device) -> Tensor:  # [bytes] uint8
-    packing = Packing([Form(tuple(t.shape), t.dtype) for t in tensors])
-    room = _up_to_alignment(packing.bytes) - packing.bytes
-    padding = torch.zeros(room, dtype=torch.uint8, device=device)
-    return torch.cat([*packing.parts(tensors), padding])
-
-
-def _up_to_alignment(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def as_bytes(tensor: Tensor) -> Tensor:  # [bytes] uint8
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def _side_by_side(
+    forms: Sequence[Sequence[Form]], device: torch.device
+) -> tuple[Tensor, list[int], list[list[Tensor]]]:
+    """A message of a part for each rank, bytes of each part, and the tensors in it, views."""
+    packings = list(map(Packing, forms))
+    sizes = [-(-packing.bytes // ALIGNMENT) * ALIGNMENT for packing in packings]
+    message = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
+    parts = zip(packings, torch.split(message, sizes), strict=True)
+    return message, sizes, [packing.unpacked(part) for packing, part in parts]
 
 
 def numbers_of_all(
     numbers: Sequence[int], group: dist.ProcessGroup, device: torch.device
 ) -> list[list[int]]:
-    """The numbers of every rank, as many of each; waits for all of them."""
-    mine = torch.tensor(numbers, dtype=torch.int64, device=device)
+    """The numbers of every rank, as many of each; waits for all of them.
+
+    Args:
+        device: where they travel, if the group cannot tell them on the host.
+    """
+    place = torch.device("cpu") if meets_on_host(group) else device
+    mine = torch.tensor(numbers, dtype=torch.int64, device=place)
     found = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(found, mine, group=group)
     return [one.tolist() for one in found]
+
+
+def meets_on_host(group: dist.ProcessGroup) -> bool:
+    """Whether a group has a backend for tensors of the host, as gloo beside NCCL."""
+    return "cpu" in str(dist.get_backend_config(group))
 
 
 def digest(value: object) -> int:

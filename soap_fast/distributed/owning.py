@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all
+from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all, unable
 from soap_fast.distributed.messages import Form, Packing, Sent, digest
-from soap_fast.distributed.partition import dealt
+from soap_fast.distributed.partition import dealt, loads_of
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
 from soap_fast.distributed.together import Entries, Groups, NameOn, State, Step, Together
-from soap_fast.distributed.wholes import Wholes
+from soap_fast.distributed.wholes import Moves, Wholes
 from soap_fast.names import label_of
-from soap_fast.options import plan_options
+from soap_fast.options import PlanOptions, plan_options
 from soap_fast.step.call import state_dtype
-from soap_fast.step.checks import is_dtensor
+from soap_fast.step.checks import check_memory, is_dtensor
 from soap_fast.step.plan import TensorPlan, plan_tensor
 
 SPREAD = (
@@ -40,7 +40,7 @@ class Owning(Together):
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._owners: dict[Tensor, int] = {}
-        self._loads = [0] * self.ranks  # bytes of state
+        self._sizes: dict[Tensor, int] = {}  # bytes of their state
         self._gathered: dict[Any, dict[str, Any]] | None = None
         self._always = False
         self._wholes = Wholes(group)
@@ -49,33 +49,56 @@ class Owning(Together):
         """Step this rank's parameters, and send them to the others, whatever the step raised.
 
         Raises:
-            RuntimeError: on the CPU, ranks are at different steps, or with different gradients;
-                nothing is written.
+            RuntimeError: ranks are at different steps, or with different gradients, or one cannot
+                take part; nothing is written. It is seen where they can meet on the host.
         """
         self._gathered = None
-        self.deal(groups)
+        self.deal(groups, state)
         for param in self._owners if self.ranks > 1 else ():
             state.setdefault(param, {})  # keys are the same on every rank
         self.enter(groups, state, name_on)
-        self._check_alike()
-        params = [param for param in self._params() if param.grad is not None]
-        spread = [param for param in params if is_dtensor(param)]
-        for param in spread:
-            with named(groups, param):
-                check_alike(param)
-        self._wholes.gather(spread)
         error: Exception | None = None
+        try:
+            moves, messages = self._prepare()
+        except Exception as found:
+            error = found
+        self._check_alike(error)
+        self._wholes.gather(moves)
         try:
             with self._standing_in(groups, state) as (own_groups, own_state):
                 step(own_groups, own_state)
         except Exception as found:
             error = found
         try:
-            self._wholes.scatter(spread)
-            self._exchange([param for param in params if not is_dtensor(param)])
+            self._wholes.scatter(moves)
+            self._exchange(messages)
         finally:
             if error is not None:
                 raise error
+
+    def _prepare(self) -> tuple[Moves, list[Message]]:
+        """What moves in this step, and memory for all of it.
+
+        Raises:
+            ValueError: a gradient is spread in another way than its parameter.
+        """
+        params = [param for param in self._params() if self._moves(param)]
+        spread = [param for param in params if is_dtensor(param)]
+        for param in params:
+            with named(self.groups, param):
+                check_memory(local_of(param))
+                if is_dtensor(param) and param.grad is not None:
+                    check_alike(param)
+        moves = self._wholes.prepare(spread)
+        return moves, self._messages([param for param in params if not is_dtensor(param)])
+
+    def _moves(self, param: Tensor) -> bool:
+        """Whether a parameter is sent in this step.
+
+        Where ranks cannot compare their gradients, it is whatever may have one: sizes of messages
+        do not depend on which have, and its owner alone decides whether it is stepped.
+        """
+        return param.grad is not None or (not self.by_host and param.requires_grad)
 
     @contextmanager
     def _standing_in(self, groups: Groups, state: Entries) -> Iterator[tuple[Groups, Entries]]:
@@ -103,7 +126,7 @@ class Owning(Together):
 
     def own(self, groups: Groups, state: dict[Any, Any]) -> dict[Any, Any]:
         """Of a whole state this rank's entries; empty ones for the parameters of others."""
-        self.deal(groups)
+        self.deal(groups, state)
         self._gathered = None
         foreign: Entries = {
             param: {} for param in state if self._owners.get(param, self.rank) != self.rank
@@ -114,64 +137,85 @@ class Owning(Together):
         """Each rank has entries of its own."""
         return {}
 
-    def deal(self, groups: Groups) -> None:
-        """Give parameters that have no owner one, by the bytes of their state."""
-        params: list[Tensor] = []
-        sizes: list[int] = []
+    def deal(self, groups: Groups, state: Mapping[Any, Any]) -> None:
+        """Give parameters that have no owner one, by the bytes of their state.
+
+        Those that are in no group and have no state any more are forgotten; every rank has a key
+        for each parameter in its state.
+        """
+        listed: dict[Tensor, int] = {}
         for group in groups:
             options = plan_options(group)
-            for param in dict.fromkeys(group["params"]):
-                if param not in self._owners and not is_lazy(param):
-                    params.append(param)
-                    plan = plan_tensor(tuple(param.shape), options)
-                    sizes.append(bytes_of_state(plan, state_dtype(param)))
-        for param, size, owner in zip(params, sizes, dealt(sizes, self._loads), strict=True):
+            for param in group["params"]:
+                if not is_lazy(param):
+                    listed[param] = self._sizes.get(param) or _size_of(param, options)
+        if any(param not in listed for param in self._owners):
+            for param in [p for p in self._owners if p not in listed and p not in state]:
+                del self._owners[param], self._sizes[param]
+                self._wholes.remove(param)
+        new = [param for param in listed if param not in self._owners]
+        sizes = [listed[param] for param in new]
+        loads = loads_of([*self._sizes.values()], [*self._owners.values()], self.ranks)
+        for param, size, owner in zip(new, sizes, dealt(sizes, loads), strict=True):
             with named(groups, param):
                 self._wholes.add(param, owner)
-            self._owners[param] = owner
-            self._loads[owner] += size
+            self._owners[param], self._sizes[param] = owner, size
 
     def _params(self) -> list[Tensor]:
         return list(dict.fromkeys(p for group in self.groups for p in group["params"]))
 
-    def _exchange(self, params: Sequence[Tensor]) -> None:
-        """Every rank's parameters, of these, to all of them."""
-        stepped = [param for param in params if param.numel()]
-        if self.ranks == 1 or not stepped:
-            return
-        sent: list[tuple[list[Tensor], Sent]] = []
+    def _messages(self, params: Sequence[Tensor]) -> list[Message]:
+        """One from each rank that owns some of these, per device."""
+        found: list[Message] = []
+        stepped = [p for p in params if not is_lazy(p) and p.numel()] if self.ranks > 1 else []
         for device in dict.fromkeys(param.device for param in stepped):
             for owner in range(self.ranks):
-                params = [p for p in stepped if p.device == device and self._owners[p] == owner]
-                if params:
-                    packing = Packing([Form(tuple(p.shape), p.dtype) for p in params])
-                    mine = owner == self.rank
-                    message = Sent(owner, packing, packing.memory(params if mine else None, device))
-                    message.start(self.group)
-                    sent.append((params, message))
-        for params, message in sent:
-            found = message.received()
-            if message.owner != self.rank:
+                own = [p for p in stepped if p.device == device and self._owners[p] == owner]
+                if own:
+                    packing = Packing([Form(tuple(p.shape), p.dtype) for p in own])
+                    found.append(Message(own, Sent(owner, packing, packing.memory(device))))
+        return found
+
+    def _exchange(self, messages: Sequence[Message]) -> None:
+        """Every rank's parameters, of these, to all of them."""
+        for params, sent in messages:
+            if sent.owner == self.rank:
+                torch._foreach_copy_(sent.tensors(), params)
+            sent.start(self.group)
+        for params, sent in messages:
+            found = sent.received()
+            if sent.owner != self.rank:
                 torch._foreach_copy_(params, found)
-        self.traffic = len(sent), sum(message.bytes for _, message in sent)
+        if messages:
+            self.traffic = len(messages), sum(sent.bytes for _, sent in messages)
 
-    def _check_alike(self) -> None:
-        """On the CPU ranks see that they are at the same step, with the same gradients.
+    def _check_alike(self, error: Exception | None) -> None:
+        """That ranks are at the same step, with the same gradients, and all can take it.
 
-        On a GPU that would wait for the device.
+        Where they meet on no host that would wait for the device. There an error is raised alone.
+
+        Args:
+            error: why this one cannot.
         """
-        params = self._params()
-        if self.ranks == 1 or any(param.device.type != "cpu" for param in params):
-            return
-        present = digest([param.grad is not None for param in params])
-        point = Point(EXCHANGE, self.steps, False, [present])
-        found = points_of_all(point, self.group, torch.device("cpu"))
-        for rank, other in enumerate(found):
-            if other.numbers != found[0].numbers:
+        if self.ranks > 1 and self.by_host:
+            params = self._params()
+            numbers = [digest([param.grad is not None for param in params])]
+            point = Point(EXCHANGE, self.steps, error is not None, numbers)
+            device = params[0].device if params else torch.device("cpu")
+            found = points_of_all(point, self.group, device)
+            failed = unable(found)
+            if failed and error is None:
                 raise RuntimeError(
-                    f"rank {rank} has gradients of other parameters than rank 0: they must be the "
-                    "same on every rank"
+                    f"ranks {failed} could not take a step: what they raise says why"
                 )
+            for rank, other in enumerate(() if failed else found):
+                if other.numbers != found[0].numbers:
+                    raise RuntimeError(
+                        f"rank {rank} has gradients of other parameters than rank 0: they must be "
+                        "the same on every rank"
+                    )
+        if error is not None:
+            raise error
 
     def gather(self, state: State, *, always: bool = False) -> None:
         """Every rank's entries to all of them, into the host's memory.
@@ -217,6 +261,13 @@ class Owning(Together):
             )
 
 
+class Message(NamedTuple):
+    """A rank's own parameters, and what carries them to the others."""
+
+    params: list[Tensor]
+    sent: Sent
+
+
 @contextmanager
 def named(groups: Groups, param: Tensor) -> Iterator[None]:
     """Put a parameter's name in front of what is refused of it."""
@@ -224,6 +275,10 @@ def named(groups: Groups, param: Tensor) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{label_of(groups, param)} {error}") from None
+
+
+def _size_of(param: Tensor, options: PlanOptions) -> int:
+    return bytes_of_state(plan_tensor(tuple(param.shape), options), state_dtype(param))
 
 
 def bytes_of_state(plan: TensorPlan, dtype: torch.dtype) -> int:

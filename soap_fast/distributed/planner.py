@@ -47,6 +47,7 @@ class RankShare:
 
     Attributes:
         factors: that it computes under sharding="refresh".
+        sizes: and dtypes of these.
         refresh_flops, first_flops: of a refresh of all, and of their first bases.
         sent: bytes that it sends the others at a refresh, once.
         owned: tensors that it steps under sharding="state".
@@ -56,6 +57,7 @@ class RankShare:
     """
 
     factors: int
+    sizes: Sequence[tuple[int, torch.dtype]]
     refresh_flops: int
     first_flops: int
     sent: int
@@ -129,6 +131,7 @@ def plan_sharing(tensors: Sequence[Planned], ranks: int) -> SharingPlan:
         shares.append(
             RankShare(
                 sum(map(len, positions.values())),
+                [(stacks[s].size, stacks[s].dtype) for s, c in positions.items() for _ in c],
                 round(REFRESH_FLOPS * cubes),
                 round(FIRST_FLOPS * cubes),
                 sum(told) + STATUS.bytes if positions and ranks > 1 else 0,

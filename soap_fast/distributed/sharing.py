@@ -6,20 +6,23 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from soap_fast.distributed.agreement import (
+    AFTER_ERROR,
+    END,
     FIRST_BASES,
     OCCASIONS,
     REFRESH,
     Point,
     moment,
     points_of_all,
+    unable,
 )
 from soap_fast.distributed.exchange import (
     BASIS,
@@ -30,7 +33,10 @@ from soap_fast.distributed.exchange import (
     Room,
     StackForm,
 )
+from soap_fast.distributed.expected import Before, Clock, has_exchange
+from soap_fast.distributed.own_share import compute_own
 from soap_fast.distributed.together import (
+    BeginOp,
     EighOp,
     Entries,
     Groups,
@@ -39,57 +45,111 @@ from soap_fast.distributed.together import (
     Step,
     Together,
 )
-from soap_fast.step.refresh import FAILED, LEFT_OUT, Refreshed, stacked
+from soap_fast.step.refresh import Refreshed, stacked
+
+TO_DO = {
+    FIRST_BASES: "compute their first bases",
+    REFRESH: "take part in a refresh: what they raise says why",
+    AFTER_ERROR: "go on after an error",
+}
 
 
 class Sharing(Together):
-    """Refreshes that are shared."""
+    """Refreshes that are shared.
+
+    A rank that fails where others wait for it, or will, tells them that it has: it meets them once
+    in place of what it could not do. Then all raise, and at their next step compare their clocks.
+    """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._error: Exception | None = None  # of this rank's share, raised once the step is whole
+        self._elsewhere: dict[Tensor, Clock] = {}  # where others have taken a step that raised here
         self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
         self._alone = False
         self._room = Room()
+        self._met = False  # others, in this step
+        self._heard = False  # what is raised: they know it, or cannot be told
 
     def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
         """Take one step, and raise what this rank's share of its refresh raised."""
-        self._error = None
-        super().take(step, groups, state, name_on)
+        self._error, self._met, self._heard = None, False, False
+        self.enter(groups, state, name_on)
+        alone = bool(self._unwritten)
+        before = Before(state) if self.by_host and self.ranks > 1 else None
+        if before is not None and self._elsewhere:
+            self._follow(before.clocks(groups))
+        try:
+            step(groups, state)
+        except Exception:
+            if before is not None and not self._heard:
+                clocks = before.clocks(groups)
+                if self._met or has_exchange(groups, state, clocks, alone=alone):
+                    self._end(failed=True)
+                else:
+                    known = self._elsewhere
+                    self._elsewhere = {p: known.get(p, c.next()) for p, c in clocks.items()}
+            raise
+        if before is not None and self._met:
+            self._end(failed=False)
         self._unwritten = []
         error, self._error = self._error, None
         if error is not None:
             raise error
 
+    def _follow(self, clocks: Mapping[Tensor, Clock]) -> None:
+        """After a step that raised here and perhaps nowhere else: meet others at their exchange.
+
+        Raises:
+            RuntimeError: on every rank, where others did not raise.
+        """
+        elsewhere = {param: self._elsewhere.get(param, clock) for param, clock in clocks.items()}
+        if has_exchange(self.groups, self.state, elsewhere, alone=True):
+            self._agree(AFTER_ERROR, "")
+            self._elsewhere = {}
+            self._met = False
+        else:
+            self._elsewhere.update((param, clock.next()) for param, clock in elsewhere.items())
+
     def forget(self) -> None:
         super().forget()
-        self._unwritten = []
+        self._unwritten, self._elsewhere = [], {}
+
+    def begin(self, op: BeginOp, *arguments: Any) -> Entries:
+        """What `op` makes of tensors on their first calls, on all ranks or on none.
+
+        Args:
+            arguments: of which the first are the calls.
+
+        Raises:
+            RuntimeError: on every rank, where one could not.
+        """
+        if self.ranks == 1 or not arguments[0]:
+            return op(*arguments)
+        error: Exception | None = None
+        try:
+            begun = op(*arguments)
+        except Exception as found:
+            if self._heard:
+                raise
+            error = found
+        self._agree(FIRST_BASES, "begun", error)
+        return begun
 
     def first_bases(
         self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
     ) -> list[Tensor]:  # [k, d, d] per stack
-        """What `op` makes of these factors, each computed by one rank.
-
-        Raises:
-            RuntimeError: on every rank, where one could not compute its share.
-        """
+        """What `op` makes of these factors, each computed by one rank; within `begin`."""
         deal = self._deal(factors, selections)
         if deal is None:
             return op(factors, selections)[1]
         exchange = Exchange(self.group, deal, (BASIS,), self._room)
-        error: Exception | None = None
-        try:
-            mine = exchange.own[0]
-            chosen = [selections[s][deal.of(self.rank, s)] for s in mine]
-            own = op([factors[s] for s in mine], chosen)[1] if mine else []
-            for place, bases in zip(mine.values(), own, strict=True):
-                place.copy_(bases)
-        except Exception as found:
-            error = found
-        points = self._agree(FIRST_BASES, deal, error is not None)
-        unable = [rank for rank, point in enumerate(points) if point.failed]
-        if unable:
-            raise RuntimeError(f"ranks {unable} could not compute their first bases") from error
+        mine = exchange.own[0]
+        chosen = [selections[s][deal.of(self.rank, s)] for s in mine]
+        own = op([factors[s] for s in mine], chosen)[1] if mine else []
+        for place, bases in zip(mine.values(), own, strict=True):
+            place.copy_(bases)
+        self._agree(FIRST_BASES, _work(deal))
         self._run(exchange)
         return exchange.together(0)
 
@@ -105,66 +165,34 @@ class Sharing(Together):
         """What `op` makes of these bases, each refreshed by one rank.
 
         Where a rank's share raises, its bases stay on every rank, counted as failed, and `take`
-        raises there. On the CPU ranks first see that they are at the same refresh; on a GPU that
-        would wait for the device.
+        raises there. Where ranks can meet on the host, they first see that they are at the same
+        refresh; elsewhere that would wait for the device.
 
         Args:
             bases: the list gets others where all of a stack are refreshed.
             selections: of whole stacks in order, as `Batch.copied` makes them, or of fewer factors.
 
         Raises:
-            RuntimeError: ranks are at different refreshes; nothing is written.
+            RuntimeError: ranks are at different refreshes, or one cannot take part; nothing is
+                written.
         """
         deal = self._deal(factors, selections)
         if deal is None or self._alone:
             return op(factors, bases, selections, allowed, tolerance)
         exchange = Exchange(self.group, deal, TOLD, self._room)
-        self._own_share(op, exchange, factors, bases, selections, allowed, tolerance)
-        if all(stack.device.type == "cpu" for stack in deal.stacks):
-            self._agree(REFRESH, deal, self._error is not None)
-        self._unwritten += self._run(exchange, self._error is not None)
+        arguments = (factors, bases, selections, allowed, tolerance)
+        error = compute_own(op, exchange, self.rank, *arguments)
+        self._error = self._error or error
+        if self.by_host:
+            self._agree(REFRESH, _work(deal))
+        self._unwritten += exchange.statuses
+        self._run(exchange, error is not None)
         for stack, new in enumerate(exchange.apart(NEW)):
             if len(selections[stack]) == len(bases[stack]):
                 bases[stack] = new
             else:
                 bases[stack].index_copy_(0, selections[stack].long(), stacked([new])[0])
         return Refreshed(*(exchange.apart(field) for field in range(NEW)))
-
-    def _own_share(
-        self,
-        op: RefreshOp,
-        exchange: Exchange,
-        factors: list[Tensor],
-        bases: list[Tensor],
-        selections: list[Tensor],
-        allowed: list[Tensor],
-        tolerance: float,
-    ) -> None:
-        """Put this rank's results where they are sent from; the bases of all stay as they were."""
-        k, q, may = [], [], []
-        for stack in exchange.own[NEW]:
-            own = exchange.deal.of(self.rank, stack)
-            both = factors[stack], bases[stack]
-            if len(selections[stack]) == len(bases[stack]):
-                found = [one[own] for one in both]
-            else:
-                found = [one.index_select(0, selections[stack][own]) for one in both]
-            k.append(found[0])
-            q.append(found[1])
-            may.append(allowed[stack][own])
-        if not q:
-            return
-        everything = [torch.arange(len(b), dtype=torch.int32, device=b.device) for b in q]
-        renewed = list(exchange.own[NEW].values())
-        torch._foreach_copy_(renewed, q)
-        try:
-            results = op(k, renewed, everything, may, tolerance)
-        except Exception as error:
-            self._error = error
-            torch._foreach_copy_(renewed, q)
-            results = _as_they_were(q, may)
-        for places, column in zip(exchange.own[:NEW], results, strict=True):
-            torch._foreach_copy_(list(places.values()), column)
 
     @contextmanager
     def making_up(self) -> Iterator[None]:
@@ -196,32 +224,50 @@ class Sharing(Together):
         stacks = [StackForm(len(c), k.shape[1], k.dtype, k.device) for k, c in pairs]
         return Deal(stacks, self.ranks)
 
-    def _agree(self, occasion: int, deal: Deal, failed: bool) -> list[Point]:
-        work = [(s.number, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
-        numbers = moment(self.groups, self.state, work)
-        point = Point(occasion, self.steps, failed, numbers)
-        points = points_of_all(point, self.group, deal.stacks[0].device)
-        for rank, other in enumerate(points):
-            if other.numbers != points[0].numbers:
-                raise RuntimeError(
-                    f"rank {rank} is at {OCCASIONS[occasion]} of other factors than rank "
-                    "0: the same parameters must have gradients on every rank, as "
-                    "DistributedDataParallel sees to"
-                )
-        return points
+    def _agree(self, occasion: int, work: object, error: Exception | None = None) -> None:
+        """That all ranks are at the same work, and able to go on; waits for them.
 
-    def _run(self, exchange: Exchange, failed: bool = False) -> list[Tensor]:
+        Raises:
+            RuntimeError: on every rank, where one is not.
+        """
+        self._heard = True
+        try:
+            points = self._points(occasion, work, error is not None)
+            failed = unable(points)
+            if failed:
+                raise RuntimeError(f"ranks {failed} could not {TO_DO[occasion]}") from error
+            for rank, other in enumerate(points):
+                if other.numbers != points[0].numbers:
+                    raise RuntimeError(
+                        f"rank {rank} is at {OCCASIONS[occasion]} of other factors than rank "
+                        "0: the same parameters must have gradients on every rank, as "
+                        "DistributedDataParallel sees to"
+                    )
+        except Exception:
+            self.forget()
+            raise
+        self._met, self._heard = True, False
+
+    def _end(self, *, failed: bool) -> None:
+        """Of a step with an exchange, on every rank: where one has failed, others hear of it here,
+        if they have not at an exchange. At the end all is exchanged, and it makes up for it alone.
+        """
+        points = self._points(END, "", failed)
+        if failed and not any(p.occasion == END and not p.failed for p in points):
+            self.forget()
+
+    def _points(self, occasion: int, work: object, failed: bool) -> list[Point]:
+        point = Point(occasion, self.steps, failed, moment(self.groups, self.state, work))
+        devices = (param.device for group in self.groups for param in group["params"])
+        return points_of_all(point, self.group, next(devices, torch.device("cpu")))
+
+    def _run(self, exchange: Exchange, failed: bool = False) -> None:
         self.traffic = exchange.messages, exchange.bytes
-        return [status.clone() for status in exchange.run(failed)]
+        self._heard = True
+        exchange.run(failed)
+        self._met, self._heard = True, False
 
 
-def _as_they_were(bases: Sequence[Tensor], allowed: Sequence[Tensor]) -> Refreshed:
-    """Results of a refresh that changes no basis, counted as failed."""
-    pairs = list(zip(bases, allowed, strict=True))
-    identities = [torch.eye(q.shape[1], dtype=q.dtype, device=q.device) for q in bases]
-    return Refreshed(
-        orders=[torch.arange(q.shape[1], device=q.device).expand(q.shape[:2]) for q in bases],
-        carries=[one.expand(q.shape) for one, q in zip(identities, bases, strict=True)],
-        outcomes=[torch.where(may, FAILED, LEFT_OUT) for _, may in pairs],
-        off_diagonals=[q.new_full(q.shape[:1], torch.nan) for q in bases],
-    )
+def _work(deal: Deal) -> list[tuple[Any, ...]]:
+    """What of a deal must be the same on every rank."""
+    return [(s.number, s.size, str(s.dtype), s.device.type) for s in deal.stacks]

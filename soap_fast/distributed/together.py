@@ -17,6 +17,7 @@ from soap_fast.distributed.agreement import (
     points_of_all,
     subjects,
 )
+from soap_fast.distributed.messages import meets_on_host
 from soap_fast.interrupts import held
 from soap_fast.step import capture
 from soap_fast.step.eigh import Pairs
@@ -27,6 +28,7 @@ RefreshOp = Callable[..., Refreshed]
 Groups = Sequence[dict[str, Any]]
 State = Mapping[torch.Tensor, dict[str, Any]]
 Entries = dict[torch.Tensor, dict[str, Any]]
+BeginOp = Callable[..., Entries]
 Step = Callable[[Groups, Entries], None]  # of the parameters of these groups, with this state
 NameOn = Callable[[torch.device], str]
 
@@ -80,6 +82,10 @@ class Alone:
         """Within it, refreshes that steps before still owe."""
         return nullcontext()
 
+    def begin(self, op: BeginOp, *arguments: Any) -> Entries:
+        """What `op` makes of tensors on their first calls: entries, not part of the state yet."""
+        return op(*arguments)
+
     def first_bases(
         self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
     ) -> list[Tensor]:  # [k, d, d] per stack
@@ -97,12 +103,14 @@ class Together(Alone):
 
     Attributes:
         group: the processes; `rank` is this one's place among its `ranks`.
+        by_host: whether they can meet without waiting for a device.
         traffic: of the last exchange, messages and bytes of all ranks together.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.by_host = meets_on_host(group)
         self.traffic = (0, 0)
         # A handler of a signal that raised in the middle of a step would leave the others waiting.
         self.held = held

@@ -7,12 +7,13 @@ tensors as if there were no others, and sends every rank its part of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from soap_fast.distributed.messages import Form, between_all
+from soap_fast.distributed.messages import Form, Swap
 from soap_fast.distributed.spread import Spread, local_of, spread_of
 from soap_fast.step.checks import is_dtensor
 
@@ -43,36 +44,68 @@ class Wholes:
             whole = torch.empty(param.shape, dtype=local.dtype, device=local.device)
             self.standing_in[param] = torch.nn.Parameter(whole, param.requires_grad)
 
+    def remove(self, param: Tensor) -> None:
+        """A parameter is stepped no more."""
+        for table in (self.spread, self.owners, self.kinds, self.standing_in):
+            table.pop(param, None)
+
     def place(self, param: Tensor) -> Tensor:
         """What stands in for a parameter here: of its owner's, a whole one."""
         return self.standing_in.get(param, param)
 
-    def gather(self, params: Sequence[Tensor]) -> None:
-        """Values and gradients of these parameters, to their owners.
+    def prepare(self, params: Sequence[Tensor]) -> Moves:
+        """All memory that moving these parameters takes; nothing is sent.
 
         Args:
-            params: spread ones that have gradients, on every rank the same.
+            params: spread ones, on every rank the same. Where one has no gradient, NaN is sent in
+                its place.
 
         Raises:
             ValueError: one was of another dtype or device when it was added.
         """
         for param in params:
             self._check_kind(param)
-        for device, some in _by_device(params).items():
-            sent: list[list[Tensor]] = [[] for _ in range(self.ranks)]
-            come: list[list[Tensor]] = [[] for _ in range(self.ranks)]  # to views of whole ones
-            for param in some:
-                owner, spread = self.owners[param], self.spread[param]
-                both = local_of(param), local_of(param.grad)  # type: ignore[arg-type]
-                if self.rank in spread.senders[owner]:
-                    sent[owner] += both
-                if owner != self.rank:
-                    continue
-                whole = self.standing_in[param]
-                whole.grad = torch.empty_like(whole, dtype=both[1].dtype)
-                for rank in spread.senders[owner]:
-                    come[rank] += (spread.of(whole.data, rank), spread.of(whole.grad, rank))
-            _exchange(sent, come, self.group, device)
+        by_device = _by_device(params).items()
+        return Moves(
+            list(params),
+            [self._to_owners(some, device) for device, some in by_device],
+            [self._from_owners(some, device) for device, some in by_device],
+        )
+
+    def _to_owners(self, params: Sequence[Tensor], device: torch.device) -> Move:
+        """Values and gradients."""
+        move = Move(self.ranks)
+        for param in params:
+            owner, spread = self.owners[param], self.spread[param]
+            value, grad = local_of(param), _grad_of(param)
+            if self.rank in spread.senders[owner]:
+                move.sent[owner] += (value, grad)
+            if owner != self.rank:
+                continue
+            whole = self.standing_in[param]
+            whole.grad = torch.empty_like(whole, dtype=grad.dtype)
+            for rank in spread.senders[owner]:
+                move.come[rank] += (spread.of(whole.data, rank), spread.of(whole.grad, rank))
+        return move.prepared(self.group, device)
+
+    def _from_owners(self, params: Sequence[Tensor], device: torch.device) -> Move:
+        """Values, to whoever has a part of them."""
+        move = Move(self.ranks)
+        for param in params:
+            owner, spread = self.owners[param], self.spread[param]
+            move.come[owner].append(local_of(param))
+            if owner == self.rank:
+                for rank, parts in enumerate(move.sent):
+                    parts.append(spread.of(self.standing_in[param].data, rank))
+        return move.prepared(self.group, device)
+
+    def gather(self, moves: Moves) -> None:
+        """Values and gradients to their owners. Who has no gradient itself, steps no whole one."""
+        for move in moves.to_owners:
+            move.run()
+        for param in moves.params:
+            if param.grad is None and param in self.standing_in:
+                self.standing_in[param].grad = None
 
     def _check_kind(self, param: Tensor) -> None:
         local, (dtype, device) = local_of(param), self.kinds[param]
@@ -82,35 +115,57 @@ class Wholes:
                 f"was {dtype} on {device}: build the optimizer after the model is converted"
             )
 
-    def scatter(self, params: Sequence[Tensor]) -> None:
-        """Values of these parameters, from their owners to whoever has a part of them."""
-        for device, some in _by_device(params).items():
-            sent: list[list[Tensor]] = [[] for _ in range(self.ranks)]
-            come: list[list[Tensor]] = [[] for _ in range(self.ranks)]
-            for param in some:
-                owner, spread = self.owners[param], self.spread[param]
-                come[owner].append(local_of(param))
-                if owner == self.rank:
-                    whole = self.standing_in[param]
-                    whole.grad = None
-                    for rank, parts in enumerate(sent):
-                        parts.append(spread.of(whole.data, rank))
-            _exchange(sent, come, self.group, device)
-            torch.autograd.graph.increment_version(some)  # parts were written, not the wrapper
+    def scatter(self, moves: Moves) -> None:
+        """Values, from their owners to whoever has a part of them."""
+        for param in moves.params:
+            if param in self.standing_in:
+                self.standing_in[param].grad = None
+        for move in moves.from_owners:
+            move.run()
+        if moves.params:
+            torch.autograd.graph.increment_version(moves.params)  # parts were written, no wrapper
 
 
-def _exchange(
-    sent: Sequence[Sequence[Tensor]],
-    come: Sequence[Sequence[Tensor]],
-    group: dist.ProcessGroup,
-    device: torch.device,
-) -> None:
+class Move:
     """What goes to each rank, and the places of what comes from each; in one collective."""
-    forms = [[Form(tuple(t.shape), t.dtype) for t in places] for places in come]
-    found = between_all(sent, forms, group, device)
-    for places, tensors in zip(come, found, strict=True):
-        if places:
-            torch._foreach_copy_(list(places), tensors)
+
+    def __init__(self, ranks: int) -> None:
+        self.sent: list[list[Tensor]] = [[] for _ in range(ranks)]
+        self.come: list[list[Tensor]] = [[] for _ in range(ranks)]
+
+    def prepared(self, group: dist.ProcessGroup, device: torch.device) -> Move:
+        """With the memory of its messages."""
+        self.swap = Swap(_forms(self.sent), _forms(self.come), group, device)
+        return self
+
+    def run(self) -> None:
+        _copy(self.swap.outgoing, self.sent)
+        self.swap.run()
+        _copy(self.come, self.swap.incoming)
+
+
+class Moves(NamedTuple):
+    """There and back again, of some parameters."""
+
+    params: list[Tensor]
+    to_owners: list[Move]
+    from_owners: list[Move]
+
+
+def _forms(tensors: Sequence[Sequence[Tensor]]) -> list[list[Form]]:
+    return [[Form(tuple(t.shape), t.dtype) for t in some] for some in tensors]
+
+
+def _copy(places: Sequence[Sequence[Tensor]], tensors: Sequence[Sequence[Tensor]]) -> None:
+    for there, some in zip(places, tensors, strict=True):
+        if there:
+            torch._foreach_copy_(list(there), list(some))
+
+
+def _grad_of(param: Tensor) -> Tensor:
+    if param.grad is None:
+        return torch.full_like(local_of(param), torch.nan)
+    return local_of(param.grad)
 
 
 def _by_device(params: Sequence[Tensor]) -> Mapping[torch.device, list[Tensor]]:

@@ -17,7 +17,7 @@ from soap_fast.backends.triton.rounds import WORKSPACE
 from soap_fast.backends.triton.served import unserved
 from soap_fast.distributed.planner import Planned, SharingPlan, plan_sharing
 from soap_fast.inspect.memory import Peak, peak_of
-from soap_fast.inspect.prediction import Prediction, predict
+from soap_fast.inspect.prediction import Prediction, Work, predict
 from soap_fast.inspect.refresh_cost import PhaseCost, costs_of, refresh_plans
 from soap_fast.options import plan_options
 from soap_fast.step.call import state_dtype
@@ -105,8 +105,8 @@ def explain(
     Args:
         optimizer: before or after its first step; nothing of it changes.
         ranks: tell as well what sharing its work among so many processes would come to.
-        link_gbps: and how long its messages take, and when sharing pays, over links of so many
-            gigabits per second: 400 by InfiniBand, 3600 by the NVLink of an H100, as stated.
+        link_gbps: and how long its messages and steps take, and when sharing pays, over links of so
+            many gigabits per second: 400 by InfiniBand, 3600 by an H100's NVLink, as stated.
 
     Raises:
         ValueError: less than one rank, a link without speed, or one without ranks.
@@ -158,23 +158,50 @@ def explain(
         _refresh_of(planned),
         uninitialised,
         sharing,
-        None if link_gbps is None else _predicted(sharing, laid, link_gbps),
+        None if link_gbps is None else _predicted(sharing, planned, laid, link_gbps),
         peak_of(layouts, launches, workspace),
     )
 
 
-def _predicted(sharing: SharingPlan | None, laid: Sequence[Laid], link_gbps: float) -> Prediction:
+def _predicted(
+    sharing: SharingPlan | None,
+    tensors: Sequence[Planned],
+    laid: Sequence[Laid],
+    link_gbps: float,
+) -> Prediction:
     """Of ranks that step their own tensors as long as their launches must take at least."""
     if sharing is None:
         raise ValueError(f"link_gbps={link_gbps} needs ranks: say between how many")
-    steps = []
-    for rank in range(len(sharing.shares)):
-        own = [one for one, owner in zip(laid, sharing.owners, strict=True) if owner == rank]
-        with torch.device("cpu"):
-            launches = plain_step([layout for layout, _ in own], [memory for _, memory in own])
-        works = [launch.work for launch in launches]
-        steps.append(sum(floor_seconds(work.needed, work.bytes) for work in works))
-    return predict(sharing, steps, link_gbps)
+    everything = range(len(tensors))
+    owned = [
+        _work(
+            [tensors[i] for i in everything if sharing.owners[i] == rank],
+            [laid[i] for i in everything if sharing.owners[i] == rank],
+        )
+        for rank in range(len(sharing.shares))
+    ]
+    bases = [_operator_seconds(share.sizes) for share in sharing.shares]
+    return predict(sharing, _work(tensors, laid), bases, owned, link_gbps)
+
+
+def _work(tensors: Sequence[Planned], laid: Sequence[Laid]) -> Work:
+    """Of some tensors on one rank."""
+    with torch.device("cpu"):
+        launches = plain_step([layout for layout, _ in laid], [memory for _, memory in laid])
+    floors = [(one.place, floor_seconds(one.work.needed, one.work.bytes)) for one in launches]
+    factors = [(size, tensor.state) for tensor in tensors for size in tensor.sizes]
+    return Work(
+        sum(floor for _, floor in floors),
+        _operator_seconds(factors),
+        # As many products carry exp_avg as rotate back.
+        sum(floor for place, floor in floors if place == "rotate back"),
+    )
+
+
+def _operator_seconds(factors: Sequence[tuple[int, torch.dtype]]) -> float | None:
+    if not extension.available():
+        return None
+    return sum(phase.seconds for phase in costs_of(refresh_plans(factors)))
 
 
 def group_names(plan: TensorPlan) -> str:

@@ -55,7 +55,7 @@ def check_parameter(param: torch.Tensor) -> None:
 
     Raises:
         ValueError: it is complex, sparse, on the meta device, not of a supported floating dtype,
-            made of other tensors, or elements of it share memory.
+            made of other tensors, a negated view, or elements of it share memory.
     """
     if _is_made_of_others(param):
         raise ValueError(f"is a {type(param).__name__}, {_way_out_of(param)}")
@@ -74,6 +74,11 @@ def check_parameter(param: torch.Tensor) -> None:
             "is on the meta device and has no data: materialise the model (to_empty and "
             "its initialisation) before building the optimizer"
         )
+    if not is_lazy(param) and param.is_neg():
+        raise ValueError(
+            "is a negated view, whose memory holds the opposite of its values: make it a tensor of "
+            "its own with .resolve_neg()"
+        )
     if not is_lazy(param) and not param.is_contiguous() and _overlaps_itself(param):
         raise ValueError(
             f"has strides {param.stride()} for shape {list(param.shape)}: elements share memory, "
@@ -87,12 +92,13 @@ def check_parameter(param: torch.Tensor) -> None:
 
 
 def check_gradient(param: torch.Tensor, grad: torch.Tensor) -> None:
-    """Refuse a gradient that does not belong to its parameter.
+    """Refuse a gradient that does not belong to its parameter, and either without memory.
 
     Raises:
         ValueError: it is sparse, complex, made of other tensors, of another shape or on another
-            device.
+            device, or the storage of one was resized to 0.
     """
+    check_memory(param)
     if _is_made_of_others(grad):
         raise ValueError(f"has a gradient that is a {type(grad).__name__}, {_way_out_of(grad)}")
     if grad.layout != torch.strided:
@@ -106,6 +112,21 @@ def check_gradient(param: torch.Tensor, grad: torch.Tensor) -> None:
         raise ValueError(
             f"is {list(param.shape)} on {param.device}, its gradient {list(grad.shape)} on "
             f"{grad.device}: both must agree; run backward again after moving or resizing it"
+        )
+    if _is_freed(grad):
+        raise ValueError("has a gradient without memory: its storage was resized to 0")
+
+
+def check_memory(param: torch.Tensor) -> None:
+    """Refuse a parameter whose memory was freed.
+
+    Raises:
+        ValueError: its storage was resized to 0.
+    """
+    if _is_freed(param):
+        raise ValueError(
+            f"is {list(param.shape)} but has no memory: its storage was resized to 0, as FSDP1 "
+            "does to what it has not gathered; take the step while it is there"
         )
 
 
@@ -218,6 +239,10 @@ def _is_made_of_others(tensor: torch.Tensor) -> bool:
     Source: torch.utils._python_dispatch.is_traceable_wrapper_subclass, which asks the same.
     """
     return hasattr(type(tensor), "__tensor_flatten__")
+
+
+def _is_freed(tensor: torch.Tensor) -> bool:
+    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
 
 
 def is_dtensor(tensor: torch.Tensor) -> bool:

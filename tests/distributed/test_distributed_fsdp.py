@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from spread_models import (
     HSDP,
+    Model,
     backward,
     end_of,
     full,
@@ -122,6 +125,33 @@ def test_spread_and_plain_parameters_in_one_optimizer(ranks):
         assert_same_bits(found, alone)
 
 
+def without_meeting(group, differ):
+    """As with NCCL alone; where ranks differ, one misses the gradients that another has."""
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    optimizer._sharing.by_host = False
+    gradients = []
+    for call in CALLS:
+        optimizer.zero_grad()
+        backward(model, call, group.rank())
+        gradients.append([full(p.grad) for p in model.parameters()])
+        if differ and call > 1:
+            list(model.parameters())[(call + group.rank()) % 6].grad = None
+        optimizer.step()
+    return end_of(model, optimizer), gradients, sum(optimizer.stats()["skipped"].values())
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("differ", [False, True])
+def test_where_ranks_cannot_compare_gradients_none_waits(ranks, differ):
+    """A tensor of which its owner has a gradient, and another has none, is left out."""
+    found = ranks(2, without_meeting, differ)
+    assert_same_bits(found[0][0], found[1][0])
+    if not differ:
+        assert_same_bits(found[0][0], one_process(found[0][1]))
+    assert (sum(skipped for *_, skipped in found) > 0) == differ
+
+
 def scaled(group, poisoned):
     """A loss that is not finite on one rank, in one step, under a GradScaler."""
     model = spread(group)
@@ -168,6 +198,25 @@ def test_a_step_starts_from_the_values_that_are_there(ranks):
     found = ranks(2, from_other_values)
     assert_same_bits(*found)
     assert all((value - 0.5).abs().max() < 0.1 for value in found[0])
+
+
+def leaving(group):
+    """Whether whole tensors stand in for parameters that have left."""
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    train(model, optimizer, range(2), group.rank())
+    wholes = [weakref.ref(one) for one in optimizer._sharing._wholes.standing_in.values()]
+    for group_of in optimizer.param_groups:
+        del group_of["params"][:4], group_of["param_names"][:4]
+    for param in list(model.parameters())[:4]:
+        optimizer.state.pop(param)
+    train(model, optimizer, range(2, 4), group.rank())
+    gc.collect()
+    return sum(one() is not None for one in wholes)
+
+
+def test_whole_tensors_of_parameters_that_leave_are_freed(ranks):
+    assert sum(ranks(2, leaving)) == len(list(Model().parameters())) - 4
 
 
 def a_stale_graph(group):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import built
-from streams import set_gradients
+from streams import needs_native, set_gradients
 
 from bench import shapes
 from soap_fast import SOAP, explain
@@ -117,6 +117,42 @@ def test_one_rank_alone_has_nothing_to_gain():
     found = explain(inventory("hyperprior"), ranks=1, link_gbps=400.0).prediction
     for exchange in (found.refresh, found.state):
         assert (exchange.least, exchange.pays_from) == (0, float("inf"))
+
+
+@needs_native
+def test_steps_are_computing_and_messages():
+    optimizer = inventory("hyperprior")
+    page = explain(optimizer, ranks=4, link_gbps=400.0)
+    fast, slow = page.prediction, explain(optimizer, ranks=4, link_gbps=200.0).prediction
+    operator = sum(phase.seconds for phase in page.refresh)
+    assert fast.alone == slow.alone
+    assert fast.alone.plain == pytest.approx(sum(launch.floor for launch in page.launches))
+    back = sum(one.floor for one in page.launches if one.launch.startswith("rotate back"))
+    assert fast.alone.refreshing == pytest.approx(fast.alone.plain + operator + back)
+    # Under "refresh" all take the step; under "state" each its own, and what is sent at each.
+    assert fast.refresh.steps.plain == fast.alone.plain
+    assert fast.alone.plain / 4 < fast.state.steps.plain - fast.state.least < fast.alone.plain
+    for one, other in ((fast.refresh, slow.refresh), (fast.state, slow.state)):
+        assert 0 < one.steps.refreshing - one.least < fast.alone.refreshing
+        longer = other.steps.refreshing - one.steps.refreshing
+        assert longer == pytest.approx(other.least - one.least)
+    mean = fast.state.steps.mean(10)
+    assert str(fast).count("with a refresh of all bases") == 3
+    ten = 9 * fast.state.steps.plain + fast.state.steps.refreshing
+    assert 10 * mean == pytest.approx(ten)
+
+
+@needs_native
+def test_one_rank_steps_as_one_alone():
+    found = explain(inventory("hyperprior"), ranks=1, link_gbps=400.0).prediction
+    assert found.refresh.steps == found.state.steps == found.alone
+
+
+def test_no_step_is_predicted_where_nobody_plans_a_refresh(monkeypatch):
+    monkeypatch.setattr("soap_fast.extension.available", lambda: False)
+    found = explain(inventory("hyperprior"), ranks=2, link_gbps=400.0).prediction
+    assert found.alone is found.refresh.steps is found.state.steps is None
+    assert "Steps of an H100" not in str(found)
 
 
 def test_the_page_has_them_where_a_link_is_given():

@@ -86,6 +86,25 @@ def test_ranks_that_differ_are_told_at_the_first_step(ranks, what, named):
         assert named in said
 
 
+def of_freed_memory(group):
+    """A parameter of another rank's, whose memory one rank has freed ahead of the last step."""
+    params, optimizer = built(group, sharding="state")
+    for call in range(3):
+        set_gradients(params, call)
+        if call == 2 and group.rank() == 1:
+            params[0].untyped_storage().resize_(0)
+        before = params[1].detach().clone()
+        said = heard(optimizer.step)
+    assert torch.equal(params[1], before)
+    return said
+
+
+def test_memory_that_one_rank_has_freed(ranks):
+    other, freed = ranks(2, of_freed_memory)
+    assert "ranks [1] could not take a step" in other
+    assert "ValueError: parameter 0 of group 0 is [12, 12] but has no memory" in freed
+
+
 def bases_of(params, optimizer) -> list:
     found = (q for p in params for q in optimizer.state.get(p, {}).get("Q", ()))
     return [q.clone() for q in found if q is not None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from soap_fast import SOAP, explain, precondition
+from soap_fast.distributed.messages import meets_on_host
 
 CALLS = range(10)
 
@@ -216,6 +219,40 @@ def test_ranks_with_other_gradients_are_told(ranks):
     ranks(2, other_gradients)
 
 
+def without_meeting(group, options):
+    """As with NCCL alone, where ranks would have to wait for the device to compare."""
+    params, optimizer = built(group, sharding="state", **options)
+    optimizer._sharing.by_host = False
+    owns = optimizer._sharing.owns
+    for call in CALLS:
+        set_gradients(params, call)
+        if call > 1:
+            params[(call + group.rank()) % len(params)].grad = None
+        was = [p.detach().clone() for p in params]
+        owned = [p.grad is not None for p in params if owns(p)]
+        optimizer.step()
+        moved = [not torch.equal(p, q) for p, q in zip(params, was, strict=True) if owns(p)]
+        assert call == 0 or moved == owned
+    optimizer.consolidate_state_dict()
+    return end_of(params, optimizer)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_where_ranks_cannot_compare_gradients_owners_decide(ranks, count):
+    found = ranks(count, without_meeting, {})
+    for end in found:
+        assert_same_bits(end, found[0])
+
+
+@pytest.mark.parametrize(
+    ("backends", "meets"),
+    [("cuda:nccl", False), ("cpu:gloo,cuda:nccl", True), ("cpu:gloo,cuda:gloo", True)],
+)
+def test_ranks_meet_where_the_group_has_a_backend_for_the_host(backends, meets, monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_backend_config", lambda _: backends)
+    assert meets_on_host(None) == meets
+
+
 def loading_alone(group):
     params, optimizer = built(group, sharding="state")
     for call in range(2):
@@ -254,6 +291,56 @@ def test_parameters_that_join(ranks):
     alone = joining(None)
     for end in found:
         assert_same_bits(end, alone)
+
+
+def leaving(group):
+    """A parameter leaves with its state, and one of its shape comes: bytes that each rank has."""
+    params, optimizer = built(group, sharding="state")
+    own = optimizer.param_groups[0]["params"]
+    for call in range(3):
+        set_gradients(params, call)
+        optimizer.step()
+    before = sizes_of(optimizer)
+    del own[0], optimizer.state[params[0]]
+    gone = weakref.ref(params.pop(0))
+    set_gradients(params, 3)
+    optimizer.step()
+    gc.collect()
+    assert gone() is None
+    own.append(torch.nn.Parameter(torch.ones(SHAPES[0])))
+    set_gradients([*params, own[-1]], 4)
+    optimizer.step()
+    assert sizes_of(optimizer) == before
+
+
+def sizes_of(optimizer):
+    tensors = [entry["exp_avg"] for entry in optimizer.state.values() if entry]
+    return sum(t.nbytes for t in tensors)
+
+
+def test_parameters_that_leave_are_freed(ranks):
+    ranks(4, leaving)
+
+
+def leaving_for_a_while(group):
+    params, optimizer = built(group, **({} if group is None else {"sharding": "state"}))
+    own = optimizer.param_groups[0]["params"]
+    for call in CALLS:
+        set_gradients(params, call)
+        if call == 2:
+            del own[1]
+        if call == 5:
+            own.insert(1, params[1])
+        optimizer.step()
+    optimizer.consolidate_state_dict()
+    return end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_parameters_that_come_back_to_their_state_have_the_owner_they_had(ranks):
+    alone = leaving_for_a_while(None)
+    for found in ranks(2, leaving_for_a_while):
+        assert_same_bits(found, alone)
 
 
 def lazy_and_empty(group, sharding):
