@@ -35,19 +35,13 @@ $(READY): $(BUILD_INPUTS)
 demo: setup
 	$(BIN)/python -m bench.lic demo
 
-# Kernels that are interpreted, machine code that is walked, small matrices and commands in processes
-# of their own keep one core busy each; the rest uses threads, or measures time. Two at a time have
-# a thread each: more would wait for each other.
-TWO_AT_A_TIME := tests/contract tests/cost tests/faults tests/jit tests/lic tests/ops $(wildcard tests/test_gpu*.py) \
-	tests/test_golden.py tests/test_modes.py tests/test_oracle.py tests/test_semantics.py tests/test_twins.py \
-	tests/test_fused.py tests/test_fused_refresh.py tests/test_graphs.py tests/test_due_sets.py \
-	tests/test_stream_order.py tests/test_routing.py tests/test_zero_gradients.py $(wildcard tests/test_self_check*.py) \
-	tests/test_command_lines.py tests/test_layouts.py tests/test_no_driver.py tests/test_noise_floor.py \
-	tests/test_stored_checkpoints.py tests/test_zero_rows.py
+# What measures time runs by itself. Everything else runs two at a time, a thread each: more would
+# wait for each other. Each of the two takes whole files where it can, and their fixtures with them.
+ALONE := tests/bench tests/test_host_side.py
 
 test: setup
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(TWO_AT_A_TIME))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TWO_AT_A_TIME)
+	$(BIN)/python -m pytest $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(ALONE))
 
 lint: setup
 	$(BIN)/ruff check .

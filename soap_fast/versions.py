@@ -26,6 +26,7 @@ def versions() -> dict[str, str | None]:
     }
 
 
+@functools.cache  # a kernel is compiled for it, and reading it takes a millisecond
 def triton_version() -> str | None:
     """Of the Triton that would be imported; it is not."""
     if sys.platform != "linux" or importlib.util.find_spec("triton") is None:

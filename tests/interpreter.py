@@ -1,10 +1,12 @@
-"""Triton's interpreter without two things that it does for nothing and that took half of its time.
+"""Triton's interpreter without what it does for nothing, which took more than half of its time.
 
 Names of triton.language are replaced for a launch, and all of them once more at each call of a
 function within it: here once a launch for each set of modules that a function sees, which leaves
 the same names replaced. Sums and products of integers are computed a second time in int64 to see
 whether they overflow, but what is seen is reported only where the interpreter's options say
-`debug`, which they do not.
+`debug`, which they do not. Each tensor writes down the type of its shape, which nobody reads, and
+each look at NumPy's dtype for one of Triton's makes the table of all: here a type is made when it
+is asked for, and a dtype looked up once.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ def hasten() -> None:
     if getattr(options, "sanitize_overflow", False) and not options.debug:
         quick = dataclasses.replace(options, sanitize_overflow=False)
         interpreter.interpreter_builder.options = quick
+    if hasattr(interpreter, "_get_np_dtype"):
+        interpreter._get_np_dtype = _by_name(interpreter._get_np_dtype)
+    if hasattr(interpreter.tl.core, "_type_for_tuple_values"):
+        _type_tuples_when_asked(interpreter.tl.core)
 
 
 def _replace_names_once_a_launch(interpreter: ModuleType) -> None:
@@ -57,3 +63,34 @@ def _modules(fn: FunctionType, language: ModuleType) -> tuple[int, ...]:
     """Which of triton.language and its core a function's module has names for."""
     seen = {id(value) for value in fn.__globals__.values()}
     return tuple(id(each) for each in (language, language.core) if id(each) in seen)
+
+
+def _by_name(dtype_of: Any) -> Any:
+    """`dtype_of` with what it has found for Triton's dtypes of a name, which says all of them."""
+    found: dict[str, Any] = {}
+
+    def dtype(of: Any) -> Any:
+        if of.name not in found:
+            found[of.name] = dtype_of(of)
+        return found[of.name]
+
+    return dtype
+
+
+def _type_tuples_when_asked(core: ModuleType) -> None:
+    made, attribute = core.tuple.__init__, core.tuple.__getattr__
+
+    def init(self: Any, args: Any, type: Any = None) -> None:
+        if type is None:
+            self.values = list(args)
+        else:
+            made(self, args, type)
+
+    def getattribute(self: Any, name: str) -> Any:
+        """Of what a tuple has not yet."""
+        if name != "type":
+            return attribute(self, name)
+        self.type = core._type_for_tuple_values(self.values)
+        return self.type
+
+    core.tuple.__init__, core.tuple.__getattr__ = init, getattribute

@@ -85,7 +85,7 @@ class TestDescription:
 
         monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
         monkeypatch.setattr("importlib.metadata.version", unknown)
-        assert triton_version() == "of another distribution"
+        assert triton_version.__wrapped__() == "of another distribution"
 
     def test_without_extension_and_triton_it_says_how_to_get_them(self, capsys, monkeypatch):
         monkeypatch.setattr("soap_fast.extension.available", lambda: False)

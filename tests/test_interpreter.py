@@ -63,3 +63,28 @@ def test_functions_within_a_launch_replace_no_names_again(monkeypatch):
     four_times[(3,)](torch.arange(8.0), 8, False)
     assert len(replaces) > 6
     assert sum(replaces) <= 3  # for our module, and for those of Triton with other names
+
+
+def test_a_tuple_has_a_type_when_it_is_asked_for_one():
+    sizes = tl.core.tuple([tl.constexpr(2), tl.constexpr(3)])
+    assert "type" not in vars(sizes)
+    assert sizes.type == tl.core.tuple_type([value.type for value in sizes.values])
+    assert vars(sizes)["type"] is sizes.type
+    named = tl.core.tuple_type([value.type for value in sizes.values], ["rows", "columns"])
+    assert tl.core.tuple(sizes.values, named).columns is sizes.values[1]
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"),
+    [
+        (tl.float16, "float16"),
+        (tl.bfloat16, "uint16"),
+        (tl.block_type(tl.int32, [4, 2]), "int32"),
+        (tl.pointer_type(tl.float32), "uint64"),
+        (tl.block_type(tl.pointer_type(tl.float32), [4]), "uint64"),
+    ],
+)
+def test_numpys_dtypes_are_those_that_triton_gives(of, expected):
+    from triton.runtime import interpreter
+
+    assert [str(interpreter._get_np_dtype(of)) for _ in range(2)] == [expected] * 2

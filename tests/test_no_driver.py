@@ -7,11 +7,15 @@ step on real ones.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from streams import BACKENDS
+
+HERE = Path(__file__).parent
 
 # What works without a driver, on torch 2.11 and 2.14: questions, and what is postponed until CUDA
 # is used. Modules are left as they are, their functions are not.
@@ -37,6 +41,9 @@ torch.cuda.device_count = lambda: 0
 
 STEPS = """
 import sys, soap_fast
+if sys.argv[1] == "triton":
+    from interpreter import hasten
+    hasten()
 for schedule in ("periodic", "staggered"):
     params = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 3, 3, 3), (5,), ())]
     options = {"precondition_frequency": 2, "refresh_schedule": schedule}
@@ -61,6 +68,7 @@ def run(code: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -26,7 +26,7 @@ from bench.lic.evaluation.runs import Run
 from bench.lic.models import stride
 from bench.lic.optimizers import main_parameters
 from bench.lic.study import report
-from bench.lic.study.kept import kept
+from bench.lic.study.report import kept
 from bench.lic.study.watched import Watched
 from bench.lic.style import logarithmic, plain_text
 from bench.lic.training import Config, Training, run

@@ -28,7 +28,6 @@ from bench.lic.evaluation.quantization import Recipe
 from bench.lic.evaluation.runs import Run, group
 from bench.lic.models import stride
 from bench.lic.study import figures, report
-from bench.lic.study.kept import kept
 from bench.lic.study.watched import Watched
 from bench.lic.training import load_model
 
@@ -174,7 +173,7 @@ def _quantized(
 def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse.Namespace) -> None:
     """study.json, report.md and pictures in `out`."""
     rows = [*comparison_report.results(comparison), *report.results(comparison, quantized)]
-    envelope.write(str(out / "study.json"), kept([*rows, *quantized]), "lic study")
+    envelope.write(str(out / "study.json"), report.kept([*rows, *quantized]), "lic study")
     found = report.text([row for row in rows if row["kind"] in ("claim", "seen")])
     pages = [found, "## Training\n", comparison_report.text(comparison, rows)]
     if quantized:
