@@ -60,15 +60,21 @@ class Spare:
     def __init__(self, pieces: Iterable[torch.Tensor]) -> None:
         """Flat tensors of one dtype on one device."""
         self.pieces = list(pieces)
+        self.taken = [piece.storage_offset() for piece in self.pieces]  # up to here
+        self.ends = [
+            start + len(piece) for start, piece in zip(self.taken, self.pieces, strict=True)
+        ]
         self.beside = 0  # bytes for which there was no room
 
     def room(self, like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Uninitialised, of the dtype and on the device of another; new memory where none fits."""
         elements = prod(shape)
         for place, piece in enumerate(self.pieces):
-            alike = (piece.dtype, piece.device) == (like.dtype, like.device)
-            if alike and len(piece) >= elements:
-                self.pieces[place] = piece[-(-elements // ALIGNED) * ALIGNED :]
-                return piece[:elements].view(tuple(shape))
+            start = self.taken[place]
+            alike = piece.dtype == like.dtype and piece.device == like.device
+            if alike and start + elements <= self.ends[place]:
+                self.taken[place] = start + -(-elements // ALIGNED) * ALIGNED
+                strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+                return piece.as_strided(shape, strides, start)  # one call, where a view takes three
         self.beside += elements * like.dtype.itemsize
         return like.new_empty(tuple(shape))
