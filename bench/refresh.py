@@ -97,10 +97,14 @@ def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
     if not rows:
         raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
     if device.startswith("cuda"):
-        operator = operator_times(Factors.of(inventory, device), device, repeats)
+        rounds = (Factors.of(each, device) for each in predicted.in_rounds(inventory))
+        operator = [us for each in rounds for us in operator_times(each, device, repeats)]
         launched = kernels.launches(inventory, device, repeats)
-        carry = [row["us"] for row in launched if row["phase"] == "refresh"][1:]  # after refresh_
+        carry = [
+            row["us"] for row in launched if row["phase"] == "refresh" and row["name"] != "refresh_"
+        ]
         rows = predicted.with_times(rows, predicted.plan_of(inventory), operator, carry)
+    rows = predicted.together(rows)
     return [{**row, "shapes": inventory.model} for row in (*rows, predicted.total(rows))]
 
 

@@ -17,25 +17,48 @@ from bench.cost.launches import case
 from bench.cost.time import SM, seconds
 from bench.costs import PLAN
 from bench.recorded import Recorded, record
-from bench.shapes import Inventory
+from bench.shapes import Entry, Inventory
 from soap_fast.backends.triton.address_slots import AddressSlots
 from soap_fast.backends.triton.carry import plan_carry, slots_of
+from soap_fast.backends.triton.engine import Engine
+from soap_fast.backends.triton.launch.launcher import Launch
 from soap_fast.backends.triton.programs import Planned
+from soap_fast.backends.triton.refresh import DueSet
+from soap_fast.backends.triton.rounds import WORKSPACE, rounds_of
 from soap_fast.inspect.refresh_cost import costs_of, phase_name, refresh_plans
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh_plan import PlannedLaunch
 
 PRECISION = "tf32x3"
+SUMMED = ("launches", "gflop", "predicted_us", "us")
 
 
-def plan_of(inventory: Inventory) -> list[PlannedLaunch]:
-    """The operator's launches for all factors of a model."""
-    plans = (plan_tensor(entry.shape, PLAN) for entry in inventory.entries)
-    return refresh_plans((size, torch.float32) for plan in plans for size in plan.factors if size)
+def in_rounds(inventory: Inventory, workspace: int = WORKSPACE) -> list[Inventory]:
+    """The tensors that are refreshed together, round by round."""
+    entries = inventory.entries
+    sizes = {number: _sizes(entry) for number, entry in enumerate(entries) if _sizes(entry)}
+    return [
+        Inventory(inventory.model, tuple(entries[number] for number in found))
+        for found in rounds_of(sizes, workspace)
+    ]
+
+
+def plan_of(inventory: Inventory, workspace: int = WORKSPACE) -> list[PlannedLaunch]:
+    """The operator's launches for all factors of a model, numbered through all rounds."""
+    launches: list[PlannedLaunch] = []
+    for each in in_rounds(inventory, workspace):
+        plan = refresh_plans((d, torch.float32) for entry in each.entries for d in _sizes(entry))
+        start = launches[-1].number + 1 if launches else 0
+        launches += (launch._replace(number=start + launch.number) for launch in plan)
+    return launches
+
+
+def _sizes(entry: Entry) -> list[int]:
+    return [size for size in plan_tensor(entry.shape, PLAN).factors if size]
 
 
 def rows(inventory: Inventory) -> list[Row]:
-    """A row for each phase of the operator and each launch of the carry, and one of all."""
+    """A row for each phase of the operator, and one for each launch of the carry, in order."""
     operator = [
         _row(one.phase, one.launches, one.flops, one.seconds)
         for one in costs_of(plan_of(inventory))
@@ -63,6 +86,16 @@ def with_times(
     return [{**row, "us": taken.get(row["phase"]) or next(later)} for row in rows]
 
 
+def together(rows: Sequence[Row]) -> list[Row]:
+    """One row a phase, in the order in which they first come."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        same = found.setdefault(row["phase"], {**row, **dict.fromkeys(SUMMED, 0)})
+        for name in SUMMED:
+            same[name] = None if row[name] is None else same[name] + row[name]
+    return list(found.values())
+
+
 def total(rows: Sequence[Row]) -> Row:
     """Of all that a refreshing call does beyond a plain step."""
     taken = [row["us"] for row in rows]
@@ -88,27 +121,31 @@ def _row(phase: str, launches: int, flops: float, taken: float) -> Row:
 
 
 def _carry(recorded: Recorded) -> Iterator[Row]:
-    """The launches that follow the operator."""
-    plain = recorded.step()
-    recorded.refreshing_step()
-    launched = recorded.launcher.launched[plain:]
-    planned = [one for one in _planned(recorded) if one.count]
-    pairs = list(zip(launched, planned, strict=True))
-    for launch, one in progress(pairs, "carry", "launch"):
-        assert launch.op == one.op
+    """The launches that follow the operator, round by round."""
+    for launch, one in progress(carry_of(recorded), "carry", "launch"):
         made = case(one.name, launch, one.work, SM)
         taken = seconds(made, walked(made), PRECISION)
         yield _row(one.name, 1, one.work.needed, taken)
 
 
-def _planned(recorded: Recorded) -> list[Planned]:
-    """Those launches as they were planned, which tells what they move and compute."""
-    refresher = recorded.engine.refresher
-    (found,) = refresher.sets.values()
-    slots, due = AddressSlots(), dict[int, dict[int, list[int]]]()
+def carry_of(recorded: Recorded) -> list[tuple[Launch, Planned]]:
+    """Those launches, and how they were planned, which tells what they move and compute."""
+    plain = recorded.step()
+    recorded.refreshing_step()
+    launched = recorded.launcher.launched[plain:]
+    engine = recorded.engine
+    planned = [one for found in engine.refresher.sets.values() for one in _planned(engine, found)]
+    pairs = list(zip(launched, (one for one in planned if one.count), strict=True))
+    assert all(launch.op == one.op for launch, one in pairs)
+    return pairs
+
+
+def _planned(engine: Engine, found: DueSet) -> list[Planned]:
+    places = [engine.places[id(call.param)] for call in found.calls]
+    slots, due = AddressSlots(), {place: dict[int, list[int]]() for place in places}
     for number, batch in enumerate(found.batches):
         d = batch.K.shape[1]
         for position, (index, mode) in enumerate(batch.owners):
             values = slots_of(slots, number, len(found.batches), position, d)
-            due.setdefault(index, {})[mode] = values
-    return plan_carry(refresher.context, due, slots).launches
+            due[places[index]][mode] = values
+    return plan_carry(engine.refresher.context, due, slots).launches

@@ -18,7 +18,9 @@ import pytest
 import tolerances
 from streams import needs_native
 
-from bench.cost.refresh import total, with_times
+from bench.cost.refresh import carry_of, in_rounds, plan_of, together, total, with_times
+from bench.recorded import record
+from bench.shapes import load
 from soap_fast.inspect import refresh_cost
 from soap_fast.inspect.refresh_cost import CLOCK, LAUNCH, PROGRAMS, costs_of
 from soap_fast.step.refresh_plan import PlannedLaunch, Share
@@ -144,6 +146,41 @@ def test_a_row_for_each_phase_and_one_of_all(tmp_path):
     for name in ("launches", "gflop", "predicted_us"):
         assert whole[name] == pytest.approx(sum(row[name] for row in each))
     assert whole["predicted_ms"] == pytest.approx(1e-3 * whole["predicted_us"])
+
+
+@needs_native
+def test_a_model_in_rounds_has_the_launches_of_each():
+    """Numbers of the operator's go through all rounds; carries are planned as they are launched."""
+    inventory = load("hyperprior")
+    whole, most = plan_of(inventory), 4 * 4 * 2 * 400**2
+    rounds, plan = in_rounds(inventory, most), plan_of(inventory, most)
+    assert len(rounds) > 1
+    names = sorted(entry.name for each in rounds for entry in each.entries)
+    assert names == sorted({entry.name for each in in_rounds(inventory) for entry in each.entries})
+    assert [x.number for x in plan] == sorted(x.number for x in plan)
+    assert len({x.number for x in plan}) == sum(not x.goes_on for x in plan) > len(whole) // 2
+    factors = [
+        sum(share.factors for launch in of if launch.name in ("small", "gather")
+            for share in launch.shares) for of in (whole, plan)
+    ]  # fmt: skip
+    assert factors[0] == factors[1]
+    recorded = record(inventory)
+    recorded.backend.refresh_workspace = most
+    recorded.backend.forget()
+    recorded.step()
+    carried = [planned.name for _, planned in carry_of(recorded)]
+    assert carried.count("count") == len(rounds)
+
+
+def test_rows_of_rounds_are_put_together():
+    one = {"launches": 1, "gflop": 0.5, "predicted_us": 2.0, "us": None}
+    rows = [{"phase": name, **one} for name in ("small", "count", "derive", "count", "derive")]
+    for us, expected in ((None, None), (3.0, 6.0)):
+        found = together([{**row, "us": us} for row in rows])
+        assert [row["phase"] for row in found] == ["small", "count", "derive"]
+        assert found[0] == {**rows[0], "us": us}
+        twice = {"launches": 2, "gflop": 1.0, "predicted_us": 4.0, "us": expected}
+        assert found[1] == {"phase": "count", **twice}
 
 
 def test_times_of_a_gpu_join_the_rows_of_their_phases():
