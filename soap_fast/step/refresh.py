@@ -179,9 +179,11 @@ def refresh_times(
 def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:
     """Room for the results of a refresh."""
     shapes = [(s, c.shape[0], s.shape[1]) for s, c in zip(factors, selections, strict=True)]
+    # torch.compile cannot follow a context variable.
+    room = Tensor.new_empty if torch.compiler.is_compiling() else _room.get()
     return Refreshed(
         orders=[stack.new_empty((k, d), dtype=torch.int64) for stack, k, d in shapes],
-        carries=[_room.get()(stack, (k, d, d)) for stack, k, d in shapes],
+        carries=[room(stack, (k, d, d)) for stack, k, d in shapes],
         outcomes=[stack.new_empty((k,), dtype=torch.int64) for stack, k, _ in shapes],
         off_diagonals=[stack.new_empty((k,)) for stack, k, _ in shapes],
     )

@@ -145,9 +145,10 @@ def test_a_folder_of_which_nothing_can_be_used_ends_in_one_line(
 
 
 def test_workers_leave_ctrl_c_to_the_main_process(noisy: list[Kept]) -> None:
+    before = set(torch.multiprocessing.active_children())  # of other tests
     prepared = batches(Crops(noisy, SIDE, 1), 4, 0, 1)
     first = next(prepared)
-    (worker,) = torch.multiprocessing.active_children()
+    (worker,) = set(torch.multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGINT)
     later = list(islice(prepared, 5))  # more than were prepared before the signal
     assert worker.is_alive()
