@@ -158,7 +158,8 @@ void run_in_steps(const RefreshTable<T>& table, RefreshCall call, int team_size)
   for (int n = 0; n < 3; ++n) {
     threads.emplace_back([&] {
       std::vector<T> scratch(kBlockScratch<T>);
-      while (left.fetch_sub(1) > 0) {
+      // Relaxed: it must not be this that orders what teams write and read.
+      while (left.fetch_sub(1, std::memory_order_relaxed) > 0) {
         with_team(team_size,
                   [&](const auto& team) { run_next<P>(team, table, steps, scratch.data()); });
       }

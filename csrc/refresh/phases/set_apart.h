@@ -32,6 +32,7 @@ struct SetApart {
       if (int(places[row]) < n) continue;
       const int column = largest_of_row(team, d, q, row, unit);
       reflect(team, d, q, row, column);
+      team.sync();
       for (int e = team.rank(); e < d; e += team.size()) {
         q[int64_t(column) * d + e] = T(e == row);
         if (e != column) q[int64_t(e) * d + row] = 0;
@@ -84,7 +85,6 @@ struct SetApart {
       along *= T(tau);
       for (int j = 0; j < d; ++j) q[int64_t(j) * d + other] -= along * v(j);
     }
-    team.sync();
   }
 };
 
