@@ -315,6 +315,7 @@ void check_all(bool races) {
   check_refreshes<T>({3, 9}, 3, 1);
   check_refreshes<T>({40, sizeof(T) == 4 ? 70 : 35}, 3, 1);
   if (races) check_refreshes<T>({40, 2 * kTile<T> + 1, 3 * kTile<T>}, 1, 1);
+  if (races) check_refreshes<T>({2 * kTile<T> + 1}, 3, 1);
 }
 
 }  // namespace
