@@ -47,7 +47,7 @@ def compute_own(
         results = op(k, renewed, numbers, may, tolerance) if own else ()
         for places, column in zip(exchange.own[:NEW], results, strict=bool(own)):
             torch._foreach_copy_(list(places.values()), column)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the others are sent that this part has failed
         copy_bases()
         _write_as_they_were(exchange.own, may)
         return error

@@ -60,14 +60,14 @@ class Owning(Together):
         error: Exception | None = None
         try:
             moves, messages = self._prepare()
-        except Exception as found:
+        except Exception as found:  # whatever it is, all ranks are told, and then all raise
             error = found
         self._check_alike(error)
         self._wholes.gather(moves)
         try:
             with self._standing_in(groups, state) as (own_groups, own_state):
                 step(own_groups, own_state)
-        except Exception as found:
+        except Exception as found:  # raised below, once the others have what they wait for
             error = found
         try:
             self._wholes.scatter(moves)

@@ -82,7 +82,7 @@ class Sharing(Together):
             self._follow(before.clocks(groups))
         try:
             step(groups, state)
-        except Exception:
+        except Exception:  # whatever it is, the others would wait for this rank; it goes on up
             if before is not None and not self._heard:
                 clocks = before.clocks(groups)
                 if self._met or has_exchange(groups, state, clocks, alone=alone):
@@ -130,7 +130,7 @@ class Sharing(Together):
         error: Exception | None = None
         try:
             begun = op(*arguments)
-        except Exception as found:
+        except Exception as found:  # whatever it is, all ranks are told, and then all raise
             if self._heard:
                 raise
             error = found
@@ -244,7 +244,7 @@ class Sharing(Together):
                         "0: the same parameters must have gradients on every rank, as "
                         "DistributedDataParallel sees to"
                     )
-        except Exception:
+        except Exception:  # whatever it is, what is half exchanged is of no use; it goes on up
             self.forget()
             raise
         self._met, self._heard = True, False
