@@ -7,12 +7,17 @@ whether they overflow, but what is seen is reported only where the interpreter's
 `debug`, which they do not. Each tensor writes down the type of its shape, which nobody reads, and
 each look at NumPy's dtype for one of Triton's makes the table of all: here a type is made when it
 is asked for, and a dtype looked up once.
+
+An operation on tensors made two types and four constants, and went through the rules of promotion
+and of broadcasting, where operands most often are of one type and one shape. Here types, shapes and
+constants are made once, and rules asked where there is something to decide.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -31,29 +36,45 @@ def hasten() -> None:
         interpreter.interpreter_builder.options = quick
     if hasattr(interpreter, "_get_np_dtype"):
         interpreter._get_np_dtype = _by_name(interpreter._get_np_dtype)
-    if hasattr(interpreter.tl.core, "_type_for_tuple_values"):
-        _type_tuples_when_asked(interpreter.tl.core)
+    core = interpreter.tl.core
+    if hasattr(core, "_type_for_tuple_values"):
+        _type_tuples_when_asked(core)
+    if "__init__" not in vars(core.base_value):
+        _make_types_once(core)
+        _leave_what_fits(interpreter.TritonSemantic, core)
+        _take_what_is_no_list(core)
+    if hasattr(interpreter, "_patch_attr"):
+        _bring_the_semantic(interpreter)
 
 
 def _replace_names_once_a_launch(interpreter: ModuleType) -> None:
     replace, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
     replaced: set[tuple[int, ...]] = set()  # modules, by identity, whose names are
+    met: set[FunctionType] = set()  # functions that see such modules
+    nothing = interpreter._LangPatchScope()  # to be restored
 
     def replace_once(fn: FunctionType) -> Any:
+        if fn in met:
+            return nothing
+        met.add(fn)
         modules = _modules(fn, interpreter.tl)
         if modules in replaced:
-            return interpreter._LangPatchScope()  # restores nothing
+            return nothing
         scope = replace(fn)
         replaced.add(modules)
         return scope
 
+    def forget() -> None:
+        replaced.clear()
+        met.clear()
+
     @functools.wraps(launch)
     def launch_anew(*args: Any, **kwargs: Any) -> None:
-        replaced.clear()
+        forget()
         try:
             launch(*args, **kwargs)
         finally:
-            replaced.clear()  # the launch has given the names back
+            forget()  # the launch has given the names back
 
     interpreter._patch_lang = replace_once
     interpreter.GridExecutor.__call__ = launch_anew
@@ -94,3 +115,111 @@ def _type_tuples_when_asked(core: ModuleType) -> None:
         return self.type
 
     core.tuple.__init__, core.tuple.__getattr__ = init, getattribute
+
+
+def _make_types_once(core: ModuleType) -> None:
+    """One type for blocks of a kind, and in it what each tensor of that type says of its shape."""
+    made: dict[tuple[Any, ...], Any] = {}
+    make = core.block_type.__init__
+
+    def new(cls: type, element_ty: Any, shape: Any) -> Any:
+        sizes = tuple(getattr(size, "value", size) for size in shape)
+        space = getattr(element_ty, "address_space", None)
+        key = (cls, type(element_ty), element_ty.name, space, sizes)
+        found = made.get(key)
+        if found is None:
+            found = object.__new__(cls)
+            make(found, element_ty, shape)
+            made[key] = found
+        return found
+
+    def describe(self: Any, handle: Any, type: Any) -> None:
+        self.handle, self.type = handle, type
+        found = vars(type).get("described")
+        if found is None:
+            sizes = tuple(type.shape if type.is_block() else ())
+            found = type.described = *shapes(sizes), type.scalar
+        self.shape, self.numel, self.dtype = found
+
+    @functools.cache
+    def shapes(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+        return core.tuple(map(core.constexpr, sizes)), core.constexpr(math.prod(sizes))
+
+    core.block_type.__new__, core.block_type.__init__ = new, lambda *_: None
+    core.tensor.__init__ = describe
+
+
+# Two operands of one of these types are computed with as they are; 16 bits are divided in 32.
+AS_THEY_ARE = ("int1", "int32", "int64", "fp32", "fp64")
+INTEGERS = ("int32", "int64")
+# Numbers that become such a type beside it, without a look at what they are.
+TAKES = {"int32": (int,), "int64": (int,), "fp32": (int, float)}
+
+
+def _leave_what_fits(semantic: type, core: ModuleType) -> None:
+    """Operands of one type need no promotion, those of one shape are not broadcast."""
+    check, broadcast = semantic.binary_op_type_checking_impl, semantic.broadcast_impl_value
+
+    def checked(self: Any, lhs: Any, rhs: Any, *how: Any, **more: Any) -> Any:
+        left, right = isinstance(lhs, core.tensor), isinstance(rhs, core.tensor)
+        if left and right:
+            one, other = lhs.dtype.name, rhs.dtype.name
+            pointer = how[:1] == (True,) and lhs.dtype.is_ptr() and other in INTEGERS
+            if pointer or (one == other and one in AS_THEY_ARE):
+                return broadcasted(self, lhs, rhs)
+        elif left and fits(lhs.dtype.name, rhs):
+            return lhs, constant(self, lhs.type, rhs)
+        elif right and fits(rhs.dtype.name, lhs):
+            return constant(self, rhs.type, lhs), rhs
+        return check(self, lhs, rhs, *how, **more)
+
+    def fits(of: str, number: Any) -> bool:
+        return type(number) in TAKES.get(of, ()) and abs(number) < 2**31
+
+    constants: dict[tuple[int, type, Any], tuple[Any, Any]] = {}
+
+    def constant(self: Any, of: Any, number: Any) -> Any:
+        """Everywhere in a tensor of a type; nobody writes into what an operator has given."""
+        key = id(of), type(number), number
+        if key not in constants:
+            made = self.scalar_constant(number, of.scalar)
+            if of.is_block():
+                made = self.splat(made, of.shape)
+            constants[key] = made, of
+        return constants[key][0]
+
+    def broadcasted(self: Any, lhs: Any, rhs: Any) -> Any:
+        return (lhs, rhs) if lhs.shape is rhs.shape else broadcast(self, lhs, rhs)
+
+    semantic.binary_op_type_checking_impl = checked
+    semantic.broadcast_impl_value = broadcasted
+
+
+def _take_what_is_no_list(core: ModuleType) -> None:
+    """Most of what is looked through for constants is a constant, or has none."""
+    unwrap = core._unwrap_if_constexpr
+    has_none = frozenset((core.tensor, int, float, bool, type(None)))
+
+    def unwrapped(value: Any) -> Any:
+        kind = type(value)
+        if kind is core.constexpr:
+            return value.value
+        return value if kind in has_none else unwrap(value)
+
+    core._unwrap_if_constexpr = unwrapped
+
+
+def _bring_the_semantic(interpreter: ModuleType) -> None:
+    """Members of triton.language get it by name, where a wrapper and a filter looked for it."""
+
+    def patch(obj: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
+        semantic = interpreter.TritonSemantic(builder)
+        work = getattr(member, "__wrapped__", member)
+
+        def call(*args: Any, **how: Any) -> Any:
+            how["_semantic"] = semantic
+            return work(*args, **how)
+
+        scope.set_attr(obj, name, call)
+
+    interpreter._patch_attr = patch
