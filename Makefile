@@ -37,7 +37,7 @@ demo: setup
 
 # What measures time runs by itself. Everything else runs two at a time, a thread each: more would
 # wait for each other. Each of the two takes whole files where it can, and their fixtures with them.
-ALONE := tests/bench tests/test_host_side.py
+ALONE := tests/bench/test_bench_roofs.py tests/bench/test_bench_turns.py tests/test_host_side.py
 
 test: setup
 	$(BIN)/python -m pytest $(ALONE)
@@ -62,7 +62,7 @@ soak: setup
 		tests/test_plan.py tests/test_eigh.py tests/test_refresh.py \
 		tests/test_refresh_cholesky.py tests/test_fused.py tests/ops tests/test_twins.py \
 		tests/contract/test_compiled.py tests/test_self_check_problem.py tests/test_zero_rows.py \
-		tests/test_zero_gradients.py tests/test_noise_floor.py tests/faults tests/jit
+		tests/test_zero_gradients.py tests/test_noise_floor.py tests/faults tests/jit tests/cost
 
 # runs/ stays: it holds what was trained.
 clean:

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from streams import BACKENDS
 
+from soap_fast.backends import survey
+from soap_fast.backends.triton.backend import interpreted
+
 HERE = Path(__file__).parent
 
 # What works without a driver, on torch 2.11 and 2.14: questions, and what is postponed until CUDA
@@ -40,15 +43,14 @@ torch.cuda.device_count = lambda: 0
 """
 
 STEPS = """
-import sys, soap_fast
-if sys.argv[1] == "triton":
-    from interpreter import hasten
-    hasten()
-for schedule in ("periodic", "staggered"):
+import itertools, sys, soap_fast
+from interpreter import hasten
+hasten()
+for backend, schedule in itertools.product(sys.argv[1:], ("periodic", "staggered")):
     params = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 3, 3, 3), (5,), ())]
     options = {"precondition_frequency": 2, "refresh_schedule": schedule}
-    optimizer = soap_fast.SOAP(params, backend=sys.argv[1], **options)
-    assert optimizer.backend == sys.argv[1]
+    optimizer = soap_fast.SOAP(params, backend=backend, **options)
+    assert optimizer.backend == backend
     for call in range(6):
         for param in params:
             param.grad = torch.randn(param.shape)
@@ -59,24 +61,33 @@ for schedule in ("periodic", "staggered"):
     optimizer.stats()
     soap_fast.precondition(optimizer, [param.grad for param in params])
     print(soap_fast.explain(optimizer))
+    print(f"{backend} has stepped")
 """
 
 
-def run(code: str, *arguments: str) -> str:
+def run(code: str, *arguments: str, interpreting: bool = False) -> str:
+    inherited = {k: v for k, v in os.environ.items() if interpreting or k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", AS_SUCH_A_BUILD + code, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
+        env={**inherited, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def stepped():
+    """What is said where every backend that can run here has stepped, one after the other."""
+    usable = [status.name for status in survey() if status.usable]
+    return run(STEPS, *usable, interpreting=interpreted())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_it_steps(backend):
-    run(STEPS, backend)
+def test_it_steps(backend, stepped):
+    assert f"{backend} has stepped" in stepped
 
 
 def test_it_describes_itself():
@@ -86,13 +97,14 @@ def test_it_describes_itself():
 
 def test_commands_that_measure_run(inventory_file):
     file = inventory_file({"model": "small", "params": [{"name": "weight", "shape": [6, 4]}]})
+    short = "--periods 1 --precondition-frequency 2"
     commands = [
-        f"step --backend eager --periods 1 --shapes {file}",
+        f"step --backend eager {short} --shapes {file}",
         f"kernels --of operators --backend native --steps 1 --shapes {file}",
         f"refresh --repeats 2 --shapes {file}",
         f"launches --shapes {file}",
         "roof --repeats 2 --size 32 --copy-mib 1",
-        "train --backend eager --periods 1 --batch 1 --crop 64 --width 4",
+        f"train --backend eager {short} --batch 1 --crop 64 --width 4",
     ]
     run(f"""
 from bench.__main__ import main

@@ -11,6 +11,7 @@ native on a CPU), products in plain tf32 by more than is allowed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ def _steps(
     for call in range(CALLS):
         for index, param in enumerate(params):
             shape, dtype = TENSORS[index]
-            grad = _gradient(shape, seed=800 + 10 * call + index).to(dtype)  # the same for both
+            # The same for both, in memory of its own.
+            grad = _gradient(shape, seed=800 + 10 * call + index).to(dtype, copy=True)
             if (call, index) == (NAN_CALL, NAN_TENSOR):
                 grad.view(-1)[5] = float("nan")
             param.grad = _as(grad.double(), dtype, device)
@@ -148,6 +150,8 @@ def _gradient(shape: tuple[int, ...], seed: int) -> torch.Tensor:  # float64, on
     return grad
 
 
+# Of a call, and where tensors start: what is checked and what is expected of it step in turn.
+@lru_cache(2 * len(TENSORS))
 def _normal(shape: tuple[int, ...], seed: int) -> torch.Tensor:  # float64, on the CPU
     generator = torch.Generator(device="cpu").manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator)

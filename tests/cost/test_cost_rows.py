@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ from cost_data import load
 
 from bench.__main__ import main as bench
 from bench.cost import aot
+from bench.cost import rows as cost
+from bench.cost.case import walked
 from bench.cost.sampling import representatives
 from bench.recorded import record
 from bench.shapes import load as inventory
 
 pytest.importorskip("triton")
 
+SOAKING = "SOAP_FAST_EXAMPLES" in os.environ  # `make soak`
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 SHAPES = [(64, 48, 3, 3), (64, 48, 3, 3), (96,), (40, 72)]
@@ -63,14 +67,14 @@ def test_tiles_stand_for_tiles_that_issue_as_much(small):
     assert some < 0.8 * every
 
 
-def test_a_row_for_each_launch_and_one_of_all(tmp_path):
+def check_rows(tmp_path, architectures):
     """With times on the architecture that was measured, and on no other."""
     small = shapes_file(tmp_path, SHAPES[-2:])
-    options = ("--sm", 90, 100, "--precision", "tf32x3", "--json", "-")
+    options = ("--sm", *architectures, "--precision", "tf32x3", "--json", "-")
     said = run("-m", "bench", "kernels", "--aot", "--shapes", small, *options)
     rows = json.loads(said)["results"]
     launches = record(inventory(str(small))).step()
-    for sm in (90, 100):
+    for sm in architectures:
         *each, total = (row for row in rows if row["sm"] == sm)
         assert len(each) == launches
         assert {row["name"] for row in each} >= {"gather", "rotate 0", "rotate back 1", "apply"}
@@ -82,8 +86,26 @@ def test_a_row_for_each_launch_and_one_of_all(tmp_path):
     times = [row["predicted_us"] for row in rows if row["sm"] == 90]
     assert sum(times[:-1]) == pytest.approx(times[-1])
     assert min(times) > 4
-    assert all(row["predicted_us"] is None for row in rows if row["sm"] == 100)
+    assert all(row["predicted_us"] is None for row in rows if row["sm"] != 90)
     assert {row["precision"] for row in rows} == {"tf32x3"}
+
+
+def test_a_row_for_each_launch_and_one_of_all(tmp_path):
+    check_rows(tmp_path, [90])
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAKING, reason="compiles for half a minute each: make soak runs it")
+def test_a_row_for_each_launch_on_every_architecture(tmp_path):
+    check_rows(tmp_path, aot.ARCHITECTURES)
+
+
+def test_another_architecture_has_no_times():
+    (case,) = load("elic", ("adam",))
+    walk = walked(case)
+    elsewhere = replace(case, sm=100)
+    assert cost.row(case, walk, 1000, 1, "tf32x3")["predicted_us"] > 4
+    assert cost.row(elsewhere, walk, 1000, 1, "tf32x3")["predicted_us"] is None
 
 
 def test_representatives_are_tiles_of_their_own_kind(small):
