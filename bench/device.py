@@ -135,10 +135,8 @@ def _check_machine() -> None:
     for name in ("triton", "pytest"):
         if not _has(name):
             raise BadInput(f"{name} is not installed: pip install {name}")
-    if not extension.available():
-        raise BadInput(f"the extension is missing: {extension.reason()}")
-    if not (extension.build_info() or {}).get("cuda"):
-        raise BadInput("the extension was built without CUDA: SOAP_FAST_CUDA=ON pip install .")
+    if missing := extension.missing_cuda():
+        raise BadInput(missing)
 
 
 def _has(module: str) -> bool:

@@ -33,15 +33,17 @@ def machine() -> Row:
     }
 
 
+def version(package: str) -> str | None:
+    """None where it is not installed, or of no distribution."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str | None]:
-    """Version of Python and of every package that can move a result; None where it is missing."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    """Version of Python and of every package that can move a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def commit() -> str | None:

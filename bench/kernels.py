@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +29,12 @@ from bench.command import Row, common, positive, progress, show
 from bench.cost import aot
 from bench.costs import PLAN, Cost, costs
 from bench.files import BadInput
+from bench.recorded import named
 from bench.roof import Roofs, measure
 from bench.shapes import Inventory
 from soap_fast import SOAP
 from soap_fast.backends.triton.backend import PRECISIONS, TritonBackend, interpreted
 from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher
-from soap_fast.backends.triton.ops.work import Work
 from soap_fast.step.refresh import Refreshed
 
 COLUMNS = (
@@ -110,10 +111,12 @@ def _rates(row: Row, roofs: Roofs) -> Row:
 class Stepper:
     """An optimizer on the parameters of a model, with gradients of its own for every step."""
 
-    def __init__(self, inventory: Inventory, device: str, backend: str | None) -> None:
+    def __init__(
+        self, inventory: Inventory, device: str, backend: str | None, **options: Any
+    ) -> None:
         self.inventory, self.device = inventory, device
         self.params = inventory.parameters(device)
-        self.optimizer = SOAP(self.params, backend=backend)
+        self.optimizer = SOAP(self.params, backend=backend, **options)
         self.calls = 0
 
     def step(self, phase: str) -> None:
@@ -225,14 +228,20 @@ class TimingLauncher(TritonLauncher):
         self._ops: list[str] = []
 
     def __call__(self, launch: Launch) -> None:
-        if not self.watches(launch.op):
-            super().__call__(launch)
-            return
-        self.timed(launch.op, lambda: super(TimingLauncher, self).__call__(launch))
+        launched = partial(super().__call__, launch)
+        if self.watches(launch.op):
+            self.timed(launch.op, launched)
+        else:
+            launched()
 
     def timed(self, op: str, work: Callable[[], Any]) -> Any:
+        """Whatever it launches is part of it."""
+        watches, self.watches = self.watches, lambda op: False
         self._ops.append(op)
-        return self._watch(work)
+        try:
+            return self._watch(work)
+        finally:
+            self.watches = watches
 
     def taken(self) -> list[tuple[str, float]]:
         """Op and microseconds of all timed since this was last asked; waits for the device."""
@@ -241,26 +250,20 @@ class TimingLauncher(TritonLauncher):
 
 
 class TimedBackend(TritonBackend):
-    """The operator `refresh_` is one span, whatever it launches."""
+    """The operator `refresh_` is one span."""
 
-    def __init__(self, launcher: TimingLauncher) -> None:
-        super().__init__(launcher=launcher)
-        self.timing = launcher
+    launcher: TimingLauncher
 
     def refresh_op(self, *arguments: Any, **options: Any) -> Refreshed:
-        watches, self.timing.watches = self.timing.watches, lambda op: False
-        try:
-            refresh = super().refresh_op
-            return self.timing.timed("refresh_", lambda: refresh(*arguments, **options))
-        finally:
-            self.timing.watches = watches
+        refresh = partial(super().refresh_op, *arguments, **options)
+        return self.launcher.timed("refresh_", refresh)
 
 
 def launches(inventory: Inventory, device: str, steps: int) -> list[Row]:
     """Medians over `steps` plain and as many refreshing steps, each launch for itself."""
     stepper = Stepper(inventory, device, "triton")
     launcher = TimingLauncher(device)
-    stepper.optimizer._backend = backend = TimedBackend(launcher)
+    stepper.optimizer._backend = backend = TimedBackend(launcher=launcher)
     for phase in ("first", *UNTIMED):
         stepper.step(phase)
     launcher.taken()
@@ -271,21 +274,13 @@ def launches(inventory: Inventory, device: str, steps: int) -> list[Row]:
         seen[phase].append(launcher.taken())
     (engine,) = backend.engines.values()
     update = len(seen["plain"][0])  # a refreshing step begins with it
-    works, rows = _works(engine.works), []
-    for phase, first in (("plain", 0), ("refresh", update)):
-        for same in zip(*(step[first:] for step in seen[phase]), strict=True):
-            op = same[0][0]  # steps of a kind launch the same, one after the other
-            name, work = next(works[op], (op, None)) if op in works else (op, None)
-            row = _row(name, phase, "triton", {"us": [us for _, us in same]}, work)
-            rows.append(row | {"times": 1, "precision": engine.precision})
+    phases = {"plain": seen["plain"], "refresh": [step[update:] for step in seen["refresh"]]}
+    # Steps of a kind launch the same, one after the other.
+    alike = [(phase, same) for phase, of in phases.items() for same in zip(*of, strict=True)]
+    names = named((same[0][0] for _, same in alike), engine.works)
+    rows = []
+    for (phase, same), (name, work) in zip(alike, names, strict=True):
+        cost = None if work is None else Cost(work.needed, work.bytes)
+        row = _row(name, phase, "triton", {"us": [us for _, us in same]}, cost)
+        rows.append(row | {"times": 1, "precision": engine.precision})
     return rows
-
-
-def _works(works: dict[str, Work]) -> dict[str, Iterator[tuple[str, Cost]]]:
-    """By op, its launches of a plain step in their order: `rotate` is launched several times."""
-    found: dict[str, list[tuple[str, Cost]]] = {}
-    for name, work in works.items():
-        if work.count:
-            op = "rotate" if name.startswith("rotate") else name
-            found.setdefault(op, []).append((name, Cost(work.needed, work.bytes)))
-    return {op: iter(launches) for op, launches in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from soap_fast import SOAP
 from soap_fast.backends.triton.backend import Precision, TritonBackend
 from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher, TritonLauncher
+from soap_fast.backends.triton.ops.work import Work
 from soap_fast.options import plan_options
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import Refreshed, refresh_launches, uninitialised
@@ -121,3 +123,13 @@ def record(
     recorded = Recorded(optimizer, params, launcher, backend)
     recorded.step()
     return recorded
+
+
+def named(ops: Iterable[str], works: Mapping[str, Work]) -> list[tuple[str, Work | None]]:
+    """Launches by the names in an engine's `works`, which number an op that is launched again."""
+    left = {name: work for name, work in works.items() if work.count}
+    found = []
+    for op in ops:
+        name = next((n for n in left if n == op or (op == "rotate" and n.startswith(op))), op)
+        found.append((name, left.pop(name, None)))
+    return found

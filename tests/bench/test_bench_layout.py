@@ -10,7 +10,7 @@ BENCH = Path(__file__).parent.parent.parent / "bench"
 # takes models. `cost` is what a launch costs by its machine code.
 ORDER = (
     "__main__", "device", "readme", "report", "test_ops",
-    "tune", "sharing", "refresh", "kernels", "launches", "train", "step", "turns", "memory",
+    "tune", "refresh", "kernels", "launches", "train", "step", "turns", "memory",
     "cost", "recorded", "roof", "clock", "costs",
     "workloads", "lic", "optimizers", "shapes",
     "command", "envelope", "files",

@@ -74,17 +74,21 @@ def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, t
     text = page(
         "--json", str(tmp_path / "found.json"), step=result("step", STEP),
         kernels=result("kernels", [{**row, "device": "cuda:0"} for row in KERNELS], gpu="imagined"),
-        strange=result("colours", [{"colour": "blue"}]), other=[1, 2], broken="{",
-        damaged=result("step", [3]),
+        strange=result("colours", [{"colour": "blue", "of": [1]}]), other=[1, 2], broken="{",
+        damaged=result("step", [3]), empty=result("step", []),
     )  # fmt: skip
+    assert "## `colours`\n" in text
+    assert "\n| colour |\n| --- |\n| blue |\n" in text
     assert text.count("Not drawn, matplotlib is not installed: ") == 2
     assert "No roofs of imagined, cuda are among these: `python -m bench roof" in text
     said = capsys.readouterr().err
-    assert "strange.json: of no command that is known, left out" in said
+    assert "empty.json has no rows, left out" in said
     for name in ("other", "broken", "damaged"):
         assert f"{name}.json is nothing that --json has written" in said
     rows = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert [(row["command"], row["rows"]) for row in rows] == [("kernels", 2), ("step", 3)]
+    assert [(row["command"], row["rows"]) for row in rows] == [
+        ("kernels", 2), ("step", 3), ("colours", 1),
+    ]  # fmt: skip
 
 
 def test_points_stand_under_the_roofs_of_their_machine():
@@ -96,7 +100,7 @@ def test_points_stand_under_the_roofs_of_their_machine():
         )
         assert list(found) == ["made up, cpu"]  # the other one has no points
         chart = found["made up, cpu"]
-        assert (chart.copy, chart.products) == (copy, {"float32": 10 * copy})
+        assert chart.roofs == (copy, {"float32": 10 * copy})
         assert chart.points == [("step_", "native", 5e6, 1e6, pytest.approx(1e-4))]
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from bench import clock, kernels, launches, recorded, roof, test_ops
-from bench.__main__ import main as bench
 from bench.costs import PLAN, costs
 from soap_fast import extension
 from soap_fast.backends.triton.backend import interpreted
@@ -23,16 +22,14 @@ ROWS = [
 
 
 @pytest.fixture
-def rows_of(tmp_path, inventory_file, monkeypatch):
+def rows_of(bench_rows, inventory_file, monkeypatch):
     monkeypatch.setattr(kernels, "measure", lambda device: ROWS)
     params = [{"name": str(shape), "shape": list(shape)} for shape in SHAPES]
     small = inventory_file({"model": "small", "params": params})
 
     def rows(command, *options):
-        target = tmp_path / "result.json"
         of = ("--shapes", small) if command == "kernels" else ()
-        assert bench([command, *of, "--device", "cpu", *options, "--json", str(target)]) == 0
-        return json.loads(target.read_text())["results"]
+        return bench_rows(command, *of, "--device", "cpu", *options)
 
     return rows
 
@@ -47,7 +44,7 @@ class TestRoof:
             assert 0 < row["value"] == best(row["value"], row["median"])
 
     def test_rates_are_amounts_over_times(self, monkeypatch):
-        monkeypatch.setattr(roof, "samples", lambda *_, **__: [4.0, 2.0, 3.0])
+        monkeypatch.setattr(roof, "samples", lambda *_, **__: [[4.0, 2.0, 3.0]])
         copy, gemm, _, host = roof.measure("cpu", 2**20, 100)
         assert copy["value"] == 2 * 2**20 / 2.0 / 1e9
         assert copy["median"] == 2 * 2**20 / 3.0 / 1e9
@@ -68,8 +65,10 @@ class TestClock:
         log, watch = [], clock.Stopwatch("cpu", cold=True)
         assert watch(lambda: "result") == "result"
         assert [len(watch.seconds()), len(watch.seconds())] == [1, 0]
-        clock.samples(lambda: log.append("work"), "cpu", 2, lambda: log.append("before"))
-        assert log == ["before", "work"] * 3
+        works = [lambda: log.append("one"), lambda: log.append("other")]
+        times = clock.samples(works, "cpu", 2, lambda: log.append("before"))
+        assert log == ["before", "one", "before", "other"] * 3
+        assert [len(seconds) for seconds in times] == [2, 2]
 
     def test_on_cuda_events_are_read_after_all_spans(self, monkeypatch):
         monkeypatch.setattr(torch, "cuda", cuda := Mock())
