@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.files import BadInput, replacing, told, writing
+from bench.files import BadInput, replacing, told, write_text
 
 Row = dict[str, Any]
 PACKAGES = ("soap_fast", "torch", "triton", "pytorch_optimizer", "heavyball", "numpy")
@@ -70,8 +70,7 @@ def write(target: str, results: list[Row], command: str | None = None) -> None:
         return
     path = Path(target).resolve()  # a link stays one
     if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
-        with writing(path):
-            path.write_text(text + "\n")
+        write_text(path, text + "\n")
         return
     with replacing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,14 @@ import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench import shapes
-from bench.clock import Stopwatch
+from bench.clock import Stopwatch, synchronize
 from bench.command import Row, common, positive, progress, show
 from bench.cost import aot
 from bench.costs import PLAN, Cost, costs
@@ -154,35 +154,17 @@ PHASE_OF = {
 }
 
 
-class Part(NamedTuple):
-    """How often a named part occurred in a step, microseconds of it, and of its kernels on CUDA."""
-
-    times: int
-    host: float
-    device: float
-
-
-def profiled(stepper: Stepper, phase: str) -> dict[str, Part]:
-    """Take a step under the profiler; its named parts, in the order in which they began."""
+def profiled(stepper: Stepper, phase: str) -> dict[str, Any]:
+    """Take a step under the profiler; what it tells of named parts, in their order."""
     stepper.prepare(phase)
-    on_gpu = stepper.device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    on_gpu = [ProfilerActivity.CUDA] if stepper.device.startswith("cuda") else []
+    activities = [ProfilerActivity.CPU, *on_gpu]
     with profile(activities=activities) as found:
         stepper.optimizer.step()
-        if on_gpu:
-            torch.cuda.synchronize(stepper.device)
-    first: dict[str, float] = {}
-    for event in found.events():
-        first.setdefault(event.name, event.time_range.start)
-    # On CUDA a range occurs a second time, on the device, by the same name.
-    named: list[Any] = [
-        e for e in found.key_averages()
-        if e.device_type == DeviceType.CPU and e.key.startswith(PREFIXES)
-    ]  # fmt: skip
-    return {
-        e.key: Part(e.count, e.cpu_time_total, e.device_time_total if on_gpu else e.cpu_time_total)
-        for e in sorted(named, key=lambda e: first[e.key])
-    }
+        synchronize(stepper.device)
+    parts: Any = found.key_averages()  # on CUDA a range is among them a second time, on the device
+    on_host = (part for part in parts if part.device_type == DeviceType.CPU)
+    return {part.key: part for part in on_host if part.key.startswith(PREFIXES)}
 
 
 def operators(inventory: Inventory, device: str, backend: str | None, steps: int) -> list[Row]:
@@ -191,7 +173,7 @@ def operators(inventory: Inventory, device: str, backend: str | None, steps: int
     for phase in ("first", "plain", "refresh"):
         profiled(loading, phase)
     stepper = Stepper(inventory, device, backend)
-    seen: dict[tuple[str, str], list[Part]] = {}
+    seen: dict[tuple[str, str], list[Any]] = {}
     timed = ["first", *["plain"] * steps, *["refresh"] * steps]
     for phase in progress(timed, "steps", "step"):
         for name, part in profiled(stepper, phase).items():
@@ -204,11 +186,14 @@ def operators(inventory: Inventory, device: str, backend: str | None, steps: int
     for (name, phase), parts in seen.items():
         # What a plain step has as well is told of plain steps.
         base = name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
-        if PHASE_OF.get(base, "plain") != phase or ("::" in name and name not in known):
+        if PHASE_OF.get(base, "plain") != phase or ("::" in name and base not in known):
             continue
-        samples = {"us": [part.device for part in parts], "host_us": [part.host for part in parts]}
-        row = _row(name, phase, stepper.optimizer.backend, samples, known.get(name))
-        rows.append(row | {"times": parts[0].times, "precision": "float32"})
+        host = [part.cpu_time_total for part in parts]
+        on_gpu = device.startswith("cuda")
+        us = [part.device_time_total for part in parts] if on_gpu else host
+        samples = {"us": us, "host_us": host}
+        row = _row(name, phase, stepper.optimizer.backend, samples, known.get(base))
+        rows.append(row | {"times": parts[0].count, "precision": "float32"})
     return rows
 
 

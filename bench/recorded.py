@@ -99,16 +99,11 @@ class Recorded:
         return self.step()
 
 
-def record(
-    inventory: Inventory,
-    device: str = "cpu",
-    precision: Precision = "tf32x3",
-    launcher: Any = None,
-) -> Recorded:
+def record(inventory: Inventory, precision: Precision = "tf32x3", launcher: Any = None) -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
     launcher = launcher or RecordingLauncher()
     # Values matter to no launch, and memory that nobody touches costs nothing.
-    params = [torch.nn.Parameter(torch.empty(e.shape, device=device)) for e in inventory.entries]
+    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in inventory.entries]
     optimizer = SOAP(params, backend="eager")
     backend = RecordingBackend(launcher, precision)
     optimizer._backend = backend
@@ -118,7 +113,7 @@ def record(
         param.grad = torch.empty_like(param)
         optimizer.state[param] = fresh(param, plan, not_begun(param)["skipped"])
         for name in ("exp_avg", "exp_avg_sq"):
-            optimizer.state[param][name] = torch.empty(plan.shape, device=device)
+            optimizer.state[param][name] = torch.empty(plan.shape)
     bind(allocate(plans), optimizer.state)
     recorded = Recorded(optimizer, params, launcher, backend)
     recorded.step()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench import kernels, launches, refresh, roof, step, train
 from bench.command import Row, check_target, common, filled_table
@@ -109,8 +109,8 @@ def page(files: Sequence[ResultFile], out: Path) -> list[str]:
         parts += ["## Roofline\n", drawing(title, draw_roofline, found, out / "roofline.png")]
         parts += [
             f"No roofs of {device} are among these: `python -m bench roof --json FILE`.\n"
-            for device, chart in found.items()
-            if not (chart.roofs.copy and chart.roofs.gemm)
+            for device, (_, roofs) in found.items()
+            if not all(roofs)
         ]
     return parts
 
@@ -170,11 +170,8 @@ def draw_phases(files: Sequence[ResultFile], path: Path) -> None:
     figure.savefig(path, format="png", dpi=90)
 
 
-class Chart(NamedTuple):
-    """What belongs to one device."""
-
-    points: list[tuple[str, str, float, float, float]]  # what, by whom, flops, bytes and seconds
-    roofs: Roofs
+# Of one device: what, by whom, flops, bytes and seconds of each point.
+Chart = tuple[list[tuple[str, str, float, float, float]], Roofs]
 
 
 def charts(files: Iterable[ResultFile]) -> dict[str, Chart]:
@@ -190,22 +187,22 @@ def charts(files: Iterable[ResultFile]) -> dict[str, Chart]:
             elif row.get("us") and row.get("flops") and row.get("bytes"):
                 work = row["flops"], row["bytes"], 1e-6 * row["us"]
                 points.setdefault(where, []).append((row["name"], row["by"], *work))
-    return {where: Chart(of, Roofs.of_rows(roofs.get(where, ()))) for where, of in points.items()}
+    return {where: (of, Roofs.of_rows(roofs.get(where, ()))) for where, of in points.items()}
 
 
 def draw_roofline(found: dict[str, Chart], path: Path) -> None:
     """A panel per device: GFLOP/s over flops per byte, both axes logarithmic."""
     figure, panels = subplots(len(found))
-    for (where, chart), panel in zip(found.items(), panels, strict=True):
-        groups = list(dict.fromkeys(what for what, *_ in chart.points))
-        backends = list(dict.fromkeys(by for _, by, *_ in chart.points))
-        for what, by, flops, moved, seconds in chart.points:
+    for (where, (points, roofs)), panel in zip(found.items(), panels, strict=True):
+        groups = list(dict.fromkeys(what for what, *_ in points))
+        backends = list(dict.fromkeys(by for _, by, *_ in points))
+        for what, by, flops, moved, seconds in points:
             color = COLORS[groups.index(what) % len(COLORS)]
             marker = MARKERS[backends.index(by) % len(MARKERS)]
             place = flops / moved, flops / seconds / 1e9
             panel.loglog(*place, color=color, marker=marker, linestyle="", label=f"{what} {by}")
         start, end = panel.get_xlim()
-        copy, products = chart.roofs
+        copy, products = roofs
         for number, (precision, rate) in enumerate(sorted(products.items())):
             corner = rate / copy if copy else start
             xs = sorted({start, min(max(corner, start), end), end})

@@ -40,8 +40,7 @@ COLUMNS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    turns.add_options(parser, OURS, periods=1)
-    add("--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)")
+    turns.add_options(parser, OURS, "--shapes", periods=1, shapes="hyperprior")
     add("--graphed", action="store_true", help="replay CUDA graphs of the steps, without peers")
     budget = "for all calls and the peaks of memory, after which peers stop (default: none)"
     add("--budget", type=positive(float), metavar="SECONDS", help=budget)
@@ -52,14 +51,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         raise BadInput("--graphed and --peers are two measurements: make one after the other")
     if options.graphed and not options.device.startswith("cuda"):
         raise BadInput("--graphed replays CUDA graphs: add --device cuda, on a machine with a GPU")
-    inventory = shapes.load(options.shapes)
-    about = {
-        "shapes": inventory.model,
-        "tensors": len(inventory.entries),
-        "parameters": inventory.numel,
-    }
-    rows = measure(inventory, options)
-    return [row if "missing" in row else row | about for row in rows]
+    return measure(shapes.load(options.shapes), options)
 
 
 class Stepped(Runner):
@@ -130,12 +122,18 @@ def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Ro
     )
     if gflops is not None:
         gflops = max(gflops, sgemm_gflops(device))
-    flops = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].flops
+    flops = costs((entry.shape for entry in inventory.entries), PLAN)["step_"].flops
     rows: list[Row] = []
     for runner in progress(runners, "peaks", "optimizer"):
         row = described(runner, frequency)
         if runner.missing is None:
-            row |= {"sgemm_gflops": gflops, "peak_bytes": _peak(runner, options, end)}
+            row |= {
+                "shapes": inventory.model,
+                "tensors": len(inventory.entries),
+                "parameters": inventory.numel,
+                "sgemm_gflops": gflops,
+                "peak_bytes": _peak(runner, options, end),
+            }
         if not runner.waits:
             row |= {**runner.times.tail(), "samples": runner.times.samples(), "gemm_share": None}
             row["state_ratio"] = state_bytes(runner.optimizer) / sum(p.nbytes for p in source)

@@ -78,8 +78,7 @@ def inventory(name: str) -> Inventory:
 def cost(case: Case) -> Cost:
     """A whole step is its update: what else it does is the host's."""
     known = costs((entry.shape for entry in inventory(case.shapes).entries), PLAN)
-    name = "step_" if case.op == "SOAP.step" else case.op
-    return known.get(f"soap_fast::{name}") or known[f"soap_fast.{name}"]
+    return known["step_" if case.op == "SOAP.step" else case.op]
 
 
 def prepare(case: Case) -> Callable[[], object]:

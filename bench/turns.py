@@ -28,10 +28,10 @@ from bench.optimizers import OURS, PEERS, chosen, origin, peer
 Result = TypeVar("Result")
 
 
-def add_options(parser: argparse.ArgumentParser, beside: str, periods: int) -> None:
+def add_options(parser: argparse.ArgumentParser, beside: str, *more: str, **defaults: Any) -> None:
     """Of a command whose optimizers take turns."""
     of_turns = ("--periods", "--precondition-frequency", "--time-limit")
-    common(parser, "--device", "--backend", *of_turns, periods=periods)
+    common(parser, "--device", "--backend", *of_turns, *more, **defaults)
     peers = f"beside {beside}: {', '.join(PEERS)}, or any package.module:Class?option=value"
     parser.add_argument("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
 

@@ -99,9 +99,9 @@ def test_points_stand_under_the_roofs_of_their_machine():
             ResultFile("x", None, machine, {}, None, rows) for machine, rows in files + roofs
         )
         assert list(found) == ["made up, cpu"]  # the other one has no points
-        chart = found["made up, cpu"]
-        assert chart.roofs == (copy, {"float32": 10 * copy})
-        assert chart.points == [("step_", "native", 5e6, 1e6, pytest.approx(1e-4))]
+        points, roofs = found["made up, cpu"]
+        assert roofs == (copy, {"float32": 10 * copy})
+        assert points == [("step_", "native", 5e6, 1e6, pytest.approx(1e-4))]
 
 
 def test_all_results_are_on_the_page_that_is_kept(monkeypatch, tmp_path, capsys):
