@@ -16,6 +16,7 @@ from bench.__main__ import COMMANDS
 from bench.__main__ import main as bench
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,7 @@ def test_a_model_without_parameters_or_factors(name, inventory_file, refused):
         ("step --graphed --peers adamw", "make one after the other"),
         ("step --graphed --device cpu", "--graphed replays CUDA graphs"),
         ("refresh --ranks 4096 --op eager", "--ranks 4096: each needs a core"),
+        ("device --only rof", "invalid choice: 'rof'"),
         ("roof --device cuda:99", "cuda:99 cannot be used here"),
         ("kernels --of operators --backend magic", "backend='magic' is not one of"),
         ("report nowhere.json --out .", "nowhere.json: No such file or directory"),
@@ -100,10 +102,7 @@ def test_what_cannot_be_used(arguments, message, monkeypatch, refused):
     assert message in refused(*arguments.split())
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
-    reason="gives each of two processes a core, as Linux lets it",
-)
+@pytest.mark.skipif(CORES < 2, reason="gives each of two processes a core, as Linux lets it")
 def test_processes_share_a_refresh(inventory_file, bench_rows):
     shapes = ({"name": "w", "shape": [24, 18]}, {"name": "v", "shape": [9, 24]})
     few = inventory_file({"model": "few", "params": shapes})

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import subprocess
 
 import pytest
 
 from bench import report
-from bench.__main__ import COMMANDS
-from bench.__main__ import main as bench
 from bench.command import ROOT
 from bench.envelope import ResultFile
 
@@ -39,23 +34,23 @@ def result(command, rows, **machine):
 
 
 @pytest.fixture
-def page(tmp_path):
-    """The page of contents by name, written as files."""
+def page(tmp_path, bench_rows):
+    """The page of contents by name, written as files, and the rows of the command."""
 
-    def written(*options, **contents):
+    def written(**contents):
         folder = tmp_path / "results"
         folder.mkdir()
         for name, content in contents.items():
             text = content if isinstance(content, str) else json.dumps(content)
             (folder / f"{name}.json").write_text(text)
-        assert bench(["report", str(folder), "--out", str(tmp_path / "out"), *options]) == 0
-        return (tmp_path / "out" / "report.md").read_text()
+        rows = bench_rows("report", str(folder), "--out", str(tmp_path / "out"))
+        return (tmp_path / "out" / "report.md").read_text(), rows
 
     return written
 
 
 def test_a_page_of_everything(page, tmp_path):
-    text = page(
+    text, _ = page(
         step=result("step", STEP), roof=result("roof", ROOF), kernels=result("kernels", KERNELS)
     )
     for title in ("Roofs", "Steps by phase", "Roofline"):
@@ -69,10 +64,10 @@ def test_a_page_of_everything(page, tmp_path):
     assert "No roofs" not in text
 
 
-def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, tmp_path, capsys):
+def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, capsys):
     monkeypatch.setattr(report, "find_spec", lambda name: None)
-    text = page(
-        "--json", str(tmp_path / "found.json"), step=result("step", STEP),
+    text, rows = page(
+        step=result("step", STEP),
         kernels=result("kernels", [{**row, "device": "cuda:0"} for row in KERNELS], gpu="imagined"),
         strange=result("colours", [{"colour": "blue", "of": [1]}]), other=[1, 2], broken="{",
         damaged=result("step", [3]), empty=result("step", []),
@@ -85,10 +80,8 @@ def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, t
     assert "empty.json has no rows, left out" in said
     for name in ("other", "broken", "damaged"):
         assert f"{name}.json is nothing that --json has written" in said
-    rows = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert [(row["command"], row["rows"]) for row in rows] == [
-        ("kernels", 2), ("step", 3), ("colours", 1),
-    ]  # fmt: skip
+    found = {row["command"]: row["rows"] for row in rows}
+    assert found == {"kernels": 2, "step": 3, "colours": 1}
 
 
 def test_points_stand_under_the_roofs_of_their_machine():
@@ -114,15 +107,3 @@ def test_all_results_are_on_the_page_that_is_kept(monkeypatch, tmp_path, capsys)
     kept = ROOT / "docs" / "measured"
     assert (kept / report.PAGE).read_text() == (tmp_path / report.PAGE).read_text(), again
     assert all(path.stat().st_size < 200_000 for path in kept.iterdir())
-
-
-def test_commands_that_take_the_results_of_a_cpu_can_be_parsed(monkeypatch, tmp_path):
-    make = ["make", "-n", "-f", "bench/Makefile", f"KEPT={tmp_path}", "PYTHON=python"]
-    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
-    commands = re.findall(r"^python -m bench (.*)$", done.stdout, flags=re.MULTILINE)
-    assert len(commands) == 15 + 2
-    monkeypatch.chdir(tmp_path)
-    for command in commands:
-        arguments = shlex.split(command)
-        monkeypatch.setattr(COMMANDS[arguments[0]], "run", lambda options: 0)
-        assert bench(arguments) == 0

@@ -37,8 +37,7 @@ def rows_of(bench_rows, inventory_file, monkeypatch):
 class TestRoof:
     def test_a_row_for_each_roof_of_the_cpu(self, rows_of):
         rows = rows_of("roof", "--size", "64", "--copy-mib", "1", "--repeats", "3")
-        names = ["copy", "gemm_float32", "gemm_bfloat16", "host_call"]
-        assert [row["roof"] for row in rows] == names
+        assert [r["roof"] for r in rows] == ["copy", "gemm_float32", "gemm_bfloat16", "host_call"]
         for row in rows:
             best = min if row["unit"] == "us" else max
             assert 0 < row["value"] == best(row["value"], row["median"])

@@ -64,9 +64,8 @@ def raising(self, closure=None):
 def test_steps_beside_peers(rows_of, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "heavyball", None)
     names = "pytorch_optimizer,heavyball,adamw,oracle"
-    rows = rows_of("step", "--peers", names)
+    rows = ours, public, missing, adamw, oracle = rows_of("step", "--peers", names)
     assert [row["name"] for row in rows] == ["soap_fast", *names.split(",")]
-    ours, public, missing, adamw, oracle = rows
     assert missing["missing"] == "pip install heavyball==3.2.1"
     assert capsys.readouterr().err.count("heavyball is missing") == 1
     for row in (ours, public, adamw, oracle):
@@ -133,13 +132,9 @@ def test_all_take_turns_on_the_same_gradients(tiny):
             p.grad = None
 
     for runner in runners:
-        made = types.SimpleNamespace(step=lambda runner=runner: step(runner))
-        runner.build = lambda made=made: made
-
-    def prepare(number):
-        inventory.set_gradients(source, seed=1 + number)
-
-    take_turns(runners, frequency, periods, "x", prepare)
+        runner.build = lambda r=runner: types.SimpleNamespace(step=lambda: step(r))
+    set_gradients = inventory.set_gradients
+    take_turns(runners, frequency, periods, "x", lambda call: set_gradients(source, seed=1 + call))
     loading, log = log[:3], log[3:]
     assert [name for name, _ in loading] == names
     calls = range(1 + 3 * 3)  # the first, a period that is not timed, two that are
