@@ -157,8 +157,9 @@ PHASE_OF = {
 def profiled(stepper: Stepper, phase: str) -> dict[str, Any]:
     """Take a step under the profiler; what it tells of named parts, in their order."""
     stepper.prepare(phase)
-    on_gpu = [ProfilerActivity.CUDA] if stepper.device.startswith("cuda") else []
-    activities = [ProfilerActivity.CPU, *on_gpu]
+    activities = [ProfilerActivity.CPU]
+    if stepper.device.startswith("cuda"):
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as found:
         stepper.optimizer.step()
         synchronize(stepper.device)
@@ -182,14 +183,13 @@ def operators(inventory: Inventory, device: str, backend: str | None, steps: int
             for untimed in UNTIMED:
                 stepper.step(untimed)
     known = costs((entry.shape for entry in inventory.entries), PLAN)
-    rows = []
+    rows, on_gpu = [], device.startswith("cuda")
     for (name, phase), parts in seen.items():
         # What a plain step has as well is told of plain steps.
         base = name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
         if PHASE_OF.get(base, "plain") != phase or ("::" in name and base not in known):
             continue
         host = [part.cpu_time_total for part in parts]
-        on_gpu = device.startswith("cuda")
         us = [part.device_time_total for part in parts] if on_gpu else host
         samples = {"us": us, "host_us": host}
         row = _row(name, phase, stepper.optimizer.backend, samples, known.get(base))

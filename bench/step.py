@@ -88,10 +88,12 @@ class Graphed(Stepped):
             param.grad.copy_(given.grad)
 
     def after(self) -> None:
-        """Gradients stay."""
+        """Gradients stay, and graphs as long as their optimizer."""
+        if self.optimizer is None:
+            self.step = None
 
     def call(self) -> None:
-        if self.step is None or self.step.optimizer is not self.optimizer:
+        if self.step is None:
             (group,) = self.optimizer.param_groups
             group["lr"] = torch.tensor(group["lr"], device=self.device)  # no number is captured
             self.step = GraphedStep(self.optimizer)
