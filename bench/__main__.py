@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-from bench import (
-    device,
-    kernels,
-    launches,
-    readme,
-    refresh,
-    report,
-    roof,
-    sharing,
-    step,
-    train,
-    tune,
-)
+import torch
+
 from bench.command import Parser, check_target, show
 from bench.files import BadInput, CannotWrite
 
+NAMES = (
+    "roof", "step", "train", "refresh", "kernels", "launches", "tune", "device", "report", "readme",
+)  # fmt: skip
 # A command is a module with a docstring, `add_options(parser)` and `run(options)`, which returns
 # rows, to be shown in the module's COLUMNS and kept where `--json` says, or an exit code.
-COMMANDS = {
-    "roof": roof,
-    "step": step,
-    "train": train,
-    "refresh": refresh,
-    "sharing": sharing,
-    "kernels": kernels,
-    "launches": launches,
-    "tune": tune,
-    "device": device,
-    "report": report,
-    "readme": readme,
-}
+COMMANDS = {name: import_module(f"bench.{name}") for name in NAMES}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     module = COMMANDS[options.command]
     try:
         check_target(getattr(options, "json", None))
+        if threads := getattr(options, "threads", None):
+            torch.set_num_threads(threads)
         found = module.run(options)
         if isinstance(found, int):
             return found

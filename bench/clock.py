@@ -59,39 +59,32 @@ class Stopwatch:
 
 
 def samples(
-    work: Callable[[], object],
+    works: Sequence[Callable[[], object]],
     device: str | torch.device,
     repeats: int,
     before: Callable[[], object] = lambda: None,
-) -> list[float]:
-    """Seconds of each of `repeats` after a warm-up; `before` precedes each and is not timed."""
-    watch = Stopwatch(device)
-    before()
-    work()
-    for _ in range(repeats):
-        before()
-        watch(work)
-    return watch.seconds()
+) -> list[list[float]]:
+    """Seconds of each of `repeats` of each work, in turn after a warm-up; `before` is not timed."""
+    watches = [Stopwatch(device) for _ in works]
+    for _ in range(repeats + 1):
+        for watch, work in zip(watches, works, strict=True):
+            before()
+            watch(work)
+    return [watch.seconds()[1:] for watch in watches]
 
 
-def captured(work: Callable[[], object], calls: int = 1, warm_up: int = 3) -> Callable[[], None]:
-    """So many calls as a CUDA graph, whose replay this returns; none may wait for the device."""
+def captured(work: Callable[[], object]) -> Callable[[], None]:
+    """The work as a CUDA graph, whose replay this returns; it must not wait for the device."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # loads kernels and takes memory, which a capture must not
-        for _ in range(warm_up):
+        for _ in range(3):
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        for _ in range(calls):
-            work()
+        work()
     return graph.replay
-
-
-def replayed(work: Callable[[], object], calls: int = 100, repeats: int = 7) -> list[float]:
-    """Seconds of one call when a CUDA graph of so many of them is replayed; on the current GPU."""
-    return [span / calls for span in samples(captured(work, calls), "cuda", repeats)]
 
 
 # Calls of an optimizer -------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -60,17 +60,13 @@ def device(text: str) -> str:
 
 def named(text: str) -> Any:
     """What `package.module:object` names, in the current folder too; else ArgumentTypeError."""
-    module, _, name = text.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        return pkgutil.resolve_name(text)
     except Exception as error:  # whatever a user's module raises while it is imported
         raise argparse.ArgumentTypeError(f"cannot take {text!r} ({told(error)})") from None
-    return found
 
 
 COMMON: dict[str, dict[str, Any]] = {

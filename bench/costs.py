@@ -1,4 +1,4 @@
-"""What the operators of a step have to compute and to move, by their names in a profile.
+"""What the operators and stations of a step have to compute and to move, by their names.
 
 Flops are those of the mathematics in products; bytes are operands read once and results written
 once, in float32. n is a tensor's elements, d the size of a rotated group of modes or of a factor.
@@ -55,17 +55,12 @@ def costs(shapes: Iterable[tuple[int, ...]], options: PlanOptions) -> dict[str, 
     carry = Cost(2 * products, FLOAT * (4 * rotated + squares))
     eigh = Cost(9 * cubes, FLOAT * 2 * squares)
     return {
-        "soap_fast.update": step,
-        "soap_fast::step_": step,
-        "soap_fast.rotate": rotation,
-        "soap_fast.rotate_back": rotation,
-        "soap_fast.grams": Cost(triangles, FLOAT * (rotated + squares)),
-        "soap_fast.adam_direction": Cost(0, FLOAT * 3 * numel),
-        "soap_fast.commit": Cost(0, FLOAT * 2 * (3 * numel + squares)),
-        "soap_fast::refresh_": refresh,
-        "soap_fast.refresh_eager": refresh,
-        "soap_fast::carry_": carry,
-        "soap_fast.carry": carry,
-        "soap_fast::eigh": eigh,
-        "soap_fast.eigh_eager": eigh,
+        **dict.fromkeys(("update", "step_"), step),
+        **dict.fromkeys(("rotate", "rotate_back"), rotation),
+        "grams": Cost(triangles, FLOAT * (rotated + squares)),
+        "adam_direction": Cost(0, FLOAT * 3 * numel),
+        "commit": Cost(0, FLOAT * 2 * (3 * numel + squares)),
+        **dict.fromkeys(("refresh_", "refresh_eager"), refresh),
+        **dict.fromkeys(("carry_", "carry"), carry),
+        **dict.fromkeys(("eigh", "eigh_eager"), eigh),
     }

@@ -96,15 +96,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     common(parser)
     add("--out", metavar="DIR", help="default: bench/results/ and the name of the GPU")
-    add("--only", nargs="+", metavar="PART", help="these parts, also where they are done")
+    names = [part.name for part in parts()]
+    only = f"these of {', '.join(names)}, also where they are done"
+    add("--only", nargs="+", metavar="PART", choices=names, help=only)
     add("--dry-run", action="store_true", help="list the parts, their limits and what is done")
 
 
 def run(options: argparse.Namespace) -> list[Row] | int:
     chosen = parts()
-    names = [part.name for part in chosen]
-    if unknown := [name for name in options.only or () if name not in names]:
-        raise BadInput(f"no part {unknown[0]!r}: take {', '.join(names)}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     slug = re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_")
     folder = Path(options.out or ROOT / "bench" / "results" / slug).absolute()
@@ -135,10 +134,8 @@ def _check_machine() -> None:
     for name in ("triton", "pytest"):
         if not _has(name):
             raise BadInput(f"{name} is not installed: pip install {name}")
-    if not extension.available():
-        raise BadInput(f"the extension is missing: {extension.reason()}")
-    if not (extension.build_info() or {}).get("cuda"):
-        raise BadInput("the extension was built without CUDA: SOAP_FAST_CUDA=ON pip install .")
+    if missing := extension.missing_cuda():
+        raise BadInput(missing)
 
 
 def _has(module: str) -> bool:

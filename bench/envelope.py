@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.files import BadInput, replacing, told, writing
+from bench.files import BadInput, replacing, told, write_text
 
 Row = dict[str, Any]
 PACKAGES = ("soap_fast", "torch", "triton", "pytorch_optimizer", "heavyball", "numpy")
@@ -33,15 +33,17 @@ def machine() -> Row:
     }
 
 
+def version(package: str) -> str | None:
+    """None where it is not installed, or of no distribution."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str | None]:
-    """Version of Python and of every package that can move a result; None where it is missing."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    """Version of Python and of every package that can move a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def commit() -> str | None:
@@ -68,8 +70,7 @@ def write(target: str, results: list[Row], command: str | None = None) -> None:
         return
     path = Path(target).resolve()  # a link stays one
     if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
-        with writing(path):
-            path.write_text(text + "\n")
+        write_text(path, text + "\n")
         return
     with replacing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)

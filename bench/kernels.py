@@ -15,25 +15,26 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench import shapes
-from bench.clock import Stopwatch
+from bench.clock import Stopwatch, synchronize
 from bench.command import Row, common, positive, progress, show
 from bench.cost import aot
 from bench.costs import PLAN, Cost, costs
 from bench.files import BadInput
+from bench.recorded import named
 from bench.roof import Roofs, measure
 from bench.shapes import Inventory
 from soap_fast import SOAP
 from soap_fast.backends.triton.backend import PRECISIONS, TritonBackend, interpreted
 from soap_fast.backends.triton.launch.launcher import Launch, TritonLauncher
-from soap_fast.backends.triton.ops.work import Work
 from soap_fast.step.refresh import Refreshed
 
 COLUMNS = (
@@ -110,10 +111,12 @@ def _rates(row: Row, roofs: Roofs) -> Row:
 class Stepper:
     """An optimizer on the parameters of a model, with gradients of its own for every step."""
 
-    def __init__(self, inventory: Inventory, device: str, backend: str | None) -> None:
+    def __init__(
+        self, inventory: Inventory, device: str, backend: str | None, **options: Any
+    ) -> None:
         self.inventory, self.device = inventory, device
         self.params = inventory.parameters(device)
-        self.optimizer = SOAP(self.params, backend=backend)
+        self.optimizer = SOAP(self.params, backend=backend, **options)
         self.calls = 0
 
     def step(self, phase: str) -> None:
@@ -151,35 +154,18 @@ PHASE_OF = {
 }
 
 
-class Part(NamedTuple):
-    """How often a named part occurred in a step, microseconds of it, and of its kernels on CUDA."""
-
-    times: int
-    host: float
-    device: float
-
-
-def profiled(stepper: Stepper, phase: str) -> dict[str, Part]:
-    """Take a step under the profiler; its named parts, in the order in which they began."""
+def profiled(stepper: Stepper, phase: str) -> dict[str, Any]:
+    """Take a step under the profiler; what it tells of named parts, in their order."""
     stepper.prepare(phase)
-    on_gpu = stepper.device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    activities = [ProfilerActivity.CPU]
+    if stepper.device.startswith("cuda"):
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as found:
         stepper.optimizer.step()
-        if on_gpu:
-            torch.cuda.synchronize(stepper.device)
-    first: dict[str, float] = {}
-    for event in found.events():
-        first.setdefault(event.name, event.time_range.start)
-    # On CUDA a range occurs a second time, on the device, by the same name.
-    named: list[Any] = [
-        e for e in found.key_averages()
-        if e.device_type == DeviceType.CPU and e.key.startswith(PREFIXES)
-    ]  # fmt: skip
-    return {
-        e.key: Part(e.count, e.cpu_time_total, e.device_time_total if on_gpu else e.cpu_time_total)
-        for e in sorted(named, key=lambda e: first[e.key])
-    }
+        synchronize(stepper.device)
+    parts: Any = found.key_averages()  # on CUDA a range is among them a second time, on the device
+    on_host = (part for part in parts if part.device_type == DeviceType.CPU)
+    return {part.key: part for part in on_host if part.key.startswith(PREFIXES)}
 
 
 def operators(inventory: Inventory, device: str, backend: str | None, steps: int) -> list[Row]:
@@ -188,7 +174,7 @@ def operators(inventory: Inventory, device: str, backend: str | None, steps: int
     for phase in ("first", "plain", "refresh"):
         profiled(loading, phase)
     stepper = Stepper(inventory, device, backend)
-    seen: dict[tuple[str, str], list[Part]] = {}
+    seen: dict[tuple[str, str], list[Any]] = {}
     timed = ["first", *["plain"] * steps, *["refresh"] * steps]
     for phase in progress(timed, "steps", "step"):
         for name, part in profiled(stepper, phase).items():
@@ -197,15 +183,17 @@ def operators(inventory: Inventory, device: str, backend: str | None, steps: int
             for untimed in UNTIMED:
                 stepper.step(untimed)
     known = costs((entry.shape for entry in inventory.entries), PLAN)
-    rows = []
+    rows, on_gpu = [], device.startswith("cuda")
     for (name, phase), parts in seen.items():
         # What a plain step has as well is told of plain steps.
         base = name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
-        if PHASE_OF.get(base, "plain") != phase or ("::" in name and name not in known):
+        if PHASE_OF.get(base, "plain") != phase or ("::" in name and base not in known):
             continue
-        samples = {"us": [part.device for part in parts], "host_us": [part.host for part in parts]}
-        row = _row(name, phase, stepper.optimizer.backend, samples, known.get(name))
-        rows.append(row | {"times": parts[0].times, "precision": "float32"})
+        host = [part.cpu_time_total for part in parts]
+        us = [part.device_time_total for part in parts] if on_gpu else host
+        samples = {"us": us, "host_us": host}
+        row = _row(name, phase, stepper.optimizer.backend, samples, known.get(base))
+        rows.append(row | {"times": parts[0].count, "precision": "float32"})
     return rows
 
 
@@ -225,14 +213,20 @@ class TimingLauncher(TritonLauncher):
         self._ops: list[str] = []
 
     def __call__(self, launch: Launch) -> None:
-        if not self.watches(launch.op):
-            super().__call__(launch)
-            return
-        self.timed(launch.op, lambda: super(TimingLauncher, self).__call__(launch))
+        launched = partial(super().__call__, launch)
+        if self.watches(launch.op):
+            self.timed(launch.op, launched)
+        else:
+            launched()
 
     def timed(self, op: str, work: Callable[[], Any]) -> Any:
+        """Whatever it launches is part of it."""
+        watches, self.watches = self.watches, lambda op: False
         self._ops.append(op)
-        return self._watch(work)
+        try:
+            return self._watch(work)
+        finally:
+            self.watches = watches
 
     def taken(self) -> list[tuple[str, float]]:
         """Op and microseconds of all timed since this was last asked; waits for the device."""
@@ -241,26 +235,20 @@ class TimingLauncher(TritonLauncher):
 
 
 class TimedBackend(TritonBackend):
-    """The operator `refresh_` is one span, whatever it launches."""
+    """The operator `refresh_` is one span."""
 
-    def __init__(self, launcher: TimingLauncher) -> None:
-        super().__init__(launcher=launcher)
-        self.timing = launcher
+    launcher: TimingLauncher
 
     def refresh_op(self, *arguments: Any, **options: Any) -> Refreshed:
-        watches, self.timing.watches = self.timing.watches, lambda op: False
-        try:
-            refresh = super().refresh_op
-            return self.timing.timed("refresh_", lambda: refresh(*arguments, **options))
-        finally:
-            self.timing.watches = watches
+        refresh = partial(super().refresh_op, *arguments, **options)
+        return self.launcher.timed("refresh_", refresh)
 
 
 def launches(inventory: Inventory, device: str, steps: int) -> list[Row]:
     """Medians over `steps` plain and as many refreshing steps, each launch for itself."""
     stepper = Stepper(inventory, device, "triton")
     launcher = TimingLauncher(device)
-    stepper.optimizer._backend = backend = TimedBackend(launcher)
+    stepper.optimizer._backend = backend = TimedBackend(launcher=launcher)
     for phase in ("first", *UNTIMED):
         stepper.step(phase)
     launcher.taken()
@@ -271,21 +259,13 @@ def launches(inventory: Inventory, device: str, steps: int) -> list[Row]:
         seen[phase].append(launcher.taken())
     (engine,) = backend.engines.values()
     update = len(seen["plain"][0])  # a refreshing step begins with it
-    works, rows = _works(engine.works), []
-    for phase, first in (("plain", 0), ("refresh", update)):
-        for same in zip(*(step[first:] for step in seen[phase]), strict=True):
-            op = same[0][0]  # steps of a kind launch the same, one after the other
-            name, work = next(works[op], (op, None)) if op in works else (op, None)
-            row = _row(name, phase, "triton", {"us": [us for _, us in same]}, work)
-            rows.append(row | {"times": 1, "precision": engine.precision})
+    phases = {"plain": seen["plain"], "refresh": [step[update:] for step in seen["refresh"]]}
+    # Steps of a kind launch the same, one after the other.
+    alike = [(phase, same) for phase, of in phases.items() for same in zip(*of, strict=True)]
+    names = named((same[0][0] for _, same in alike), engine.works)
+    rows = []
+    for (phase, same), (name, work) in zip(alike, names, strict=True):
+        cost = None if work is None else Cost(work.needed, work.bytes)
+        row = _row(name, phase, "triton", {"us": [us for _, us in same]}, cost)
+        rows.append(row | {"times": 1, "precision": engine.precision})
     return rows
-
-
-def _works(works: dict[str, Work]) -> dict[str, Iterator[tuple[str, Cost]]]:
-    """By op, its launches of a plain step in their order: `rotate` is launched several times."""
-    found: dict[str, list[tuple[str, Cost]]] = {}
-    for name, work in works.items():
-        if work.count:
-            op = "rotate" if name.startswith("rotate") else name
-            found.setdefault(op, []).append((name, Cost(work.needed, work.bytes)))
-    return {op: iter(launches) for op, launches in found.items()}

@@ -28,7 +28,6 @@ COLUMNS = (
     "padding", "workspace_ratio", "state_bytes", "host_ms",
     "host_new_gradients_ms", "host_refresh_ms", "host_ratio", "floor_ms",
 )  # fmt: skip
-CPU = "cpu"
 MODELS = ("elic", "tcm_64", "tcm_128", "lalic", "dcae", "hyperprior")  # of the paper
 
 
@@ -38,11 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> list[Row]:
-    return [measure(shapes.load(name)) for name in progress(options.shapes, "models", "model")]
-
-
-def measure(inventory: shapes.Inventory) -> Row:
-    return counted(record(inventory), inventory) | host_times(inventory)
+    models = map(shapes.load, progress(options.shapes, "models", "model"))
+    return [counted(record(model), model) | host_times(model) for model in models]
 
 
 def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
@@ -63,7 +59,7 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
     fields = ("tiles", "flops", "executed_flops", "bytes")
     total = {field: sum(row[field] for row in by_launch) for field in fields}
     executed = total["executed_flops"]
-    least = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].bytes
+    least = costs((entry.shape for entry in inventory.entries), PLAN)["step_"].bytes
     workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
     refresh = recorded.refresh()
     return {
@@ -94,7 +90,7 @@ def host_times(inventory: shapes.Inventory, rounds: int = 60) -> dict[str, float
         for param in recorded.params:
             param.grad.data_ptr()  # type: ignore[union-attr]
 
-    base = statistics.median(timed_call(look, CPU).total for _ in range(rounds))
+    base = statistics.median(timed_call(look, "cpu").total for _ in range(rounds))
     same = _plain(recorded, rounds)
     return {
         "host_ms": same,
@@ -113,16 +109,16 @@ def _plain(recorded: Recorded, rounds: int, *, new_gradients: bool = False) -> f
         if new_gradients:
             for param in recorded.params:
                 param.grad = torch.empty_like(param)
-        steps.append(timed_call(recorded.step, CPU).total)
+        steps.append(timed_call(recorded.step, "cpu").total)
     return statistics.median(steps)
 
 
-def _refreshing(recorded: Recorded, periods: int = 8) -> float:
-    """Calls that refresh; those of the first two periods make tables."""
+def _refreshing(recorded: Recorded) -> float:
+    """Calls that refresh, of ten periods; those of the first two make tables."""
     frequency, steps = recorded.optimizer.param_groups[0]["precondition_frequency"], []
-    for call in range((2 + periods) * frequency):
+    for call in range(10 * frequency):
         recorded.backend.refreshed.clear()
-        taken = timed_call(recorded.step, CPU).total
+        taken = timed_call(recorded.step, "cpu").total
         if recorded.backend.refreshed and call >= 2 * frequency:
             steps.append(taken)
     return statistics.median(steps)

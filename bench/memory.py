@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from bench import shapes, workloads
 from bench.command import ROOT
@@ -65,15 +66,8 @@ def settle(device: str | torch.device) -> None:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of all tensors in the optimizer's state."""
-
-    def size(value: Any) -> int:
-        if isinstance(value, torch.Tensor):
-            return value.nbytes
-        if isinstance(value, dict):
-            return sum(map(size, value.values()))
-        return sum(map(size, value)) if isinstance(value, list) else 0
-
-    return sum(size(entry) for entry in optimizer.state.values())
+    held = tree_leaves(list(optimizer.state.values()))
+    return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
 
 
 def peak_bytes(kind: str, name: str, wanted: list[Any], limit: float | None = None) -> int | None:

@@ -18,6 +18,7 @@ import torch
 
 import soap_fast
 from bench.command import ROOT, named
+from bench.envelope import version
 
 OURS = "soap_fast"
 OPTIONS: dict[str, Any] = {
@@ -198,8 +199,4 @@ def build(
 def origin(name: str) -> dict[str, str | None]:
     """Where an optimizer comes from, and what has to be known to read its numbers."""
     found = peer(name)
-    try:
-        version = importlib.metadata.version(found.package)
-    except importlib.metadata.PackageNotFoundError:  # not installed, or of no distribution
-        version = None
-    return {"package": found.package, "version": version, "note": found.note}
+    return {"package": found.package, "version": version(found.package), "note": found.note}

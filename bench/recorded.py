@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from soap_fast import SOAP
 from soap_fast.backends.triton.backend import Precision, TritonBackend
 from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher, TritonLauncher
+from soap_fast.backends.triton.ops.work import Work
 from soap_fast.options import plan_options
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import Refreshed, refresh_launches, uninitialised
@@ -97,16 +99,11 @@ class Recorded:
         return self.step()
 
 
-def record(
-    inventory: Inventory,
-    device: str = "cpu",
-    precision: Precision = "tf32x3",
-    launcher: Any = None,
-) -> Recorded:
+def record(inventory: Inventory, precision: Precision = "tf32x3", launcher: Any = None) -> Recorded:
     """After the first call and one plain step; memory is reserved and never computed with."""
     launcher = launcher or RecordingLauncher()
     # Values matter to no launch, and memory that nobody touches costs nothing.
-    params = [torch.nn.Parameter(torch.empty(e.shape, device=device)) for e in inventory.entries]
+    params = [torch.nn.Parameter(torch.empty(e.shape)) for e in inventory.entries]
     optimizer = SOAP(params, backend="eager")
     backend = RecordingBackend(launcher, precision)
     optimizer._backend = backend
@@ -116,8 +113,18 @@ def record(
         param.grad = torch.empty_like(param)
         optimizer.state[param] = fresh(param, plan, not_begun(param)["skipped"])
         for name in ("exp_avg", "exp_avg_sq"):
-            optimizer.state[param][name] = torch.empty(plan.shape, device=device)
+            optimizer.state[param][name] = torch.empty(plan.shape)
     bind(allocate(plans), optimizer.state)
     recorded = Recorded(optimizer, params, launcher, backend)
     recorded.step()
     return recorded
+
+
+def named(ops: Iterable[str], works: Mapping[str, Work]) -> list[tuple[str, Work | None]]:
+    """Launches by the names in an engine's `works`, which number an op that is launched again."""
+    left = {name: work for name, work in works.items() if work.count}
+    found = []
+    for op in ops:
+        name = next((n for n in left if n == op or (op == "rotate" and n.startswith(op))), op)
+        found.append((name, left.pop(name, None)))
+    return found

@@ -9,32 +9,46 @@ are loop over ours.
 `--phases` tells instead what a refreshing call does on a GPU beyond a plain step: for each phase of
 the operator, and each launch that carries moments over, launches, gflop and predicted time on an
 H100 (docs/cost.md), and on a GPU the time it took there. Row `all` is their sum.
+
+`--ranks` tells what processes gain on the CPU that share a refresh, as `sharding="refresh"` has it.
+Each has a core of its own and one thread, and they speak by gloo. In turn the first one refreshes
+all factors while the others wait, and all of them share the same refresh: computing, sending and
+receiving. Of those that share the slowest counts. Ratios are shared over alone; that of CPU time
+holds on a machine that others use as well, since waiting is none of it. `samples` has the wall's
+and the CPU's milliseconds of every repeat.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.distributed as dist
+from torch.multiprocessing import spawn
 
 from bench import kernels, shapes
-from bench.clock import Stopwatch
-from bench.command import Row, common, progress, show
+from bench.clock import samples
+from bench.command import Row, common, positive, progress, show
 from bench.cost import aot
 from bench.costs import PLAN
 from bench.files import BadInput
 from soap_fast import extension
 from soap_fast.backends.triton.products import KeptProducts, products_by
+from soap_fast.distributed.sharing import Sharing
 from soap_fast.step.eigh import eigh_eager, eigh_native
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import refresh_eager, refresh_native, refresh_times
 
 COLUMNS = (
     "shapes", "op", "device", "factors", "largest", "threads", "refresh_ms", "refresh_ratio",
-    "eigh_ms", "eigh_ratio",
+    "eigh_ms", "eigh_ratio", "ranks", "alone_ms", "shared_ms", "ratio", "cpu_ratio", "megabytes",
 )  # fmt: skip
 PHASE_COLUMNS = ("phase", "launches", "gflop", "predicted_us", "us", "predicted_ms")
 OPS = {"native": (eigh_native, refresh_native), "eager": (eigh_eager, refresh_eager)}
@@ -43,47 +57,49 @@ OPS = {"native": (eigh_native, refresh_native), "eager": (eigh_eager, refresh_ea
 def add_options(parser: argparse.ArgumentParser) -> None:
     common(parser, "--shapes", "--device", "--repeats", "--threads", repeats=5)
     parser.add_argument("--op", choices=OPS, default="native", help="default: %(default)s")
+    other = parser.add_mutually_exclusive_group()
     what = "of the operator and of what follows it; needs no GPU"
-    parser.add_argument("--phases", action="store_true", help=what)
+    other.add_argument("--phases", action="store_true", help=what)
+    what = "processes that share, against one alone"
+    other.add_argument("--ranks", type=positive(int), help=what)
 
 
 def run(options: argparse.Namespace) -> list[Row] | int:
+    inventory = shapes.load(options.shapes)
+    sizes = _sizes(inventory)
+    if not sizes:
+        raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
     if options.phases:
-        found = phases(shapes.load(options.shapes), options.device, options.repeats)
+        found = phases(inventory, options.device, options.repeats)
         show(found, PHASE_COLUMNS, options.json, "refresh --phases")
         return 0
-    if options.op == "native" and not extension.available():
-        raise BadInput(f"--op native: {extension.reason()}")
-    cuda = (extension.build_info() or {}).get("cuda")
-    if options.op == "native" and options.device.startswith("cuda") and not cuda:
-        raise BadInput("--op native: the extension was built without CUDA; take --op eager")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    inventory = shapes.load(options.shapes)
+    on_gpu = options.device.startswith("cuda") and options.ranks is None
+    missing = extension.missing_cuda() if on_gpu else extension.reason()
+    if options.op == "native" and missing:
+        raise BadInput(f"--op native: {missing}; or take --op eager")
+    about = {"shapes": inventory.model, "op": options.op, "factors": len(sizes)}
+    if options.ranks is not None:
+        return [about | by_ranks(inventory, options.op, options.ranks, options.repeats)]
     factors = Factors.of(inventory, options.device)
-    if not factors.K:
-        raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
     eigh, refresh = OPS[options.op]
     pairs = {
         "refresh": (lambda: factors.refresh(refresh), factors.refresh_loop),
         "eigh": (lambda: eigh(factors.K, factors.chosen), factors.eigh_loop),
     }
-    samples: dict[str, list[float]] = {}
-    for name, pair in pairs.items():
-        both = interleaved(*pair, options.repeats, name, factors.restore, options.device)
-        samples |= {f"{name}_ms": both[0], f"{name}_loop_ms": both[1]}
-    medians = {name: statistics.median(values) for name, values in samples.items()}
-    result = {
-        "shapes": inventory.model,
-        "op": options.op,
+    times: dict[str, list[float]] = {}
+    for name, pair in progress(pairs.items(), "beside the loop", "operator"):
+        both = samples(pair, options.device, options.repeats, factors.restore)
+        of_ours, of_loop = ([1e3 * seconds for seconds in found] for found in both)
+        times |= {f"{name}_ms": of_ours, f"{name}_loop_ms": of_loop}
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    about |= {
         "device": options.device,
-        "factors": sum(len(stack) for stack in factors.K),
-        "largest": max(stack.shape[1] for stack in factors.K),
+        "largest": max(sizes),
         "threads": torch.get_num_threads(),
         "repeats": options.repeats,
     }
     ratios = {f"{name}_ratio": medians[f"{name}_loop_ms"] / medians[f"{name}_ms"] for name in pairs}
-    return [{**result, **medians, **ratios, "samples": samples}]
+    return [about | medians | ratios | {"samples": times}]
 
 
 def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
@@ -94,8 +110,6 @@ def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
     from bench.cost import refresh as predicted  # needs numpy, which a GPU's machine may lack
 
     rows = predicted.rows(inventory)
-    if not rows:
-        raise BadInput(f"no parameter of {inventory.model} has a factor: name other --shapes")
     if device.startswith("cuda"):
         rounds = (Factors.of(each, device) for each in predicted.in_rounds(inventory))
         operator = [us for each in rounds for us in operator_times(each, device, repeats)]
@@ -118,21 +132,65 @@ def operator_times(factors: Factors, device: str, repeats: int) -> list[float]:
     return [statistics.median(times) for times in zip(*found[1:], strict=True)]
 
 
-def interleaved(
-    one: Callable[[], object],
-    other: Callable[[], object],
-    repeats: int,
-    what: str,
-    before: Callable[[], object] = lambda: None,
-    device: str = "cpu",
-) -> list[list[float]]:
-    """Milliseconds of each of two, run in turn after a warm-up; `before` is not timed."""
-    watches = Stopwatch(device), Stopwatch(device)
-    for _ in progress(range(repeats + 1), what, "pair"):
-        for watch, work in zip(watches, (one, other), strict=True):
-            before()
-            watch(work)
-    return [[1e3 * seconds for seconds in watch.seconds()[1:]] for watch in watches]
+def by_ranks(inventory: shapes.Inventory, op: str, ranks: int, repeats: int) -> Row:
+    """One process beside several, each repeat after a barrier; the first repeat warms up."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < ranks:
+        raise BadInput(f"--ranks {ranks}: each needs a core, and {len(cores)} are known")
+    # By rank and repeat: alone and shared, the wall's milliseconds and the CPU's.
+    times = torch.zeros(ranks, 1 + repeats, 2, 2, dtype=torch.float64).share_memory_()
+    sent = torch.zeros(ranks, dtype=torch.float64).share_memory_()
+    with tempfile.TemporaryDirectory() as folder:
+        given = inventory, op, cores, f"{folder}/store", times, sent
+        spawn(_rank, given, nprocs=ranks, daemon=True)
+    alone, shared = times[:, 1:].amax(0).unbind(1)  # [repeats, 2] each
+    (alone_ms, alone_cpu_ms), (shared_ms, shared_cpu_ms) = (
+        side.quantile(0.5, 0).tolist() for side in (alone, shared)
+    )
+    return {
+        "ranks": ranks,
+        "alone_ms": alone_ms,
+        "shared_ms": shared_ms,
+        "ratio": shared_ms / alone_ms,
+        "cpu_ratio": shared_cpu_ms / alone_cpu_ms,
+        "megabytes": float(sent[0]) / 1e6,
+        "samples": {"alone": alone.tolist(), "shared": shared.tolist()},
+    }
+
+
+def _rank(
+    rank: int, inventory: shapes.Inventory, op: str, cores: Sequence[int], store: str,
+    times: torch.Tensor, sent: torch.Tensor,
+) -> None:  # fmt: skip
+    """In a process of its own: write what this rank took and sent; alone is the first one only."""
+    os.sched_setaffinity(0, {cores[rank]})
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=len(times))
+    group = dist.group.WORLD
+    assert group is not None
+    factors, sharing, refresh = Factors.of(inventory), Sharing(group), OPS[op][1]
+    for of_repeat in times[rank]:
+        for took, work in zip(of_repeat, (refresh, partial(sharing.refresh, refresh)), strict=True):
+            factors.restore()
+            dist.barrier()
+            if rank == 0 or work is not refresh:
+                start = _clocks()
+                factors.refresh(work)
+                took.copy_(1e3 * (_clocks() - start))
+    sent[rank] = sharing.traffic[1]
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _clocks() -> torch.Tensor:
+    """Seconds by the wall, and of the CPU by all threads of this process."""
+    return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+
+
+def _sizes(inventory: shapes.Inventory) -> list[int]:
+    """Of all factors."""
+    return [s for e in inventory.entries for s in plan_tensor(e.shape, PLAN).factors if s]
 
 
 @dataclass
@@ -147,7 +205,7 @@ class Factors:
 
     @classmethod
     def of(cls, inventory: shapes.Inventory, device: str = "cpu") -> Factors:
-        sizes = [s for e in inventory.entries for s in plan_tensor(e.shape, PLAN).factors if s]
+        sizes = _sizes(inventory)
         counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
         generator = torch.Generator().manual_seed(0)
         before, drift = (
@@ -165,8 +223,7 @@ class Factors:
 
     def restore(self) -> None:
         """Every refresh starts from the same bases; giving them back is none of its work."""
-        for q, first in zip(self.Q, self.first_Q, strict=True):
-            q.copy_(first)
+        self.Q = [q.clone() for q in self.first_Q]  # where it is shared, others take their places
 
     def refresh_loop(self) -> None:
         for factors, bases in zip(self.K, self.Q, strict=True):

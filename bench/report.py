@@ -1,8 +1,8 @@
 """`report`: result files as one page of Markdown with drawings.
 
 Takes what `--json` has written, files or folders of them, and writes report.md: a table per file, a
-roofline from kernels and roofs, and step time by phase beside other optimizers. What it does not
-know is named and left out.
+roofline from kernels and roofs, and step time by phase beside other optimizers. Other files of a
+folder are named and left out.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import kernels, launches, refresh, roof, sharing, step, train
+from bench import kernels, launches, refresh, roof, step, train
 from bench.command import Row, check_target, common, filled_table
 from bench.cost import aot
 from bench.envelope import ResultFile, read
 from bench.files import BadInput
-from bench.roof import UNITS
+from bench.roof import Roofs
 
 COLUMNS = ("path", "command", "rows", "commit")
 PAGE = "report.md"
@@ -30,30 +29,21 @@ MARKERS = "osv^DPX*"
 PANEL, ACROSS = (4.6, 3.6), 3  # inches; panels in a row
 
 
-# By command, what was timed first, then what is the same on every machine: titles and columns. The
-# first column is one that every row to be shown has.
+# By command, what was timed first, then what is the same on every machine: titles and columns, the
+# first of which every row to be shown has; without any, what has one value in a row.
 SECTIONS: dict[str, tuple[str, Sequence[str]]] = {
     "roof": ("Roofs", roof.COLUMNS),
     "step": ("Steps by phase", step.COLUMNS),
     "train": ("Training steps", train.COLUMNS),
     "kernels": ("Kernels and operators", kernels.COLUMNS),
     "refresh": ("First bases and refreshes", refresh.COLUMNS),
-    "sharing": ("Refreshes that processes share", sharing.COLUMNS),
-    "scaling": (
-        "Cost against size",
-        ("sweep", "x", "threads", *PHASES, "metric", "exponent", "stderr"),
-    ),
     "lic compare": (
         "Optimizers compared on models",
         ("variant", "group", "lr", "seeds", "rd_loss", "rd_loss_spread", "steps_to_adam",
          "steps_to_adam_spread", "seconds_ratio", "step_ms", "optimizer_share"),
     ),
     "lic study": ("The paper's claims", ("claim", "measured", "too_small_for")),
-    "lic demo": (
-        "The demo",
-        ("optimizer", "lr", "steps", "rd_loss", "bpp", "psnr", "step_ms", "optimizer_ms",
-         "optimizer_share"),
-    ),
+    "lic demo": ("The demo", ()),
     "kernels --aot": ("Kernels, compiled ahead of time", aot.COLUMNS),
     "launches": ("Launches of the models", launches.COLUMNS),
 }  # fmt: skip
@@ -70,7 +60,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     check_target(str(out / PAGE), "--out")
     files = found(options.paths)
     if not files:
-        raise BadInput(f"nothing to report: results of {', '.join(SECTIONS)} are known")
+        raise BadInput("nothing to report: name what --json has written")
     write(files, out)
     return [
         {"path": f.path, "command": f.command, "rows": len(f.rows), "commit": (f.commit or "")[:12]}
@@ -79,7 +69,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 def found(paths: Sequence[str]) -> list[ResultFile]:
-    """Results of known commands in these files, else BadInput, and folders; all else is named."""
+    """Results in these files, else BadInput, and in these folders, where all else is named."""
     files = [read(given) for given in paths if not Path(given).is_dir()]
     for path in (path for given in paths for path in sorted(Path(given).rglob("*.json"))):
         try:
@@ -87,9 +77,9 @@ def found(paths: Sequence[str]) -> list[ResultFile]:
         except BadInput as problem:
             print(f"{problem}; left out", file=sys.stderr)
     for file in files:
-        if file.command not in SECTIONS or not file.rows:
-            print(f"{file.path}: of no command that is known, left out", file=sys.stderr)
-    return [file for file in files if file.command in SECTIONS and file.rows]
+        if not file.rows:
+            print(f"{file.path} has no rows, left out", file=sys.stderr)
+    return [file for file in files if file.rows]
 
 
 def write(
@@ -103,14 +93,15 @@ def write(
 def page(files: Sequence[ResultFile], out: Path) -> list[str]:
     """The results, part by part; drawings are written as they are mentioned."""
     parts = []
-    for command, (title, columns) in SECTIONS.items():
-        of = [file for file in files if file.command == command]
+    for command in dict.fromkeys((*SECTIONS, *(str(file.command) for file in files))):
+        of = [file for file in files if str(file.command) == command]
         if not of:
             continue
+        title, columns = SECTIONS.get(command, (f"`{command}`", ()))
         parts.append(f"## {title}\n")
         for file in of:
-            rows = [row for row in file.rows if columns[0] in row]
-            parts += [f"`{file.path}`: {file.origin}\n", filled_table(columns, rows)]
+            rows = [row for row in file.rows if not columns or columns[0] in row]
+            parts += [f"`{file.path}`: {file.origin}\n", filled_table(columns or _own(rows), rows)]
         if command == "step":
             parts.append(drawing("step time by phase", draw_phases, of, out / "steps.png"))
     if found := charts(files):
@@ -118,10 +109,16 @@ def page(files: Sequence[ResultFile], out: Path) -> list[str]:
         parts += ["## Roofline\n", drawing(title, draw_roofline, found, out / "roofline.png")]
         parts += [
             f"No roofs of {device} are among these: `python -m bench roof --json FILE`.\n"
-            for device, chart in found.items()
-            if not (chart.copy and chart.products)
+            for device, (_, roofs) in found.items()
+            if not all(roofs)
         ]
     return parts
+
+
+def _own(rows: Sequence[Row]) -> list[str]:
+    """What has one value in a row."""
+    cells = ((name, value) for row in rows for name, value in row.items())
+    return list(dict.fromkeys(n for n, value in cells if not isinstance(value, list | dict)))
 
 
 def drawing(title: str, draw: Callable[[Any, Path], None], what: Any, path: Path) -> str:
@@ -173,56 +170,43 @@ def draw_phases(files: Sequence[ResultFile], path: Path) -> None:
     figure.savefig(path, format="png", dpi=90)
 
 
-@dataclass
-class Chart:
-    """What belongs to one device: points, and roofs in flops and bytes per second."""
-
-    # What computed, who, flops, bytes and seconds.
-    points: list[tuple[str, str, float, float, float]] = field(default_factory=list)
-    products: dict[str, float] = field(default_factory=dict)
-    copy: float = 0.0
-
-    def add_roof(self, name: str, rate: float) -> None:
-        """Of several measurements of a roof the highest: other work only lowers it."""
-        if name == "copy":
-            self.copy = max(rate, self.copy)
-        elif name.startswith("gemm_"):
-            precision = name.removeprefix("gemm_")
-            self.products[precision] = max(rate, self.products.get(precision, 0.0))
+# Of one device: what, by whom, flops, bytes and seconds of each point.
+Chart = tuple[list[tuple[str, str, float, float, float]], Roofs]
 
 
 def charts(files: Iterable[ResultFile]) -> dict[str, Chart]:
     """By device, those that have points."""
-    found: dict[str, Chart] = {}
+    points: dict[str, list[Any]] = {}
+    roofs: dict[str, list[Row]] = {}
     for file in files:
         for row in file.rows:
             kind = str(row.get("device") or "cpu").partition(":")[0]
-            where = file.machine.get("gpu" if kind == "cuda" else "processor")
-            chart = found.setdefault(f"{where}, {kind}", Chart())
+            where = f"{file.machine.get('gpu' if kind == 'cuda' else 'processor')}, {kind}"
             if "roof" in row:
-                chart.add_roof(row["roof"], row["value"] * UNITS[row["unit"]])
+                roofs.setdefault(where, []).append(row)
             elif row.get("us") and row.get("flops") and row.get("bytes"):
                 work = row["flops"], row["bytes"], 1e-6 * row["us"]
-                chart.points.append((row["name"], row["by"], *work))
-    return {place: chart for place, chart in found.items() if chart.points}
+                points.setdefault(where, []).append((row["name"], row["by"], *work))
+    return {where: (of, Roofs.of_rows(roofs.get(where, ()))) for where, of in points.items()}
 
 
 def draw_roofline(found: dict[str, Chart], path: Path) -> None:
     """A panel per device: GFLOP/s over flops per byte, both axes logarithmic."""
     figure, panels = subplots(len(found))
-    for (where, chart), panel in zip(found.items(), panels, strict=True):
-        groups = list(dict.fromkeys(what for what, *_ in chart.points))
-        backends = list(dict.fromkeys(by for _, by, *_ in chart.points))
-        for what, by, flops, moved, seconds in chart.points:
+    for (where, (points, roofs)), panel in zip(found.items(), panels, strict=True):
+        groups = list(dict.fromkeys(what for what, *_ in points))
+        backends = list(dict.fromkeys(by for _, by, *_ in points))
+        for what, by, flops, moved, seconds in points:
             color = COLORS[groups.index(what) % len(COLORS)]
             marker = MARKERS[backends.index(by) % len(MARKERS)]
             place = flops / moved, flops / seconds / 1e9
             panel.loglog(*place, color=color, marker=marker, linestyle="", label=f"{what} {by}")
         start, end = panel.get_xlim()
-        for number, (precision, rate) in enumerate(sorted(chart.products.items())):
-            corner = rate / chart.copy if chart.copy else start
+        copy, products = roofs
+        for number, (precision, rate) in enumerate(sorted(products.items())):
+            corner = rate / copy if copy else start
             xs = sorted({start, min(max(corner, start), end), end})
-            ys = [min(rate, chart.copy * x if chart.copy else rate) / 1e9 for x in xs]
+            ys = [min(rate, copy * x if copy else rate) / 1e9 for x in xs]
             style = ("-", "--", ":", "-.")[number % 4]
             panel.plot(xs, ys, color="black", linestyle=style, linewidth=1, label=precision)
         panel.set(title=where, xlabel="flops per byte", ylabel="GFLOP/s")

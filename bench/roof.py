@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 
-from bench.clock import replayed, samples, synchronize
+from bench.clock import captured, samples, synchronize
 from bench.command import Row, common, positive, progress
 
 CALLS = 500  # per sample: one takes a microsecond or ten, and a queue holds 1000
@@ -43,8 +43,11 @@ class Roofs(NamedTuple):
         return max(flops / self.gemm[precision], moved / self.copy)
 
     @classmethod
-    def of_rows(cls, rows: list[Row]) -> Roofs:
-        values = {row["roof"]: row["value"] * UNITS[row["unit"]] for row in rows}
+    def of_rows(cls, rows: Iterable[Row]) -> Roofs:
+        """Of several measurements of a roof the highest: other work only lowers it."""
+        values = {"copy": 0.0}
+        for row in sorted(rows, key=lambda row: row["value"]):
+            values[row["roof"]] = row["value"] * UNITS[row["unit"]]
         gemm = {n.removeprefix("gemm_"): v for n, v in values.items() if n.startswith("gemm_")}
         return cls(values["copy"], gemm)
 
@@ -56,8 +59,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> list[Row]:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     copied = None if options.copy_mib is None else options.copy_mib * 2**20
     rows = measure(options.device, copied, options.size, options.repeats)
     more = {"device": options.device, "threads": torch.get_num_threads()}
@@ -90,7 +91,7 @@ def copy_row(device: str, size: int, repeats: int) -> Row:
     """Bytes read and written per second by one large copy."""
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    times = samples(lambda: target.copy_(source), device, repeats)
+    (times,) = samples([lambda: target.copy_(source)], device, repeats)
     what = f"{size / 2**20:.0f} MiB, read + written"
     return _row("copy", "GB/s", 2 * source.nbytes, times, what)
 
@@ -103,7 +104,7 @@ def gemm_row(name: str, device: str, size: int, repeats: int) -> Row:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision or before)
     try:
-        times = samples(lambda: torch.mm(a, b, out=out), device, repeats)
+        (times,) = samples([lambda: torch.mm(a, b, out=out)], device, repeats)
     finally:
         torch.set_float32_matmul_precision(before)
     return _row(name, "GFLOP/s", 2 * size**3, times, f"torch.mm of [{size}, {size}], {dtype}")
@@ -117,23 +118,20 @@ def derived(rows: list[Row]) -> Iterator[Row]:
             yield {**row, **third, "roof": "gemm_tf32x3", "what": "a third of gemm_tf32"}
 
 
-def _calls(device: str, count: int) -> Callable[[], None]:
+def call_rows(device: str, repeats: int) -> Iterator[Row]:
+    """What a call of a torch operator costs: on the host, between launches, and within a graph."""
     one, out = torch.ones(1, device=device), torch.empty(1, device=device)
 
     def calls() -> None:
-        for _ in range(count):
+        for _ in range(CALLS):
             torch.neg(one, out=out)
 
-    return calls
-
-
-def call_rows(device: str, repeats: int) -> Iterator[Row]:
-    """What a call of a torch operator costs: on the host, between launches, and within a graph."""
-    what, calls = "torch.neg of one element", _calls(device, CALLS)
+    what = "torch.neg of one element"
     # By the host's clock, each sample from an empty queue: a full one would be waited for.
-    times = samples(calls, "cpu", repeats, before=lambda: synchronize(device))
+    (times,) = samples([calls], "cpu", repeats, before=lambda: synchronize(device))
     yield _row("host_call", "us", CALLS, times, what)
     if torch.device(device).type == "cuda":
-        yield _row("launch", "us", CALLS, samples(calls, device, repeats), f"{what}, in a row")
-        times = replayed(_calls(device, 1), calls=1000, repeats=repeats)
-        yield _row("graph_replay", "us", 1, times, f"{what}, as one of 1000 nodes of a CUDA graph")
+        launched, replayed = samples([calls, captured(calls)], device, repeats)
+        yield _row("launch", "us", CALLS, launched, f"{what}, in a row")
+        within = f"{what}, as one of {CALLS} nodes of a CUDA graph"
+        yield _row("graph_replay", "us", CALLS, replayed, within)

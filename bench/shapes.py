@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.files import BadInput
+from bench.files import BadInput, told
 
 FOLDER = Path(__file__).parent / "shapes"
 FOLDS = 7  # modes up to this size keep it, since they may fold
@@ -44,9 +44,9 @@ class Inventory:
         )
         return Inventory(self.model, tuple(entries))
 
-    def parameters(self, device: str = "cpu", seed: int = 0) -> list[torch.nn.Parameter]:
+    def parameters(self, device: str = "cpu") -> list[torch.nn.Parameter]:
         """Normal random parameters, float32, with the strides the model gives them."""
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(0)
         return [torch.nn.Parameter(_normal(entry, generator)) for entry in self.entries]
 
     def set_gradients(self, params: list[torch.nn.Parameter], seed: int) -> None:
@@ -90,7 +90,5 @@ def load(name: str) -> Inventory:
             raise ValueError("no parameter of it is stepped")
         return Inventory(content["model"], entries)
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"{path} is not an inventory ({type(error).__name__}: {error}): it needs "
-            "{model, params: [{name, shape}]}"
-        ) from None
+        form = "{model, params: [{name, shape}]}"
+        raise BadInput(f"{path} is not an inventory ({told(error)}): it needs {form}") from None

@@ -15,7 +15,6 @@ time it takes.
 from __future__ import annotations
 
 import argparse
-import gc
 import math
 import time
 from functools import partial
@@ -24,7 +23,6 @@ from typing import Any
 import torch
 
 from bench import shapes, turns
-from bench.clock import Times, timed_call
 from bench.command import Row, positive, progress
 from bench.costs import PLAN, costs
 from bench.files import BadInput
@@ -32,19 +30,17 @@ from bench.memory import STEPS, peak_bytes, state_bytes
 from bench.optimizers import OURS, Params, build
 from bench.roof import DEFAULT_SIZES, gemm_row
 from bench.turns import Runner, described, take_turns
-from soap_fast import SOAP, GraphedStep
+from soap_fast import GraphedStep
 
 COLUMNS = (
     "name", "shapes", "loading_ms", "first_ms", "plain_ms", "refresh_ms", "mean_ms", "p99_ms",
     "host_ms", "speedup", "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
-LEAST_FOR_A_PEAK = 15.0  # seconds: it begins with a new process that loads torch
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    turns.add_options(parser, OURS, periods=1)
-    add("--shapes", default="hyperprior", help="inventory name or file (default: %(default)s)")
+    turns.add_options(parser, OURS, "--shapes", periods=1, shapes="hyperprior")
     add("--graphed", action="store_true", help="replay CUDA graphs of the steps, without peers")
     budget = "for all calls and the peaks of memory, after which peers stop (default: none)"
     add("--budget", type=positive(float), metavar="SECONDS", help=budget)
@@ -55,20 +51,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         raise BadInput("--graphed and --peers are two measurements: make one after the other")
     if options.graphed and not options.device.startswith("cuda"):
         raise BadInput("--graphed replays CUDA graphs: add --device cuda, on a machine with a GPU")
-    inventory = shapes.load(options.shapes)
-    about = {
-        "shapes": inventory.model,
-        "device": options.device,
-        "threads": torch.get_num_threads(),
-        "precondition_frequency": options.precondition_frequency,
-        "tensors": len(inventory.entries),
-        "parameters": inventory.numel,
-    }
-    try:
-        rows = [graphed(inventory, options)] if options.graphed else measure(inventory, options)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    return [row if "missing" in row else row | about for row in rows]
+    return measure(shapes.load(options.shapes), options)
 
 
 class Stepped(Runner):
@@ -93,15 +76,42 @@ class Stepped(Runner):
         self.optimizer.step()
 
 
+class Graphed(Stepped):
+    """Ours by CUDA graphs, which read gradients where they are."""
+
+    step: GraphedStep | None = None
+
+    def before(self) -> None:
+        if self.params[0].grad is None:
+            super().before()
+        for param, given in zip(self.params, self.source, strict=True):
+            param.grad.copy_(given.grad)
+
+    def after(self) -> None:
+        """Gradients stay, and graphs as long as their optimizer."""
+        if self.optimizer is None:
+            self.step = None
+
+    def call(self) -> None:
+        if self.step is None:
+            (group,) = self.optimizer.param_groups
+            group["lr"] = torch.tensor(group["lr"], device=self.device)  # no number is captured
+            self.step = GraphedStep(self.optimizer)
+        self.step()
+
+
 def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Row]:
     """A row per optimizer, ours first; memory on the CPU comes last, see `peak_bytes`."""
     device, frequency = options.device, options.precondition_frequency
     source = inventory.parameters(device)
-    given = (frequency, options.backend)
+    made, backend = (Graphed, "triton") if options.graphed else (Stepped, options.backend)
+    given = (frequency, backend)
     runners = [
-        Stepped(name, source, inventory.parameters(device), *given, limit=options.time_limit)
+        made(name, source, inventory.parameters(device), *given, limit=options.time_limit)
         for name in (OURS, *options.peers)
     ]
+    # Warm-ups of plain calls, then one period until a refresh as it comes, one until its capture.
+    untimed = GraphedStep.WARM_UP + 2 * frequency if options.graphed else frequency
     end = math.inf if options.budget is None else time.monotonic() + options.budget
     # Before and after, since machines have faster and slower minutes.
     gflops = sgemm_gflops(device) if options.peers else None
@@ -109,76 +119,47 @@ def measure(inventory: shapes.Inventory, options: argparse.Namespace) -> list[Ro
     def prepare(call: int) -> None:
         inventory.set_gradients(source, seed=1 + call)
 
-    take_turns(runners, frequency, options.periods, inventory.model, prepare, options.budget)
+    take_turns(
+        runners, frequency, options.periods, inventory.model, prepare, options.budget, untimed
+    )
     if gflops is not None:
         gflops = max(gflops, sgemm_gflops(device))
-    flops = costs((entry.shape for entry in inventory.entries), PLAN)["soap_fast::step_"].flops
+    flops = costs((entry.shape for entry in inventory.entries), PLAN)["step_"].flops
     rows: list[Row] = []
     for runner in progress(runners, "peaks", "optimizer"):
         row = described(runner, frequency)
         if runner.missing is None:
-            row |= {"sgemm_gflops": gflops, "peak_bytes": _peak(runner, options, end)}
+            row |= {
+                "shapes": inventory.model,
+                "tensors": len(inventory.entries),
+                "parameters": inventory.numel,
+                "sgemm_gflops": gflops,
+                "peak_bytes": _peak(runner, options, end),
+            }
         if not runner.waits:
-            row |= {**_measured(runner.times, runner.optimizer, runner.params), "gemm_share": None}
+            row |= {**runner.times.tail(), "samples": runner.times.samples(), "gemm_share": None}
+            row["state_ratio"] = state_bytes(runner.optimizer) / sum(p.nbytes for p in source)
             row["speedup"] = row["mean_ms"] / (rows or [row])[0]["mean_ms"]
         if runner.name == OURS and gflops and row["plain_ms"]:
             row["gemm_share"] = flops / (gflops * 1e9) / (row["plain_ms"] / 1e3)
+        if options.graphed:
+            row["name"] = f"{OURS}, CUDA graphs"
         rows.append(row)
     return rows
 
 
-def _measured(times: Times, optimizer: torch.optim.Optimizer, params: Params) -> Row:
-    ratio = state_bytes(optimizer) / sum(param.nbytes for param in params)
-    return {**times.tail(), "samples": times.samples(), "state_ratio": ratio}
-
-
 def _peak(runner: Runner, options: argparse.Namespace, end: float) -> int | None:
-    left = end - time.monotonic()
-    if runner.waits or options.device.startswith("cuda"):
-        return None if runner.waits else runner.memory.peak
-    if left <= 0 and not runner.needed:
+    if runner.waits or options.graphed:  # a graph's memory stays taken
         return None
-    within = min(options.time_limit, max(left, LEAST_FOR_A_PEAK) / STEPS)
+    if options.device.startswith("cuda"):
+        return runner.memory.peak
+    left = math.inf if runner.needed else end - time.monotonic()
     wanted = [options.shapes, options.device, options.backend]
-    return peak_bytes("step", runner.name, wanted, within)
+    within = min(options.time_limit, left / STEPS)
+    return peak_bytes("step", runner.name, wanted, within) if within > 0 else None
 
 
 def sgemm_gflops(device: str) -> float:
     """GFLOP/s of a float32 product of the machine, with torch's threads as they are set."""
     size = DEFAULT_SIZES["cpu"][1]  # of a GPU as well: a fraction of a second
     return float(gemm_row("gemm_float32", device, size, repeats=7)["value"])
-
-
-def graphed(inventory: shapes.Inventory, options: argparse.Namespace) -> Row:
-    """Replays of plain and of refreshing calls; those before both are captured are not timed."""
-    device, frequency = options.device, options.precondition_frequency
-    params = inventory.parameters(device)
-    lr = torch.tensor(3e-3, device=device)
-
-    def made() -> SOAP:
-        return SOAP(params, lr=lr, precondition_frequency=frequency, backend="triton")
-
-    inventory.set_gradients(params, seed=1)
-    loading = timed_call(made().step, device)  # compiles and loads what a first call needs
-    gc.collect()
-    optimizer = made()
-    static = [param.grad for param in params]
-    step, times = GraphedStep(optimizer), Times()
-    # Warm-ups of plain calls, then one period until a refresh as it comes, one until its capture.
-    captured = GraphedStep.WARM_UP + 2 * frequency
-    for call in progress(range(captured + 1 + frequency * options.periods), "graphs"):
-        new = inventory.parameters(device, seed=1 + call)
-        for grad, values in zip(static, new, strict=True):
-            grad.copy_(values.detach())
-        refreshes = step.refreshes_next()
-        elapsed = timed_call(step, device)
-        if call == 0 or call > captured:
-            times.add(elapsed, first=call == 0, refresh=refreshes)
-    return {
-        "name": "soap_fast, CUDA graphs",
-        "backend": "triton",
-        **times.summary(frequency),
-        **_measured(times, optimizer, params),
-        "loading_ms": loading.total,
-        "peak_bytes": None,  # a graph's memory stays taken: that of the step itself is `step`'s
-    }

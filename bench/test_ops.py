@@ -17,9 +17,9 @@ import torch
 
 from bench.clock import captured
 from bench.costs import PLAN, Cost, costs
+from bench.kernels import Stepper
 from bench.refresh import Factors
 from bench.shapes import Entry, Inventory
-from soap_fast import SOAP
 from soap_fast.backends import choose, survey
 from soap_fast.step.call import UNSCALED
 from soap_fast.step.modes import grams, rotate
@@ -49,7 +49,6 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 OF_FACTORS = ("refresh_", "eigh", "rotate", "grams")  # nothing to do without any
 CAPTURED = ("rotate", "grams")  # on CUDA timed as graphs: many small operators, none waits
-NEVER = 10**9  # as precondition_frequency: no call refreshes
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
@@ -79,8 +78,7 @@ def inventory(name: str) -> Inventory:
 def cost(case: Case) -> Cost:
     """A whole step is its update: what else it does is the host's."""
     known = costs((entry.shape for entry in inventory(case.shapes).entries), PLAN)
-    name = "step_" if case.op == "SOAP.step" else case.op
-    return known.get(f"soap_fast::{name}") or known[f"soap_fast.{name}"]
+    return known["step_" if case.op == "SOAP.step" else case.op]
 
 
 def prepare(case: Case) -> Callable[[], object]:
@@ -105,16 +103,14 @@ def _refreshing(case: Case) -> Callable[[], object]:
 
 def _stepping(case: Case) -> Callable[[], object]:
     """Of an optimizer after its first call and a plain one; parts of a step from its next call."""
-    shapes, backend = inventory(case.shapes), choose(case.backend)
-    params = shapes.parameters(case.device)
-    shapes.set_gradients(params, seed=1)
+    backend = choose(case.backend)
     begun_by = case.backend if case.op == "SOAP.step" else "eager"
-    optimizer = SOAP(params, precondition_frequency=NEVER, backend=begun_by)
-    for _ in range(2):
-        optimizer.step()
-    calls = list(optimizer._calls(UNSCALED))
+    stepper = Stepper(inventory(case.shapes), case.device, begun_by)
+    for phase in ("first", "plain"):
+        stepper.step(phase)
+    calls = list(stepper.optimizer._calls(UNSCALED))
     return {
-        "SOAP.step": optimizer.step,
+        "SOAP.step": stepper.optimizer.step,
         "step_": lambda: backend.update(calls),
         "rotate": lambda: [rotate(one.grad, one.state["Q"], one.plan) for one in calls],
         "grams": lambda: [grams(one.grad, one.plan) for one in calls],

@@ -59,15 +59,14 @@ class Trained(Runner):
         with self.memory.turn():
             self.workload = workload()
         self.own = Times()  # the optimizer's part
-        self.watches = [Stopwatch(device) for _ in range(3)]
+        self.watch = Stopwatch(device)
         self.passes: dict[str, list[float]] = {name: [] for name in PASSES}
 
     def call(self) -> None:
-        forward, backward, step = self.watches
         self.optimizer.zero_grad()
-        loss = forward(self.workload.loss)
-        backward(loss.backward)
-        step(self.optimizer.step)
+        loss = self.watch(self.workload.loss)
+        self.watch(loss.backward)
+        self.watch(self.optimizer.step)
 
     def load(self) -> None:
         super().load()
@@ -75,7 +74,7 @@ class Trained(Runner):
             param.grad = None
 
     def after(self) -> None:
-        self.spans = [1e3 * seconds for watch in self.watches for seconds in watch.seconds()]
+        self.spans = [1e3 * seconds for seconds in self.watch.seconds()]
 
     def kept(self, elapsed: Elapsed, **kind: bool | None) -> None:
         super().kept(elapsed, **kind)

@@ -20,8 +20,7 @@ import torch
 from bench import shapes
 from bench.command import Row, common, positive
 from bench.files import BadInput
-from bench.kernels import TimingLauncher
-from soap_fast import SOAP
+from bench.kernels import Stepper, TimingLauncher
 from soap_fast.backends.triton.backend import TritonBackend, interpreted
 from soap_fast.backends.triton.launch.tuning import FILE, TUNING, Tuning, tuning_of
 from soap_fast.versions import triton_version
@@ -66,11 +65,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Row]:
     inventory = shapes.load(options.shapes)
     where = {**_gpu(), "shapes": inventory.model}
-    stepper = Stepper(inventory, OpLauncher())
+    tuner = Tuner(inventory, TimingLauncher())
     entries = json.loads(FILE.read_text(encoding="utf-8"))["ops"]
     chosen, rows = {}, []
     for op in options.op:
-        times = stepper.times(op, options.steps)
+        times = tuner.times(op, options.steps)
         if not times:
             rows.append({"op": op})  # these shapes launch none
             continue
@@ -129,28 +128,14 @@ def write(chosen: dict[str, dict[str, Any]], path: Path = FILE) -> None:
 # Timing ----------------------------------------------------------------------------------------
 
 
-class OpLauncher(TimingLauncher):
-    """Adds up what launches of one op take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.op: str | None = None
-        self.watches = lambda op: op == self.op
-
-    def microseconds(self) -> float | None:
-        return sum(us for _, us in self.taken()) or None
-
-
-class Stepper:
-    """SOAP on the parameters of a model, with real values, by whatever tuning is to be timed."""
+class Tuner(Stepper):
+    """SOAP by whatever tuning is to be timed."""
 
     def __init__(self, inventory: shapes.Inventory, launcher: Any, device: str = "cuda") -> None:
-        params = inventory.parameters(device)
-        inventory.set_gradients(params, seed=1)
-        self.optimizer = SOAP(params, backend="eager", normalize_grads=True)  # norm launches too
+        super().__init__(inventory, device, "eager", normalize_grads=True)  # norm launches too
         self.optimizer._backend = self.backend = TritonBackend(launcher=launcher)
         self.launcher = launcher
-        self.optimizer.step()  # first bases
+        self.step("first")
 
     def times(self, op: str, steps: int) -> list[tuple[Tuning, float]]:
         """Candidates of an op, the current one first, and what each takes in a step; maybe none."""
@@ -163,17 +148,14 @@ class Stepper:
         return timed
 
     def microseconds(self, op: str, tuning: Tuning, steps: int) -> float | None:
-        frequency = 1 if op in OF_A_REFRESH else 10**9
-        self.optimizer.param_groups[0]["precondition_frequency"] = frequency
+        self.launcher.watches = lambda launched: launched == op
         before, TUNING[op] = TUNING[op], tuning
         try:
             self.backend.forget()  # its tables were made for another tuning
             times = []
-            self.launcher.op = op
             for _ in range(UNTIMED_STEPS + steps):
-                self.optimizer.step()
-                times.append(self.launcher.microseconds())
+                self.step("refresh" if op in OF_A_REFRESH else "plain")
+                times.append(sum(us for _, us in self.launcher.taken()))
         finally:
-            TUNING[op], self.launcher.op = before, None
-        timed = [time for time in times[UNTIMED_STEPS:] if time is not None]
-        return statistics.median(timed) if timed else None
+            TUNING[op] = before
+        return statistics.median(times[UNTIMED_STEPS:]) or None

@@ -28,10 +28,10 @@ from bench.optimizers import OURS, PEERS, chosen, origin, peer
 Result = TypeVar("Result")
 
 
-def add_options(parser: argparse.ArgumentParser, beside: str, periods: int) -> None:
+def add_options(parser: argparse.ArgumentParser, beside: str, *more: str, **defaults: Any) -> None:
     """Of a command whose optimizers take turns."""
     of_turns = ("--periods", "--precondition-frequency", "--time-limit")
-    common(parser, "--device", "--backend", *of_turns, periods=periods)
+    common(parser, "--device", "--backend", *of_turns, *more, **defaults)
     peers = f"beside {beside}: {', '.join(PEERS)}, or any package.module:Class?option=value"
     parser.add_argument("--peers", type=chosen, default=(), metavar="NAME,...", help=peers)
 
@@ -164,13 +164,15 @@ def take_turns(
     what: str,
     prepare: Callable[[int], None] = lambda call: None,
     budget: float | None = None,
+    untimed: int | None = None,
 ) -> None:
     """Build all, load what they need, and take turns.
 
-    The first call, a refresh period that is not timed, in which every kind of call occurs for the
-    first time, and `periods` refresh periods that are timed. `prepare` gets the number of each call
-    before all take it. After `budget` seconds the peers stop, and ours goes on alone.
+    The first call, `untimed` ones in which every kind of call occurs for the first time, by default
+    a refresh period, and `periods` refresh periods that are timed. `prepare` gets the number of
+    each call before all take it. After `budget` seconds the peers stop, and ours goes on alone.
     """
+    untimed = frequency if untimed is None else untimed
     end = math.inf if budget is None else time.monotonic() + budget
 
     def has_time(runner: Runner, when: str) -> bool:
@@ -187,12 +189,12 @@ def take_turns(
         settle(runner.device)
         if has_time(runner, "its first call"):
             runner.load()
-    for number in progress(range(1 + frequency * (1 + periods)), what):
+    for number in progress(range(1 + untimed + frequency * periods), what):
         prepare(number)
         first = number % len(runners)
         for runner in (*runners[first:], *runners[:first]):
             if has_time(runner, f"call {number}"):
-                runner.turn(number, number == 0 or number > frequency, frequency)
+                runner.turn(number, number == 0 or number > untimed, frequency)
 
 
 def described(runner: Runner, frequency: int) -> Row:

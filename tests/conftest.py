@@ -61,3 +61,16 @@ def inventory_file(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
         return str(path)
 
     return written
+
+
+@pytest.fixture
+def bench_rows(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Runs a command of `python -m bench` and returns the rows that it writes."""
+    from bench.__main__ import main  # imports kernels, which ask for TRITON_INTERPRET
+
+    def rows(*arguments: str) -> list[dict[str, Any]]:
+        target = tmp_path / "result.json"
+        assert main([*arguments, "--json", str(target)]) == 0
+        return list(json.loads(target.read_text())["results"])
+
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -40,22 +41,23 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in (*PACKAGE.rglob("*.py"), *KERNELS.glob("*.py"))}
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports, wherever in the file."""
-    names = set()
+def names_from(package: str, path: Path) -> Iterator[str]:
+    """What a file imports from a package, wherever in the file: `module` or `module.name`."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("soap_fast"):
-            base = node.module.removeprefix("soap_fast").lstrip(".")
-            for alias in node.names:
-                inner = f"{base}.{alias.name}".lstrip(".")
-                names.add(inner if inner in MODULES else base or "__init__")
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            names |= {
-                alias.name.removeprefix("soap_fast.")
-                for alias in node.names
-                if alias.name.startswith("soap_fast.")
-            }
-    return names
+            found = [alias.name for alias in node.names]
+        else:
+            continue
+        inner = f"{package}."
+        yield from (name.removeprefix(inner) for name in found if name.startswith(inner))
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports."""
+    names = names_from("soap_fast", path)
+    return {n if n in MODULES else n.rpartition(".")[0] or "__init__" for n in names}
 
 
 IMPORTED = {name: imported(path) for name, path in MODULES.items()}

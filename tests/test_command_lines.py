@@ -127,11 +127,8 @@ class TestStep:
         assert "mean_ms" in capsys.readouterr().out
         assert json.loads(target.read_text())["results"]
 
-    def test_frequency_one_has_no_plain_calls(self, small, tmp_path, no_peaks):
-        target = tmp_path / "result.json"
-        options = ["--precondition-frequency", "1", "--json", str(target)]
-        assert bench(["step", "--shapes", small, *options]) == 0
-        (result,) = json.loads(target.read_text())["results"]
+    def test_frequency_one_has_no_plain_calls(self, small, bench_rows, no_peaks):
+        (result,) = bench_rows("step", "--shapes", small, "--precondition-frequency", "1")
         assert result["plain_ms"] is None
         assert result["mean_ms"] == result["refresh_ms"]
 
@@ -202,14 +199,11 @@ class TestInventories:
 
 class TestRefresh:
     @pytest.mark.parametrize("op", ["eager", "native"])
-    def test_json_has_times_and_ratios(self, small, op, tmp_path):
+    def test_json_has_times_and_ratios(self, small, op, bench_rows):
         if op == "native" and not extension.available():
             assert bench(["refresh", "--shapes", small, "--op", op]) == 2
             return
-        target = tmp_path / "result.json"
-        options = ["--op", op, "--repeats", "1", "--json", str(target)]
-        assert bench(["refresh", "--shapes", small, *options]) == 0
-        (result,) = json.loads(target.read_text())["results"]
+        (result,) = bench_rows("refresh", "--shapes", small, "--op", op, "--repeats", "1")
         assert result["factors"] == 4 + 3
         assert result["largest"] == 6
         assert result["threads"] == torch.get_num_threads()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import tolerances
 import torch
 
 from bench import clock, test_ops
-from bench.__main__ import main as bench
 from soap_fast import extension
 
 pytestmark = [
@@ -20,16 +17,13 @@ CUDA = ("--device", "cuda")
 
 
 @pytest.fixture
-def results(tmp_path):
-    shapes = tmp_path / "small.json"
+def results(inventory_file, bench_rows):
     params = [{"name": "w", "shape": [48, 40, 3, 3]}, {"name": "b", "shape": [48]}]
-    shapes.write_text(json.dumps({"model": "small", "params": params}))
+    shapes = inventory_file({"model": "small", "params": params})
 
     def run(command, *options, small=True):
-        target = tmp_path / "result.json"
-        chosen = ("--shapes", str(shapes)) if small else ()
-        assert bench([command, *CUDA, *chosen, *options, "--json", str(target)]) == 0
-        return json.loads(target.read_text())["results"]
+        chosen = ("--shapes", shapes) if small else ()
+        return bench_rows(command, *CUDA, *chosen, *options)
 
     return run
 
@@ -48,8 +42,12 @@ def test_roofs(results):
 def test_events_and_replays_time_the_same_work():
     x = torch.randn(2048, 2048, device="cuda")
     out = torch.empty_like(x)
-    events = min(clock.samples(lambda: torch.mm(x, x, out=out), "cuda", 10))
-    replays = min(clock.replayed(lambda: torch.mm(x, x, out=out), calls=20))
+
+    def work():
+        for _ in range(20):
+            torch.mm(x, x, out=out)
+
+    events, replays = map(min, clock.samples([work, clock.captured(work)], "cuda", 10))
     assert 0.5 < events / replays < 3
 
 

@@ -11,7 +11,7 @@ import torch
 from bench.cost import aot, sass
 from bench.cost.case import Case
 from bench.cost.sampling import representatives
-from bench.recorded import record
+from bench.recorded import named, record
 from bench.shapes import Inventory
 from soap_fast.backends.triton.backend import Precision
 from soap_fast.backends.triton.launch.launcher import Launch, persistent_programs
@@ -25,19 +25,10 @@ def cases(inventory: Inventory, sm: int, precision: Precision) -> Iterator[Case]
     """Every launch of a plain step in its order."""
     recorded = record(inventory, precision=precision)
     recorded.step()
-    works = [(name, work) for name, work in recorded.engine.works.items() if work.count]
-    for launch in recorded.launcher.launched:
-        name, work = _named(launch.op, works)
+    launched = recorded.launcher.launched
+    names = named((launch.op for launch in launched), recorded.engine.works)
+    for launch, (name, work) in zip(launched, names, strict=True):
         yield case(name, launch, work, sm)
-
-
-def _named(op: str, works: list[tuple[str, Work]]) -> tuple[str, Work | None]:
-    """The name of a launch and what it does: an op that is launched several times has numbers."""
-    for place, (name, work) in enumerate(works):
-        if name == op or (op == "rotate" and name.startswith(op)):
-            del works[place]
-            return name, work
-    return op, None
 
 
 def case(name: str, launch: Launch, work: Work | None, sm: int) -> Case:

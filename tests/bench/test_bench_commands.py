@@ -16,6 +16,7 @@ from bench.__main__ import COMMANDS
 from bench.__main__ import main as bench
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,8 @@ def test_a_model_without_parameters_or_factors(name, inventory_file, refused):
         ("step --peers soap_fast:SOAP?lr=fast", "write options as ?name=number"),
         ("step --graphed --peers adamw", "make one after the other"),
         ("step --graphed --device cpu", "--graphed replays CUDA graphs"),
+        ("refresh --ranks 4096 --op eager", "--ranks 4096: each needs a core"),
+        ("device --only rof", "invalid choice: 'rof'"),
         ("roof --device cuda:99", "cuda:99 cannot be used here"),
         ("kernels --of operators --backend magic", "backend='magic' is not one of"),
         ("report nowhere.json --out .", "nowhere.json: No such file or directory"),
@@ -97,6 +100,22 @@ def test_a_model_without_parameters_or_factors(name, inventory_file, refused):
 def test_what_cannot_be_used(arguments, message, monkeypatch, refused):
     monkeypatch.setattr("bench.kernels.measure", lambda _: pytest.fail("measured"))
     assert message in refused(*arguments.split())
+
+
+@pytest.mark.skipif(CORES < 2, reason="gives each of two processes a core, as Linux lets it")
+def test_processes_share_a_refresh(inventory_file, bench_rows):
+    shapes = ({"name": "w", "shape": [24, 18]}, {"name": "v", "shape": [9, 24]})
+    few = inventory_file({"model": "few", "params": shapes})
+    options = ("--ranks", "2", "--shapes", few, "--op", "eager", "--repeats", "2")
+    (row,) = bench_rows("refresh", *options)
+    assert (row["ranks"], row["factors"], row["shapes"]) == (2, 4, "few")
+    bases = 4 * (24**2 + 18**2 + 9**2 + 24**2)
+    assert 2 * bases < 1e6 * row["megabytes"] < 3 * bases
+    alone, shared = (torch.tensor(row["samples"][name]) for name in ("alone", "shared"))
+    assert alone.shape == shared.shape == (2, 2)
+    ratio, cpu_ratio = (shared.mean(0) / alone.mean(0)).tolist()  # of two the mean is the median
+    assert row["ratio"] == row["shared_ms"] / row["alone_ms"] == pytest.approx(ratio)
+    assert row["cpu_ratio"] == pytest.approx(cpu_ratio)
 
 
 def test_a_result_that_cannot_be_written(tmp_path, refused):

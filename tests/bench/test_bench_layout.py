@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
+from test_architecture import ROOT, names_from
 
-BENCH = Path(__file__).parent.parent.parent / "bench"
+BENCH = ROOT / "bench"
 # A module may import from those further down only. `lic` trains by itself; of it, workloads.py
 # takes models. `cost` is what a launch costs by its machine code.
 ORDER = (
     "__main__", "device", "readme", "report", "test_ops",
-    "tune", "sharing", "refresh", "kernels", "launches", "train", "step", "turns", "memory",
+    "tune", "refresh", "kernels", "launches", "train", "step", "turns", "memory",
     "cost", "recorded", "roof", "clock", "costs",
     "workloads", "lic", "optimizers", "shapes",
     "command", "envelope", "files",
 )  # fmt: skip
-
-
-def imported(path: Path) -> set[str]:
-    """Modules and folders of bench/ that a file imports from, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            first, *rest = node.module.split(".")
-            if first == "bench":
-                found |= {rest[0]} if rest else {alias.name for alias in node.names}
-    return found
 
 
 def test_imports_go_one_way():
@@ -34,5 +22,6 @@ def test_imports_go_one_way():
     for place, name in enumerate(ORDER):
         paths = [BENCH / f"{name}.py", *(BENCH / name).glob("*.py")]
         for path in (path for path in paths if path.exists() and name != "lic"):
-            for target in imported(path) - {name}:
+            targets = {found.partition(".")[0] for found in names_from("bench", path)}
+            for target in targets - {name}:
                 assert target in ORDER[place + 1 :], f"{path.name}: {target}"

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import subprocess
 
 import pytest
 
 from bench import report
-from bench.__main__ import COMMANDS
-from bench.__main__ import main as bench
 from bench.command import ROOT
 from bench.envelope import ResultFile
 
@@ -39,23 +34,23 @@ def result(command, rows, **machine):
 
 
 @pytest.fixture
-def page(tmp_path):
-    """The page of contents by name, written as files."""
+def page(tmp_path, bench_rows):
+    """The page of contents by name, written as files, and the rows of the command."""
 
-    def written(*options, **contents):
+    def written(**contents):
         folder = tmp_path / "results"
         folder.mkdir()
         for name, content in contents.items():
             text = content if isinstance(content, str) else json.dumps(content)
             (folder / f"{name}.json").write_text(text)
-        assert bench(["report", str(folder), "--out", str(tmp_path / "out"), *options]) == 0
-        return (tmp_path / "out" / "report.md").read_text()
+        rows = bench_rows("report", str(folder), "--out", str(tmp_path / "out"))
+        return (tmp_path / "out" / "report.md").read_text(), rows
 
     return written
 
 
 def test_a_page_of_everything(page, tmp_path):
-    text = page(
+    text, _ = page(
         step=result("step", STEP), roof=result("roof", ROOF), kernels=result("kernels", KERNELS)
     )
     for title in ("Roofs", "Steps by phase", "Roofline"):
@@ -69,22 +64,24 @@ def test_a_page_of_everything(page, tmp_path):
     assert "No roofs" not in text
 
 
-def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, tmp_path, capsys):
+def test_what_cannot_be_drawn_and_what_is_not_known_is_said(page, monkeypatch, capsys):
     monkeypatch.setattr(report, "find_spec", lambda name: None)
-    text = page(
-        "--json", str(tmp_path / "found.json"), step=result("step", STEP),
+    text, rows = page(
+        step=result("step", STEP),
         kernels=result("kernels", [{**row, "device": "cuda:0"} for row in KERNELS], gpu="imagined"),
-        strange=result("colours", [{"colour": "blue"}]), other=[1, 2], broken="{",
-        damaged=result("step", [3]),
+        strange=result("colours", [{"colour": "blue", "of": [1]}]), other=[1, 2], broken="{",
+        damaged=result("step", [3]), empty=result("step", []),
     )  # fmt: skip
+    assert "## `colours`\n" in text
+    assert "\n| colour |\n| --- |\n| blue |\n" in text
     assert text.count("Not drawn, matplotlib is not installed: ") == 2
     assert "No roofs of imagined, cuda are among these: `python -m bench roof" in text
     said = capsys.readouterr().err
-    assert "strange.json: of no command that is known, left out" in said
+    assert "empty.json has no rows, left out" in said
     for name in ("other", "broken", "damaged"):
         assert f"{name}.json is nothing that --json has written" in said
-    rows = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert [(row["command"], row["rows"]) for row in rows] == [("kernels", 2), ("step", 3)]
+    found = {row["command"]: row["rows"] for row in rows}
+    assert found == {"kernels": 2, "step": 3, "colours": 1}
 
 
 def test_points_stand_under_the_roofs_of_their_machine():
@@ -95,9 +92,9 @@ def test_points_stand_under_the_roofs_of_their_machine():
             ResultFile("x", None, machine, {}, None, rows) for machine, rows in files + roofs
         )
         assert list(found) == ["made up, cpu"]  # the other one has no points
-        chart = found["made up, cpu"]
-        assert (chart.copy, chart.products) == (copy, {"float32": 10 * copy})
-        assert chart.points == [("step_", "native", 5e6, 1e6, pytest.approx(1e-4))]
+        points, roofs = found["made up, cpu"]
+        assert roofs == (copy, {"float32": 10 * copy})
+        assert points == [("step_", "native", 5e6, 1e6, pytest.approx(1e-4))]
 
 
 def test_all_results_are_on_the_page_that_is_kept(monkeypatch, tmp_path, capsys):
@@ -110,15 +107,3 @@ def test_all_results_are_on_the_page_that_is_kept(monkeypatch, tmp_path, capsys)
     kept = ROOT / "docs" / "measured"
     assert (kept / report.PAGE).read_text() == (tmp_path / report.PAGE).read_text(), again
     assert all(path.stat().st_size < 200_000 for path in kept.iterdir())
-
-
-def test_commands_that_take_the_results_of_a_cpu_can_be_parsed(monkeypatch, tmp_path):
-    make = ["make", "-n", "-f", "bench/Makefile", f"KEPT={tmp_path}", "PYTHON=python"]
-    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
-    commands = re.findall(r"^python -m bench (.*)$", done.stdout, flags=re.MULTILINE)
-    assert len(commands) == 15 + 2
-    monkeypatch.chdir(tmp_path)
-    for command in commands:
-        arguments = shlex.split(command)
-        monkeypatch.setattr(COMMANDS[arguments[0]], "run", lambda options: 0)
-        assert bench(arguments) == 0

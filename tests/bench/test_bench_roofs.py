@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from bench import clock, kernels, launches, recorded, roof, test_ops
-from bench.__main__ import main as bench
 from bench.costs import PLAN, costs
 from soap_fast import extension
 from soap_fast.backends.triton.backend import interpreted
@@ -23,16 +22,14 @@ ROWS = [
 
 
 @pytest.fixture
-def rows_of(tmp_path, inventory_file, monkeypatch):
+def rows_of(bench_rows, inventory_file, monkeypatch):
     monkeypatch.setattr(kernels, "measure", lambda device: ROWS)
     params = [{"name": str(shape), "shape": list(shape)} for shape in SHAPES]
     small = inventory_file({"model": "small", "params": params})
 
     def rows(command, *options):
-        target = tmp_path / "result.json"
         of = ("--shapes", small) if command == "kernels" else ()
-        assert bench([command, *of, "--device", "cpu", *options, "--json", str(target)]) == 0
-        return json.loads(target.read_text())["results"]
+        return bench_rows(command, *of, "--device", "cpu", *options)
 
     return rows
 
@@ -40,14 +37,13 @@ def rows_of(tmp_path, inventory_file, monkeypatch):
 class TestRoof:
     def test_a_row_for_each_roof_of_the_cpu(self, rows_of):
         rows = rows_of("roof", "--size", "64", "--copy-mib", "1", "--repeats", "3")
-        names = ["copy", "gemm_float32", "gemm_bfloat16", "host_call"]
-        assert [row["roof"] for row in rows] == names
+        assert [r["roof"] for r in rows] == ["copy", "gemm_float32", "gemm_bfloat16", "host_call"]
         for row in rows:
             best = min if row["unit"] == "us" else max
             assert 0 < row["value"] == best(row["value"], row["median"])
 
     def test_rates_are_amounts_over_times(self, monkeypatch):
-        monkeypatch.setattr(roof, "samples", lambda *_, **__: [4.0, 2.0, 3.0])
+        monkeypatch.setattr(roof, "samples", lambda *_, **__: [[4.0, 2.0, 3.0]])
         copy, gemm, _, host = roof.measure("cpu", 2**20, 100)
         assert copy["value"] == 2 * 2**20 / 2.0 / 1e9
         assert copy["median"] == 2 * 2**20 / 3.0 / 1e9
@@ -68,8 +64,10 @@ class TestClock:
         log, watch = [], clock.Stopwatch("cpu", cold=True)
         assert watch(lambda: "result") == "result"
         assert [len(watch.seconds()), len(watch.seconds())] == [1, 0]
-        clock.samples(lambda: log.append("work"), "cpu", 2, lambda: log.append("before"))
-        assert log == ["before", "work"] * 3
+        works = [lambda: log.append("one"), lambda: log.append("other")]
+        times = clock.samples(works, "cpu", 2, lambda: log.append("before"))
+        assert log == ["before", "one", "before", "other"] * 3
+        assert [len(seconds) for seconds in times] == [2, 2]
 
     def test_on_cuda_events_are_read_after_all_spans(self, monkeypatch):
         monkeypatch.setattr(torch, "cuda", cuda := Mock())
@@ -131,11 +129,11 @@ class TestCosts:
         products = 216 * (24 + 3 + 3) + 480 * (40 + 12)
         triangles = 216 * (25 + 4 + 4) + 480 * (41 + 13)
         squares, cubes = 36 + 16 + 9 + 9 + 1600 + 144, 216 + 64 + 27 + 27 + 64000 + 1728
-        assert found["soap_fast.rotate"].flops == found["soap_fast.carry"].flops == 2 * products
-        assert found["soap_fast.grams"].flops == triangles
-        assert found["soap_fast::refresh_"].flops == pytest.approx((2 + 2 + 8 / 3) * cubes)
-        assert found["soap_fast::eigh"] == (9 * cubes, 4 * 2 * squares)
-        step = found["soap_fast::step_"]
+        assert found["rotate"].flops == found["carry"].flops == 2 * products
+        assert found["grams"].flops == triangles
+        assert found["refresh_"].flops == pytest.approx((2 + 2 + 8 / 3) * cubes)
+        assert found["eigh"] == (9 * cubes, 4 * 2 * squares)
+        step = found["step_"]
         assert step == (4 * products + triangles, 4 * (7 * (216 + 480 + 6) + 3 * squares))
 
     @pytest.mark.parametrize("shapes", ["small_conv", "tiny", "vectors"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import types
@@ -14,11 +13,10 @@ import tolerances
 import torch
 
 from bench import clock, memory, optimizers, shapes, step, train, workloads
-from bench.__main__ import main as bench
 from bench.clock import Elapsed, Times
 from bench.step import Stepped
 from bench.turns import TookTooLong, take_turns, time_limit
-from soap_fast import SOAP, GraphedStep, __version__
+from soap_fast import GraphedStep, __version__
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # Every unfolding has as many columns as rows, so that all factors have full rank from the start
@@ -39,17 +37,15 @@ def tiny(inventory_file):
 
 
 @pytest.fixture
-def rows_of(tiny, tmp_path, monkeypatch):
+def rows_of(tiny, bench_rows, monkeypatch):
     """Rows of a command; peaks and the machine's products are tested on their own."""
     monkeypatch.setattr(step, "sgemm_gflops", lambda _: 50.0)
     for module in (step, train):
         monkeypatch.setattr(module, "peak_bytes", lambda kind, name, *_: len(name) * 1000)
 
     def rows(name, *options):
-        target = tmp_path / "result.json"
         of = ("--shapes", tiny) if name == "step" else SMALL
-        assert bench([name, *of, "--device", "cpu", "--json", str(target), *options]) == 0
-        return json.loads(target.read_text())["results"]
+        return bench_rows(name, *of, "--device", "cpu", *options)
 
     return rows
 
@@ -68,9 +64,8 @@ def raising(self, closure=None):
 def test_steps_beside_peers(rows_of, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "heavyball", None)
     names = "pytorch_optimizer,heavyball,adamw,oracle"
-    rows = rows_of("step", "--peers", names)
+    rows = ours, public, missing, adamw, oracle = rows_of("step", "--peers", names)
     assert [row["name"] for row in rows] == ["soap_fast", *names.split(",")]
-    ours, public, missing, adamw, oracle = rows
     assert missing["missing"] == "pip install heavyball==3.2.1"
     assert capsys.readouterr().err.count("heavyball is missing") == 1
     for row in (ours, public, adamw, oracle):
@@ -137,13 +132,9 @@ def test_all_take_turns_on_the_same_gradients(tiny):
             p.grad = None
 
     for runner in runners:
-        made = types.SimpleNamespace(step=lambda runner=runner: step(runner))
-        runner.build = lambda made=made: made
-
-    def prepare(number):
-        inventory.set_gradients(source, seed=1 + number)
-
-    take_turns(runners, frequency, periods, "x", prepare)
+        runner.build = lambda r=runner: types.SimpleNamespace(step=lambda: step(r))
+    set_gradients = inventory.set_gradients
+    take_turns(runners, frequency, periods, "x", lambda call: set_gradients(source, seed=1 + call))
     loading, log = log[:3], log[3:]
     assert [name for name, _ in loading] == names
     calls = range(1 + 3 * 3)  # the first, a period that is not timed, two that are
@@ -233,9 +224,12 @@ def test_only_replays_of_both_graphs_are_timed(monkeypatch, tiny):
             self.optimizer.step()
 
     monkeypatch.setattr(step, "GraphedStep", Step)
-    monkeypatch.setattr(step, "SOAP", lambda p, backend, **more: SOAP(p, backend="eager", **more))
-    options = types.SimpleNamespace(device="cpu", precondition_frequency=3, periods=2)
-    row = step.graphed(shapes.load(tiny), options)
+    monkeypatch.setattr(step, "build", lambda *given: optimizers.build(*given[:3], "eager"))
+    of_turns = {"device": "cpu", "precondition_frequency": 3, "periods": 2, "peers": ()}
+    others = dict.fromkeys(("backend", "budget", "time_limit"))
+    options = types.SimpleNamespace(graphed=True, **of_turns, **others)
+    (row,) = step.measure(shapes.load(tiny), options)
+    assert (row["name"], row["peak_bytes"]) == ("soap_fast, CUDA graphs", None)
     assert (len(row["samples"]["plain_ms"]), len(row["samples"]["refresh_ms"])) == (4, 2)
     assert replayed[-6:].count(True) == 2
     assert replayed[:-6].count(False) >= 4
