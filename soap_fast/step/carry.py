@@ -15,7 +15,7 @@ from torch import Tensor
 from soap_fast.ranges import station
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.modes import from_modes, rotate, to_modes
-from soap_fast.step.refresh import FAILED, KEPT, REFRESHED, Empty, Refreshed, carries_in
+from soap_fast.step.refresh import FAILED, KEPT, REFRESHED, Empty, Lent, Refreshed, lending
 from soap_fast.step.update import commit
 
 RefreshOp = Callable[..., Refreshed]
@@ -142,7 +142,7 @@ def refreshed(
     """
     copies = [batch.copied(chosen, room) for batch, chosen in zip(due, selections, strict=True)]
     factors, bases, chosen = ([copy[i] for copy in copies] for i in range(3))
-    with carries_in(room):
+    with lending(Lent(room)):
         return op(factors, bases, chosen, list(allowed), tolerance), bases
 
 
