@@ -23,7 +23,7 @@ from soap_fast.backends.triton.carry import plan_carry, slots_of
 from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.launch.launcher import Launch
 from soap_fast.backends.triton.programs import Planned
-from soap_fast.backends.triton.refresh import DueSet
+from soap_fast.backends.triton.refresh import DERIVE, DueSet
 from soap_fast.backends.triton.rounds import WORKSPACE, rounds_of
 from soap_fast.inspect.refresh_cost import costs_of, phase_name, refresh_plans
 from soap_fast.step.plan import plan_tensor
@@ -134,7 +134,9 @@ def carry_of(recorded: Recorded) -> list[tuple[Launch, Planned]]:
     recorded.refreshing_step()
     launched = recorded.launcher.launched[plain:]
     engine = recorded.engine
-    planned = [one for found in engine.refresher.sets.values() for one in _planned(engine, found)]
+    sets = engine.refresher.sets.values()
+    planned = [one for found in sets for one in _planned(engine, found) if one.name != DERIVE]
+    planned.append(Planned(DERIVE, DERIVE, DERIVE, engine.works[DERIVE]))  # of all, at the end
     pairs = list(zip(launched, (one for one in planned if one.count), strict=True))
     assert all(launch.op == one.op for launch, one in pairs)
     return pairs
