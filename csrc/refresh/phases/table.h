@@ -94,11 +94,11 @@ struct RefreshStack {
     const int32_t index = selection[i];
     return index >= 0 && index < n ? index : -1;
   }
+  // Of its basis among the bases.
+  SOAP_FAST_HOST_DEVICE int64_t basis_place(int i) const { return in_order ? i : place(i); }
   // For those whose place is not -1.
   SOAP_FAST_HOST_DEVICE const T* factor(int i) const { return factors + place(i) * size * size; }
-  SOAP_FAST_HOST_DEVICE T* basis(int i) const {
-    return bases + (in_order ? int64_t(i) : place(i)) * size * size;
-  }
+  SOAP_FAST_HOST_DEVICE T* basis(int i) const { return bases + basis_place(i) * size * size; }
 };
 
 SOAP_FAST_HOST_DEVICE constexpr int64_t refresh_measures(int64_t k, int64_t d) {
