@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from soap_fast.backends.triton.memory import aligned, planes_of
+from soap_fast.backends.triton.memory import planes_of
 from soap_fast.backends.triton.ops.derive import derived_elements
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.programs import Planned
@@ -84,10 +84,9 @@ def peak_of(
         for number, layout in enumerate(layouts)
         if any(layout.plan.factors)
     }
-    before = aligned(planes.first) + aligned(planes.second)
-    whole = torch.empty(before + operands // FLOAT, device="meta")
+    whole = torch.empty(planes.elements + operands // FLOAT, device="meta")
     refreshes = (
-        _refresh([d for number in found for d in sizes[number]], whole, before)
+        _refresh([d for number in found for d in sizes[number]], whole, planes.elements)
         for found in rounds_of(sizes, workspace)
     )
     factors = FLOAT * sum(d * d for found in sizes.values() for d in found)

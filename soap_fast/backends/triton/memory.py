@@ -44,7 +44,7 @@ class Memory:
         planes = planes_of(layouts)
         n = len(layouts)
         second = aligned(planes.first)
-        self.planes = second + aligned(planes.second)  # elements of `whole` ahead of the operands
+        self.planes = planes.elements  # of `whole`, ahead of the operands
 
         def behind_planes(operands: int) -> torch.Tensor:
             self.whole = empty(self.planes + operands, device)
@@ -97,6 +97,11 @@ class Planes(NamedTuple):
     second: int
     folded: list[int]
     partials: int
+
+    @property
+    def elements(self) -> int:
+        """Of both, one behind the other."""
+        return aligned(self.first) + aligned(self.second)
 
 
 def planes_of(layouts: Sequence[Layout]) -> Planes:
