@@ -252,6 +252,60 @@ def test_a_round_without_memory_is_made_up_for_and_those_before_stand(device, nu
     assert_same_bits(*runs)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_graphs_end_with_memory_that_a_failed_refresh_gives_up(device):
+    """A plain step was captured when the first refresh finds no memory: it is captured again."""
+    runs = []
+    for fails in (False, True):
+        params = [torch.nn.Parameter(p.detach().to(device)) for p in parameters(SHAPES)]
+        lr = torch.tensor(1e-3, device=device)
+        optimizer = SOAP(params, lr=lr, precondition_frequency=5, backend="triton")
+        step = graphed(optimizer, device)
+        for param in params:
+            param.grad = torch.empty_like(param)
+        kept = [param.grad for param in params]
+        for call in range(13):
+            give_gradients(params, call)
+            for param, grad in zip(params, kept, strict=True):
+                param.grad = grad.copy_(param.grad)
+            if fails and call == 5:
+                assert set(step._graphs) == {False}
+                engine, working = engine_of(optimizer), optimizer._backend.refresh_op
+                failing_at(optimizer._backend, 1)
+                with pytest.raises(torch.OutOfMemoryError):
+                    step()
+                optimizer._backend.refresh_op = working
+            else:
+                step()
+            if fails and call == 6:
+                assert not step._graphs
+                assert engine_of(optimizer) is not engine
+        assert step._graphs
+        runs.append(([p.detach().cpu() for p in params], optimizer.state_dict()["state"]))
+    assert_same_bits(*runs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_graphs_hear_of_a_steady_step_that_was_left(device):
+    params = [torch.nn.Parameter(p.detach().to(device)) for p in parameters(((8, 4),))]
+    lr = torch.tensor(1e-3, device=device)
+    optimizer = SOAP(params, lr=lr, precondition_frequency=2, backend="triton")
+    step = graphed(optimizer, device)
+    step._graphs[False] = step  # of steps before
+    params[0].grad = torch.ones_like(params[0])
+    for _ in range(6):  # the next one refreshes
+        optimizer.step()
+    assert optimizer._backend.steady is not None
+    working = optimizer._backend.refresh_op
+    calls = failing_at(optimizer._backend, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        optimizer.step()
+    assert calls == [1]
+    optimizer._backend.refresh_op = working
+    step()
+    assert not step._graphs
+
+
 def fail_and_owe(optimizer: SOAP, params, number: int) -> None:
     """A step whose round of this number, from 1, finds no memory."""
     working = optimizer._backend.refresh_op
