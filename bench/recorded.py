@@ -17,19 +17,23 @@ from soap_fast.backends.triton.launch.launcher import Launch, RecordingLauncher,
 from soap_fast.backends.triton.ops.work import Work
 from soap_fast.options import plan_options
 from soap_fast.step.plan import plan_tensor
-from soap_fast.step.refresh import Refreshed, refresh_launches, uninitialised
+from soap_fast.step.refresh import Refreshed, lent_bytes, refresh_launches, uninitialised
 from soap_fast.step.state import allocate, bind, fresh, not_begun
 
 
 class RecordingBackend(TritonBackend):
-    """Refreshes bases in name only, and keeps what was to be refreshed: factors and selections."""
+    """Refreshes bases in name only, and keeps what was to be refreshed.
+
+    Attributes:
+        refreshed: by call of the operator factors, selections, and bytes of workspace it was lent.
+    """
 
     def __init__(self, launcher: Any, precision: Precision = "tf32x3") -> None:
         super().__init__(precision, launcher=launcher)
-        self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
+        self.refreshed: list[tuple[list[torch.Tensor], list[torch.Tensor], int]] = []
 
     def refresh_op(self, factors: Any, bases: Any, selections: Any, *_: Any) -> Refreshed:
-        self.refreshed.append((factors, selections))
+        self.refreshed.append((factors, selections, lent_bytes()))
         return uninitialised(factors, selections)
 
 

@@ -44,7 +44,7 @@ from soap_fast.backends.triton.products import KeptProducts, products_by
 from soap_fast.distributed.sharing import Sharing
 from soap_fast.step.eigh import eigh_eager, eigh_native
 from soap_fast.step.plan import plan_tensor
-from soap_fast.step.refresh import refresh_eager, refresh_native, refresh_times
+from soap_fast.step.refresh import Lent, lending, refresh_eager, refresh_native, refresh_times
 
 COLUMNS = (
     "shapes", "op", "device", "factors", "largest", "threads", "refresh_ms", "refresh_ratio",
@@ -111,8 +111,11 @@ def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
 
     rows = predicted.rows(inventory)
     if device.startswith("cuda"):
-        rounds = (Factors.of(each, device) for each in predicted.in_rounds(inventory))
-        operator = [us for each in rounds for us in operator_times(each, device, repeats)]
+        operator: list[float] = []
+        for each in predicted.in_rounds(inventory):
+            lent = torch.empty(predicted.lent_to(inventory, each), dtype=torch.uint8, device=device)
+            factors, workspace = Factors.of(each, device), lent.view(torch.float32)
+            operator += operator_times(factors, workspace, device, repeats)
         launched = kernels.launches(inventory, device, repeats)
         carry = [
             row["us"] for row in launched if row["phase"] == "refresh" and row["name"] != "refresh_"
@@ -122,10 +125,17 @@ def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
     return [{**row, "shapes": inventory.model} for row in (*rows, predicted.total(rows))]
 
 
-def operator_times(factors: Factors, device: str, repeats: int) -> list[float]:
-    """Median microseconds of each launch of the operator, products by our kernel as in a step."""
+def operator_times(
+    factors: Factors, workspace: torch.Tensor, device: str, repeats: int
+) -> list[float]:
+    """Median microseconds of each launch of the operator, products by our kernel as in a step.
+
+    Args:
+        workspace: that a step lends, or of no elements.
+    """
     launcher, found = kernels.TimingLauncher(device), []
-    with products_by(launcher, "tf32x3", kept=KeptProducts()):
+    lent = Lent(workspace=workspace if len(workspace) else None)
+    with products_by(launcher, "tf32x3", kept=KeptProducts()), lending(lent):
         for _ in range(repeats + 1):
             factors.restore()
             found.append(refresh_times(factors.K, factors.Q, factors.chosen, factors.allowed, 0.0))

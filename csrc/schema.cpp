@@ -14,18 +14,21 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
       // Results are arguments: torch.compile knows no operator that changes and returns lists.
       "refresh_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, Tensor[] allowed, "
       "float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, Tensor(d!)[] outcomes, "
-      "Tensor(e!)[] off_diagonals) -> ()");
+      "Tensor(e!)[] off_diagonals, Tensor(f!)? workspace=None) -> ()");
   library.def(
       "refresh_by_cholesky_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, "
       "Tensor[] allowed, float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, "
-      "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to) -> ()");
+      "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to, "
+      "Tensor(f!)? workspace=None) -> ()");
   library.def(
       "refresh_times_(Tensor[] factors, Tensor(a!)[] bases, Tensor[] selections, "
       "Tensor[] allowed, float tolerance, Tensor(b!)[] orders, Tensor(c!)[] carries, "
-      "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to) -> float[]");
+      "Tensor(d!)[] outcomes, Tensor(e!)[] off_diagonals, int householder_up_to, "
+      "Tensor(f!)? workspace=None) -> float[]");
   library.def("carry_(Tensor tensors, Tensor modes, Tensor(a!) workspace) -> ()");
   library.def("has_step() -> bool");
-  library.def("refresh_plan(int[] sizes, int[] counts, int element_bytes) -> int[]");
+  library.def(
+      "refresh_plan(int[] sizes, int[] counts, int element_bytes, int lent_bytes=0) -> int[]");
   library.def(
       // Memory is named by address in `tensors`; the arguments that change are at the end.
       "step_(Tensor tensors, Tensor options, Tensor modes, Tensor walks, Tensor(a!) workspace, "

@@ -33,8 +33,8 @@ class GraphedStep:
     `lr` is a tensor on the parameters' device, changed in place; other options are kept as they
     were at the capture. Parameters all have gradients, at every call.
 
-    When the state is loaded anew, or a parameter begins later, graphs are captured again. A step
-    taken by `optimizer.step()` in between is a step like any other.
+    When the state is loaded anew, a parameter begins later, or a step has raised, graphs are
+    captured again. A step taken by `optimizer.step()` in between is a step like any other.
 
     Args:
         optimizer: a SOAP whose parameters are on one CUDA device.
@@ -67,9 +67,9 @@ class GraphedStep:
         self.optimizer._backend.check_whole()
         if self._generation != self.optimizer._generation:  # the state has moved: graphs are void
             self._generation = self.optimizer._generation
-            self._graphs.clear()
-            self._taken = {True: 0, False: 0}
+            self._forget()
         if self.optimizer._underway:  # it was left, and may owe what no graph has in it
+            self._forget()  # nor is there the memory that graphs work in, if a refresh has failed
             return self._on_side_stream()
         refreshes = self.refreshes_next()
         if refreshes not in self._graphs:
@@ -119,6 +119,10 @@ class GraphedStep:
             result = self._call()
         current.wait_stream(self._stream)
         return result
+
+    def _forget(self) -> None:
+        self._graphs.clear()
+        self._taken = {True: 0, False: 0}
 
     def _capture(self, refreshes: bool) -> None:
         pool = next((graph.pool() for graph in self._graphs.values()), None)

@@ -192,11 +192,12 @@ class SOAP(torch.optim.Optimizer):
 
     def _step(self, scaling: Scaling, groups: Groups, state: Entries) -> None:
         capturing = capture.underway()
+        self._underway = True
         if not capturing and self._backend.steady_step(groups, state, scaling):
+            self._underway = False
             return
         calls = list(self._calls(scaling, shared=(groups, state)))
         recording = capture.captured(calls, groups, self._backend)
-        self._underway = True
         with (
             ambient.neutral({call.param.device.type for call in calls}),
             recording if capturing else nullcontext(),

@@ -18,9 +18,9 @@ def built(monkeypatch) -> list[int]:
     sizes: list[int] = []
     real = refresher.Refresher._build
 
-    def build(self, calls, places):
+    def build(self, calls, *others):
         sizes.append(len(calls))
-        return real(self, calls, places)
+        return real(self, calls, *others)
 
     monkeypatch.setattr(refresher.Refresher, "_build", build)
     return sizes

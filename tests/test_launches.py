@@ -22,13 +22,14 @@ def test_a_handful_of_launches_for_any_model(measured):
 
 
 def test_a_refresh_adds_launches_by_sizes_and_not_by_factors(measured):
-    """Ours are the same for all, in each round that memory makes; the extension's depend on the
-    largest factor and on memory. Public ones have 3700 to 10600 launches on a model like ELIC.
+    """Ours are the same for all, in each round that memory makes, and one at the end; the
+    extension's depend on the largest factor and on memory. Public ones have 3700 to 10600 launches
+    on a model like ELIC.
     """
     for name, result in measured.items():
         rounds = len(in_rounds(shapes.load(name)))
         assert rounds == (2 if name == "lalic" else 1)
-        assert result["launches_refresh_by"]["triton"] == 9 * rounds
+        assert result["launches_refresh_by"]["triton"] == 8 * rounds + 1  # derive is of all
         assert result["launches_refresh"] <= MOST[name]
 
 

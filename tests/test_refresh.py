@@ -213,6 +213,34 @@ def test_stacks_with_selections(op, sizes, dtype, seed):
             assert orthogonality(bases[s][slot]) < tolerances.qr(dtype, sizes[s])
 
 
+@given(
+    sizes=st.lists(st.sampled_from([1, 3, 8, 16, 33, 40]), min_size=1, max_size=3, unique=True),
+    chosen=st.lists(st.permutations(range(4)), min_size=3, max_size=3),
+    number=st.integers(0, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_bases_of_the_selection_in_its_order(op, sizes, chosen, number, seed):
+    """As in a whole stack, to the bit; one that is named twice has two."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = [torch.stack([random_factor(d, d, generator) for _ in range(4)]) for d in sizes]
+    whole = [torch.stack([random_orthogonal(d, generator) for _ in range(4)]) for d in sizes]
+    slots = [torch.tensor(chosen[s][:number], dtype=torch.int32) for s in range(len(sizes))]
+    flags = [torch.rand(number, generator=generator) < 0.7 for _ in sizes]
+    copies = [q.index_select(0, slot) for q, slot in zip(whole, slots, strict=True)]
+    wanted = op(factors, whole, slots, flags, 0.0)
+    found = op(factors, copies, slots, flags, 0.0)
+    for column, same in zip(found, wanted, strict=True):
+        torch.testing.assert_close(list(column), list(same), rtol=0, atol=0, equal_nan=True)
+    for q, new, slot in zip(whole, copies, slots, strict=True):
+        assert torch.equal(q.index_select(0, slot), new)
+    if number == 3:
+        twice = [torch.stack([slot[0], slot[0], slot[1]]) for slot in slots]
+        flags = [torch.tensor([True, True, True]) for _ in slots]
+        both = [q.index_select(0, slot) for q, slot in zip(whole, twice, strict=True)]
+        op(factors, both, twice, flags, 0.0)
+        assert all(torch.equal(q[0], q[1]) for q in both)
+
+
 def test_nothing_to_do(op):
     assert [list(column) for column in op([], [], [], [], 0.0)] == [[], [], [], []]
     none, flags = torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.bool)

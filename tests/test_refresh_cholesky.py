@@ -21,6 +21,8 @@ from soap_fast.step.refresh import (
     FAILED,
     LEFT_OUT,
     REFRESHED,
+    Lent,
+    lending,
     refresh_by_cholesky,
     refresh_eager,
     refresh_native,
@@ -183,6 +185,38 @@ def test_an_index_outside_the_stack_is_a_failed_factor():
     assert all(torch.equal(q[0], torch.eye(len(q[0])).double()) for _, q in stacks)
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_workspace_that_is_lent_changes_no_bit(dtype, share):
+    """Too little for all factors, which then go in rounds, just enough, and more. It is used."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (5, 36, 45, 70)
+    factors = [torch.stack([random_factor(d, d, generator) for _ in range(3)]) for d in sizes]
+    bases = [torch.stack([random_orthogonal(d, generator) for _ in range(3)]) for d in sizes]
+    factors, bases = ([x.to(dtype) for x in stacks] for stacks in (factors, bases))
+    same, given = [q.clone() for q in bases], all_of(factors)
+    wanted = refresh_by_cholesky(factors, bases, *given)
+    needed = sum(3 * (4 if d % 4 == 0 else 5) * (-(-d // 4) * 4) ** 2 for d in sizes[1:])
+    workspace = torch.full((int(share * needed),), torch.nan, dtype=dtype)
+    with lending(Lent(workspace=workspace)):
+        found = refresh_by_cholesky(factors, same, *given)
+    assert_same_bits([*map(list, found)], [*map(list, wanted)])
+    assert_same_bits(same, bases)
+    assert not workspace[: min(needed, len(workspace)) // 2].isnan().any()
+    assert workspace[needed:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (16, 2)])
+def test_a_workspace_that_is_not_flat_is_refused(shape):
+    generator = torch.Generator().manual_seed(0)
+    k, q = random_factor(5, 5, generator), random_orthogonal(5, generator)
+    with (
+        lending(Lent(workspace=torch.empty(shape)[:, 0] if shape[1] == 2 else torch.empty(shape))),
+        pytest.raises(RuntimeError, match="workspace must be 1-D, contiguous and on the device"),
+    ):
+        one(refresh_by_cholesky, k, q)
+
+
 def orthogonal_stack(d: int, generator: torch.Generator) -> torch.Tensor:  # [1, d, d] float64
     return random_orthogonal(d, generator).contiguous()[None]
 
@@ -236,6 +270,7 @@ def test_opcheck():
     results = refresh_by_cholesky(*given)
     op = torch.ops.soap_fast.refresh_by_cholesky_.default
     torch.library.opcheck(op, (*given, *results, 32))
+    torch.library.opcheck(op, (*given, *results, 32, torch.empty(40000, dtype=torch.float64)))
 
 
 @precision

@@ -67,7 +67,11 @@ def test_large_factors_on_threads(threads):
 
 
 BAD = {
-    "shapes differ": (lambda a: a[1].__setitem__(0, a[1][0][:2]), "must both be of one shape"),
+    "shapes differ": (
+        lambda a: a[1].__setitem__(0, a[1][0][:, :2, :2].contiguous()),
+        r"must both be stacks of \[d, d\]",
+    ),
+    "too few bases": (lambda a: a[1].__setitem__(0, a[1][0][:2]), "or for each of selections"),
     "dtypes differ": (
         lambda a: a[1].__setitem__(0, a[1][0].float()),
         "must both be float32 or both float64",

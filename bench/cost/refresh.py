@@ -7,9 +7,8 @@ walked as those of a step are (`docs/cost.md`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-
-import torch
 
 from bench.command import Row, progress
 from bench.cost.case import walked
@@ -22,12 +21,16 @@ from soap_fast.backends.triton.address_slots import AddressSlots
 from soap_fast.backends.triton.carry import plan_carry, slots_of
 from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.launch.launcher import Launch
+from soap_fast.backends.triton.memory import planes_of
+from soap_fast.backends.triton.ops.derive import derived_elements
+from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.programs import Planned
-from soap_fast.backends.triton.refresh import DueSet
-from soap_fast.backends.triton.rounds import WORKSPACE, rounds_of
-from soap_fast.inspect.refresh_cost import costs_of, phase_name, refresh_plans
+from soap_fast.backends.triton.refresh import DERIVE, DueSet
+from soap_fast.backends.triton.rounds import WORKSPACE, rounds_of, workspace_within
+from soap_fast.inspect.refresh_cost import costs_of, phase_name
+from soap_fast.step.layout import layout_of
 from soap_fast.step.plan import plan_tensor
-from soap_fast.step.refresh_plan import PlannedLaunch
+from soap_fast.step.refresh_plan import PlannedLaunch, refresh_plan
 
 PRECISION = "tf32x3"
 SUMMED = ("launches", "gflop", "predicted_us", "us")
@@ -43,11 +46,19 @@ def in_rounds(inventory: Inventory, workspace: int = WORKSPACE) -> list[Inventor
     ]
 
 
+def lent_to(inventory: Inventory, each: Inventory) -> int:
+    """Bytes of workspace that a step of a model lends to the operator for one of its rounds."""
+    layouts = [layout_of(plan_tensor(entry.shape, PLAN)) for entry in inventory.entries]
+    there = planes_of(layouts).elements + sum(map(derived_elements, layouts))
+    return workspace_within([d for entry in each.entries for d in _sizes(entry)], FLOAT * there)
+
+
 def plan_of(inventory: Inventory, workspace: int = WORKSPACE) -> list[PlannedLaunch]:
     """The operator's launches for all factors of a model, numbered through all rounds."""
     launches: list[PlannedLaunch] = []
     for each in in_rounds(inventory, workspace):
-        plan = refresh_plans((d, torch.float32) for entry in each.entries for d in _sizes(entry))
+        stacks = Counter(d for entry in each.entries for d in _sizes(entry))
+        plan = refresh_plan(stacks.items(), lent=lent_to(inventory, each))
         start = launches[-1].number + 1 if launches else 0
         launches += (launch._replace(number=start + launch.number) for launch in plan)
     return launches
@@ -134,7 +145,9 @@ def carry_of(recorded: Recorded) -> list[tuple[Launch, Planned]]:
     recorded.refreshing_step()
     launched = recorded.launcher.launched[plain:]
     engine = recorded.engine
-    planned = [one for found in engine.refresher.sets.values() for one in _planned(engine, found)]
+    sets = engine.refresher.sets.values()
+    planned = [one for found in sets for one in _planned(engine, found) if one.name != DERIVE]
+    planned.append(Planned(DERIVE, DERIVE, DERIVE, engine.works[DERIVE]))  # of all, at the end
     pairs = list(zip(launched, (one for one in planned if one.count), strict=True))
     assert all(launch.op == one.op for launch, one in pairs)
     return pairs

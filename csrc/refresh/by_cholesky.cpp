@@ -32,6 +32,7 @@ RefreshStack<T> entry_of(const RefreshArguments& arguments, const Part& part) {
   RefreshStack<T> entry{};
   entry.factors = arguments.factors[s].const_data_ptr<T>();
   entry.bases = arguments.bases[s].mutable_data_ptr<T>();
+  if (arguments.in_order(s)) entry.bases += i * size * size;
   entry.selection = arguments.selections[s].const_data_ptr<int32_t>() + i;
   entry.allowed = arguments.allowed[s].const_data_ptr<bool>() + i;
   entry.orders = arguments.orders[s].mutable_data_ptr<int64_t>() + i * size;
@@ -42,6 +43,7 @@ RefreshStack<T> entry_of(const RefreshArguments& arguments, const Part& part) {
   entry.k = static_cast<int>(part.count);
   entry.size = static_cast<int>(size);
   entry.d = static_cast<int>(part.d());
+  entry.in_order = arguments.in_order(s);
   return entry;
 }
 
@@ -53,7 +55,10 @@ void allocate(const RefreshArguments& arguments, Batch<T>& batch) {
     elements += workspace(part);
     measures += refresh_measures(part.count, part.d());
   }
-  batch.matrices = torch::stable::new_empty(like, {elements});
+  const Lent& lent = arguments.workspace;
+  const bool fits = lent && lent->scalar_type() == like.scalar_type() && lent->numel() >= elements;
+  Tensor taken = fits ? *lent : torch::stable::new_empty(like, {elements});
+  batch.matrices = torch::stable::narrow(taken, 0, 0, elements);
   batch.measures = torch::stable::new_empty(like, {measures}, ScalarType::Double);
 }
 
@@ -176,7 +181,9 @@ void refresh_of_dtype(const RefreshArguments& arguments, ScalarType dtype,
   const auto [small, large] =
       parts_of(arguments.factors, arguments.selections, dtype, householder_up_to);
   refresh_small(arguments, run, launched, small);
-  for (const std::vector<Part>& parts : rounds_of(large, sizeof(T))) {
+  const Lent& lent = arguments.workspace;
+  const int64_t bytes = lent && lent->scalar_type() == dtype ? lent->numel() * sizeof(T) : 0;
+  for (const std::vector<Part>& parts : rounds_of(large, sizeof(T), bytes)) {
     Batch<T> batch{};
     batch.parts = parts;
     refresh_batch(arguments, run, launched, batch);
@@ -199,9 +206,10 @@ void refresh_by_cholesky(const RefreshArguments& given, int64_t householder_up_t
         "], the sizes that a warp can have");
   const TensorList factors = contiguous(given.factors), selections = contiguous(given.selections);
   const TensorList allowed = contiguous(given.allowed);
-  const RefreshArguments arguments{factors,       given.bases,     selections,
-                                   allowed,       given.tolerance, given.orders,
-                                   given.carries, given.outcomes,  given.off_diagonals};
+  const RefreshArguments arguments{factors,        given.bases,     selections,
+                                   allowed,        given.tolerance, given.orders,
+                                   given.carries,  given.outcomes,  given.off_diagonals,
+                                   given.workspace};
   refresh_of_dtype(arguments, ScalarType::Float, householder_up_to, run_float, launched);
   refresh_of_dtype(arguments, ScalarType::Double, householder_up_to, run_double, launched);
 }

@@ -56,21 +56,22 @@ void run_phase(Phase phase, const RefreshTable<T>& table, RefreshCall call) {
 void refresh_by_cholesky_cpu(TensorList factors, TensorList bases, TensorList selections,
                              TensorList allowed, double tolerance, TensorList orders,
                              TensorList carries, TensorList outcomes, TensorList off_diagonals,
-                             int64_t householder_up_to) {
-  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
-                                   orders,  carries, outcomes,   off_diagonals};
-  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+                             int64_t householder_up_to, Lent workspace) {
+  const RefreshArguments arguments{factors, bases,   selections, allowed,       tolerance,
+                                   orders,  carries, outcomes,   off_diagonals, workspace};
+  check_refresh(arguments);
   refresh_by_cholesky(arguments, householder_up_to, run_phase<float>, run_phase<double>);
 }
 
 std::vector<double> refresh_times_cpu(TensorList factors, TensorList bases, TensorList selections,
                                       TensorList allowed, double tolerance, TensorList orders,
                                       TensorList carries, TensorList outcomes,
-                                      TensorList off_diagonals, int64_t householder_up_to) {
+                                      TensorList off_diagonals, int64_t householder_up_to,
+                                      Lent workspace) {
   using Clock = std::chrono::steady_clock;
-  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
-                                   orders,  carries, outcomes,   off_diagonals};
-  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+  const RefreshArguments arguments{factors, bases,   selections, allowed,       tolerance,
+                                   orders,  carries, outcomes,   off_diagonals, workspace};
+  check_refresh(arguments);
   std::vector<double> times;
   Clock::time_point last = Clock::now();
   refresh_by_cholesky(arguments, householder_up_to, run_phase<float>, run_phase<double>, [&] {

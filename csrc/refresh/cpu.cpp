@@ -25,7 +25,8 @@ struct Task {
   int64_t d;
 };
 
-std::vector<Task> plan(const TensorList& factors, const TensorList& selections) {
+std::vector<Task> plan(const RefreshArguments& all) {
+  const TensorList &factors = all.factors, &selections = all.selections;
   std::vector<Task> tasks;
   for (size_t s = 0; s < factors.size(); ++s) {
     const int64_t n = factors[s].size(0), d = factors[s].size(1), k = selections[s].size(0);
@@ -35,7 +36,7 @@ std::vector<Task> plan(const TensorList& factors, const TensorList& selections) 
       const int64_t slot = indices[i * selections[s].stride(0)];
       check(slot >= 0 && slot < n, "refresh_: selections[", s, "][", i, "]=", slot,
             " is outside [0, ", n, "), the indices of factors[", s, "]");
-      check(!seen[slot], "refresh_: selections[", s, "] names ", slot,
+      check(!seen[slot] || all.in_order(s), "refresh_: selections[", s, "] names ", slot,
             " twice; a basis can be refreshed once in a call");
       seen[slot] = true;
       if (d > 0) tasks.push_back({s, i, slot, d});
@@ -53,7 +54,8 @@ void refresh_task(const RefreshArguments& all, const Task& task, Scratch& scratc
   const Tensor &factors = all.factors[task.stack], &allowed = all.allowed[task.stack];
   const FactorView<T> factor{factors.const_data_ptr<T>() + task.slot * factors.stride(0),
                              factors.stride(1), factors.stride(2)};
-  T* basis = all.bases[task.stack].mutable_data_ptr<T>() + task.slot * d * d;
+  const int64_t place = all.in_order(task.stack) ? i : task.slot;
+  T* basis = all.bases[task.stack].mutable_data_ptr<T>() + place * d * d;
   const FactorResult<T> result{
       all.orders[task.stack].mutable_data_ptr<int64_t>() + i * d,
       all.carries[task.stack].mutable_data_ptr<T>() + i * d * d,
@@ -72,11 +74,11 @@ void refresh_task(const RefreshArguments& all, const Task& task, Scratch& scratc
 
 void refresh_cpu(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
                  double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
-                 TensorList off_diagonals) {
-  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
-  const RefreshArguments all{factors, bases,   selections, allowed,      tolerance,
-                             orders,  carries, outcomes,   off_diagonals};
-  const std::vector<Task> tasks = plan(factors, selections);
+                 TensorList off_diagonals, Lent workspace) {
+  const RefreshArguments all{factors, bases,   selections, allowed,       tolerance,
+                             orders,  carries, outcomes,   off_diagonals, workspace};
+  check_refresh(all);
+  const std::vector<Task> tasks = plan(all);
   const auto run = [&](const Task& task, Scratch& scratch) {
     const bool wide = factors[task.stack].scalar_type() == ScalarType::Double;
     (wide ? refresh_task<double> : refresh_task<float>)(all, task, scratch);

@@ -24,10 +24,10 @@ void refresh_on(void* stream, const RefreshArguments& arguments, int64_t househo
 void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList selections,
                               TensorList allowed, double tolerance, TensorList orders,
                               TensorList carries, TensorList outcomes, TensorList off_diagonals,
-                              int64_t householder_up_to) {
-  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
-                                   orders,  carries, outcomes,   off_diagonals};
-  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+                              int64_t householder_up_to, Lent workspace) {
+  const RefreshArguments arguments{factors, bases,   selections, allowed,       tolerance,
+                                   orders,  carries, outcomes,   off_diagonals, workspace};
+  check_refresh(arguments);
   const int32_t device = factors[0].get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   refresh_on(current_cuda_stream(device), arguments, householder_up_to, [] {});
@@ -36,10 +36,11 @@ void refresh_by_cholesky_cuda(TensorList factors, TensorList bases, TensorList s
 std::vector<double> refresh_times_cuda(TensorList factors, TensorList bases, TensorList selections,
                                        TensorList allowed, double tolerance, TensorList orders,
                                        TensorList carries, TensorList outcomes,
-                                       TensorList off_diagonals, int64_t householder_up_to) {
-  const RefreshArguments arguments{factors, bases,   selections, allowed,      tolerance,
-                                   orders,  carries, outcomes,   off_diagonals};
-  check_refresh(factors, bases, selections, allowed, orders, carries, outcomes, off_diagonals);
+                                       TensorList off_diagonals, int64_t householder_up_to,
+                                       Lent workspace) {
+  const RefreshArguments arguments{factors, bases,   selections, allowed,       tolerance,
+                                   orders,  carries, outcomes,   off_diagonals, workspace};
+  check_refresh(arguments);
   const int32_t device = factors[0].get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   StreamClock clock(current_cuda_stream(device));
@@ -49,9 +50,9 @@ std::vector<double> refresh_times_cuda(TensorList factors, TensorList bases, Ten
 
 void refresh_cuda(TensorList factors, TensorList bases, TensorList selections, TensorList allowed,
                   double tolerance, TensorList orders, TensorList carries, TensorList outcomes,
-                  TensorList off_diagonals) {
+                  TensorList off_diagonals, Lent workspace) {
   refresh_by_cholesky_cuda(factors, bases, selections, allowed, tolerance, orders, carries,
-                           outcomes, off_diagonals, kHouseholderUpTo);
+                           outcomes, off_diagonals, kHouseholderUpTo, workspace);
 }
 
 }  // namespace soap_fast

@@ -8,10 +8,13 @@
 
 namespace soap_fast {
 
-std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes) {
+std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes,
+                                         int64_t lent_bytes) {
   std::stable_sort(parts.begin(), parts.end(),
                    [](const Part& a, const Part& b) { return a.size > b.size; });
-  const int64_t room = kMostWorkspaceBytes / element_bytes;
+  const int64_t bytes =
+      lent_bytes > 0 ? std::min(lent_bytes, kMostWorkspaceBytes) : kMostWorkspaceBytes;
+  const int64_t room = bytes / element_bytes;
   std::vector<std::vector<Part>> rounds;
   int64_t left = 0;
   for (Part part : parts) {
@@ -77,14 +80,14 @@ class Plan {
 };
 
 template <typename T>
-std::vector<int64_t> plan_of(const Parts& parts) {
+std::vector<int64_t> plan_of(const Parts& parts, int64_t lent_bytes) {
   Plan plan;
   for (size_t first = 0; first < parts.small.size(); first += kMostStacks) {
     const size_t end = std::min<size_t>(first + kMostStacks, parts.small.size());
     plan.add_phase<T>({parts.small.begin() + first, parts.small.begin() + end}, Phase::kSmall,
                       RefreshCall{kOfRotated, 0});
   }
-  for (const std::vector<Part>& round : rounds_of(parts.large, sizeof(T))) {
+  for (const std::vector<Part>& round : rounds_of(parts.large, sizeof(T), lent_bytes)) {
     const int largest = static_cast<int>(round.front().d());  // rounds begin with the largest
     refresh_large<T>(
         largest, [&](Phase phase, RefreshCall call) { plan.add_phase<T>(round, phase, call); },
@@ -97,7 +100,7 @@ std::vector<int64_t> plan_of(const Parts& parts) {
 }  // namespace
 
 std::vector<int64_t> refresh_plan(std::vector<int64_t> sizes, std::vector<int64_t> counts,
-                                  int64_t element_bytes) {
+                                  int64_t element_bytes, int64_t lent_bytes) {
   check(sizes.size() == counts.size(), "refresh_plan: ", sizes.size(), " sizes and ", counts.size(),
         " counts; each stack has one of both");
   check(element_bytes == 4 || element_bytes == 8, "refresh_plan: element_bytes=", element_bytes,
@@ -106,7 +109,8 @@ std::vector<int64_t> refresh_plan(std::vector<int64_t> sizes, std::vector<int64_
   for (size_t s = 0; s < sizes.size(); ++s) {
     parts.add({s, 0, counts[s], sizes[s]}, kHouseholderUpTo);
   }
-  return element_bytes == 4 ? plan_of<float>(parts) : plan_of<double>(parts);
+  return element_bytes == 4 ? plan_of<float>(parts, lent_bytes)
+                            : plan_of<double>(parts, lent_bytes);
 }
 
 }  // namespace soap_fast

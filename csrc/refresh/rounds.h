@@ -27,8 +27,10 @@ inline int64_t workspace(const Part& part) {
 }
 
 // Parts that fit into the workspace together, the largest first: sizes that are near each other
-// have nearly as many steps of a factorisation. One factor goes through whatever its size.
-std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes);
+// have nearly as many steps of a factorisation. One factor goes through whatever its size. Where a
+// workspace is lent, rounds are cut to its bytes, if there are any.
+std::vector<std::vector<Part>> rounds_of(std::vector<Part> parts, int64_t element_bytes,
+                                         int64_t lent_bytes);
 
 // By size and dtype: small ones need no workspace but their own, so that all stacks go together.
 struct Parts {
@@ -48,8 +50,9 @@ struct Parts {
 constexpr int kPlanColumns = 11;
 
 // All kernels and products of a refresh on CUDA in their order: as many rows as stacks have a share
-// in one step. Stacks are told by size and number of factors, all of one dtype.
+// in one step. Stacks are told by size and number of factors, all of one dtype; `lent_bytes` of
+// workspace, or none, are lent.
 std::vector<int64_t> refresh_plan(std::vector<int64_t> sizes, std::vector<int64_t> counts,
-                                  int64_t element_bytes);
+                                  int64_t element_bytes, int64_t lent_bytes);
 
 }  // namespace soap_fast

@@ -36,15 +36,15 @@ def compute_own(
 
     def copy_bases() -> None:
         for stack, place in exchange.own[NEW].items():
-            _chosen(bases[stack], selections[stack], own[stack], place)
+            _copy_chosen(bases[stack], selections[stack], own[stack], place)
 
     may = [allowed[stack][part] for stack, part in own.items()]
     copy_bases()
     try:
-        k = [_chosen(factors[stack], selections[stack], part) for stack, part in own.items()]
+        k = [factors[stack] for stack in own]
         renewed = list(exchange.own[NEW].values())
-        numbers = [torch.arange(len(q), dtype=torch.int32, device=q.device) for q in renewed]
-        results = op(k, renewed, numbers, may, tolerance) if own else ()
+        chosen = [selections[stack][part] for stack, part in own.items()]
+        results = op(k, renewed, chosen, may, tolerance) if own else ()
         for places, column in zip(exchange.own[:NEW], results, strict=bool(own)):
             torch._foreach_copy_(list(places.values()), column)
     except Exception as error:  # whatever it is, the others are sent that this part has failed
@@ -54,13 +54,12 @@ def compute_own(
     return None
 
 
-def _chosen(
-    stack: Tensor, selection: Tensor, part: slice, place: Tensor | None = None
-) -> Tensor:  # [k, ..]
-    """A part of what is selected of a stack, copied to a place if there is one."""
+def _copy_chosen(stack: Tensor, selection: Tensor, part: slice, place: Tensor) -> None:
+    """A part of what is selected of a stack to a place [k, ..]."""
     if len(selection) < len(stack):
-        return torch.index_select(stack, 0, selection[part], out=place)
-    return stack[part] if place is None else place.copy_(stack[part])
+        torch.index_select(stack, 0, selection[part], out=place)
+    else:
+        place.copy_(stack[part])
 
 
 def _write_as_they_were(parts: Sequence[Parts], allowed: Sequence[Tensor]) -> None:

@@ -15,11 +15,18 @@ from soap_fast.backends.triton.memory import planes_of
 from soap_fast.backends.triton.ops.derive import derived_elements
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.programs import Planned
-from soap_fast.backends.triton.rounds import OPERATOR, WORKSPACE, Spare, rounds_of, workspace_bytes
+from soap_fast.backends.triton.rounds import (
+    HOUSEHOLDER,
+    OPERATOR,
+    WORKSPACE,
+    Spare,
+    operator_rounds,
+    room_for,
+    rounds_of,
+)
 from soap_fast.step.layout import Layout, padded
 
 LONG = 8  # bytes
-HOUSEHOLDER = 32  # sizes up to this have no workspace (csrc/refresh/factor.h)
 MEASURES = (7, 5)  # float64 of the operator per row of a factor, and per factor
 # Of first bases: a batch on each of four streams, between these bytes (csrc/eigh/batches.h).
 STREAMS, LEAST_BATCH, MOST_BATCH = 4, 64 << 20, 256 << 20
@@ -31,7 +38,7 @@ class Peak:
 
     Attributes:
         planes, operands, tables: what a step keeps from call to call.
-        refresh: what one that refreshes all bases takes for itself, and gives back.
+        refresh: what one that refreshes all bases takes beside these, and gives back.
         first: at most what the first call takes for first bases, less the moments and workspace
             that are not there yet.
     """
@@ -77,14 +84,15 @@ def peak_of(
         for number, layout in enumerate(layouts)
         if any(layout.plan.factors)
     }
-    pieces = (planes.first, planes.second)
-    stacks = Counter(size for found in sizes.values() for size in found)
-    rounds = rounds_of(sizes, workspace)
-    refreshes = (_refresh(stacks, [sizes[i] for i in found], pieces) for found in rounds)
-    factors = FLOAT * sum(d * d * n for d, n in stacks.items())
+    whole = torch.empty(planes.elements + operands // FLOAT, device="meta")
+    refreshes = (
+        _refresh([d for number in found for d in sizes[number]], whole, planes.elements)
+        for found in rounds_of(sizes, workspace)
+    )
+    factors = FLOAT * sum(d * d for found in sizes.values() for d in found)
     batches = STREAMS * min(max(factors, LEAST_BATCH), MOST_BATCH) if factors else 0
     return Peak(
-        FLOAT * sum(pieces),
+        FLOAT * (planes.first + planes.second),
         operands,
         tables,
         max(refreshes, default=0),
@@ -92,24 +100,25 @@ def peak_of(
     )
 
 
-def _refresh(stacks: Counter[int], tensors: Iterable[Sequence[int]], pieces: Iterable[int]) -> int:
-    """Of one round: new bases and orders, the operator's workspace, what the planes do not hold."""
-    due = Counter(size for sizes in tensors for size in sizes)
-    spare = Spare(torch.empty(elements, device="meta") for elements in pieces)
-    like = torch.empty(0, device="meta")
-    for d, n in due.items():  # copies of factors, where not all of a stack are due
-        if n < stacks[d]:
-            spare.room(like, (n, d, d))
+def _refresh(sizes: Sequence[int], whole: torch.Tensor, planes: int) -> int:
+    """Of one round: new bases and orders, and of the operator what a step's memory does not hold.
+
+    Args:
+        sizes: of the factors.
+        whole: planes and operands of the step.
+        planes: elements of the planes.
+    """
+    due = Counter(sizes)
+    room = room_for(sizes, whole, planes)
+    spare, like = Spare(room.carries), torch.empty(0, device="meta")
     for d, n in due.items():  # carrying matrices
         spare.room(like, (n, d, d))
-    bases = FLOAT * sum(n * d * d for d, n in due.items())
-    results = sum(n * (LONG * d + LONG + FLOAT) for d, n in due.items())
-    large = {d: n for d, n in due.items() if d > HOUSEHOLDER}
-    matrices = sum(n * workspace_bytes([d]) for d, n in large.items())
-    most = max(OPERATOR, max(map(workspace_bytes, ([d] for d in large)), default=0))
+    bases = FLOAT * sum(d * d for d in sizes)
+    results = sum(LONG * d + LONG + FLOAT for d in sizes)
+    own = max(operator_rounds(sizes, OPERATOR), default=0) if room.workspace is None else 0
     per_row, per_factor = MEASURES
-    measures = LONG * sum(n * (per_row * padded(d) + per_factor) for d, n in large.items())
-    return spare.beside + bases + results + min(matrices, most) + measures
+    measures = LONG * sum(per_row * padded(d) + per_factor for d in sizes if d > HOUSEHOLDER)
+    return spare.beside + bases + results + own + measures
 
 
 def _table_bytes(launch: Planned) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from soap_fast.ranges import station
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.modes import from_modes, rotate, to_modes
-from soap_fast.step.refresh import FAILED, KEPT, REFRESHED, Empty, Refreshed, carries_in
+from soap_fast.step.refresh import FAILED, KEPT, NOTHING, REFRESHED, Lent, Refreshed, lending
 from soap_fast.step.update import commit
 
 RefreshOp = Callable[..., Refreshed]
@@ -44,22 +44,21 @@ class Batch:
             slots = slots.pin_memory()
         return slots.to(self.K.device, non_blocking=True)
 
-    def copied(
-        self, selection: Tensor, room: Empty = Tensor.new_empty
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Factors and bases that are due, [k, d, d] each, and a selection of all of them.
+    def copied(self, selection: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors, copies of the bases that are due, [k, d, d], and a selection of the factors.
+
+        As many bases as there are factors would be taken for those of the whole stack: where they
+        are not, in its order, factors are copied as well.
 
         Args:
             selection: that of this batch.
-            room: for factors, where they are not the whole stack.
         """
         bases = self.Q.index_select(0, selection)
-        if self.is_whole:
+        if self.is_whole or len(self.slots) < len(self.K):
             return self.K, bases, selection
         if self.all_due is None:
             self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
-        factors = room(self.K, bases.shape)
-        return torch.index_select(self.K, 0, selection, out=factors), bases, self.all_due
+        return self.K.index_select(0, selection), bases, self.all_due
 
 
 @dataclass
@@ -132,17 +131,16 @@ def refreshed(
     allowed: Sequence[Tensor],
     op: RefreshOp,
     tolerance: float,
-    room: Empty = Tensor.new_empty,
+    lent: Lent = NOTHING,
 ) -> tuple[Refreshed, list[Tensor]]:
     """What the operator makes of copies of these bases, and the copies, [k, d, d] each.
 
     Args:
-        room: for what is not needed any more once moments have been carried over: copies of
-            factors, and carrying matrices.
+        lent: memory that is not needed before moments have been carried over.
     """
-    copies = [batch.copied(chosen, room) for batch, chosen in zip(due, selections, strict=True)]
+    copies = [batch.copied(chosen) for batch, chosen in zip(due, selections, strict=True)]
     factors, bases, chosen = ([copy[i] for copy in copies] for i in range(3))
-    with carries_in(room):
+    with lending(lent):
         return op(factors, bases, chosen, list(allowed), tolerance), bases
 
 

@@ -15,6 +15,9 @@ first, and `order` is of the reflected ones.
 A basis stays, with `order` and `carry` the identity, where the step was not allowed, where K is
 zero, where off <= tolerance with tolerance > 0, and where K is not finite, which counts as failed.
 
+Bases lie as the factors do, in a stack of as many, or are those of the selection alone, in its
+order. So the bases of some factors of a stack can be copies, and their factors need none.
+
 Source: arXiv 2409.11321, Algorithm 4 (`get_orthogonal_matrix_QR` of the reference).
 """
 
@@ -38,8 +41,10 @@ __all__ = [
     "KEPT",
     "LEFT_OUT",
     "REFRESHED",
+    "Lent",
     "Refreshed",
-    "carries_in",
+    "lending",
+    "lent_bytes",
     "refresh_by_cholesky",
     "refresh_eager",
     "refresh_launches",
@@ -54,7 +59,23 @@ LEFT_OUT, REFRESHED, KEPT, FAILED = 0, 1, 2, 3
 
 # Room for a tensor of a shape, of the dtype and on the device of another one.
 Empty = Callable[[Tensor, Sequence[int]], Tensor]
-_room: ContextVar[Empty] = ContextVar("room", default=Tensor.new_empty)
+
+
+class Lent(NamedTuple):
+    """Memory that a caller of the refresh has no other use for meanwhile.
+
+    Attributes:
+        room: for carrying matrices.
+        workspace: flat, of the extension's operator on CUDA, whose rounds are cut to it; None
+            where it takes its own.
+    """
+
+    room: Empty = Tensor.new_empty
+    workspace: Tensor | None = None
+
+
+NOTHING = Lent()
+_lent: ContextVar[Lent] = ContextVar("lent", default=NOTHING)
 
 
 class Refreshed(NamedTuple):
@@ -86,8 +107,9 @@ def refresh_eager(
 
     Args:
         factors: stacks [n, d, d] of symmetric K, float32 or float64.
-        bases: stacks [n, d, d] of orthogonal Q, changed in place.
-        selections: [k] int32 per stack, distinct indices into it.
+        bases: of orthogonal Q, changed in place: stacks [n, d, d] as the factors', or where k is
+            not n, those that are selected, [k, d, d].
+        selections: [k] int32 per stack, indices into it, distinct where bases are n.
         allowed: [k] bool per stack; where False the basis is left alone.
         tolerance: keep a basis whose off-diagonal share is not above this; 0 refreshes all.
     """
@@ -114,22 +136,28 @@ def refresh_native(
             `refresh_eager`.
     """
     results = uninitialised(factors, selections)
-    torch.ops.soap_fast.refresh_.default(factors, bases, selections, allowed, tolerance, *results)
+    torch.ops.soap_fast.refresh_.default(
+        factors, bases, selections, allowed, tolerance, *results, _lent_now().workspace
+    )
     return results
 
 
-def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> int:
+def refresh_launches(factors: Sequence[Tensor], selections: Sequence[Tensor], lent: int = 0) -> int:
     """Kernels that `refresh_native` launches on CUDA, a grouped product counted as one.
 
     Shapes alone matter: stacks [n, d, d] and selections [k], on any device. More factors of the
     same sizes are no more launches, as long as their workspace fits in 1 GiB: 4 k d^2 elements, 5
     where 4 does not divide d.
+
+    Args:
+        lent: bytes of workspace that the caller lends, where it does.
     """
     found = 0
     for dtype in (torch.float32, torch.float64):
         pairs = zip(factors, selections, strict=True)
         stacks = [(k.shape[1], len(chosen)) for k, chosen in pairs if k.dtype == dtype]
-        found += sum(launch.kernels for launch in refresh_plan(stacks, dtype))
+        of_dtype = lent if dtype == torch.float32 else 0
+        found += sum(launch.kernels for launch in refresh_plan(stacks, dtype, of_dtype))
     return found
 
 
@@ -154,8 +182,9 @@ def refresh_by_cholesky(
     results = uninitialised(factors, selections)
     if factors:
         torch.ops.soap_fast.refresh_by_cholesky_.default(
-            factors, bases, selections, allowed, tolerance, *results, householder_up_to
-        )
+            factors, bases, selections, allowed, tolerance, *results, householder_up_to,
+            _lent_now().workspace,
+        )  # fmt: skip
     return results
 
 
@@ -171,7 +200,8 @@ def refresh_times(
     Waits for the device. Of a launch that has nothing to do it is the time of none.
     """
     results = uninitialised(factors, selections)
-    given = (factors, bases, selections, allowed, tolerance, *results, 32)
+    lent = _lent_now().workspace
+    given = (factors, bases, selections, allowed, tolerance, *results, 32, lent)
     times: list[float] = torch.ops.soap_fast.refresh_times_.default(*given)
     return times
 
@@ -179,8 +209,7 @@ def refresh_times(
 def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Refreshed:
     """Room for the results of a refresh."""
     shapes = [(s, c.shape[0], s.shape[1]) for s, c in zip(factors, selections, strict=True)]
-    # torch.compile cannot follow a context variable.
-    room = Tensor.new_empty if torch.compiler.is_compiling() else _room.get()
+    room = _lent_now().room
     return Refreshed(
         orders=[stack.new_empty((k, d), dtype=torch.int64) for stack, k, d in shapes],
         carries=[room(stack, (k, d, d)) for stack, k, d in shapes],
@@ -190,13 +219,31 @@ def uninitialised(factors: Sequence[Tensor], selections: Sequence[Tensor]) -> Re
 
 
 @contextmanager
-def carries_in(room: Empty) -> Iterator[None]:
-    """Within it carrying matrices lie where this has room for them."""
-    token = _room.set(room)
+def lending(lent: Lent) -> Iterator[None]:
+    """Within it refreshes use this memory."""
+    token = _lent.set(lent)
     try:
         yield
     finally:
-        _room.reset(token)
+        _lent.reset(token)
+
+
+def lent_bytes() -> int:
+    """Of the workspace that is lent now."""
+    workspace = _lent_now().workspace
+    return 0 if workspace is None else workspace.nbytes
+
+
+def _lent_now() -> Lent:
+    # torch.compile cannot follow a context variable.
+    return NOTHING if torch.compiler.is_compiling() else _lent.get()
+
+
+def slots_of_bases(factors: Tensor, bases: Tensor, selection: Tensor) -> Tensor:  # [k] int32
+    """Where the bases of the selected factors lie among these bases."""
+    if len(bases) == len(factors):
+        return selection
+    return torch.arange(len(selection), dtype=selection.dtype, device=selection.device)
 
 
 class Examined(NamedTuple):
@@ -253,13 +300,17 @@ def examine(k: Tensor, q: Tensor, allowed: Tensor, tolerance: float) -> Examined
 
 
 def results_of(
-    found: Examined, bases: Tensor, q_new: Tensor, q: Tensor, selection: Tensor, allowed: Tensor
+    found: Examined, bases: Tensor, q_new: Tensor, q: Tensor, slots: Tensor, allowed: Tensor
 ) -> tuple[Tensor, ...]:
-    """Put new bases [k, d, d] where they change; one stack's row of `Refreshed`."""
+    """Put new bases [k, d, d] where they change; one stack's row of `Refreshed`.
+
+    Args:
+        slots: [k] int32, the places of these bases.
+    """
     change = _wide(found.change)
     identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
     in_place = torch.arange(q.shape[1], device=q.device)  # [d]
-    bases.index_copy_(0, selection.long(), torch.where(change, q_new, q))
+    bases.index_copy_(0, slots.long(), torch.where(change, q_new, q))
     return (
         torch.where(found.change[:, None], found.order, in_place),
         torch.where(change, q.mT @ q_new, identity),
@@ -272,24 +323,29 @@ def _refresh_stack(
     factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
 ) -> tuple[Tensor, ...]:
     """Factors together where a copy of each is aligned, else one after the other."""
+    slots = slots_of_bases(factors, bases, selection)
     if all_aligned(len(selection), factors.shape[1], factors):
-        return _refresh_together(factors, bases, selection, allowed, tolerance)
-    pairs = zip(torch.split(selection, 1), torch.split(allowed, 1), strict=True)
-    alone = [_refresh_together(factors, bases, *pair, tolerance) for pair in pairs]
+        return _refresh_together(factors, bases, selection, slots, allowed, tolerance)
+    one_by_one = [torch.split(of, 1) for of in (selection, slots, allowed)]
+    alone = [
+        _refresh_together(factors, bases, chosen, slot, flag, tolerance)
+        for chosen, slot, flag in zip(*one_by_one, strict=True)
+    ]
     return tuple(map(torch.cat, zip(*alone, strict=True)))
 
 
 def _refresh_together(
-    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
-) -> tuple[Tensor, ...]:
-    q = bases.index_select(0, selection)  # [k, d, d]
+    factors: Tensor, bases: Tensor, selection: Tensor, slots: Tensor, allowed: Tensor,
+    tolerance: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    q = bases.index_select(0, slots)  # [k, d, d]
     found = examine(factors.index_select(0, selection), q, allowed, tolerance)
     identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
     sorted_columns = found.kq.gather(2, found.order[:, None].expand(q.shape))  # [k, d, d]
     # LAPACK must not see NaN: QR of the identity where the basis stays.
     columns = torch.where(_wide(found.change), sorted_columns, identity)
     q_new = _orthogonalised(columns, found.zero, identity)
-    return results_of(found, bases, q_new, q, selection, allowed)
+    return results_of(found, bases, q_new, q, slots, allowed)
 
 
 def _orthogonalised(columns: Tensor, zero: Tensor, identity: Tensor) -> Tensor:

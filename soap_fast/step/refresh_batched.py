@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 
 from soap_fast.ranges import station
-from soap_fast.step.refresh import FAILED, Examined, Refreshed, examine, refresh_eager, results_of
+from soap_fast.step.refresh import (
+    FAILED,
+    Examined,
+    Refreshed,
+    examine,
+    refresh_eager,
+    results_of,
+    slots_of_bases,
+)
 
 SHIFTS = (2, 16 * 2)  # in units of eps sqrt(d) |H|_inf, tried one after the other
 MOST_RESIDUAL = 0.03  # |E|_inf of an X that is taken: 5/16 of its cube is left, 8.4e-6
@@ -44,8 +52,12 @@ def refresh_batched(
     columns: list[list[Tensor]] = [[] for _ in Refreshed._fields]
     for stack, q, selection, flags in zip(factors, bases, selections, allowed, strict=True):
         together = max(1, WORKSPACE // (MATRICES * max(1, stack[:1].nbytes)))
-        parts = zip(torch.split(selection, together), torch.split(flags, together), strict=True)
-        found = [_refresh(stack, q, *part, tolerance) for part in parts]
+        places = selection, slots_of_bases(stack, q, selection), flags
+        parts = [torch.split(of, together) for of in places]
+        found = [
+            _refresh(stack, q, chosen, slots, may, tolerance)
+            for chosen, slots, may in zip(*parts, strict=True)
+        ]
         for column, results in zip(columns, zip(*found, strict=True), strict=True):
             column.append(torch.cat(results))
     return Refreshed(*columns)
@@ -62,9 +74,10 @@ def plain_refresh_on(device_type: str) -> Callable[..., Refreshed]:
 
 
 def _refresh(
-    factors: Tensor, bases: Tensor, selection: Tensor, allowed: Tensor, tolerance: float
-) -> tuple[Tensor, ...]:
-    q = bases.index_select(0, selection)  # [k, d, d]
+    factors: Tensor, bases: Tensor, selection: Tensor, slots: Tensor, allowed: Tensor,
+    tolerance: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    q = bases.index_select(0, slots)  # [k, d, d]
     found = examine(factors.index_select(0, selection), q, allowed, tolerance)
     identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device)  # [d, d]
     l1, factored = _factored(found, identity)  # [k, d, d], [k]
@@ -80,7 +93,7 @@ def _refresh(
     good = factored & (residual <= MOST_RESIDUAL)
     outcome = torch.where(found.change & ~good, FAILED, found.outcome)
     return results_of(found._replace(change=found.change & good, outcome=outcome), bases, x, q,
-                      selection, allowed)  # fmt: skip
+                      slots, allowed)  # fmt: skip
 
 
 def _factored(found: Examined, identity: Tensor) -> tuple[Tensor, Tensor]:

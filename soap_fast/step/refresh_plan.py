@@ -100,13 +100,14 @@ class PlannedLaunch(NamedTuple):
 
 
 def refresh_plan(
-    stacks: Iterable[tuple[int, int]], dtype: torch.dtype = torch.float32
+    stacks: Iterable[tuple[int, int]], dtype: torch.dtype = torch.float32, lent: int = 0
 ) -> list[PlannedLaunch]:
     """All launches of a refresh on CUDA in their order, each step of one.
 
     Args:
         stacks: size and number of the factors that are selected of each stack.
         dtype: of all of them, float32 or float64.
+        lent: bytes of workspace that the caller lends, where it does.
 
     Raises:
         RuntimeError: for another dtype.
@@ -115,7 +116,7 @@ def refresh_plan(
     for size, count in stacks:
         sizes.append(size)
         counts.append(count)
-    flat = torch.ops.soap_fast.refresh_plan.default(sizes, counts, dtype.itemsize)
+    flat = torch.ops.soap_fast.refresh_plan.default(sizes, counts, dtype.itemsize, lent)
     rows = (flat[first : first + COLUMNS] for first in range(0, len(flat), COLUMNS))
     names = (*PHASES, *PRODUCTS, *PANEL_PRODUCTS)
     plan: list[PlannedLaunch] = []

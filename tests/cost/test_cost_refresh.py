@@ -172,6 +172,15 @@ def test_a_model_in_rounds_has_the_launches_of_each():
     assert carried.count("count") == len(rounds)
 
 
+@needs_native
+@pytest.mark.parametrize("model", ["hyperprior", "tcm_128", "lalic"])
+def test_the_plan_is_that_of_a_step(model):
+    """Its workspace lent as by a step: of TCM's the operator has two rounds in place of one."""
+    inventory = load(model)
+    launched = record(inventory).refresh()["extension"]
+    assert sum(launch.kernels for launch in plan_of(inventory)) == launched
+
+
 def test_rows_of_rounds_are_put_together():
     one = {"launches": 1, "gflop": 0.5, "predicted_us": 2.0, "us": None}
     rows = [{"phase": name, **one} for name in ("small", "count", "derive", "count", "derive")]

@@ -20,6 +20,7 @@ using namespace soap_fast;
 bool is_negative(const std::string& name) { return name.rfind("negative", 0) == 0; }
 
 // One stack of factors with what a refresh needs beside it; the last place is in no selection.
+// Bases of every second size lie in the selection's order, with one behind them.
 template <typename T>
 struct Stack {
   int k, d;
@@ -54,6 +55,10 @@ struct Stack {
     Matrix<T> spare(d, d);
     add("spare", spare);
     --k;
+    for (int i = 0; in_order() && i < k / 2; ++i) {  // the selection begins at the end
+      std::swap_ranges(bases.begin() + i * d * d, bases.begin() + (i + 1) * d * d,
+                       bases.begin() + (k - 1 - i) * d * d);
+    }
     carries.resize(k * d * d);
     off_diagonals.resize(k);
     orders.resize(k * d);
@@ -76,6 +81,8 @@ struct Stack {
     ++k;
   }
   const std::string& name_of(int i) const { return names[selection[i]]; }
+  bool in_order() const { return d % 2 == 0; }
+  int basis_of(int i) const { return in_order() ? i : selection[i]; }
   Matrix<T> taken(const std::vector<T>& stack, int64_t i) const {
     Matrix<T> result(d, d);
     std::copy_n(stack.begin() + i * d * d, int64_t(d) * d, result.entries.begin());
@@ -95,7 +102,8 @@ struct Stack {
             int(names.size()),
             k,
             d,
-            int(in_quads(d))};
+            int(in_quads(d)),
+            in_order()};
   }
 };
 
@@ -229,7 +237,7 @@ void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by
                   int team_size) {
   const std::string& name = stack.name_of(i);
   const int d = stack.d;
-  const Matrix<T> basis = stack.taken(stack.bases, stack.selection[i]);
+  const Matrix<T> basis = stack.taken(stack.bases, stack.basis_of(i));
   const Matrix<T> carry = stack.taken(stack.carries, i);
   static const std::map<std::string, Outcome> special{
       {"left out", Outcome::kLeftOut}, {"NaN", Outcome::kFailed}, {"zero", Outcome::kKept}};
@@ -288,7 +296,7 @@ void check_refreshes(const std::vector<int>& sizes, int team_size, int rounds) {
     for (size_t s = 0; s < stacks.size(); ++s) {
       const Stack<T>& stack = stacks[s];
       for (int i = 0; i < stack.k; ++i) {
-        check_factor(stack, i, stack.taken(before[s], stack.selection[i]), by_cholesky, team_size);
+        check_factor(stack, i, stack.taken(before[s], stack.basis_of(i)), by_cholesky, team_size);
       }
       const auto spare = int64_t(stack.k) * stack.d * stack.d;
       demand(std::equal(before[s].begin() + spare, before[s].end(), stack.bases.begin() + spare),

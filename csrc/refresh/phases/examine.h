@@ -21,7 +21,9 @@ struct GatherRows {
     const int d = stack.d, top = tile * kTile<T>;
     const int rows = d - top < kTile<T> ? d - top : kTile<T>;
     const int size = stack.size;
-    const int64_t place = stack.place(i), source = (place * size + top) * size;
+    const int64_t place = stack.place(i), entries = int64_t(size) * size;
+    const int64_t of_factor = place * entries + int64_t(top) * size;
+    const int64_t of_basis = stack.basis_place(i) * entries + int64_t(top) * size;
     T* k = stack.matrix(Slot::kFactor, i) + int64_t(top) * d;
     T* q = stack.matrix(Slot::kBasis, i) + top;
     if (tile == 0 && team.rank() == 0) {
@@ -29,11 +31,12 @@ struct GatherRows {
     }
     for (int left = 0; left < d; left += kTile<T>) {
       const auto get = [&](int row, int column) {
-        const int64_t entry = source + int64_t(row) * size + left + column;
+        const int64_t entry = int64_t(row) * size + left + column;
         const bool is_there = top + row < size && left + column < size;
-        k[int64_t(row) * d + left + column] = is_there && place >= 0 ? stack.factors[entry] : T(0);
+        k[int64_t(row) * d + left + column] =
+            is_there && place >= 0 ? stack.factors[of_factor + entry] : T(0);
         if (!is_there) return T(top + row == left + column);
-        return place < 0 ? T(0) : stack.bases[entry];
+        return place < 0 ? T(0) : stack.bases[of_basis + entry];
       };
       const auto put = [&](int column, int row, T entry) {
         q[int64_t(left + column) * d + row] = entry;

@@ -41,7 +41,7 @@ struct ResidualRow {
     if (team.rank() == 0) stack.of_rows(OfRow::kAbsolute, i)[row] = absolute;
     if (int(stack.of_factor(OfFactor::kRows, i)) == d) return;
     const int size = stack.size;
-    const T* q = stack.bases + stack.place(i) * size * size + row;
+    const T* q = stack.basis(i) + row;
     T* target = stack.matrix(Slot::kBasis, i) + at;
     for (int column = team.rank(); column < d; column += team.size()) {
       const bool is_there = row < size && column < size;
@@ -99,7 +99,7 @@ struct CommitRows {
     }
     if (!changes) return;
     const T* x = stack.matrix(Slot::kFactor, i) + top;
-    T* basis = stack.bases + (stack.place(i) * size + top) * size;
+    T* basis = stack.basis(i) + int64_t(top) * size;
     const double* places = stack.of_rows(OfRow::kPlace, i) + top;
     const int n = int(stack.of_factor(OfFactor::kRows, i));
     for (int left = 0; left < size; left += kTile<T>) {

@@ -139,15 +139,13 @@ struct RefreshSmall {
   SOAP_FAST_HOST_DEVICE static void run(const Team& team, const RefreshStack<T>& stack, int i, int,
                                         RefreshCall, double tolerance, T* scratch) {
     const int d = stack.size;
-    const int64_t place = stack.place(i);
     T* carry = stack.carry(i);
     if (team.rank() == 0) stack.off_diagonals[i] = Float<T>::not_a_number;
     team.sync();
     Outcome outcome = !stack.allowed[i] ? Outcome::kLeftOut : Outcome::kFailed;
-    if (stack.allowed[i] && place >= 0) {
-      outcome = refresh_by_householder(team, d, stack.factors + place * d * d,
-                                       stack.bases + place * d * d, T(tolerance), scratch,
-                                       stack.order(i), carry, stack.off_diagonals + i);
+    if (stack.allowed[i] && stack.place(i) >= 0) {
+      outcome = refresh_by_householder(team, d, stack.factor(i), stack.basis(i), T(tolerance),
+                                       scratch, stack.order(i), carry, stack.off_diagonals + i);
     }
     if (team.rank() == 0) stack.decide(i, outcome);
     if (outcome == Outcome::kRefreshed) return;

@@ -44,12 +44,13 @@ constexpr double kNoUnit = -1;
 enum class OfFactor { kLargest, kShift, kRows, kDone, kBegun };
 constexpr int kOfFactor = 5;
 
-// k selected factors [size, size] of one stack of n. Everything contiguous. Small ones need neither
-// workspace nor whole quads.
+// k selected factors [size, size] of one stack of n, and their bases: of such a stack too, or these
+// k in the selection's order. Everything contiguous. Small ones need neither workspace nor whole
+// quads.
 template <typename T>
 struct RefreshStack {
   const T* factors;          // [n, size, size]
-  T* bases;                  // [n, size, size]
+  T* bases;                  // [n, size, size], or [k, size, size]
   const int32_t* selection;  // [k]
   const bool* allowed;       // [k]
   int64_t* orders;           // [k, size]
@@ -59,7 +60,8 @@ struct RefreshStack {
   T* matrices;               // [slots_in_workspace(size), k, d, d]
   double* measures;          // [kOfRow, k, d] and [kOfFactor, k]
   int n, k, size;
-  int d;  // in_quads(size)
+  int d : 31;             // in_quads(size)
+  unsigned in_order : 1;  // whether there are k bases; within 4 bytes, for the table's size
 
   SOAP_FAST_HOST_DEVICE T* matrix(Slot slot, int i) const {
     if (slot == Slot::kCarry && d == size) return carry(i);
@@ -92,6 +94,11 @@ struct RefreshStack {
     const int32_t index = selection[i];
     return index >= 0 && index < n ? index : -1;
   }
+  // Of its basis among the bases.
+  SOAP_FAST_HOST_DEVICE int64_t basis_place(int i) const { return in_order ? i : place(i); }
+  // For those whose place is not -1.
+  SOAP_FAST_HOST_DEVICE const T* factor(int i) const { return factors + place(i) * size * size; }
+  SOAP_FAST_HOST_DEVICE T* basis(int i) const { return bases + basis_place(i) * size * size; }
 };
 
 SOAP_FAST_HOST_DEVICE constexpr int64_t refresh_measures(int64_t k, int64_t d) {

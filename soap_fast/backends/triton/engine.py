@@ -101,7 +101,7 @@ class Engine:
             self._sum_precision(),
             workspace,
         )
-        self.refresher = Refresher(context, launcher, self.underway)
+        self.refresher = Refresher(context, launcher, self.underway, self.derive)
         self.forget_uploads()
         self._taken = self.memory.scalars.view(-1, len(SCALARS))[:, SCALARS["taken"]]  # [n + 1]
         self.places = {id(param): place for place, param in enumerate(self.params)}
@@ -141,7 +141,7 @@ class Engine:
         yield from read
         yield from self.params
         yield from self._kept
-        yield from (memory.a, memory.b, memory.operands.memory)
+        yield memory.whole
         yield from (self.gradients.table, self.parameters.table, self.calls)
         yield from self._rates
         for launch in (*self._in_order(), self.norm, *self.derive):
@@ -359,8 +359,7 @@ class Engine:
         with self._guard:
             if turn.sets is None:
                 turn.sets = self.refresher.due_sets(turn.calls, turn.places)
-            for found in turn.sets:
-                self.refresher.refresh_set(found, taken, op)
+            self.refresher.refresh_sets(turn.sets, taken, op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
         """Upload what a graph of staggered refreshes reads, ahead of its capture."""

@@ -13,6 +13,7 @@ from soap_fast.backends.triton.ops.gram import gram_parts
 from soap_fast.backends.triton.ops.plane import plane_count
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.ops.work import Member
+from soap_fast.backends.triton.rounds import ALIGNED
 from soap_fast.step.addresses import adopt_moments, straighten_bases
 from soap_fast.step.layout import Layout, padded
 from soap_fast.triton_kernels.columns import SCALARS
@@ -25,6 +26,7 @@ class Memory:
 
     Attributes:
         members: the tensors, by the addresses of all this.
+        whole: planes and operands, one behind the other: a refresh uses them as memory.
         a, b: first and second planes. While Gram matrices are in parts the second ones are not in
             use yet, and the parts lie there.
         gram_partials: the parts of those Gram matrices that products sum.
@@ -39,10 +41,17 @@ class Memory:
     ) -> None:
         adopt_moments(layouts, states, device)
         straighten_bases(states)
-        self.operands = Operands(layouts, [state["Q"] for state in states])
         planes = planes_of(layouts)
         n = len(layouts)
-        self.a, self.b = empty(planes.first, device), empty(planes.second, device)
+        second = aligned(planes.first)
+        self.planes = planes.elements  # of `whole`, ahead of the operands
+
+        def behind_planes(operands: int) -> torch.Tensor:
+            self.whole = empty(self.planes + operands, device)
+            return self.whole[self.planes :][:operands]
+
+        self.operands = Operands(layouts, [state["Q"] for state in states], behind_planes)
+        self.a, self.b = self.whole[: planes.first], self.whole[second:][: planes.second]
         self.gram_partials = self.b[planes.partials :]
         self.scalars = torch.zeros((n + 1) * len(SCALARS), dtype=torch.float32, device=device)
         self.carried = torch.zeros_like(self.scalars)
@@ -89,6 +98,11 @@ class Planes(NamedTuple):
     folded: list[int]
     partials: int
 
+    @property
+    def elements(self) -> int:
+        """Of both, one behind the other."""
+        return aligned(self.first) + aligned(self.second)
+
 
 def planes_of(layouts: Sequence[Layout]) -> Planes:
     """What the planes of these tensors need."""
@@ -103,6 +117,11 @@ def planes_of(layouts: Sequence[Layout]) -> Planes:
     parts = gram_parts(grams, TUNING["gram"].constants["BK"], GRAM_CHUNKS)
     first, second = (sum(layout.memory[place] for layout in layouts) for place in (0, 1))
     return Planes(first, max(second, total + parts), folded, total)
+
+
+def aligned(elements: int) -> int:
+    """Rounded up to where torch's allocator would begin."""
+    return -(-elements // ALIGNED) * ALIGNED
 
 
 def empty(elements: int, device: torch.device) -> torch.Tensor:

@@ -28,7 +28,7 @@ from soap_fast.backends.triton.launch.pieces import apart
 from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
-from soap_fast.backends.triton.rounds import Spare, rounds_of
+from soap_fast.backends.triton.rounds import Room, room_for, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
@@ -42,6 +42,7 @@ RefreshOp = Callable[..., Refreshed]
 # that differ repeat together after their least common multiple, which may be too many.
 OTHER_SETS, LONGEST_PERIOD = 64, 1024
 CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
+DERIVE = "derive"
 
 
 @dataclass(eq=False)
@@ -59,6 +60,9 @@ class DueSet:
         launches: in order, by name.
         in_use: what all of these read on the device.
         calls: whose tensors they are, without their gradients.
+        room: memory of the step that the operator may use.
+        derives: whether its operands are derived by a launch of its own. Where those of all tensors
+            are, after the last set, no operand is needed before.
     """
 
     batches: list[Batch]
@@ -70,6 +74,8 @@ class DueSet:
     launches: list[tuple[str, Launch]]
     in_use: list[torch.Tensor]
     calls: list[TensorCall]
+    room: Room
+    derives: bool
 
     def __post_init__(self) -> None:
         self.states = [call.state for call in self.calls]
@@ -97,9 +103,21 @@ class DueSet:
 class Refresher:
     """Refreshes the tensors of one engine."""
 
-    def __init__(self, context: RefreshContext, launcher: Launcher, underway: Underway) -> None:
+    def __init__(
+        self,
+        context: RefreshContext,
+        launcher: Launcher,
+        underway: Underway,
+        derive: Sequence[Launch],
+    ) -> None:
+        """
+        Args:
+            derive: derives the operands of all tensors.
+        """
         self.context, self.launcher, self.underway = context, launcher, underway
-        self.device = context.memory.a.device
+        self.derive = derive
+        self.with_operands = {operand.index for operand in context.memory.operands.derived}
+        self.device = context.memory.whole.device
         self.has_run = False  # and its kernels are loaded
         self.forget()
 
@@ -129,13 +147,13 @@ class Refresher:
             taken: [n + 1] bool of all tensors of the engine, whether their step was taken.
             op: `refresh_eager` or another that computes the same.
         """
-        for found in self.due_sets(calls, places):
-            self.refresh_set(found, taken, op)
+        self.refresh_sets(self.due_sets(calls, places), taken, op)
 
     def due_sets(self, calls: Sequence[TensorCall], places: Sequence[int]) -> list[DueSet]:
         """What is due of these tensors: of each tolerance a set a round."""
+        derives = not self.with_operands.issubset(places)
         return [
-            self._due([calls[i] for i in indices], [places[i] for i in indices])
+            self._due([calls[i] for i in indices], [places[i] for i in indices], derives)
             for alike in by_tolerance(calls).values()
             for indices in self._rounds(calls, alike)
         ]
@@ -145,12 +163,21 @@ class Refresher:
         sizes = {i: [factors[mode] or 0 for mode in modes] for i, (factors, modes) in due.items()}
         return rounds_of(sizes, self.context.workspace)
 
-    def refresh_set(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
-        """Refresh one set, of which nothing but values has changed since it was built."""
+    def refresh_sets(self, sets: Sequence[DueSet], taken: torch.Tensor, op: RefreshOp) -> None:
+        """Refresh what is due, of which nothing but values has changed since it was found.
+
+        Where this raises, operands may be anything: whoever steps next derives them all.
+        """
+        for found in sets:
+            self._refresh(found, taken, op)
+        if sets and not sets[-1].derives:
+            for launch in self.derive:
+                self.launcher(launch)
+
+    def _refresh(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
         allowed = taken.index_select(0, found.owners).split_with_sizes(found.counts)
-        room = Spare((self.context.memory.a, self.context.memory.b)).room
         results, bases = refreshed(
-            found.batches, found.selections, allowed, op, found.tolerance, room
+            found.batches, found.selections, allowed, op, found.tolerance, found.room.lent()
         )
         results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         with held:
@@ -178,14 +205,14 @@ class Refresher:
         finally:
             self.underway.refreshing = False
 
-    def _due(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
+    def _due(self, calls: Sequence[TensorCall], places: Sequence[int], derives: bool) -> DueSet:
         due = ((place, *call.modes_due()) for call, place in zip(calls, places, strict=True))
-        key = (calls[0].options.refresh_tolerance, *due)
+        key = (calls[0].options.refresh_tolerance, derives, *due)
         found = self.sets.pop(key, None)
         if found is None or any(
             c.state is not k.state for c, k in zip(calls, found.calls, strict=True)
         ):
-            found = self._build(calls, places)
+            found = self._build(calls, places, derives)
         self.sets[key] = found
         staggered = self.frequencies.setdefault(calls[0].options.refresh_tolerance, set())
         staggered.update(c.options.precondition_frequency for c in calls if c.is_staggered)
@@ -198,7 +225,7 @@ class Refresher:
         periods = map(period, self.frequencies.values())
         return OTHER_SETS + sum(min(calls, LONGEST_PERIOD) for calls in periods)
 
-    def _build(self, calls: Sequence[TensorCall], places: Sequence[int]) -> DueSet:
+    def _build(self, calls: Sequence[TensorCall], places: Sequence[int], derives: bool) -> DueSet:
         found, slots = batches(calls), AddressSlots()
         by_mode: dict[int, dict[int, list[int]]] = {place: {} for place in places}
         for number, batch in enumerate(found):
@@ -218,14 +245,25 @@ class Refresher:
         late = Mirror(torch.empty_like(template.flat, device=self.device))
         tables = apart(late.table, [len(table.flat) for table in planned.late])
         launches = [
-            (one.name, self._launch_of(one, tables)) for one in planned.launches if one.count
+            (one.name, self._launch_of(one, tables))
+            for one in planned.launches
+            if one.count and (derives or one.name != DERIVE)
         ]
         for _, launch in launches:
             in_use += [x for x in launch.arguments if isinstance(x, torch.Tensor)]
         without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
-        made = DueSet(found, selections, long, owners, template, late, launches, in_use, without)
+        made = DueSet(
+            found, selections, long, owners, template, late, launches, in_use, without,
+            self._room(found, derives), derives,
+        )  # fmt: skip
         self.alive.add(made)
         return made
+
+    def _room(self, found: Sequence[Batch], derives: bool) -> Room:
+        memory = self.context.memory
+        there = memory.whole[: memory.planes] if derives else memory.whole
+        sizes = [batch.K.shape[1] for batch in found for _ in batch.slots]
+        return room_for(sizes, there, memory.planes)
 
     def _launch_of(self, planned: Planned, late: Sequence[torch.Tensor]) -> Launch:
         """One of `CARRY`, its tables on the device."""

@@ -1,26 +1,33 @@
 """Which tensors are refreshed together, and what memory of a step their refresh uses again.
 
-Between steps nothing in the planes is needed. So the operator finds there copies of factors, and
-leaves there the carrying matrices, which `derive` reads before any launch writes a plane.
+Between steps nothing in the planes is needed. So the operator leaves there the carrying matrices,
+which `derive` reads before any launch writes a plane, and works behind them. Where all operands are
+derived anew once the refresh is over, it works in their place too, whatever round it is in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.step.layout import padded
+from soap_fast.step.refresh import Lent
 
 # Bytes of the operator's workspace for the tensors of a round. A round has launches of its own that
-# carry moments, and copies of factors. The operator takes at most OPERATOR at a time
-# (csrc/refresh/rounds.h): factors for two times that, less what such rounds leave empty, make
-# hardly more launches of it than all factors together.
+# carry moments. The operator takes at most OPERATOR at a time (csrc/refresh/rounds.h): factors for
+# two times that, less what such rounds leave empty, make hardly more launches of it than all
+# factors together.
 OPERATOR = 1 << 30
 WORKSPACE = 2 * OPERATOR * 15 // 16
 ALIGNED = 64  # elements, 256 bytes as torch's allocator has them
+HOUSEHOLDER = 32  # sizes up to this have no workspace (csrc/refresh/factor.h)
+# Where what there is holds less than a round of the operator's, the operator may have up to twice
+# as many, of some 25 launches each. Below this many bytes that is not worth it.
+CUT_FROM = 256 << 20
 
 
 def rounds_of(sizes: Mapping[int, Sequence[int]], most: int) -> list[list[int]]:
@@ -54,27 +61,90 @@ def workspace_bytes(sizes: Iterable[int]) -> int:
     return FLOAT * sum((4 if d % 4 == 0 else 5) * padded(d) ** 2 for d in sizes)
 
 
+def operator_rounds(sizes: Iterable[int], most: int) -> list[int]:
+    """Bytes of workspace of each of the operator's rounds, the largest factors first.
+
+    Args:
+        sizes: of all factors.
+        most: bytes that a round may have; one factor alone may need more.
+    """
+    rounds: list[int] = []
+    for d in sorted((d for d in sizes if d > HOUSEHOLDER), reverse=True):
+        needed = workspace_bytes([d])
+        if not rounds or rounds[-1] + needed > most:
+            rounds.append(0)
+        rounds[-1] += needed
+    return rounds
+
+
+def workspace_within(sizes: Sequence[int], there: int) -> int:
+    """Bytes of workspace to lend the operator for factors of these sizes; 0: it takes its own.
+
+    Args:
+        there: bytes that nobody needs meanwhile.
+    """
+    rounds = operator_rounds(sizes, OPERATOR)
+    most, every = max(rounds, default=0), sum(rounds)
+    if most <= there or most < CUT_FROM:
+        return most if most <= there else 0
+    largest = workspace_bytes([max(sizes)])
+    for number in range(len(rounds) + 1, 2 * len(rounds) + 1):
+        for unfilled in (largest, 0):  # what a round may leave empty, or what it may not
+            found = operator_rounds(sizes, every // number + unfilled)
+            if len(found) <= 2 * len(rounds) and max(found) <= there:
+                return max(found)
+    return 0
+
+
+class Room(NamedTuple):
+    """Memory of a step, lent to a refresh.
+
+    Attributes:
+        carries: flat, for carrying matrices.
+        workspace: flat, for the operator; None where it takes its own.
+    """
+
+    carries: torch.Tensor
+    workspace: torch.Tensor | None
+
+    def lent(self) -> Lent:
+        return Lent(Spare(self.carries).room, self.workspace)
+
+
+def room_for(sizes: Sequence[int], there: torch.Tensor, planes: int) -> Room:
+    """The place of workspace and carrying matrices for factors of these sizes.
+
+    Args:
+        there: flat, that nobody needs meanwhile, at least the planes.
+        planes: elements of the planes, at its beginning; `derive` writes behind them while it reads
+            carrying matrices.
+    """
+    elements = workspace_within(sizes, there.nbytes) // FLOAT
+    if not elements:
+        return Room(there[:planes], None)
+    start = (len(there) - elements) // ALIGNED * ALIGNED
+    return Room(there[: min(start, planes)], there[start : start + elements])
+
+
 class Spare:
     """Memory that nobody needs for now, cut into tensors one behind the other."""
 
-    def __init__(self, pieces: Iterable[torch.Tensor]) -> None:
-        """Flat tensors of one dtype on one device."""
-        self.pieces = list(pieces)
-        self.taken = [piece.storage_offset() for piece in self.pieces]  # up to here
-        self.ends = [
-            start + len(piece) for start, piece in zip(self.taken, self.pieces, strict=True)
-        ]
+    def __init__(self, piece: torch.Tensor) -> None:
+        """A flat tensor."""
+        self.piece = piece
+        self.taken = piece.storage_offset()  # up to here
+        self.end = self.taken + len(piece)
         self.beside = 0  # bytes for which there was no room
 
     def room(self, like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Uninitialised, of the dtype and on the device of another; new memory where none fits."""
-        elements = prod(shape)
-        for place, piece in enumerate(self.pieces):
-            start = self.taken[place]
-            alike = piece.dtype == like.dtype and piece.device == like.device
-            if alike and start + elements <= self.ends[place]:
-                self.taken[place] = start + -(-elements // ALIGNED) * ALIGNED
-                strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-                return piece.as_strided(shape, strides, start)  # one call, where a view takes three
+        elements, start = prod(shape), self.taken
+        alike = self.piece.dtype == like.dtype and self.piece.device == like.device
+        if alike and start + elements <= self.end:
+            self.taken = start + -(-elements // ALIGNED) * ALIGNED
+            strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            return self.piece.as_strided(
+                shape, strides, start
+            )  # one call, where a view takes three
         self.beside += elements * like.dtype.itemsize
         return like.new_empty(tuple(shape))

@@ -25,9 +25,10 @@ from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.pieces import apart, joined
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
+from soap_fast.backends.triton.rounds import room_for
 from soap_fast.step.call import TensorCall
 from soap_fast.step.carry import Batch, batches
-from soap_fast.step.refresh import Refreshed
+from soap_fast.step.refresh import Refreshed, lending
 from soap_fast.triton_kernels.columns import RECORDS
 
 Key = tuple[int, int]  # addresses of a stack's K and Q
@@ -63,7 +64,7 @@ class StaggeredSet:
     ) -> None:
         self.frequency = calls[0].options.precondition_frequency
         self.tolerance = calls[0].options.refresh_tolerance
-        self.device = context.memory.a.device
+        self.device = context.memory.whole.device
         nobody = len(context.states)
         phases = range(self.frequency)
         by_phase = [batches(calls, [call.due_after(phase) for call in calls]) for phase in phases]
@@ -75,6 +76,9 @@ class StaggeredSet:
             key: max(len(found[key].slots) if key in found else 0 for found in chosen)
             for key in self.stacks
         }
+        memory = context.memory
+        sizes = [d for key, stack in self.stacks.items() for d in [stack.K.shape[1]] * widths[key]]
+        self.room = room_for(sizes, memory.whole[: memory.planes], memory.planes)
         plans = [self._plan(found, places, context) for found in chosen]
         self.small, self.long = Rows(torch.int32, len(plans)), Rows(torch.int64, len(plans))
         self.selections = [
@@ -174,7 +178,8 @@ class StaggeredSet:
         selections = [small[number] for number in self.selections]
         allowed = [taken.index_select(0, long[number]) for number in self.owners]
         factors, bases = [s.K for s in stacks], [s.Q for s in stacks]
-        results = op(factors, bases, selections, allowed, self.tolerance)
+        with lending(self.room.lent()):
+            results = op(factors, bases, selections, allowed, self.tolerance)
         starts = torch.tensor([t.data_ptr() for column in results for t in column])
         filled = torch.stack([self._filled(late, starts) for late in self.late])
         row = upload(filled, self.device).index_select(0, phase)[0]

@@ -6,7 +6,7 @@ a refresh carries exp_avg over, the carrying matrices stand where the transposed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -65,16 +65,22 @@ class Operands:
     """
 
     def __init__(
-        self, layouts: Sequence[Layout], bases: Sequence[Sequence[torch.Tensor | None]]
+        self,
+        layouts: Sequence[Layout],
+        bases: Sequence[Sequence[torch.Tensor | None]],
+        room: Callable[[int], torch.Tensor],
     ) -> None:
+        """
+        Args:
+            room: memory for so many elements.
+        """
         self.forward: list[dict[Group, int]] = [{} for _ in layouts]
         self.backward: list[dict[Group, int]] = [{} for _ in layouts]
         wanted: list[Operand] = []
-        total, device = 0, torch.device("cpu")
+        total = 0
         for index, (layout, found) in enumerate(zip(layouts, bases, strict=True)):
             for groups in layout.operands:
                 bases_of = [[_basis(found, mode) for mode in group.modes] for group in groups]
-                device = bases_of[0][0].device
                 for transposed in (True, False):
                     own = bases_of[0][0]
                     as_it_is = not transposed and _lies_as_wanted(layout, groups)
@@ -86,7 +92,7 @@ class Operands:
                         shape = _shape(layout, group)
                         wanted.append(Operand(index, group, parts, transposed, *shape, total))
                         total += FLOAT * padded(prod(shape))
-        self.memory = torch.empty(total // FLOAT, dtype=torch.float32, device=device)
+        self.memory = room(total // FLOAT)
         start = self.memory.data_ptr()
         self.derived = [
             Operand(o.index, o.group, o.parts, o.transposed, o.rows, o.length, start + o.address)
