@@ -40,8 +40,8 @@ FOLDED: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)}
 VALUES: dict[str, Values] = {
     **dict.fromkeys(("gather", "apply"), PLANES),
     **dict.fromkeys(("clock", "norm", "count"), SMALL),
-    **dict.fromkeys(("gram", "rotate"), PRODUCTS),
-    **dict.fromkeys(("adam", "permute", "settle"), FLAT),
+    **dict.fromkeys(("gram", "rotate", "settle"), PRODUCTS),
+    **dict.fromkeys(("adam", "permute"), FLAT),
     "gram_reduce": {"num_warps": (4, 8), "programs_per_sm": (1, 2, 4)},
     "fold_gram": FOLDED,
     "derive": FOLDED | {"BLOCK": (16, 32)},

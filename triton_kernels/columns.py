@@ -146,10 +146,6 @@ PERMUTE = columns(
 )  # fmt: skip
 PERMUTE_AXIS = columns("size", "inverse", "step", "order")
 
-# From a plane back to the moment it was gathered from.
-# "squares" is the address of exp_avg_sq where exp_avg is settled, else 0.
-SETTLE = columns("tensor", "plane", "state", "squares", "elements")
-
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(
     "first_tile", "last_tile",  # of all tiles, those of this group; the last one not included
@@ -173,4 +169,4 @@ DERIVE = columns(
 )  # fmt: skip
 
 # By op, the columns of tiles that are records: each holds all that a kernel reads of it.
-RECORDS = {"rotate": ROTATE, "gram": GRAM, "gram_reduce": GRAM}
+RECORDS = {"rotate": ROTATE, "settle": ROTATE, "gram": GRAM, "gram_reduce": GRAM}

@@ -2,7 +2,7 @@
 
     out[i_1, .., i_k] = v[order_1[i_1], .., order_k[i_k]]
 
-out is a plane; `settle` brings it back. Entries of a tile are counted from its first one: digit by
+out is a plane; `settle` takes it from there. Entries of a tile are counted from its first one: digit by
 digit, innermost axis first, what one axis leaves over is at most ROWS and goes to the next. So only
 the first entry's digits take divisions, once a tile.
 """

@@ -25,6 +25,9 @@ struct Batch {
   TensorList slots[kSlots], transposed[kSlots];  // [count, d, d] each, by Slot
 };
 
+// Whether carrying matrices are to be written by columns.
+bool is_turned(const Tensor& carries) { return !carries.is_contiguous(); }
+
 template <typename T>
 RefreshStack<T> entry_of(const RefreshArguments& arguments, const Part& part) {
   const size_t s = part.stack;
@@ -42,6 +45,7 @@ RefreshStack<T> entry_of(const RefreshArguments& arguments, const Part& part) {
   entry.k = static_cast<int>(part.count);
   entry.size = static_cast<int>(size);
   entry.d = static_cast<int>(part.d());
+  entry.turned = is_turned(arguments.carries[s]);
   return entry;
 }
 
@@ -63,6 +67,7 @@ void add_slots(const RefreshArguments& arguments, const Part& part, int64_t offs
   const int64_t d = part.d(), all = part.count * d * d;
   for (int slot = 0; slot < kSlots; ++slot) {
     Tensor carries = arguments.carries[part.stack];
+    if (is_turned(carries)) carries = torch::stable::transpose(carries, 1, 2);
     Tensor matrices = slot < slots_in_workspace(part.size)
                           ? torch::stable::view(
                                 torch::stable::narrow(batch.matrices, 0, offset + slot * all, all),
@@ -132,9 +137,15 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
     launched();
   };
   const auto multiply = [&](Product product) {
-    const Operands of = operands_of(product);
-    call_grouped_matmul(batch.slots[int(of.a)], batch.transposed[int(of.b)],
-                        batch.slots[int(of.out)], of.structure);
+    const Operands usual = operands_of(product);
+    TensorList a = batch.slots[int(usual.a)], b = batch.transposed[int(usual.b)];
+    for (size_t p = 0; p < batch.parts.size(); ++p) {
+      if (!batch.table.stacks[p].turned) continue;
+      const Operands of = operands_of(product, true);
+      a[p] = batch.slots[int(of.a)][p];
+      b[p] = batch.transposed[int(of.b)][p];
+    }
+    call_grouped_matmul(a, b, batch.slots[int(usual.out)], usual.structure);
     launched();
   };
   refresh_large<T>(static_cast<int>(largest), launch, multiply,

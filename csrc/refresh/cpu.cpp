@@ -57,6 +57,7 @@ void refresh_task(const RefreshArguments& all, const Task& task, Scratch& scratc
   const FactorResult<T> result{
       all.orders[task.stack].mutable_data_ptr<int64_t>() + i * d,
       all.carries[task.stack].mutable_data_ptr<T>() + i * d * d,
+      !all.carries[task.stack].is_contiguous(),
       all.outcomes[task.stack].mutable_data_ptr<int64_t>() + i,
       all.off_diagonals[task.stack].mutable_data_ptr<T>() + i,
   };

@@ -77,7 +77,7 @@ Outcome without_blas(int64_t d, const FactorView<T>& factor, T* basis, double to
   const T* k = gathered(d, factor, parts.take(d * d));
   return refresh_by_householder(LoneTeam(), size, k, basis, static_cast<T>(tolerance),
                                 parts.take(refresh_workspace(size)), result.order, result.carry,
-                                result.off_diagonal);
+                                result.turned, result.off_diagonal);
 }
 
 void sort_descending(int64_t d, const double* eigenvalues, int64_t* order) {
@@ -147,13 +147,17 @@ Outcome with_blas(int64_t d, const FactorView<T>& factor, T* basis, double toler
       renewed[e] = with_unit_vectors(spare, n, n, places, e / d, e % d);
     }
   }
-  T* carry = is_aligned(result.carry) ? result.carry : spare;
+  T* carry = is_aligned(result.carry) && !result.turned ? result.carry : spare;
   multiply(true, d, q, renewed, carry);
   // A column of `renewed` that is not finite makes the whole column of the product so.
   if (!std::all_of(carry, carry + d, [](T entry) { return std::isfinite(entry); })) {
     return Outcome::kFailed;
   }
-  if (carry != result.carry) std::memcpy(result.carry, carry, d * d * sizeof(T));
+  if (result.turned) {
+    for (int64_t e = 0; e < d * d; ++e) result.carry[e % d * d + e / d] = carry[e];
+  } else if (carry != result.carry) {
+    std::memcpy(result.carry, carry, d * d * sizeof(T));
+  }
   std::memcpy(basis, renewed, d * d * sizeof(T));
   return Outcome::kRefreshed;
 }

@@ -21,6 +21,7 @@ template <typename T>
 struct FactorResult {
   int64_t* order;    // [d]
   T* carry;          // [d, d], row-major
+  bool turned;       // then it is column-major
   int64_t* outcome;  // an Outcome
   T* off_diagonal;
 };

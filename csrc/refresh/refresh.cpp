@@ -1,6 +1,8 @@
 // What refresh_ does alike on every device: the checks.
 #include "refresh/refresh.h"
 
+#include <torch/csrc/stable/ops.h>
+
 namespace soap_fast {
 namespace {
 
@@ -36,12 +38,15 @@ void check_results(size_t s, const Tensor& stack, const Tensor& selection, const
     return result.scalar_type() == type && result.numel() == numel && result.is_contiguous() &&
            result.device() == stack.device();
   };
+  const bool turned = carries[s].dim() == 3 && !carries[s].is_contiguous();
+  const Tensor by_rows = turned ? torch::stable::transpose(carries[s], 1, 2) : carries[s];
   check(
       fits(orders[s], ScalarType::Long, k * d) && fits(outcomes[s], ScalarType::Long, k) &&
-          fits(carries[s], stack.scalar_type(), k * d * d) &&
+          fits(by_rows, stack.scalar_type(), k * d * d) &&
           fits(off_diagonals[s], stack.scalar_type(), k),
       "refresh_: the results for factors[", s, "] must be contiguous, orders [k, d] and outcomes",
-      " [k] int64, carries [k, d, d] and off_diagonals [k] of the factors' dtype, on their device");
+      " [k] int64, carries [k, d, d] and off_diagonals [k] of the factors' dtype, on their device;",
+      " carries may be transposed");
 }
 
 }  // namespace

@@ -133,16 +133,18 @@ def refreshed(
     op: RefreshOp,
     tolerance: float,
     room: Empty = Tensor.new_empty,
+    room_for_carries: Empty | None = None,
 ) -> tuple[Refreshed, list[Tensor]]:
     """What the operator makes of copies of these bases, and the copies, [k, d, d] each.
 
     Args:
         room: for what is not needed any more once moments have been carried over: copies of
             factors, and carrying matrices.
+        room_for_carries: for these, where it is another one.
     """
     copies = [batch.copied(chosen, room) for batch, chosen in zip(due, selections, strict=True)]
     factors, bases, chosen = ([copy[i] for copy in copies] for i in range(3))
-    with carries_in(room):
+    with carries_in(room_for_carries or room):
         return op(factors, bases, chosen, list(allowed), tolerance), bases
 
 

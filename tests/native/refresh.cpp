@@ -95,8 +95,11 @@ struct Stack {
             int(names.size()),
             k,
             d,
-            int(in_quads(d))};
+            int(in_quads(d)),
+            turned()};
   }
+  // Carrying matrices by columns, of some sizes.
+  bool turned() const { return d % 2 == 0; }
 };
 
 // That the operands of a product are what its kernel may rely on.
@@ -114,11 +117,11 @@ void check_structure(const Operands& of, int d, const T* left, const T* right) {
 
 template <typename T>
 void multiply(const RefreshStack<T>& stack, Product product_of) {
-  const auto [a, b, out, structure] = operands_of(product_of);
+  const auto [a, b, out, structure] = operands_of(product_of, stack.turned);
   const int d = stack.d;
   for (int i = 0; i < stack.k; ++i) {
     const T *left = stack.matrix(a, i), *right = stack.matrix(b, i);
-    if (stack.alive(i)) check_structure(operands_of(product_of), d, left, right);
+    if (stack.alive(i)) check_structure(operands_of(product_of, stack.turned), d, left, right);
     T* product = stack.matrix(out, i);
     for (int row = 0; row < d; ++row) {
       for (int column = 0; column < d; ++column) {
@@ -266,7 +269,8 @@ void check_factor(const Stack<T>& stack, int i, const Matrix<T>& before, bool by
     for (int column = 0; column < d; ++column) {
       Real total = 0;
       for (int n = 0; n < d; ++n) total += Real(before(n, row)) * basis(n, column);
-      worst_entry = std::max(worst_entry, std::fabs(total - Real(carry(row, column))));
+      const T found = stack.turned() ? carry(column, row) : carry(row, column);
+      worst_entry = std::max(worst_entry, std::fabs(total - Real(found)));
     }
   }
   expect<T>("refresh: carry", team_size, worst_entry, unit_of<T>(d), 2.5, name, d);

@@ -150,7 +150,7 @@ void check_refresh(int size, const std::string& name, const Matrix<T>& k) {
     with_team(size, [&](const auto& team) {
       outcomes[team.rank()] =
           soap_fast::refresh_by_householder(team, d, k.data(), basis.data(), T(0), workspace.data(),
-                                            order.data(), carry.data(), &off);
+                                            order.data(), carry.data(), false, &off);
     });
     for (const Outcome outcome : outcomes) {
       demand(outcome == outcomes[0], "refresh: all threads get the same", name, d);

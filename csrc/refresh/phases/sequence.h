@@ -39,7 +39,7 @@ enum class Product {
   kBasisGram,    // XᵀX
   kSeries,       // -(E/2 + 3/8 E²)
   kCorrection,   // Xᵀ + (E/2 + 3/8 E²) Xᵀ
-  kCarry,        // QᵀX
+  kCarry,        // QᵀX, or XᵀQ
 };
 constexpr int kProducts = int(Product::kCarry) + 1;
 
@@ -49,7 +49,8 @@ struct Operands {
   int structure;
 };
 
-constexpr Operands operands_of(Product product) {
+// turned: the carrying matrix is written by columns.
+constexpr Operands operands_of(Product product, bool turned = false) {
   switch (product) {
     case Product::kTimesFactor:  // K is its own transpose
       return {Slot::kBasis, Slot::kFactor, Slot::kCarry, 0};
@@ -66,6 +67,7 @@ constexpr Operands operands_of(Product product) {
     case Product::kCorrection:
       return {Slot::kRotated, Slot::kResult, Slot::kFactor, kSubtract};
     default:
+      if (turned) return {Slot::kFactor, Slot::kBasis, Slot::kCarry, 0};
       return {Slot::kBasis, Slot::kFactor, Slot::kCarry, 0};
   }
 }

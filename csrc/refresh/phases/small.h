@@ -64,12 +64,14 @@ SOAP_FAST_HOST_DEVICE void orthogonalise(const Team& team, int d, int n, const T
 }  // namespace refresh_small
 
 // factor [d, d] symmetric, basis [d, d] orthogonal and changed in place, order [d], carry [d, d];
-// all row-major and seen by the whole team. What it returns and writes is defined in
-// soap_fast/step/refresh.py; where the basis stays, order and carry are left to the caller.
+// all row-major, but for a carry that is `turned`, and seen by the whole team. What it returns and
+// writes is defined in soap_fast/step/refresh.py; where the basis stays, order and carry are left
+// to the caller.
 template <typename T, typename Team>
 SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, const T* factor,
                                                      T* basis, T tolerance, T* workspace,
-                                                     int64_t* order, T* carry, T* off_diagonal) {
+                                                     int64_t* order, T* carry, bool turned,
+                                                     T* off_diagonal) {
   T *kq = workspace, *sorted = kq + d * d, *eigenvalues = sorted + d * d;
   T* places = eigenvalues + d;
   T largest = 0;
@@ -118,7 +120,7 @@ SOAP_FAST_HOST_DEVICE Outcome refresh_by_householder(const Team& team, int d, co
     for (int row = 0; row < d; ++row) {
       T entry = 0;
       for (int k = 0; k < d; ++k) entry += basis[k * d + row] * sorted[k * d + column];
-      carry[row * d + column] = entry;
+      carry[turned ? column * d + row : row * d + column] = entry;
     }
   }
   team.sync();
@@ -145,9 +147,9 @@ struct RefreshSmall {
     team.sync();
     Outcome outcome = !stack.allowed[i] ? Outcome::kLeftOut : Outcome::kFailed;
     if (stack.allowed[i] && place >= 0) {
-      outcome = refresh_by_householder(team, d, stack.factors + place * d * d,
-                                       stack.bases + place * d * d, T(tolerance), scratch,
-                                       stack.order(i), carry, stack.off_diagonals + i);
+      outcome = refresh_by_householder(
+          team, d, stack.factors + place * d * d, stack.bases + place * d * d, T(tolerance),
+          scratch, stack.order(i), carry, stack.turned, stack.off_diagonals + i);
     }
     if (team.rank() == 0) stack.decide(i, outcome);
     if (outcome == Outcome::kRefreshed) return;

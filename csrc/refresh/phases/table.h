@@ -18,7 +18,8 @@ enum class Slot {
   kRotated,  // H = QᵀKQ; then BᵀB; then XᵀX; then -E/2; then -(E/2 + 3/8 E²)
   kResult,   // L1; then Q B; then X, the new basis but for a correction
   // Where the caller gets the carrying matrix, if its rows are whole quads; else workspace too.
-  // QᵀK; then Q with sorted columns; then L2, see FactorColumns; then sqrt(3/8) E; then QᵀX.
+  // QᵀK; then Q with sorted columns; then L2, see FactorColumns; then sqrt(3/8) E; then QᵀX, or XᵀQ
+  // where that is asked for.
   kCarry,
 };
 constexpr int kSlots = 5;
@@ -53,13 +54,14 @@ struct RefreshStack {
   const int32_t* selection;  // [k]
   const bool* allowed;       // [k]
   int64_t* orders;           // [k, size]
-  T* carries;                // [k, size, size]
+  T* carries;                // [k, size, size], QᵀX by rows, or by columns if `turned`
   int64_t* outcomes;         // [k], an Outcome each
   T* off_diagonals;          // [k]
   T* matrices;               // [slots_in_workspace(size), k, d, d]
   double* measures;          // [kOfRow, k, d] and [kOfFactor, k]
   int n, k, size;
-  int d;  // in_quads(size)
+  int d : 31;           // in_quads(size)
+  unsigned turned : 1;  // in the place of a sign, or a table would not fit
 
   SOAP_FAST_HOST_DEVICE T* matrix(Slot slot, int i) const {
     if (slot == Slot::kCarry && d == size) return carry(i);

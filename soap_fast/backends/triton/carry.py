@@ -5,7 +5,7 @@ Tables and tiles, nothing on a device yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,7 @@ from soap_fast.backends.triton.ops.count import count_rows, mode_rows
 from soap_fast.backends.triton.ops.derive import Operand, derive_work
 from soap_fast.backends.triton.ops.gather import gather_work
 from soap_fast.backends.triton.ops.permute import permute_work
-from soap_fast.backends.triton.ops.rotate import rotate_work
-from soap_fast.backends.triton.ops.settle import settle_permuted_work, settle_rotated_work
+from soap_fast.backends.triton.ops.settle import carrying_work, is_gathered, settle_work
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.ops.work import Member, Work
 from soap_fast.backends.triton.programs import CARRY, Planned, in_order
@@ -31,7 +30,6 @@ from soap_fast.triton_kernels.columns import (
     PERMUTE,
     PERMUTE_AXIS,
     PLANE,
-    SETTLE,
 )
 
 ORDERS, CARRIES, OUTCOMES, SHARES = range(4)  # results of each batch, as in `Refreshed`
@@ -46,7 +44,6 @@ LATE_COLUMNS = (len(COUNT_MODE), len(PERMUTE_AXIS), len(DERIVE))
 TASKS = {
     "derive": DERIVE,
     "permute": PERMUTE,
-    "settle": SETTLE,
     "gather": PLANE,
 }
 
@@ -81,26 +78,31 @@ class RefreshContext:
     workspace: int
 
 
-def plan_carry(context: RefreshContext, due: Results, slots: AddressSlots) -> CarryPlan:
+def plan_carry(
+    context: RefreshContext,
+    due: Results,
+    slots: AddressSlots,
+    in_place: Collection[tuple[int, int]] = (),
+) -> CarryPlan:
     """Plan the launches for some tensors.
 
     Args:
         due: the slots of each mode's results.
         slots: that made them.
+        in_place: tensors and modes whose carrying matrix lies in the transposed basis's place.
     """
     members = [context.memory.members[place] for place in sorted(due)]
     counting, modes = _count(context, due)
-    derived, derive = _derive(context, due, carrying=True)
+    derived, derive = _derive(context, due, in_place, carrying=True)
     permute, axes = _permute(context, members, due)
     launches = [
         counting,
         derive,
-        permute,
-        _settle(context, "settle exp_avg_sq", settle_permuted_work, members),
-        _gather(context, members),
+        _gather(context, [member for member in members if is_gathered(member.layout)]),
         *_rotate(context, members),
-        _settle(context, "settle exp_avg", settle_rotated_work, members),
-        _derive(context, due, carrying=False)[1],
+        permute,
+        _settle(context, members),
+        _derive(context, due, in_place, carrying=False)[1],
     ]
     late = (slots.table(modes), slots.table(axes), slots.table(derived))
     return CarryPlan(in_order(launches, CARRY), late)
@@ -130,10 +132,10 @@ def _count(context: RefreshContext, due: Results) -> tuple[Planned, list[list[in
 
 
 def _derive(
-    context: RefreshContext, due: Results, *, carrying: bool
+    context: RefreshContext, due: Results, in_place: Collection[tuple[int, int]], *, carrying: bool
 ) -> tuple[list[list[int]], Planned]:
     """Derived matrices of these tensors, and their tasks."""
-    operands = _operands(context.memory, due, carrying=carrying)
+    operands = _operands(context.memory, due, in_place, carrying=carrying)
     work = derive_work(operands, TUNING["derive"].constants["BLOCK"])
     place = "derive carries" if carrying else "derive"
     table = DERIVED if carrying else _table(work.tasks, DERIVE)
@@ -141,21 +143,30 @@ def _derive(
     return work.tasks, Planned(place, place, "derive", work, (table,), (), constants)
 
 
-def _operands(memory: Memory, due: Results, *, carrying: bool) -> Iterator[Operand]:
+def _operands(
+    memory: Memory, due: Results, in_place: Collection[tuple[int, int]], *, carrying: bool
+) -> Iterator[Operand]:
     """The carrying ones take the transposed bases' place."""
     for operand in memory.operands.derived:
         if operand.index not in due:
             continue
         if not carrying:
             yield operand
-        elif operand.transposed:
+        elif operand.transposed and not _is_in_place(memory, operand, in_place):
             yield operand.of({mode: v[CARRIES] for mode, v in due[operand.index].items()})
+
+
+def _is_in_place(
+    memory: Memory, operand: Operand, in_place: Collection[tuple[int, int]]
+) -> bool:
+    key = operand.index, operand.group.modes[0]
+    return key in in_place and memory.operands.for_carries[key] == operand.address
 
 
 def _permute(
     context: RefreshContext, members: Sequence[Member], due: Results
 ) -> tuple[Planned, list[list[int]]]:
-    """exp_avg_sq into the first planes, and the rows of its axes."""
+    """exp_avg_sq into planes that are not in use, and the rows of its axes."""
     orders = [{m: values[ORDERS] for m, values in due[member.index].items()} for member in members]
     constants = TUNING["permute"].constants
     work, axes = permute_work(members, orders, constants["ROWS"])
@@ -164,13 +175,11 @@ def _permute(
     return Planned("permute", "permute", "permute", work, tables, carried, constants), axes
 
 
-def _settle(
-    context: RefreshContext, place: str, work_of: Any, members: Sequence[Member]
-) -> Planned:
-    constants = TUNING["settle"].constants
-    work = work_of(members, constants["ROWS"])
-    tables = (_table(work.tasks, SETTLE),)
-    return Planned(place, place, "settle", work, tables, (context.memory.carried,), constants)
+def _settle(context: RefreshContext, members: Sequence[Member]) -> Planned:
+    """Both moments to their places."""
+    constants = {**TUNING["settle"].constants, "PRECISION": context.precision}
+    work = settle_work(members, constants["ROWS"])
+    return Planned("settle", "settle", "settle", work, (), (context.memory.carried,), constants)
 
 
 def _gather(context: RefreshContext, members: Sequence[Member]) -> Planned:
@@ -189,13 +198,14 @@ def _gather(context: RefreshContext, members: Sequence[Member]) -> Planned:
 
 
 def _rotate(context: RefreshContext, members: Sequence[Member]) -> Iterator[Planned]:
+    """Products of exp_avg but the last."""
     deepest = max(len(member.layout.levels) for member in context.memory.members)
     tensors, options, directions = context.step_tables
     arguments = (tensors, options, context.memory.carried, directions)
     own = {"ADAM": False, "PRECISION": context.precision}
     constants = {**TUNING["rotate"].constants, **own}
-    for number in range(deepest):
-        work = rotate_work(members, number, deepest, back=False)
+    for number in range(deepest - 1):
+        work = carrying_work(members, number, deepest)
         name = f"rotate exp_avg {number}"
         yield Planned("rotate exp_avg", name, "rotate", work, (), arguments, constants)
 

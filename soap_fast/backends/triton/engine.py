@@ -34,7 +34,7 @@ from soap_fast.backends.triton.programs import (
     gather_launch,
 )
 from soap_fast.backends.triton.refresh import Refresher, by_tolerance
-from soap_fast.backends.triton.rounds import WORKSPACE
+from soap_fast.backends.triton.rounds import WORKSPACE, rounds_of
 from soap_fast.backends.triton.staggered import StaggeredSet
 from soap_fast.backends.triton.turns import Turn
 from soap_fast.options import StepOptions
@@ -79,7 +79,13 @@ class Engine:
         # Triton launches on the current device, which need not be that of the tensors.
         self._guard: AbstractContextManager[Any]
         self._guard = torch.cuda.device(self.device) if on_gpu else nullcontext()
-        self.memory = Memory(self.layouts, self.states, self.device)
+        sizes = {
+            place: [size for size in layout.plan.factors if size is not None]
+            for place, layout in enumerate(self.layouts)
+            if any(layout.plan.factors)
+        }
+        rounds = rounds_of(sizes, workspace)
+        self.memory = Memory(self.layouts, self.states, self.device, rounds)
         self.works: dict[str, Work] = {}  # by launch, for those who ask what a step costs
         n = len(calls)
         self.gradients, self.parameters = (

@@ -35,11 +35,16 @@ class Memory:
     """
 
     def __init__(
-        self, layouts: Sequence[Layout], states: Sequence[dict[str, Any]], device: torch.device
+        self,
+        layouts: Sequence[Layout],
+        states: Sequence[dict[str, Any]],
+        device: torch.device,
+        rounds: Sequence[Sequence[int]] = (),
     ) -> None:
+        """Memory of these tensors, of which some are refreshed together where all are due."""
         adopt_moments(layouts, states, device)
         straighten_bases(states)
-        self.operands = Operands(layouts, [state["Q"] for state in states])
+        self.operands = Operands(layouts, [state["Q"] for state in states], rounds)
         planes = planes_of(layouts)
         n = len(layouts)
         self.a, self.b = empty(planes.first, device), empty(planes.second, device)

@@ -32,8 +32,7 @@ from soap_fast.backends.triton.rounds import Spare, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
-from soap_fast.step.modes import from_modes, to_modes
-from soap_fast.step.refresh import LEFT_OUT, Refreshed, stacked
+from soap_fast.step.refresh import LEFT_OUT, Empty, Refreshed, stacked
 from soap_fast.step.schedule import period
 
 RefreshOp = Callable[..., Refreshed]
@@ -41,7 +40,7 @@ RefreshOp = Callable[..., Refreshed]
 # of so many calls in which tensors were missing, which have gradients now and then. Frequencies
 # that differ repeat together after their least common multiple, which may be too many.
 OTHER_SETS, LONGEST_PERIOD = 64, 1024
-CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
+CARRIED = "settle"  # after this launch bases are written, and operands alone not derived
 
 
 @dataclass(eq=False)
@@ -56,6 +55,8 @@ class DueSet:
         owners: [all k] int64, the tensor of each factor.
         template: tables that wait for addresses of results, one behind the other.
         late: these on the device, by the addresses they were last filled with.
+        carries: [k, d, d] per batch, where transposed bases lie behind each other: carrying
+            matrices, transposed, are wanted there. None where they do not.
         launches: in order, by name.
         in_use: what all of these read on the device.
         calls: whose tensors they are, without their gradients.
@@ -67,6 +68,7 @@ class DueSet:
     owners: torch.Tensor
     template: PatchableTable
     late: Mirror
+    carries: list[torch.Tensor | None]
     launches: list[tuple[str, Launch]]
     in_use: list[torch.Tensor]
     calls: list[TensorCall]
@@ -150,9 +152,18 @@ class Refresher:
         allowed = taken.index_select(0, found.owners).split_with_sizes(found.counts)
         room = Spare((self.context.memory.a, self.context.memory.b)).room
         results, bases = refreshed(
-            found.batches, found.selections, allowed, op, found.tolerance, room
+            found.batches,
+            found.selections,
+            allowed,
+            op,
+            found.tolerance,
+            room,
+            room_for_carries(found.carries, room),
         )
         results, bases = Refreshed(*map(stacked, results)), stacked(bases)
+        for place, carry in zip(found.carries, results.carries, strict=True):
+            if place is not None and carry.data_ptr() != place.data_ptr():
+                place.mT.copy_(carry)
         with held:
             found.late.follow(starts_of(results), found.filled)
             self._launch(found, results, bases)
@@ -206,7 +217,13 @@ class Refresher:
             for position, (index, mode) in enumerate(batch.owners):
                 values = slots_of(slots, number, len(found), position, d)
                 by_mode[places[index]][mode] = values
-        planned = plan_carry(self.context, by_mode, slots)
+        carries, in_place = [], set[tuple[int, int]]()
+        for batch in found:
+            batch_owners = [(places[index], mode) for index, mode in batch.owners]
+            d = batch.K.shape[1]
+            carries.append(self.context.memory.operands.place_for_carries(batch_owners, d))
+            in_place.update(batch_owners if carries[-1] is not None else ())
+        planned = plan_carry(self.context, by_mode, slots, in_place)
         places_of = [places[index] for batch in found for index, _ in batch.owners]
         owners = upload(torch.tensor(places_of, dtype=torch.int64), self.device)
         selections = [batch.selection() for batch in found]
@@ -223,7 +240,9 @@ class Refresher:
         for _, launch in launches:
             in_use += [x for x in launch.arguments if isinstance(x, torch.Tensor)]
         without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
-        made = DueSet(found, selections, long, owners, template, late, launches, in_use, without)
+        made = DueSet(
+            found, selections, long, owners, template, late, carries, launches, in_use, without
+        )
         self.alive.add(made)
         return made
 
@@ -237,22 +256,33 @@ class Refresher:
 
 
 def undo(calls: Sequence[TensorCall], changes: Changes, made: Sequence[str]) -> None:
-    """Moments and counters as they were before the launches that were made.
+    """Counters as they were before the launches that were made.
 
-    exp_avg is not written yet. What is not found again is `off_diagonal`, which goes on telling of
+    Moments are not written yet. What is not found again is `off_diagonal`, which goes on telling of
     the refresh that was tried.
     """
     for index, by_mode in changes.items():
-        entry, plan = calls[index].state, calls[index].plan
-        if "settle exp_avg_sq" in made:
-            exp_avg_sq = to_modes(entry["exp_avg_sq"], plan)
-            for mode, change in by_mode.items():
-                exp_avg_sq = exp_avg_sq.index_select(mode, change.order.argsort())
-            entry["exp_avg_sq"].copy_(from_modes(exp_avg_sq, plan))
+        entry = calls[index].state
         if "count" in made:
             for change in by_mode.values():
                 was = change.outcome != LEFT_OUT
                 entry["refreshes"][change.outcome.clamp(min=1) - 1] -= was.long()
+
+
+def room_for_carries(places: Sequence[torch.Tensor | None], other: Empty) -> Empty:
+    """Room for the carrying matrices of one batch after the other, in their place if they have one.
+
+    The operator may be asked for fewer of them, where processes share a refresh.
+    """
+    coming = iter(places)
+
+    def room(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        place = next(coming, None)
+        if place is None or place.shape != tuple(shape):
+            return other(like, shape)
+        return place.mT
+
+    return room
 
 
 def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:
@@ -265,6 +295,6 @@ def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:
 
 def starts_of(results: Refreshed) -> bytes:  # [4 * batches] int64
     """Addresses at which the results lie, packed, in the order that address slots count them."""
-    found = [*chain.from_iterable(results)]
-    assert all(map(torch.Tensor.is_contiguous, found))
-    return packed(map(ADDRESS, found))
+    by_rows = (results.orders, results.outcomes, results.off_diagonals)
+    assert all(map(torch.Tensor.is_contiguous, chain.from_iterable(by_rows)))
+    return packed(map(ADDRESS, chain.from_iterable(results)))

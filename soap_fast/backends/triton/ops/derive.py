@@ -7,7 +7,7 @@ a refresh carries exp_avg over, the carrying matrices stand where the transposed
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -49,9 +49,7 @@ class Operand:
         """The same of other matrices by mode, the identity where there is none."""
         sizes = zip(self.group.modes, self.parts, strict=True)
         parts = tuple((matrices.get(mode, 0), d) for mode, (_, d) in sizes)
-        return Operand(
-            self.index, self.group, parts, self.transposed, self.rows, self.length, self.address
-        )
+        return replace(self, parts=parts)
 
 
 class Operands:
@@ -62,15 +60,26 @@ class Operands:
             those of both modes, one behind the other.
         backward: of the basis; its own memory where that will do.
         derived: those that are derived.
+        for_carries: by tensor and mode, where a transposed basis lies without padding: a refresh
+            may write its carrying matrix there itself. Those that it refreshes together, of one
+            stack, lie one behind the other.
     """
 
     def __init__(
-        self, layouts: Sequence[Layout], bases: Sequence[Sequence[torch.Tensor | None]]
+        self,
+        layouts: Sequence[Layout],
+        bases: Sequence[Sequence[torch.Tensor | None]],
+        rounds: Sequence[Sequence[int]] = (),
     ) -> None:
+        """Operands of all tensors.
+
+        Args:
+            rounds: the tensors that are refreshed together, where all are due.
+        """
         self.forward: list[dict[Group, int]] = [{} for _ in layouts]
         self.backward: list[dict[Group, int]] = [{} for _ in layouts]
         wanted: list[Operand] = []
-        total, device = 0, torch.device("cpu")
+        device = torch.device("cpu")
         for index, (layout, found) in enumerate(zip(layouts, bases, strict=True)):
             for groups in layout.operands:
                 bases_of = [[_basis(found, mode) for mode in group.modes] for group in groups]
@@ -84,14 +93,32 @@ class Operands:
                     for group, members in zip(groups, bases_of, strict=True):
                         parts = tuple((q.data_ptr(), q.shape[0]) for q in members)
                         shape = _shape(layout, group)
-                        wanted.append(Operand(index, group, parts, transposed, *shape, total))
-                        total += FLOAT * padded(prod(shape))
-        self.memory = torch.empty(total // FLOAT, dtype=torch.float32, device=device)
-        start = self.memory.data_ptr()
-        self.derived = [
-            Operand(o.index, o.group, o.parts, o.transposed, o.rows, o.length, start + o.address)
-            for o in wanted
-        ]
+                        wanted.append(Operand(index, group, parts, transposed, *shape, 0))
+
+        def is_whole(one: Operand) -> bool:
+            products = layouts[one.index].products
+            return one.transposed and one.group in products and one.length == one.group.size
+
+        turns = {index: turn for turn, found in enumerate(rounds) for index in found}
+
+        def order(one: Operand) -> tuple[int, ...]:
+            if not is_whole(one):  # those of a pair stay behind each other
+                return (0,)
+            (mode,) = one.group.modes
+            stack = _basis(bases[one.index], mode).untyped_storage().data_ptr()
+            return (1, turns.get(one.index, 0), one.group.size, stack, one.index, mode)
+
+        wanted.sort(key=order)
+        total = sum(padded(one.rows * one.length) for one in wanted)
+        self.memory = torch.empty(total, dtype=torch.float32, device=device)
+        self.derived: list[Operand] = []
+        address = self.memory.data_ptr()
+        for one in wanted:
+            self.derived.append(replace(one, address=address))
+            address += FLOAT * padded(one.rows * one.length)
+        self.for_carries = {
+            (one.index, one.group.modes[0]): one.address for one in self.derived if is_whole(one)
+        }
         for operand in self.derived:
             addresses = self.forward if operand.transposed else self.backward
             addresses[operand.index][operand.group] = operand.address
@@ -99,6 +126,18 @@ class Operands:
             if layout.folded and layout.pair:
                 for by_group in (self.forward[index], self.backward[index]):
                     by_group[layout.folded] = by_group[layout.operands[0][0]]
+
+
+    def place_for_carries(
+        self, owners: Sequence[tuple[int, int]], d: int
+    ) -> torch.Tensor | None:  # [k, d, d]
+        """Where the transposed carrying matrices of these tensors' modes lie; None: not together."""
+        found = [self.for_carries.get(owner) for owner in owners]
+        first, length = found[0], FLOAT * d * d
+        if first is None or found != list(range(first, first + length * len(found), length)):
+            return None
+        start = (first - self.memory.data_ptr()) // FLOAT
+        return self.memory.as_strided((len(found), d, d), (d * d, d, 1), start)
 
 
 def _shape(layout: Layout, group: Group) -> tuple[int, int]:

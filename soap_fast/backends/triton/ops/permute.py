@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from soap_fast.backends.triton.ops.settle import permuted_plane
 from soap_fast.backends.triton.ops.tiles import FLOAT, linear_tiles
 from soap_fast.backends.triton.ops.work import Member, Work, table_row
 from soap_fast.step.layout import Layout
@@ -19,7 +20,7 @@ from soap_fast.triton_kernels.columns import (
 def permute_work(
     members: Sequence[Member], orders: Sequence[Mapping[int, int]], rows: int
 ) -> tuple[Work, list[list[int]]]:
-    """exp_avg_sq into the first planes, and the rows of its axes.
+    """exp_avg_sq into planes that are not in use, and the rows of its axes.
 
     Args:
         orders: per tensor and mode the address of the order; none is the identity.
@@ -34,7 +35,7 @@ def permute_work(
             linear_tiles(len(work.tasks), layout.elements, rows),
             tensor=member.index,
             source=member.exp_avg_sq,
-            target=member.a,
+            target=permuted_plane(member),
             elements=layout.elements,
             inner=layout.inner,
             pitch=layout.pitch,
