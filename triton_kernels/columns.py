@@ -137,14 +137,15 @@ COUNT = columns(
 )
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
-# A second moment whose columns change places, by rows of a table of axes, the innermost last.
-# Inverses are 2^32 / size, rounded up. "step" is an axis's stride in memory, "order" the address of
-# [size] int64, 0 for the identity; axes of a task follow one another, innermost first.
+# A second moment whose columns change places: rows of `pitch`, of which `inner` are entries. "order"
+# is the address of [size] int64, 0 for the identity: of the contiguous axis, and of each of the
+# other axes, whose rows follow one another, the innermost first. "step" is an axis's stride in
+# memory. "kind" is the number of the width of its tiles.
 PERMUTE = columns(
-    "tensor", "source", "target", "elements", "inner", "pitch", "pitch_inverse",
-    "first_axis", "axes",
+    "tensor", "kind", "source", "target", "rows", "inner", "pitch", "order", "first_axis", "axes",
 )  # fmt: skip
-PERMUTE_AXIS = columns("size", "inverse", "step", "order")
+PERMUTE_AXIS = columns("size", "step", "order")
+PERMUTE_WIDTHS = (128, 32, 4)
 
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(

@@ -169,7 +169,7 @@ def _permute(
     """exp_avg_sq into planes that are not in use, and the rows of its axes."""
     orders = [{m: values[ORDERS] for m, values in due[member.index].items()} for member in members]
     constants = TUNING["permute"].constants
-    work, axes = permute_work(members, orders, constants["ROWS"])
+    work, axes = permute_work(members, orders, constants["ELEMENTS"])
     tables = (_table(work.tasks, PERMUTE), AXES)
     carried = (context.memory.carried,)
     return Planned("permute", "permute", "permute", work, tables, carried, constants), axes

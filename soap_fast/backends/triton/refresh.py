@@ -58,6 +58,7 @@ class DueSet:
         carries: [k, d, d] per batch, where transposed bases lie behind each other: carrying
             matrices, transposed, are wanted there. None where they do not.
         launches: in order, by name.
+        in_place: tensors of the engine and modes whose carrying matrices these are.
         in_use: what all of these read on the device.
         calls: whose tensors they are, without their gradients.
     """
@@ -70,6 +71,7 @@ class DueSet:
     late: Mirror
     carries: list[torch.Tensor | None]
     launches: list[tuple[str, Launch]]
+    in_place: set[tuple[int, int]]
     in_use: list[torch.Tensor]
     calls: list[TensorCall]
 
@@ -217,7 +219,8 @@ class Refresher:
             for position, (index, mode) in enumerate(batch.owners):
                 values = slots_of(slots, number, len(found), position, d)
                 by_mode[places[index]][mode] = values
-        carries, in_place = [], set[tuple[int, int]]()
+        carries: list[torch.Tensor | None] = []
+        in_place = set[tuple[int, int]]()
         for batch in found:
             batch_owners = [(places[index], mode) for index, mode in batch.owners]
             d = batch.K.shape[1]
@@ -241,7 +244,17 @@ class Refresher:
             in_use += [x for x in launch.arguments if isinstance(x, torch.Tensor)]
         without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
         made = DueSet(
-            found, selections, long, owners, template, late, carries, launches, in_use, without
+            found,
+            selections,
+            long,
+            owners,
+            template,
+            late,
+            carries,
+            launches,
+            in_place,
+            in_use,
+            without,
         )
         self.alive.add(made)
         return made
