@@ -22,6 +22,7 @@ from soap_fast.backends.triton.address_slots import (
     one_behind_the_other,
 )
 from soap_fast.backends.triton.carry import RefreshContext, plan_carry, slots_of
+from soap_fast.backends.triton.launch.balance import dealt
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.mirror import Mirror
 from soap_fast.backends.triton.launch.pieces import apart
@@ -262,7 +263,10 @@ class Refresher:
     def _launch_of(self, planned: Planned, late: Sequence[torch.Tensor]) -> Launch:
         """One of `CARRY`, its tables on the device."""
         tiles = planned.tiles
-        walked = () if tiles is None else (upload(tiles, self.device),)
+        walked: tuple[torch.Tensor, ...] = ()
+        if tiles is not None:
+            programs = self.launcher.programs(Launch(planned.op, (), {}, planned.count))
+            walked = (upload(dealt(planned.op, tiles, programs), self.device),)
         tables = (late[t] if isinstance(t, int) else upload(t, self.device) for t in planned.tables)
         arguments = (*walked, *tables, *planned.arguments, planned.count)
         return Launch(planned.op, arguments, planned.constants, planned.count)
