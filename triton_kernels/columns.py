@@ -137,12 +137,12 @@ COUNT = columns(
 )
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
-# A second moment whose columns change places: rows of `pitch`, of which `inner` are entries. "order"
-# is the address of [size] int64, 0 for the identity: of the contiguous axis, and of each of the
-# other axes, whose rows follow one another, the innermost first. "step" is an axis's stride in
-# memory. "kind" is the number of the width of its tiles.
+# A second moment whose columns change places: rows of `pitch`, of which `inner` are entries. Of its
+# axes the contiguous one is the first, the others follow it, the innermost first. "order" is the
+# address of [size] int64, 0 for the identity, "step" an axis's stride in memory. "kind" is the
+# number of the width of its tiles.
 PERMUTE = columns(
-    "tensor", "kind", "source", "target", "rows", "inner", "pitch", "order", "first_axis", "axes",
+    "tensor", "kind", "source", "target", "rows", "inner", "pitch", "first_axis", "axes",
 )  # fmt: skip
 PERMUTE_AXIS = columns("size", "step", "order")
 PERMUTE_WIDTHS = (128, 32, 4)

@@ -22,14 +22,13 @@ TARGET = tl.constexpr(PERMUTE["target"])
 ROWS = tl.constexpr(PERMUTE["rows"])
 INNER = tl.constexpr(PERMUTE["inner"])
 PITCH = tl.constexpr(PERMUTE["pitch"])
-ORDER_OF_COLUMNS = tl.constexpr(PERMUTE["order"])
 FIRST_AXIS = tl.constexpr(PERMUTE["first_axis"])
 AXES = tl.constexpr(PERMUTE["axes"])
 AXIS_COLUMNS = tl.constexpr(len(PERMUTE_AXIS))
 SIZE = tl.constexpr(PERMUTE_AXIS["size"])
 STEP = tl.constexpr(PERMUTE_AXIS["step"])
 ORDER = tl.constexpr(PERMUTE_AXIS["order"])
-WIDTHS = tl.constexpr(PERMUTE_WIDTHS)
+WIDTHS, KINDS = tl.constexpr(PERMUTE_WIDTHS), tl.constexpr(len(PERMUTE_WIDTHS))
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 
@@ -44,36 +43,37 @@ def permute(
     ELEMENTS: tl.constexpr,  # of a tile
 ):
     # The next tile is on its way while this one is worked on.
-    number = tl.load(tiles + 3 * tl.program_id(0))
+    coming = tl.load(tiles + 3 * tl.program_id(0))
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
         ahead = tl.minimum(tile + tl.num_programs(0), n_tiles - 1)
-        next_number = tl.load(tiles + 3 * ahead)
-        task = tasks + number.to(tl.int64) * COLUMNS
-        number = next_number
+        task = tasks + coming.to(tl.int64) * COLUMNS
+        coming = tl.load(tiles + 3 * ahead)
         kind = tl.load(task + KIND)
         if tl.load(carried + tl.load(task + TENSOR) * SCALAR_COLUMNS + TAKEN) != 0.0:
-            for width in tl.static_range(len(WIDTHS)):
-                if kind == width:
-                    _tile(task, axes, tiles + 3 * tile, ELEMENTS // WIDTHS[width], WIDTHS[width])
+            for number in tl.static_range(KINDS):
+                if kind == number:
+                    _tile(task, axes, tiles + 3 * tile, number, ELEMENTS)
 
 
 @triton.jit
-def _tile(task, axes, tile, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+def _tile(task, axes, tile, NUMBER: tl.constexpr, ELEMENTS: tl.constexpr):
+    WIDTH: tl.constexpr = WIDTHS[NUMBER]
+    HEIGHT: tl.constexpr = ELEMENTS // WIDTH
     row = tl.load(tile + 1) + tl.arange(0, HEIGHT)
     column = tl.multiple_of(tl.load(tile + 2), 4) + tl.arange(0, WIDTH)
     is_row = row < tl.load(task + ROWS).to(tl.int32)
     is_column = column < tl.load(task + INNER).to(tl.int32)
-    from_column = _ordered(column, tl.load(task + ORDER_OF_COLUMNS), is_column)
+    axis = axes + tl.load(task + FIRST_AXIS) * AXIS_COLUMNS
+    from_column = _ordered(column, tl.load(axis + ORDER), is_column)
     from_row = tl.zeros_like(row)
     rest = row
-    axis = axes + tl.load(task + FIRST_AXIS) * AXIS_COLUMNS
-    for _ in range(0, tl.load(task + AXES).to(tl.int32)):  # the innermost first
+    for _ in range(1, tl.load(task + AXES).to(tl.int32)):  # the innermost first
+        axis += AXIS_COLUMNS
         size = tl.load(axis + SIZE).to(tl.int32)
         beyond = rest // size
         digit = _ordered(rest - beyond * size, tl.load(axis + ORDER), is_row)
         from_row += digit * tl.load(axis + STEP).to(tl.int32)
         rest = beyond
-        axis += AXIS_COLUMNS
     filled = is_row[:, None] & is_column[None, :]
     # Lanes walk along memory, whatever the order.
     source = quads(floats(tl.load(task + SOURCE)), from_row[:, None] + from_column[None, :], 0)

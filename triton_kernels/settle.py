@@ -92,9 +92,7 @@ def _finish_parts(
         _finish_parts(record, left, first, column, BY_ROWS)
         _finish_parts(record, right, first, column + HALF, BY_ROWS)
     else:
-        entry, inside, filled = tile_entries(
-            record, first, column, g.shape[0], g.shape[1], BY_ROWS
-        )
+        entry, inside, filled = tile_entries(record, first, column, g.shape[0], g.shape[1], BY_ROWS)
         _write(record, g, entry, inside, filled)
 
 

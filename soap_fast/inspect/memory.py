@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from soap_fast.backends.triton.memory import planes_of
-from soap_fast.backends.triton.ops.derive import derived_elements
+from soap_fast.backends.triton.ops.derive import derived_elements, is_rotated_as_it_lies
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.programs import Planned
 from soap_fast.backends.triton.rounds import OPERATOR, WORKSPACE, Spare, rounds_of, workspace_bytes
@@ -80,7 +80,7 @@ def peak_of(
     pieces = (planes.first, planes.second)
     stacks = Counter(size for found in sizes.values() for size in found)
     rounds = rounds_of(sizes, workspace)
-    refreshes = (_refresh(stacks, [sizes[i] for i in found], pieces) for found in rounds)
+    refreshes = (_refresh(stacks, [layouts[i] for i in found], pieces) for found in rounds)
     factors = FLOAT * sum(d * d * n for d, n in stacks.items())
     batches = STREAMS * min(max(factors, LEAST_BATCH), MOST_BATCH) if factors else 0
     return Peak(
@@ -92,16 +92,24 @@ def peak_of(
     )
 
 
-def _refresh(stacks: Counter[int], tensors: Iterable[Sequence[int]], pieces: Iterable[int]) -> int:
+def _refresh(stacks: Counter[int], layouts: Sequence[Layout], pieces: Iterable[int]) -> int:
     """Of one round: new bases and orders, the operator's workspace, what the planes do not hold."""
-    due = Counter(size for sizes in tensors for size in sizes)
+    factors = [
+        (size, is_rotated_as_it_lies(layout, mode))
+        for layout in layouts
+        for mode, size in enumerate(layout.plan.factors)
+        if size is not None
+    ]
+    due = Counter(size for size, _ in factors)
+    apart = {size for size, in_place in factors if not in_place}
     spare = Spare(torch.empty(elements, device="meta") for elements in pieces)
     like = torch.empty(0, device="meta")
     for d, n in due.items():  # copies of factors, where not all of a stack are due
         if n < stacks[d]:
             spare.room(like, (n, d, d))
-    for d, n in due.items():  # carrying matrices
-        spare.room(like, (n, d, d))
+    for d, n in due.items():  # carrying matrices that have no place among the operands
+        if d in apart:
+            spare.room(like, (n, d, d))
     bases = FLOAT * sum(n * d * d for d, n in due.items())
     results = sum(n * (LONG * d + LONG + FLOAT) for d, n in due.items())
     large = {d: n for d, n in due.items() if d > HOUSEHOLDER}

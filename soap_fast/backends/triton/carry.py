@@ -156,9 +156,7 @@ def _operands(
             yield operand.of({mode: v[CARRIES] for mode, v in due[operand.index].items()})
 
 
-def _is_in_place(
-    memory: Memory, operand: Operand, in_place: Collection[tuple[int, int]]
-) -> bool:
+def _is_in_place(memory: Memory, operand: Operand, in_place: Collection[tuple[int, int]]) -> bool:
     key = operand.index, operand.group.modes[0]
     return key in in_place and memory.operands.for_carries[key] == operand.address
 

@@ -96,8 +96,9 @@ class Operands:
                         wanted.append(Operand(index, group, parts, transposed, *shape, 0))
 
         def is_whole(one: Operand) -> bool:
-            products = layouts[one.index].products
-            return one.transposed and one.group in products and one.length == one.group.size
+            modes = one.group.modes
+            alone = len(modes) == 1 and is_rotated_as_it_lies(layouts[one.index], modes[0])
+            return one.transposed and alone
 
         turns = {index: turn for turn, found in enumerate(rounds) for index in found}
 
@@ -127,11 +128,10 @@ class Operands:
                 for by_group in (self.forward[index], self.backward[index]):
                     by_group[layout.folded] = by_group[layout.operands[0][0]]
 
-
     def place_for_carries(
         self, owners: Sequence[tuple[int, int]], d: int
     ) -> torch.Tensor | None:  # [k, d, d]
-        """Where the transposed carrying matrices of these tensors' modes lie; None: not together."""
+        """Where transposed carrying matrices of these tensors' modes lie; None: not together."""
         found = [self.for_carries.get(owner) for owner in owners]
         first, length = found[0], FLOAT * d * d
         if first is None or found != list(range(first, first + length * len(found), length)):
@@ -145,6 +145,12 @@ def _shape(layout: Layout, group: Group) -> tuple[int, int]:
     if group is layout.folded:
         return layout.fold_block, layout.fold_block
     return group.size, padded(group.size)
+
+
+def is_rotated_as_it_lies(layout: Layout, mode: int) -> bool:
+    """Whether a product reads this mode's matrix transposed and otherwise as it lies."""
+    size = layout.plan.modes[mode]
+    return any(group.modes == (mode,) for group in layout.products) and size == padded(size)
 
 
 def _lies_as_wanted(layout: Layout, groups: Sequence[Group]) -> bool:

@@ -31,7 +31,7 @@ def permute_work(
     axes: list[list[int]] = []
     for member, by_mode in zip(members, orders, strict=True):
         layout = member.layout
-        order, found = _axes(layout, by_mode)
+        found = _axes(layout, by_mode)
         kind = next((n for n, width in enumerate(PERMUTE_WIDTHS) if layout.pitch >= width))
         rows = layout.elements // layout.pitch
         width = PERMUTE_WIDTHS[kind]
@@ -45,7 +45,6 @@ def permute_work(
             rows=rows,
             inner=layout.inner,
             pitch=layout.pitch,
-            order=order,
             first_axis=len(axes),
             axes=len(found),
         )
@@ -64,29 +63,23 @@ def _tiles(task: int, rows: int, height: int, pitch: int, width: int) -> torch.T
     return torch.stack([torch.full_like(row, task), row, column], dim=-1).view(-1, 3)
 
 
-def _axes(layout: Layout, orders: Mapping[int, int]) -> tuple[int, list[list[int]]]:
-    """The order of the contiguous axis, and rows of the others, innermost first.
-
-    Neighbours that stay are one axis.
-    """
+def _axes(layout: Layout, orders: Mapping[int, int]) -> list[list[int]]:
+    """Rows of the axes: the contiguous one, then the innermost. Neighbours that stay are one."""
     modes = list(layout.physical_modes)
     order, count = 0, 1
     while count < layout.inner:  # one mode, or some that stay
         mode = modes.pop()
         order, count = orders.get(mode, 0), count * layout.plan.modes[mode]
-    found: list[list[int]] = []  # size, stride in memory, order
+    found = [[layout.inner, 1, order]]  # size, stride in memory, order
     step = layout.pitch
     for mode in reversed(modes):
         size, own = layout.plan.modes[mode], orders.get(mode, 0)
-        if found and not own and not found[-1][2]:
+        if len(found) > 1 and not own and not found[-1][2]:
             found[-1][0] *= size
         else:
             found.append([size, step, own])
         step *= size
-    rows = [
-        table_row(PERMUTE_AXIS, size=size, step=step, order=own) for size, step, own in found
-    ]
-    return order, rows
+    return [table_row(PERMUTE_AXIS, size=size, step=step, order=own) for size, step, own in found]
 
 
 def permute(

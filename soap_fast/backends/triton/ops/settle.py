@@ -27,10 +27,13 @@ def is_gathered(layout: Layout) -> bool:
 def permuted_plane(member: Member) -> int:
     """Where exp_avg_sq waits in its new order: the plane that the last product does not read.
 
-    A tensor without products has its exp_avg in the first plane.
+    A tensor that is folded alone has its exp_avg in the first plane; one that nothing rotates has
+    no second one, and is never due.
     """
-    levels = len(member.layout.levels)
-    return member.a if levels > 0 and levels % 2 == 0 else member.b
+    layout = member.layout
+    if layout.levels:
+        return member.a if len(layout.levels) % 2 == 0 else member.b
+    return member.b if layout.folded else member.a
 
 
 def carrying_work(members: Sequence[Member], place: int, deepest: int) -> Work:
