@@ -17,7 +17,7 @@ from streams import (
 )
 
 from soap_fast import SOAP
-from soap_fast.step.refresh import refresh_native
+from soap_fast.step.refresh import carries_in, refresh_by_cholesky, refresh_native
 
 
 def arguments(*sizes: int, n: int = 3):
@@ -46,6 +46,33 @@ def test_under_compile():
     for found, expected in zip(compiled(*one), norms(*other), strict=True):
         assert torch.equal(found, expected)
     assert_same_bits(one[1], other[1])
+
+
+@needs_native
+@pytest.mark.parametrize("op", [refresh_native, refresh_by_cholesky])
+def test_carrying_matrices_by_columns(op):
+    """Where transposed ones are handed in, and of some stacks alone; nothing else changes."""
+    sizes = (5, 12, 40, 45, 70)
+
+    def by_columns(like, shape):
+        turned = shape[-1] != 12
+        return like.new_empty(tuple(shape)).mT if turned else like.new_empty(tuple(shape))
+
+    one, other = arguments(*sizes), arguments(*sizes)
+    for given in (one, other):
+        given[3][2][1] = False
+    usual = op(*one)
+    with carries_in(by_columns):
+        found = op(*other)
+    assert_same_bits(one[1], other[1])
+    assert_same_bits(usual.orders, found.orders)
+    assert_same_bits(usual.outcomes, found.outcomes)
+    for d, carry, expected in zip(sizes, found.carries, usual.carries, strict=True):
+        assert carry.is_contiguous() == (d == 12)
+        if op is refresh_native:
+            assert torch.equal(carry, expected), d
+        allowed = tolerances.qr(carry.dtype, d)
+        assert (carry - expected).abs().max() <= allowed, d
 
 
 @needs_native
