@@ -1,8 +1,8 @@
 """Which tiles a program walks: the longest are dealt first, back and forth, so that all programs
 end at about the same time.
 
-Programs take tiles in turns, whatever these cost: as they lie, program 0 of gram could have three
-of the longest sums where others had two. An order changes no result.
+Programs take tiles in turns, whatever these cost: as they lie, the last program of ELIC's gram ends
+39 % later than with equal loads, by the model of cost. An order changes no result.
 """
 
 from __future__ import annotations
