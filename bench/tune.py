@@ -39,11 +39,12 @@ FOLDED: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)}
 VALUES: dict[str, Values] = {
     **dict.fromkeys(("gather", "apply"), PLANES),
     **dict.fromkeys(("clock", "norm", "count"), SMALL),
-    **dict.fromkeys(("gram", "rotate"), PRODUCTS),
-    **dict.fromkeys(("adam", "permute", "settle"), FLAT),
+    **dict.fromkeys(("gram", "rotate", "settle"), PRODUCTS),
+    "adam": FLAT,
+    "permute": {"num_warps": (4, 8), "programs_per_sm": (2, 4), "ELEMENTS": (2048, 4096)},
     "gram_reduce": {"num_warps": (4, 8), "programs_per_sm": (1, 2, 4)},
     "fold_gram": FOLDED,
-    "derive": FOLDED | {"BLOCK": (16, 32)},
+    "derive": {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "BLOCK": (32, 64)},
     "grouped_matmul": {"programs_per_sm": (1, 2, 3)},
 }
 SPREAD = ("num_warps", "programs_per_sm")  # values that are not constants of a kernel

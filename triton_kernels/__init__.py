@@ -19,8 +19,10 @@ and of a refresh, once the bases are new:
 
     count       what became of each basis, whose moments follow
     derive      carrying matrices in place of the transposed bases
+    gather      exp_avg into planes, where it is folded or padded
+    rotate      one product per mode but the last
     permute     exp_avg_sq in the new order of columns
-    settle      moments back from their planes; exp_avg by gather, rotate, settle
+    settle      the last product, and both moments to their places
 
 Every kernel is persistent: its programs walk a table of tiles on the device, so that a launch
 covers all tensors of a model. `table` is how kernels read their tables, `plane` how those at both

@@ -137,18 +137,15 @@ COUNT = columns(
 )
 COUNT_MODE = columns("mode", "outcome", "share")  # index, addresses of int64 and float32
 
-# A second moment whose columns change places, by rows of a table of axes, the innermost last.
-# Inverses are 2^32 / size, rounded up. "step" is an axis's stride in memory, "order" the address of
-# [size] int64, 0 for the identity; axes of a task follow one another, innermost first.
+# A second moment whose columns change places: rows of `pitch`, of which `inner` are entries. Of its
+# axes the contiguous one is the first, the others follow it, the innermost first. "order" is the
+# address of [size] int64, 0 for the identity, "step" an axis's stride in memory. "kind" is the
+# number of the width of its tiles.
 PERMUTE = columns(
-    "tensor", "source", "target", "elements", "inner", "pitch", "pitch_inverse",
-    "first_axis", "axes",
+    "tensor", "kind", "source", "target", "rows", "inner", "pitch", "first_axis", "axes",
 )  # fmt: skip
-PERMUTE_AXIS = columns("size", "inverse", "step", "order")
-
-# From a plane back to the moment it was gathered from.
-# "squares" is the address of exp_avg_sq where exp_avg is settled, else 0.
-SETTLE = columns("tensor", "plane", "state", "squares", "elements")
+PERMUTE_AXIS = columns("size", "step", "order")
+PERMUTE_WIDTHS = (128, 32, 4)
 
 # products[g] = a[g] @ b[g] for the matrices of one group, see triton_kernels/grouped_matmul.py.
 GROUPED_MATMUL = columns(
@@ -173,4 +170,4 @@ DERIVE = columns(
 )  # fmt: skip
 
 # By op, the columns of tiles that are records: each holds all that a kernel reads of it.
-RECORDS = {"rotate": ROTATE, "gram": GRAM, "gram_reduce": GRAM}
+RECORDS = {"rotate": ROTATE, "settle": ROTATE, "gram": GRAM, "gram_reduce": GRAM}

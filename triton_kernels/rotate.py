@@ -124,7 +124,7 @@ def _tile(
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
     square = 0.0
     for first in tl.static_range(0, HEIGHT, BM):
-        acc = _product(record, first, BM, BN, BY_ROWS, PRECISION, BK, STAGES)
+        acc = tile_product(record, first, BM, BN, BY_ROWS, PRECISION, BK, STAGES)
         row = option_rows
         floor = 0.0
         if ADAM:
@@ -154,7 +154,7 @@ def _finish_parts(
 
 
 @triton.jit
-def _product(
+def tile_product(
     record, first: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BY_ROWS: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr,
@@ -180,13 +180,33 @@ def _finish(
     record, options, floor, g, first: tl.constexpr, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
-    """Write some columns of a tile, or with ADAM what follows from them; the sum of n^2.
+    """Write some columns of a tile, or with ADAM what follows from them; the sum of n^2."""
+    entry, inside, filled = tile_entries(record, first, column, g.shape[0], g.shape[1], BY_ROWS)
+    out = operand(tl.load(record + OUT)) + entry
+    square = 0.0
+    if ADAM:
+        exp_avg = operand(tl.load(record + EXP_AVG)) + entry
+        exp_avg_sq = operand(tl.load(record + EXP_AVG_SQ)) + entry
+        n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, options, floor)
+        tl.store(out, n, mask=inside)
+        square = tl.sum(n * n)
+    else:
+        tl.store(out, tl.where(filled, g, 0.0), mask=inside)
+    return square
+
+
+@triton.jit
+def tile_entries(
+    record, first: tl.constexpr, column: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, BY_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Where some columns of a tile go, from its first entry; where there is memory, and an element.
 
     Of what lies along memory four neighbours are 16 bytes at a multiple of 16: tiles begin at
     multiples of 16 positions, blocks and the distances between them are multiples of 4.
     """
-    i = first + tl.arange(0, g.shape[0])
-    j = column + tl.arange(0, g.shape[1])
+    i = first + tl.arange(0, HEIGHT)
+    j = column + tl.arange(0, WIDTH)
     step = tl.multiple_of(tl.load(record + STEP).to(tl.int32), 4)
     stored = tl.multiple_of(tl.load(record + STORED).to(tl.int32), 4)
     modes = tl.load(record + MODES).to(tl.int32)
@@ -203,17 +223,7 @@ def _finish(
         entry = i[:, None] * step + j[None, :]
         inside = (i < tl.load(record + ROWS).to(tl.int32))[:, None] & (j < stored)[None, :]
         filled = inside & (j < modes)[None, :]
-    out = operand(tl.load(record + OUT)) + entry
-    square = 0.0
-    if ADAM:
-        exp_avg = operand(tl.load(record + EXP_AVG)) + entry
-        exp_avg_sq = operand(tl.load(record + EXP_AVG_SQ)) + entry
-        n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, options, floor)
-        tl.store(out, n, mask=inside)
-        square = tl.sum(n * n)
-    else:
-        tl.store(out, tl.where(filled, g, 0.0), mask=inside)
-    return square
+    return entry, inside, filled
 
 
 @triton.jit

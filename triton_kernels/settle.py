@@ -1,40 +1,104 @@
-"""settle: a moment from its plane, after a refresh has carried it over. Both lie alike.
+"""settle: the last product of a carry, and both moments to their places.
 
-The first one is 0 where the second one, which is settled before it, is exactly 0.
+    exp_avg_sq = v ;  exp_avg[n, i] = sum_k b[n, k] a[i, k], 0 where v is exactly 0
+
+v is exp_avg_sq in its new order, in a plane. Tiles are those of `rotate`, whose records say where
+v lies as `out`. A tensor that no product rotates has its exp_avg in a plane as well: its tiles are
+ROWS elements that lie one behind the other, of the class behind those of products.
+
+One launch writes both moments of all tensors, so that it was made or they are as they were.
 """
 
 import triton
 import triton.language as tl
 
-from soap_fast.triton_kernels.columns import SCALARS, SETTLE
+from soap_fast.triton_kernels.columns import ROTATE, ROTATE_CLASSES, SCALARS
+from soap_fast.triton_kernels.rotate import tile_entries, tile_product
 from soap_fast.triton_kernels.table import operand
 
-COLUMNS = tl.constexpr(len(SETTLE))
-TENSOR = tl.constexpr(SETTLE["tensor"])
-PLANE = tl.constexpr(SETTLE["plane"])
-STATE = tl.constexpr(SETTLE["state"])
-SQUARES = tl.constexpr(SETTLE["squares"])
-ELEMENTS = tl.constexpr(SETTLE["elements"])
+COLUMNS = tl.constexpr(len(ROTATE))
+TENSOR = tl.constexpr(ROTATE["tensor"])
+KIND = tl.constexpr(ROTATE["kind"])
+A = tl.constexpr(ROTATE["a"])
+V = tl.constexpr(ROTATE["out"])
+EXP_AVG = tl.constexpr(ROTATE["exp_avg"])
+EXP_AVG_SQ = tl.constexpr(ROTATE["exp_avg_sq"])
+ROWS_LEFT = tl.constexpr(ROTATE["rows"])
+CLASSES = tl.constexpr(len(ROTATE_CLASSES))
+HEIGHTS, WIDTHS, ALONG = (tl.constexpr(x) for x in zip(*ROTATE_CLASSES, strict=True))
 SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
+MOST = tl.constexpr(64 * 32)  # elements of a tile whose second moments are in registers at once
 
 
 @triton.jit(do_not_specialize=["n_tiles"])
 def settle(
-    tiles,  # [n, 2] int32: task, first element
-    tasks,  # [m, COLUMNS] int64
+    records,  # [n, COLUMNS] int64
     carried,  # [tensors, SCALAR_COLUMNS] float32
     n_tiles,
+    PRECISION: tl.constexpr,
+    BK: tl.constexpr,
+    STAGES: tl.constexpr,
+    TALL: tl.constexpr,  # rows that are computed at once, at most
     ROWS: tl.constexpr,
 ):
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
-        task = tasks + tl.load(tiles + 2 * tile).to(tl.int64) * COLUMNS
-        if tl.load(carried + tl.load(task + TENSOR) * SCALAR_COLUMNS + TAKEN) != 0.0:
-            element = tl.multiple_of(tl.load(tiles + 2 * tile + 1), 4) + tl.arange(0, ROWS)
-            inside = element < tl.multiple_of(tl.load(task + ELEMENTS).to(tl.int32), 4)
-            x = tl.load(operand(tl.load(task + PLANE)) + element, mask=inside, other=0.0)
-            squares = tl.load(task + SQUARES)
-            if squares != 0:
-                v = tl.load(operand(squares) + element, mask=inside, other=0.0)
-                x = tl.where(v == 0.0, 0.0, x)
-            tl.store(operand(tl.load(task + STATE)) + element, x, mask=inside)
+    # As in rotate: whether a tile's tensor is carried is known before the tile begins.
+    step = tl.num_programs(0)
+    first = tl.program_id(0)
+    coming = carried + tl.load(records + first * COLUMNS + TENSOR) * SCALAR_COLUMNS
+    taken = tl.load(coming + TAKEN)
+    after = tl.minimum(first + step, n_tiles - 1)
+    coming = tl.load(records + after * COLUMNS + TENSOR).to(tl.int32)
+    for tile in tl.range(first, n_tiles, step, disable_licm=True):
+        record = records + tile * COLUMNS
+        now = taken
+        taken = tl.load(carried + coming * SCALAR_COLUMNS + TAKEN)
+        after = tl.minimum(tile + 2 * step, n_tiles - 1)
+        coming = tl.load(records + after * COLUMNS + TENSOR).to(tl.int32)
+        if now != 0.0:
+            kind = tl.load(record + KIND).to(tl.int32)
+            for number in tl.static_range(0, CLASSES):
+                if kind == number:
+                    _tile(record, number, PRECISION, BK, STAGES, TALL)
+            if kind == CLASSES:
+                entry = tl.arange(0, ROWS)
+                inside = entry < tl.multiple_of(tl.load(record + ROWS_LEFT).to(tl.int32), 4)
+                g = tl.load(operand(tl.load(record + A)) + entry, mask=inside, other=0.0)
+                _write(record, g, entry, inside, inside)
+
+
+@triton.jit
+def _tile(
+    record, NUMBER: tl.constexpr, PRECISION: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, TALL: tl.constexpr,
+):  # fmt: skip
+    HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
+    # Without tensor cores more than 64 rows spill.
+    BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
+    BY_ROWS: tl.constexpr = ALONG[NUMBER]
+    for first in tl.static_range(0, HEIGHT, BM):
+        g = tile_product(record, first, BM, WIDTHS[NUMBER], BY_ROWS, PRECISION, BK, STAGES)
+        _finish_parts(record, g, first, 0, BY_ROWS)
+
+
+@triton.jit
+def _finish_parts(
+    record, g, first: tl.constexpr, column: tl.constexpr, BY_ROWS: tl.constexpr
+):  # fmt: skip
+    """Some columns after the others: second moments of all would not fit in registers."""
+    if g.numel > MOST:
+        HALF: tl.constexpr = g.shape[1] // 2
+        left, right = g.reshape(g.shape[0], 2, HALF).permute(0, 2, 1).split()
+        _finish_parts(record, left, first, column, BY_ROWS)
+        _finish_parts(record, right, first, column + HALF, BY_ROWS)
+    else:
+        entry, inside, filled = tile_entries(record, first, column, g.shape[0], g.shape[1], BY_ROWS)
+        _write(record, g, entry, inside, filled)
+
+
+@triton.jit
+def _write(record, g, entry, inside, filled):
+    v = tl.load(operand(tl.load(record + V)) + entry, mask=inside, other=0.0)
+    tl.store(operand(tl.load(record + EXP_AVG_SQ)) + entry, v, mask=inside)
+    g = tl.where(filled & (v != 0.0), g, 0.0)
+    tl.store(operand(tl.load(record + EXP_AVG)) + entry, g, mask=inside)

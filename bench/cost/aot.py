@@ -34,7 +34,12 @@ OUTCOMES = {"count": {"LEFT_OUT": LEFT_OUT, "REFRESHED": REFRESHED}}
 STORED_WIDE = ("rotate", "adam", "permute", "settle")  # what stores planes and moments alone
 # Accesses of any strides, and look-ups in small bases and in the sums that gather leaves of them.
 STRIDED = {"derive": 5, "fold_gram": 1}
-PRODUCTS = ("rotate", "gram", "grouped_matmul")  # what streams operands through a loop of products
+PRODUCTS = (
+    "rotate",
+    "settle",
+    "gram",
+    "grouped_matmul",
+)  # what streams operands through a loop of products
 
 
 def run(

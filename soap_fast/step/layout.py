@@ -176,6 +176,8 @@ class Layout:
         first, second = (
             max((n for place, n in passed if place % 2 == parity), default=0) for parity in (0, 1)
         )
+        if self.folded and not self.products:  # a refresh carries both moments by planes
+            second = first
         return first, second
 
     @cached_property

@@ -1,4 +1,4 @@
-"""permute against its twin, and settle behind it: second moments follow their factors."""
+"""permute against its twin: second moments follow their factors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from launched import LaunchedAlone
 
 from soap_fast.backends.triton.launch.launcher import Launch
 from soap_fast.backends.triton.launch.tuning import TUNING
-from soap_fast.backends.triton.ops import permute, settle
-from soap_fast.triton_kernels.columns import PERMUTE, PERMUTE_AXIS, SCALARS, SETTLE
+from soap_fast.backends.triton.ops import permute
+from soap_fast.backends.triton.ops.settle import permuted_plane
+from soap_fast.triton_kernels.columns import PERMUTE, PERMUTE_AXIS, SCALARS
 
 
-def test_permute_and_settle(moved):
+def waiting(one: LaunchedAlone, index: int) -> torch.Tensor:
+    """exp_avg_sq of a tensor where `settle` finds it."""
+    member, memory = one.members[index], one.engine.memory
+    address = permuted_plane(member)
+    plane = memory.a if address == member.a else memory.b
+    first = (address - plane.data_ptr()) // 4
+    return plane[first : first + member.layout.elements].cpu()
+
+
+def test_permute(moved):
     generator = torch.Generator().manual_seed(1)
     members, states = moved.members, [call.state for call in moved.calls]
     orders = [
@@ -30,15 +40,15 @@ def test_permute_and_settle(moved):
         for one in on_device
     ]
     before = [state["exp_avg_sq"].cpu().clone() for state in states]
-    work, axes = permute.permute_work(members, addresses, TUNING["permute"].constants["ROWS"])
+    work, axes = permute.permute_work(members, addresses, TUNING["permute"].constants["ELEMENTS"])
     launch(moved, "permute", work, PERMUTE, table(axes, PERMUTE_AXIS))
-    rows = TUNING["settle"].constants["ROWS"]
-    launch(moved, "settle", settle.settle_permuted_work(members, rows), SETTLE)
     for index, (state, layout) in enumerate(zip(states, moved.layouts, strict=True)):
-        expected = before[index]
+        assert torch.equal(state["exp_avg_sq"].cpu(), before[index]), SHAPES[index]
         if index < len(SHAPES) - 1:
-            expected = layout.state_view(permute.permute(before[index], orders[index], layout))
-        assert torch.equal(state["exp_avg_sq"].cpu(), expected), SHAPES[index]
+            expected = permute.permute(before[index], orders[index], layout)
+            assert torch.equal(waiting(moved, index), expected), SHAPES[index]
+        else:
+            assert waiting(moved, index).isnan().all()
 
 
 @pytest.mark.usefixtures("kernels")
@@ -47,8 +57,8 @@ def test_permute_and_settle(moved):
     [(7,), (130, 5), (5, 131), (1, 67), (9, 7, 11), (40, 3, 3, 3), (3, 2, 5, 2), (2, 3, 4, 70)],
     ids=str,
 )
-def test_entries_are_counted_across_tiles(shape):
-    """Tiles of 32 begin anywhere, in paddings too; axes are narrower and wider than they."""
+def test_tiles_of_every_width(shape):
+    """Of 128 entries: one row of 128 columns, 4 of 32, or 32 of 4; not all of them are full."""
     generator = torch.Generator().manual_seed(0)
     param = torch.nn.Parameter(torch.zeros(shape, device=DEVICE))
     param.grad = torch.ones_like(param)
@@ -65,9 +75,9 @@ def test_entries_are_counted_across_tiles(shape):
         ]
         there = {m: order.to(DEVICE) for m, order in enumerate(orders) if order is not None}
         addresses = {mode: order.data_ptr() for mode, order in there.items()}
-        work, axes = permute.permute_work(one.members, [addresses], 32)
+        work, axes = permute.permute_work(one.members, [addresses], 128)
         tables = (torch.cat(work.tiles).to(DEVICE), table(work.tasks, PERMUTE))
         arguments = (*tables, table(axes, PERMUTE_AXIS), memory.carried, work.count)
-        one.engine.launcher(Launch("permute", arguments, {"ROWS": 32}, work.count))
+        one.engine.launcher(Launch("permute", arguments, {"ELEMENTS": 128}, work.count))
         wanted = permute.permute(state.cpu(), orders, layout)
-        assert torch.equal(memory.a[: layout.elements].cpu(), wanted), turned
+        assert torch.equal(waiting(one, 0), wanted), turned

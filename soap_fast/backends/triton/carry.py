@@ -18,8 +18,7 @@ from soap_fast.backends.triton.ops.count import count_rows, mode_rows
 from soap_fast.backends.triton.ops.derive import Operand, derive_work
 from soap_fast.backends.triton.ops.gather import gather_work
 from soap_fast.backends.triton.ops.permute import permute_work
-from soap_fast.backends.triton.ops.rotate import rotate_work
-from soap_fast.backends.triton.ops.settle import settle_permuted_work, settle_rotated_work
+from soap_fast.backends.triton.ops.settle import carrying_work, is_gathered, settle_work
 from soap_fast.backends.triton.ops.tiles import FLOAT
 from soap_fast.backends.triton.ops.work import Member, Work
 from soap_fast.backends.triton.programs import CARRY, Planned, in_order
@@ -31,7 +30,6 @@ from soap_fast.triton_kernels.columns import (
     PERMUTE,
     PERMUTE_AXIS,
     PLANE,
-    SETTLE,
 )
 
 ORDERS, CARRIES, OUTCOMES, SHARES = range(4)  # results of each batch, as in `Refreshed`
@@ -46,7 +44,6 @@ LATE_COLUMNS = (len(COUNT_MODE), len(PERMUTE_AXIS), len(DERIVE))
 TASKS = {
     "derive": DERIVE,
     "permute": PERMUTE,
-    "settle": SETTLE,
     "gather": PLANE,
 }
 
@@ -95,11 +92,10 @@ def plan_carry(context: RefreshContext, due: Results, slots: AddressSlots) -> Ca
     launches = [
         counting,
         derive,
-        permute,
-        _settle(context, "settle exp_avg_sq", settle_permuted_work, members),
-        _gather(context, members),
+        _gather(context, [member for member in members if is_gathered(member.layout)]),
         *_rotate(context, members),
-        _settle(context, "settle exp_avg", settle_rotated_work, members),
+        permute,
+        _settle(context, members),
         _derive(context, due, carrying=False)[1],
     ]
     late = (slots.table(modes), slots.table(axes), slots.table(derived))
@@ -155,22 +151,20 @@ def _operands(memory: Memory, due: Results, *, carrying: bool) -> Iterator[Opera
 def _permute(
     context: RefreshContext, members: Sequence[Member], due: Results
 ) -> tuple[Planned, list[list[int]]]:
-    """exp_avg_sq into the first planes, and the rows of its axes."""
+    """exp_avg_sq into planes that are not in use, and the rows of its axes."""
     orders = [{m: values[ORDERS] for m, values in due[member.index].items()} for member in members]
     constants = TUNING["permute"].constants
-    work, axes = permute_work(members, orders, constants["ROWS"])
+    work, axes = permute_work(members, orders, constants["ELEMENTS"])
     tables = (_table(work.tasks, PERMUTE), AXES)
     carried = (context.memory.carried,)
     return Planned("permute", "permute", "permute", work, tables, carried, constants), axes
 
 
-def _settle(
-    context: RefreshContext, place: str, work_of: Any, members: Sequence[Member]
-) -> Planned:
-    constants = TUNING["settle"].constants
-    work = work_of(members, constants["ROWS"])
-    tables = (_table(work.tasks, SETTLE),)
-    return Planned(place, place, "settle", work, tables, (context.memory.carried,), constants)
+def _settle(context: RefreshContext, members: Sequence[Member]) -> Planned:
+    """Both moments to their places."""
+    constants = {**TUNING["settle"].constants, "PRECISION": context.precision}
+    work = settle_work(members, constants["ROWS"])
+    return Planned("settle", "settle", "settle", work, (), (context.memory.carried,), constants)
 
 
 def _gather(context: RefreshContext, members: Sequence[Member]) -> Planned:
@@ -189,13 +183,14 @@ def _gather(context: RefreshContext, members: Sequence[Member]) -> Planned:
 
 
 def _rotate(context: RefreshContext, members: Sequence[Member]) -> Iterator[Planned]:
+    """Products of exp_avg but the last."""
     deepest = max(len(member.layout.levels) for member in context.memory.members)
     tensors, options, directions = context.step_tables
     arguments = (tensors, options, context.memory.carried, directions)
     own = {"ADAM": False, "PRECISION": context.precision}
     constants = {**TUNING["rotate"].constants, **own}
-    for number in range(deepest):
-        work = rotate_work(members, number, deepest, back=False)
+    for number in range(deepest - 1):
+        work = carrying_work(members, number, deepest)
         name = f"rotate exp_avg {number}"
         yield Planned("rotate exp_avg", name, "rotate", work, (), arguments, constants)
 

@@ -10,6 +10,7 @@ import torch
 
 from soap_fast.backends.metadata import packed, unpacked
 from soap_fast.backends.triton.carry import RefreshContext
+from soap_fast.backends.triton.launch.balance import dealt
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.mirror import Mirror
 from soap_fast.backends.triton.launch.stream_order import StreamOrder
@@ -201,12 +202,16 @@ class Engine:
         self.works[planned.name] = work
         if not work.count:
             return []
+        constants = {**TUNING[planned.op].constants, **constants}
         walked = []
         if work.tiles[0].numel():
-            walked.append(upload(torch.cat(work.tiles), self.device))
+            tiles = torch.cat(work.tiles)
+            if not constants.get("ADAM"):  # whose tiles have a sum each, by their number
+                programs = self.launcher.programs(Launch(planned.op, (), {}, work.count))
+                tiles = dealt(planned.op, tiles, programs)
+            walked.append(upload(tiles, self.device))
         if work.tasks:
             walked.append(upload(torch.tensor(work.tasks, dtype=torch.int64), self.device))
-        constants = {**TUNING[planned.op].constants, **constants}
         return [Launch(planned.op, (*walked, *arguments, work.count), constants, work.count)]
 
     def _tensor_table(self, last: Work, adam: Work) -> None:

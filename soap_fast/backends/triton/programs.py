@@ -32,10 +32,9 @@ STEP = (
 )  # fmt: skip
 
 # What follows the new bases of a refresh: outcomes into the counters; carrying matrices in place of
-# the transposed bases; exp_avg_sq; exp_avg; operands from the new bases.
+# the transposed bases; exp_avg; exp_avg_sq; both to their places; operands from the new bases.
 CARRY = (
-    "count", "derive carries", "permute", "settle exp_avg_sq", "gather exp_avg", "rotate exp_avg",
-    "settle exp_avg", "derive",
+    "count", "derive carries", "gather exp_avg", "rotate exp_avg", "permute", "settle", "derive",
 )  # fmt: skip
 
 

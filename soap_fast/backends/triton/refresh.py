@@ -22,6 +22,7 @@ from soap_fast.backends.triton.address_slots import (
     one_behind_the_other,
 )
 from soap_fast.backends.triton.carry import RefreshContext, plan_carry, slots_of
+from soap_fast.backends.triton.launch.balance import dealt
 from soap_fast.backends.triton.launch.launcher import Launch, Launcher
 from soap_fast.backends.triton.launch.mirror import Mirror
 from soap_fast.backends.triton.launch.pieces import apart
@@ -32,7 +33,6 @@ from soap_fast.backends.triton.rounds import Room, room_for, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
-from soap_fast.step.modes import from_modes, to_modes
 from soap_fast.step.refresh import LEFT_OUT, Refreshed, stacked
 from soap_fast.step.schedule import period
 
@@ -41,7 +41,7 @@ RefreshOp = Callable[..., Refreshed]
 # of so many calls in which tensors were missing, which have gradients now and then. Frequencies
 # that differ repeat together after their least common multiple, which may be too many.
 OTHER_SETS, LONGEST_PERIOD = 64, 1024
-CARRIED = "settle exp_avg"  # after this launch bases are written, and operands alone not derived
+CARRIED = "settle"  # after this launch bases are written, and operands alone not derived
 DERIVE = "derive"
 
 
@@ -268,25 +268,23 @@ class Refresher:
     def _launch_of(self, planned: Planned, late: Sequence[torch.Tensor]) -> Launch:
         """One of `CARRY`, its tables on the device."""
         tiles = planned.tiles
-        walked = () if tiles is None else (upload(tiles, self.device),)
+        walked: tuple[torch.Tensor, ...] = ()
+        if tiles is not None:
+            programs = self.launcher.programs(Launch(planned.op, (), {}, planned.count))
+            walked = (upload(dealt(planned.op, tiles, programs), self.device),)
         tables = (late[t] if isinstance(t, int) else upload(t, self.device) for t in planned.tables)
         arguments = (*walked, *tables, *planned.arguments, planned.count)
         return Launch(planned.op, arguments, planned.constants, planned.count)
 
 
 def undo(calls: Sequence[TensorCall], changes: Changes, made: Sequence[str]) -> None:
-    """Moments and counters as they were before the launches that were made.
+    """Counters as they were before the launches that were made.
 
-    exp_avg is not written yet. What is not found again is `off_diagonal`, which goes on telling of
+    Moments are not written yet. What is not found again is `off_diagonal`, which goes on telling of
     the refresh that was tried.
     """
     for index, by_mode in changes.items():
-        entry, plan = calls[index].state, calls[index].plan
-        if "settle exp_avg_sq" in made:
-            exp_avg_sq = to_modes(entry["exp_avg_sq"], plan)
-            for mode, change in by_mode.items():
-                exp_avg_sq = exp_avg_sq.index_select(mode, change.order.argsort())
-            entry["exp_avg_sq"].copy_(from_modes(exp_avg_sq, plan))
+        entry = calls[index].state
         if "count" in made:
             for change in by_mode.values():
                 was = change.outcome != LEFT_OUT

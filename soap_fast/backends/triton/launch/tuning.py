@@ -63,6 +63,7 @@ def constants_on(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     lowest = is_lowest_triton()
     tall = {
         "rotate": lowest and sm < 120,
+        "settle": lowest and sm < 120,
         "grouped_matmul": lowest and sm == 90 and constants.get("PRECISION") == "tf32x3",
     }
     return constants if tall.get(op, True) else {**constants, "TALL": 64}

@@ -7,7 +7,7 @@ a refresh carries exp_avg over, the carrying matrices stand where the transposed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -49,9 +49,7 @@ class Operand:
         """The same of other matrices by mode, the identity where there is none."""
         sizes = zip(self.group.modes, self.parts, strict=True)
         parts = tuple((matrices.get(mode, 0), d) for mode, (_, d) in sizes)
-        return Operand(
-            self.index, self.group, parts, self.transposed, self.rows, self.length, self.address
-        )
+        return replace(self, parts=parts)
 
 
 class Operands:
@@ -94,10 +92,7 @@ class Operands:
                         total += FLOAT * padded(prod(shape))
         self.memory = room(total // FLOAT)
         start = self.memory.data_ptr()
-        self.derived = [
-            Operand(o.index, o.group, o.parts, o.transposed, o.rows, o.length, start + o.address)
-            for o in wanted
-        ]
+        self.derived = [replace(one, address=start + one.address) for one in wanted]
         for operand in self.derived:
             addresses = self.forward if operand.transposed else self.backward
             addresses[operand.index][operand.group] = operand.address

@@ -38,16 +38,27 @@ def rotate_work(members: Sequence[Member], place: int, deepest: int, *, back: bo
         passed = number + (len(levels) if back else 0)
         source, out = (member.a, member.b) if passed % 2 == 0 else (member.b, member.a)
         last = number == len(levels) - 1 and not back
-        _add(work, member, levels[number], source, out, back=back, last=last)
+        matrix = (member.backward if back else member.forward)[levels[number].group]
+        heights = ADAM_HEIGHTS if last else HEIGHTS
+        add_product(work, member, levels[number], (source, matrix, out), heights)
+        work.bytes += 4 * FLOAT * member.layout.numel if last else 0
     return work
 
 
-def _add(
-    work: Work, member: Member, level: Level, source: int, out: int, *, back: bool, last: bool
+def add_product(
+    work: Work,
+    member: Member,
+    level: Level,
+    addresses: tuple[int, int, int],
+    heights: tuple[int, ...] = HEIGHTS,
 ) -> None:
-    """Tiles of one product."""
-    matrix = (member.backward if back else member.forward)[level.group]
-    heights = ADAM_HEIGHTS if last else HEIGHTS
+    """Tiles of one product.
+
+    Args:
+        addresses: of the plane that is read, of the matrix, and of the plane that is written.
+        heights: of tiles, the largest first.
+    """
+    source, matrix, out = addresses
     for kind, row, mode in _tiles(level, heights):
         records = torch.zeros((len(row), len(ROTATE)), dtype=torch.int64)
         placed = (_by_positions if level.basis_first else _by_rows)(level, row, mode)
@@ -72,7 +83,6 @@ def _add(
     numel, size = member.layout.numel, level.group.size
     work.needed += 2 * numel * size
     work.bytes += FLOAT * (2 * numel + size**2)
-    work.bytes += 4 * FLOAT * numel if last else 0
 
 
 def _tiles(
