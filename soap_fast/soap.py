@@ -191,8 +191,7 @@ class SOAP(torch.optim.Optimizer):
         return loss
 
     def _step(self, scaling: Scaling, groups: Groups, state: Entries) -> None:
-        capturing = capture.underway()
-        self._underway = True
+        self._underway, capturing = True, capture.underway()
         if not capturing and self._backend.steady_step(groups, state, scaling):
             self._underway = False
             return
