@@ -161,4 +161,4 @@ def _planned(engine: Engine, found: DueSet) -> list[Planned]:
         for position, (index, mode) in enumerate(batch.owners):
             values = slots_of(slots, number, len(found.batches), position, d)
             due[places[index]][mode] = values
-    return plan_carry(engine.refresher.context, due, slots, found.in_place).launches
+    return plan_carry(engine.refresher.context, due, slots).launches
