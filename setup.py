@@ -121,7 +121,10 @@ class BuildWithCMake(build_ext):
     def cmake_arguments(self, folder: Path) -> list[str]:
         import pybind11
 
-        torch = Path(importlib.util.find_spec("torch").origin).parent  # without importing it
+        found = importlib.util.find_spec("torch")  # without importing it
+        if found is None or found.origin is None:
+            sys.exit("soap_fast: install torch first, and build with --no-build-isolation")
+        torch = Path(found.origin).parent
         settings = {
             "CMAKE_BUILD_TYPE": "Debug" if self.debug else "Release",
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),

@@ -33,8 +33,8 @@ from bench.turns import Runner, described, take_turns
 from soap_fast import GraphedStep
 
 COLUMNS = (
-    "name", "shapes", "loading_ms", "first_ms", "plain_ms", "refresh_ms", "mean_ms", "p99_ms",
-    "host_ms", "speedup", "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
+    "name", "backend", "shapes", "loading_ms", "first_ms", "plain_ms", "refresh_ms", "mean_ms",
+    "p99_ms", "host_ms", "speedup", "peak_bytes", "state_ratio", "gemm_share", "missing", "failed",
 )  # fmt: skip
 
 

@@ -27,9 +27,9 @@ from bench.turns import Runner, described, take_turns
 from bench.workloads import MODELS, Workload
 
 COLUMNS = (
-    "name", "model", "width", "mean_ms", "lower_ms", "median_ms", "upper_ms", "forward_ms",
-    "backward_ms", "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio", "missing",
-    "failed",
+    "name", "backend", "model", "width", "mean_ms", "lower_ms", "median_ms", "upper_ms",
+    "forward_ms", "backward_ms", "optimizer_ms", "share", "ratio", "peak_bytes", "peak_ratio",
+    "missing", "failed",
 )  # fmt: skip
 BASELINE = "adam"
 PASSES = ("forward_ms", "backward_ms")
