@@ -10,7 +10,6 @@ the built extension; peers that are not installed are named and left out.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import signal
@@ -20,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ def parts() -> list[Part]:
     found = (path for pattern in GPU_TESTS for path in ROOT.glob(pattern))
     files = sorted(path.relative_to(ROOT).as_posix() for path in found)
     files.sort(key=lambda name: not name.startswith(FIRST))
-    more = ("-n", str(min(PROCESSES, os.cpu_count() or 1))) if _has("xdist") else ()
+    more = ("-n", str(min(PROCESSES, os.cpu_count() or 1))) if find_spec("xdist") else ()
     # Each test is printed as it ends: one that is cut off says how far it came.
     tests = ("-m", "pytest", "-v", "--tb=short", "--maxfail=20", *more, *files)
     on = ("--device", "cuda", "--json", "{out}")
@@ -132,14 +132,10 @@ def _check_machine() -> None:
             "torch sees no NVIDIA GPU: run this on a machine with one; --dry-run lists what it does"
         )
     for name in ("triton", "pytest"):
-        if not _has(name):
+        if not find_spec(name):
             raise BadInput(f"{name} is not installed: pip install {name}")
     if missing := extension.missing_cuda():
         raise BadInput(missing)
-
-
-def _has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def _check_folder(folder: Path) -> None:

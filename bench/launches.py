@@ -60,7 +60,6 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
     total = {field: sum(row[field] for row in by_launch) for field in fields}
     executed = total["executed_flops"]
     least = costs((entry.shape for entry in inventory.entries), PLAN)["step_"].bytes
-    workspace = 4 * (engine.memory.a.numel() + engine.memory.b.numel())
     refresh = recorded.refresh()
     return {
         "model": inventory.model,
@@ -72,7 +71,7 @@ def counted(recorded: Recorded, inventory: shapes.Inventory) -> Row:
         **total,
         "bytes_ratio": total["bytes"] / least,
         "padding": 1 - total["flops"] / executed if executed else 0.0,
-        "workspace_ratio": workspace / (4 * numel),
+        "workspace_ratio": (engine.memory.a.numel() + engine.memory.b.numel()) / numel,
         "state_bytes": state_bytes(recorded.optimizer),
         "floor_ms": 1e3 * sum(floor_seconds(w.needed, w.bytes) for w in works.values()),
         "by_launch": by_launch,

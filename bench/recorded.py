@@ -22,11 +22,7 @@ from soap_fast.step.state import allocate, bind, fresh, not_begun
 
 
 class RecordingBackend(TritonBackend):
-    """Refreshes bases in name only, and keeps what was to be refreshed.
-
-    Attributes:
-        refreshed: by call of the operator factors, selections, and bytes of workspace it was lent.
-    """
+    """Refreshes bases in name only; keeps each call's factors, selections and bytes it was lent."""
 
     def __init__(self, launcher: Any, precision: Precision = "tf32x3") -> None:
         super().__init__(precision, launcher=launcher)

@@ -37,7 +37,7 @@ from bench import kernels, shapes
 from bench.clock import samples
 from bench.command import Row, common, positive, progress, show
 from bench.cost import aot
-from bench.costs import PLAN
+from bench.costs import FLOAT, PLAN
 from bench.files import BadInput
 from soap_fast import extension
 from soap_fast.backends.triton.products import KeptProducts, products_by
@@ -113,28 +113,20 @@ def phases(inventory: shapes.Inventory, device: str, repeats: int) -> list[Row]:
     if device.startswith("cuda"):
         operator: list[float] = []
         for each in predicted.in_rounds(inventory):
-            lent = torch.empty(predicted.lent_to(inventory, each), dtype=torch.uint8, device=device)
-            factors, workspace = Factors.of(each, device), lent.view(torch.float32)
-            operator += operator_times(factors, workspace, device, repeats)
+            elements = predicted.lent_to(inventory, each) // FLOAT
+            lent = Lent(workspace=torch.empty(elements, device=device) if elements else None)
+            operator += operator_times(Factors.of(each, device), lent, device, repeats)
         launched = kernels.launches(inventory, device, repeats)
-        carry = [
-            row["us"] for row in launched if row["phase"] == "refresh" and row["name"] != "refresh_"
-        ]
+        ours = (row for row in launched if row["name"] != "refresh_")
+        carry = [row["us"] for row in ours if row["phase"] == "refresh"]
         rows = predicted.with_times(rows, predicted.plan_of(inventory), operator, carry)
     rows = predicted.together(rows)
     return [{**row, "shapes": inventory.model} for row in (*rows, predicted.total(rows))]
 
 
-def operator_times(
-    factors: Factors, workspace: torch.Tensor, device: str, repeats: int
-) -> list[float]:
-    """Median microseconds of each launch of the operator, products by our kernel as in a step.
-
-    Args:
-        workspace: that a step lends, or of no elements.
-    """
+def operator_times(factors: Factors, lent: Lent, device: str, repeats: int) -> list[float]:
+    """Median microseconds of each launch of the operator, products by our kernel as in a step."""
     launcher, found = kernels.TimingLauncher(device), []
-    lent = Lent(workspace=workspace if len(workspace) else None)
     with products_by(launcher, "tf32x3", kept=KeptProducts()), lending(lent):
         for _ in range(repeats + 1):
             factors.restore()
