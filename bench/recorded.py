@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -45,19 +46,23 @@ class CallingLauncher(TritonLauncher):
         super().__call__(launch)
 
     def _compile(self, launch: Launch) -> None:
-        constants = list(launch.constants.values())
-        launch.kept |= {"constants": constants, "run": lambda *arguments: None}
+        launch.kept |= {"constants": list(launch.constants.values()), "run": lambda *_: None}
 
 
 class Computes(TorchDispatchMode):
     """Counts calls of torch's operators that are a kernel each on a GPU."""
 
-    KERNELS = ("index_select", "ne", "reciprocal")
+    KERNELS = ("index_select", "index_copy_", "ne", "reciprocal")
+    CHUNK, CHUNKS = 65536, 320  # elements, and how many of so many a kernel for lists takes
 
     count = 0
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += op.overloadpacket.__name__ in self.KERNELS
+        name = op.overloadpacket.__name__
+        self.count += name in self.KERNELS
+        if name == "_foreach_copy_":
+            chunks = sum(ceil(tensor.numel() / self.CHUNK) for tensor in args[0])
+            self.count += ceil(chunks / self.CHUNKS)
         return op(*args, **(kwargs or {}))
 
 

@@ -30,20 +30,18 @@ COLUMNS = ("op", "num_warps", "programs_per_sm", "constants", "us", "chosen")
 Values = dict[str, tuple[int, ...]]
 # Only what neither spills nor loads operands more narrowly than 16 bytes: products keep BK 32 and
 # 4 warps (`python -m bench kernels --aot --check` says so).
-FLAT: Values = {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "ROWS": (512, 1024, 2048)}
 # A lane's registers are what FOLD_LANES fill with 4 warps.
 PLANES: Values = {"programs_per_sm": (1, 2, 4), "ROWS": (2048, 4096, 8192)}
 PRODUCTS: Values = {"programs_per_sm": (1, 2, 3), "STAGES": (2, 3, 4)}
 SMALL: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (4, 8, 16)}
-FOLDED: Values = {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)}
 VALUES: dict[str, Values] = {
     **dict.fromkeys(("gather", "apply"), PLANES),
     **dict.fromkeys(("clock", "norm", "count"), SMALL),
     **dict.fromkeys(("gram", "rotate", "settle"), PRODUCTS),
-    "adam": FLAT,
+    "adam": {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "ROWS": (512, 1024, 2048)},
     "permute": {"num_warps": (4, 8), "programs_per_sm": (2, 4), "ELEMENTS": (2048, 4096)},
     "gram_reduce": {"num_warps": (4, 8), "programs_per_sm": (1, 2, 4)},
-    "fold_gram": FOLDED,
+    "fold_gram": {"num_warps": (1, 2, 4), "programs_per_sm": (2, 4, 8)},
     "derive": {"num_warps": (4, 8), "programs_per_sm": (2, 4, 8), "BLOCK": (32, 64)},
     "grouped_matmul": {"programs_per_sm": (1, 2, 3)},
 }

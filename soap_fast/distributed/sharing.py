@@ -171,7 +171,7 @@ class Sharing(Together):
 
         Args:
             bases: the list gets others where all of a stack are refreshed.
-            selections: of whole stacks in order, as `Batch.copied` makes them, or of fewer factors.
+            selections: of whole stacks in order, as `Batch.selected` has them, or of fewer factors.
                 Bases are of the whole stack or of the selection, as `refresh_eager` has them.
 
         Raises:

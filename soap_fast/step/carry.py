@@ -44,21 +44,33 @@ class Batch:
             slots = slots.pin_memory()
         return slots.to(self.K.device, non_blocking=True)
 
-    def copied(self, selection: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Factors, copies of the bases that are due, [k, d, d], and a selection of the factors.
+    def selected(self, selection: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors, and a selection of them, for bases [k, d, d] in the order of `slots`.
 
         As many bases as there are factors would be taken for those of the whole stack: where they
-        are not, in its order, factors are copied as well.
+        are not, in its order, factors are copied.
 
         Args:
             selection: that of this batch.
         """
-        bases = self.Q.index_select(0, selection)
         if self.is_whole or len(self.slots) < len(self.K):
-            return self.K, bases, selection
+            return self.K, selection
         if self.all_due is None:
             self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
-        return self.K.index_select(0, selection), bases, self.all_due
+        return self.K.index_select(0, selection), self.all_due
+
+
+def copies_of_bases(due: Sequence[Batch], selections: Sequence[Tensor]) -> list[Tensor]:
+    """[k, d, d] per batch, those of whole stacks by one operator."""
+    found = [
+        torch.empty_like(batch.Q) if batch.is_whole else batch.Q.index_select(0, chosen)
+        for batch, chosen in zip(due, selections, strict=True)
+    ]
+    pairs = [(new, batch.Q) for new, batch in zip(found, due, strict=True) if batch.is_whole]
+    if pairs:
+        new, old = map(list, zip(*pairs, strict=True))
+        torch._foreach_copy_(new, old)
+    return found
 
 
 @dataclass
@@ -138,10 +150,11 @@ def refreshed(
     Args:
         lent: memory that is not needed before moments have been carried over.
     """
-    copies = [batch.copied(chosen) for batch, chosen in zip(due, selections, strict=True)]
-    factors, bases, chosen = ([copy[i] for copy in copies] for i in range(3))
+    bases = copies_of_bases(due, selections)
+    pairs = [batch.selected(chosen) for batch, chosen in zip(due, selections, strict=True)]
+    factors, selected = ([pair[i] for pair in pairs] for i in range(2))
     with lending(lent):
-        return op(factors, bases, chosen, list(allowed), tolerance), bases
+        return op(factors, bases, selected, list(allowed), tolerance), bases
 
 
 def batches(
