@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from soap_fast.interrupts import at_once
 from soap_fast.ranges import station
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.modes import from_modes, rotate, to_modes
@@ -69,7 +70,7 @@ def copies_of_bases(due: Sequence[Batch], selections: Sequence[Tensor]) -> list[
     pairs = [(new, batch.Q) for new, batch in zip(found, due, strict=True) if batch.is_whole]
     if pairs:
         new, old = map(list, zip(*pairs, strict=True))
-        torch._foreach_copy_(new, old)
+        at_once(map(torch._foreach_copy_, (new,), (old,)))  # which modes of functions do not see
     return found
 
 
