@@ -13,8 +13,8 @@ from bench.cost.program import prepare
 from bench.cost.walk import Tally, Walker
 
 # By architecture: where bank 0 has a kernel's arguments, and the number of its programs.
-ARGUMENTS_AT = {80: 0x160, 90: 0x210, 100: 0x380}
-PROGRAMS_AT = {80: 0x0C, 90: 0x0C, 100: 0x370}
+ARGUMENTS_AT = {80: 0x160, 86: 0x160, 89: 0x160, 90: 0x210, 100: 0x380}
+PROGRAMS_AT = {80: 0x0C, 86: 0x0C, 89: 0x0C, 90: 0x0C, 100: 0x370}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from bench.command import Row, progress
-from bench.cost.case import Case, Walked, walked
+from bench.cost.case import ARGUMENTS_AT, Case, Walked, walked
 from bench.cost.chain import dependent_loads
 from bench.cost.launches import cases
 from bench.cost.time import SM, seconds
+from bench.files import BadInput
 from bench.shapes import Inventory
 from soap_fast.backends.triton.backend import Precision
 
@@ -25,9 +27,20 @@ LEAST = 0.01  # of a step's bytes; less says nothing of how a launch reaches mem
 def rows(
     inventory: Inventory, architectures: Sequence[int], precisions: Sequence[Precision]
 ) -> list[Row]:
-    """A row for each launch of a plain step, and one of all of them."""
+    """A row for each launch of a plain step, and one of all of them.
+
+    Architectures whose machine code the model does not read are named and left out.
+
+    Raises:
+        BadInput: there are no others.
+    """
     found = []
-    for sm in architectures:
+    if unread := [f"sm_{sm}" for sm in architectures if sm not in ARGUMENTS_AT]:
+        said = f"the model of cost does not read machine code of {', '.join(unread)}"
+        if len(unread) == len(architectures):
+            raise BadInput(f"--shapes: {said}")
+        print(f"{said}; left out", file=sys.stderr)
+    for sm in (sm for sm in architectures if sm in ARGUMENTS_AT):
         for precision in precisions:
             found += list(_step(inventory, sm, precision))
     return found
