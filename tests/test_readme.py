@@ -93,8 +93,14 @@ def test_a_model_of_ones_own_is_timed_as_it_says(tmp_path, monkeypatch):
     assert {"adam", "soap_fast", "pytorch_optimizer"} == {row["name"] for row in rows}
 
 
-def test_the_rate_to_start_from_is_the_one_that_was_searched():
-    assert "[the demo's search](bench/lic/search.json) found 2." in README.read_text()
+def test_the_rate_to_start_from_is_what_searches_found():
+    said = "Two to five times Adam's: [the demo's search](bench/lic/search.json) found 2."
+    assert said in README.read_text()
+    compared = ROOT / "bench" / "results" / "comparison" / "compare.json"
+    rows = [r for r in json.loads(compared.read_text())["results"] if r.get("kind") == "variant"]
+    rates = {(row["group"], row["variant"]): row["lr"] for row in rows}
+    times = [rates[group, "soap_fast_10"] / rates[group, "adam"] for group, _ in rates]
+    assert {round(number) for number in times} <= {2, 3, 4, 5}
     rows = json.loads((ROOT / "bench" / "lic" / "search.json").read_text())["results"]
     best = {row["optimizer"]: row["lr"] for row in rows}
     assert best["soap_fast"] == pytest.approx(2 * best["adam"])
