@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from types import FunctionType, ModuleType
 from typing import Any
+
+from interpreter_shortcuts import Shortcuts
 
 
 def hasten() -> None:
@@ -210,9 +213,19 @@ def _take_what_is_no_list(core: ModuleType) -> None:
 
 
 def _bring_the_semantic(interpreter: ModuleType) -> None:
-    """Members of triton.language get it by name, where a wrapper and a filter looked for it."""
+    """Members of triton.language get it by name, where a wrapper and a filter looked for it.
+
+    Where there is a shortcut, they are it.
+    """
+    shortcuts = Shortcuts(interpreter)
+    made: dict[Any, Any] = {}  # by member: most are there in triton.language and in its core
 
     def patch(obj: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
+        if (name, member) not in made:
+            made[name, member] = shortcuts.of(obj, name, bound(member, builder))
+        scope.set_attr(obj, name, made[name, member])
+
+    def bound(member: Any, builder: Any) -> Any:
         semantic = interpreter.TritonSemantic(builder)
         work = getattr(member, "__wrapped__", member)
 
@@ -220,6 +233,15 @@ def _bring_the_semantic(interpreter: ModuleType) -> None:
             how["_semantic"] = semantic
             return work(*args, **how)
 
-        scope.set_attr(obj, name, call)
+        return call
 
-    interpreter._patch_attr = patch
+    members: dict[int, list[tuple[str, Any]]] = {}  # by module or class, as they are outside
+
+    def patch_all(pkg: Any, builder: Any, scope: Any) -> None:
+        if id(pkg) not in members:
+            every = inspect.getmembers(pkg)
+            members[id(pkg)] = [(n, m) for n, m in every if interpreter.tl.core.is_builtin(m)]
+        for name, member in members[id(pkg)]:
+            patch(pkg, name, member, builder, scope)
+
+    interpreter._patch_attr, interpreter._patch_builtin = patch, patch_all
