@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import tolerances
@@ -25,8 +26,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 PROGRAM = """
 import json, os, signal, sys, warnings
 import torch
+from interpreter import hasten
 from soap_fast import SOAP, forks
 
+hasten()
 backend, before, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if before:
     torch.set_num_threads(2)
@@ -83,7 +86,10 @@ print(json.dumps({"child": json.loads(text or "{}"), "status": status, "own": ow
 
 def run(backend: str, before: int, size: int) -> dict:
     command = [sys.executable, "-c", PROGRAM, backend, str(before), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
