@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,6 +15,15 @@ import torch.distributed as dist
 from interpreter import hasten
 
 MOST, LIMIT = 4, 90.0  # processes; seconds that a function may take
+
+
+def send(pipe: Any, what: object) -> None:
+    """With the values of small tensors, where `pipe.send` would share memory for each."""
+    pipe.send_bytes(pickle.dumps(what))
+
+
+def received(pipe: Any) -> Any:
+    return pickle.loads(pipe.recv_bytes())
 
 
 def work(rank: int, store: str, jobs: Any) -> None:
@@ -28,12 +38,12 @@ def work(rank: int, store: str, jobs: Any) -> None:
         timeout=timedelta(seconds=30),
     )
     groups = {ranks: dist.new_group(list(range(ranks))) for ranks in (1, 2, MOST)}
-    while (job := jobs.recv()) is not None:
+    while (job := received(jobs)) is not None:
         function, ranks, arguments = job
         try:
-            jobs.send((True, function(groups[ranks], *arguments)))
+            send(jobs, (True, function(groups[ranks], *arguments)))
         except BaseException:
-            jobs.send((False, f"rank {rank}: {traceback.format_exc()}"))
+            send(jobs, (False, f"rank {rank}: {traceback.format_exc()}"))
     dist.destroy_process_group()
 
 
@@ -60,13 +70,13 @@ class Ranks:
         if not self.processes:
             self.start()
         for pipe in self.pipes[:ranks]:
-            pipe.send((function, ranks, arguments))
+            send(pipe, (function, ranks, arguments))
         answers = []
         for pipe in self.pipes[:ranks]:
             if not pipe.poll(LIMIT):
                 answers.append((False, f"a rank said nothing for {LIMIT} seconds"))
                 continue
-            answers.append(pipe.recv())
+            answers.append(received(pipe))
         if not all(fine for fine, _ in answers):
             self.stop()
             pytest.fail("\n".join(str(said) for fine, said in answers if not fine))
