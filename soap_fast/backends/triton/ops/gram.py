@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -10,7 +11,7 @@ from soap_fast.backends.triton.ops.plane import (
     without_padding,
 )
 from soap_fast.backends.triton.ops.tiles import FLOAT, triangle
-from soap_fast.backends.triton.ops.work import Member, Work
+from soap_fast.backends.triton.ops.work import Member, Work, table_row
 from soap_fast.step.layout import GramTask, Layout
 from soap_fast.step.plan import Group
 from soap_fast.triton_kernels.columns import (
@@ -33,7 +34,11 @@ def gram_work(members: Sequence[Member], chunk: int, most: int) -> tuple[Work, W
             bounds = parts_of(gram, chunk, most)
             parts = len(bounds) - 1
             area = GRAM_ROWS * sum(width for _, _, width in triangle(gram.group.size))
-            records = _records(member, gram, bounds, chunk, elements)
+            starts = table_row(
+                GRAM, tensor=member.index, a=member.a, b=member.a, part=elements,
+                factor=member.factors[gram.group.modes[0]],
+            )  # fmt: skip
+            records = _records(gram, tuple(bounds), chunk) + torch.tensor(starts)
             work.add_records(records)
             work.needed += gram.flops
             work.executed += 2 * area * bounds[-1] * chunk
@@ -67,10 +72,14 @@ def parts_of(gram: GramTask, chunk: int, most: int) -> list[int]:
     return [chunks * part // parts for part in range(parts + 1)]
 
 
+@lru_cache(maxsize=256)
 def _records(
-    member: Member, gram: GramTask, bounds: list[int], chunk: int, elements: int
+    gram: GramTask, bounds: tuple[int, ...], chunk: int
 ) -> torch.Tensor:  # [tiles * parts, GRAM]
-    """Of one matrix, the parts of a tile behind one another; these lie from `elements` on."""
+    """Of one matrix, the parts of a tile behind one another, for all tensors of a shape.
+
+    As if planes, factor and parts began at 0.
+    """
     tiles = torch.tensor(triangle(gram.group.size))
     parts, ends = len(bounds) - 1, torch.tensor(bounds)
     m0, n0, width = tiles.repeat_interleave(parts, dim=0).unbind(1)
@@ -86,21 +95,19 @@ def _records(
     kinds = {w: kind + gram.contiguous * len(GRAM_WIDTHS) for kind, w in enumerate(GRAM_WIDTHS)}
     part = GRAM_ROWS * width
     fields: dict[str, torch.Tensor | int] = {
-        "tensor": member.index,
         "kind": torch.tensor([kinds[int(w)] for w in width]),
         "m0": m0,
         "n0": n0,
-        "a": member.a + FLOAT * (before + m0 * between),
-        "b": member.a + FLOAT * (before + n0 * between),
+        "a": FLOAT * (before + m0 * between),
+        "b": FLOAT * (before + n0 * between),
         "size": gram.group.size,
         "row_stride": gram.row_stride,
         "run_stride": gram.run_stride,
         "length": gram.length,
         "start": start,
         "chunks": behind - first,
-        "part": elements + part.cumsum(0) - part,
+        "part": part.cumsum(0) - part,
         "parts": parts,
-        "factor": member.factors[gram.group.modes[0]],
     }
     for name, value in fields.items():
         records[:, GRAM[name]] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -12,7 +13,7 @@ from soap_fast.backends.triton.ops.plane import (
     without_padding,
 )
 from soap_fast.backends.triton.ops.tiles import FLOAT, cover
-from soap_fast.backends.triton.ops.work import Member, Work
+from soap_fast.backends.triton.ops.work import Member, Work, table_row
 from soap_fast.step.layout import Layout, Level, padded
 from soap_fast.triton_kernels.columns import (
     ROTATE,
@@ -59,30 +60,46 @@ def add_product(
         heights: of tiles, the largest first.
     """
     source, matrix, out = addresses
+    records, executed = _records(level, heights)
+    starts = table_row(
+        ROTATE, tensor=member.index, a=source, b=matrix, out=out,
+        exp_avg=member.exp_avg, exp_avg_sq=member.exp_avg_sq,
+    )  # fmt: skip
+    work.add_records(records + torch.tensor(starts))
+    work.executed += executed
+    numel, size = member.layout.numel, level.group.size
+    work.needed += 2 * numel * size
+    work.bytes += FLOAT * (2 * numel + size**2)
+
+
+@lru_cache(maxsize=256)
+def _records(level: Level, heights: tuple[int, ...]) -> tuple[torch.Tensor, int]:
+    """Of a product whose tensors begin at address 0, for all tensors of a shape: [tiles, ROTATE].
+
+    And what the tiles execute, in floating point operations.
+    """
+    found, executed = [], 0
     for kind, row, mode in _tiles(level, heights):
         records = torch.zeros((len(row), len(ROTATE)), dtype=torch.int64)
         placed = (_by_positions if level.basis_first else _by_rows)(level, row, mode)
         entry = FLOAT * placed.pop("entry")
         fields = {
-            "tensor": torch.tensor(member.index),
             "kind": torch.tensor(kind),
             "k": torch.tensor(level.k),
-            "a": source + FLOAT * level.k * placed.pop("row"),
-            "b": matrix + FLOAT * level.k * mode,
-            "out": out + entry,
-            "exp_avg": member.exp_avg + entry,
-            "exp_avg_sq": member.exp_avg_sq + entry,
+            "a": FLOAT * level.k * placed.pop("row"),
+            "b": FLOAT * level.k * mode,
+            "out": entry,
+            "exp_avg": entry,
+            "exp_avg_sq": entry,
             "modes": level.group.size - mode,
             **placed,
         }
         for name, value in fields.items():
             records[:, ROTATE[name]] = value
-        work.add_records(records)
+        found.append(records)
         height, width, _ = ROTATE_CLASSES[kind]
-        work.executed += 2 * len(records) * height * width * -(-level.k // 32) * 32
-    numel, size = member.layout.numel, level.group.size
-    work.needed += 2 * numel * size
-    work.bytes += FLOAT * (2 * numel + size**2)
+        executed += 2 * len(records) * height * width * -(-level.k // 32) * 32
+    return torch.cat(found), executed
 
 
 def _tiles(
