@@ -51,7 +51,7 @@ class SOAP(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters or group dicts, as for every torch optimizer. Every
-            option below but the last five may be set per group. Numbers may be numpy's, or lie in
+            option below but the last six may be set per group. Numbers may be numpy's, or lie in
             arrays and CPU tensors without dimensions; groups keep plain ones.
         lr: step size; a float or a tensor of one element.
         betas: decay of the first and second moment, each in [0, 1); any sequence of two.
@@ -63,8 +63,7 @@ class SOAP(torch.optim.Optimizer):
         merge_dims: merge neighbouring modes while their product stays <= max_precond_dim.
         precondition_1d: give 1-D parameters a factor as well.
         normalize_grads: divide each tensor's update by its root mean square.
-        data_format: "channels_last" permutes 4-D tensors (0, 3, 1, 2) before merging; it concerns
-            the order of a tensor's axes, not torch.channels_last.
+        data_format: "channels_last", not torch's, permutes 4-D tensors (0, 3, 1, 2) before merging.
         correct_bias: scale lr by sqrt(1 - beta2^step) / (1 - beta1^step).
         refresh_tolerance: keep a basis at its refresh while the share of QᵀKQ off its diagonal, in
             Frobenius norm, is not above this; 0 refreshes all.
@@ -82,6 +81,7 @@ class SOAP(torch.optim.Optimizer):
         sharding: whether processes of `process_group` share the work, "refresh" by bases, "state"
             by parameters, FSDP2's included; gradients must be alike on all: docs/distributed.md.
         process_group: None takes all processes.
+        overlap: whether bases of sharding="refresh" travel during the next step, likewise.
 
     Raises:
         ValueError: an option outside its range, an unknown backend, precision or sharding, or a
@@ -114,8 +114,9 @@ class SOAP(torch.optim.Optimizer):
         refresh_workspace: int = WORKSPACE,
         sharding: Sharding = "none",
         process_group: dist.ProcessGroup | None = None,
+        overlap: bool = False,
     ) -> None:
-        self._sharing = sharing_of(sharding, process_group)
+        self._sharing = sharing_of(sharding, process_group, overlap)
         self._choose_backend(backend, input_precision, refresh_workspace)
         self._in_graphs: list[torch.Tensor] = []
         self._generation = 0  # of the memory that the state lies in, which graphs hold on to
@@ -163,10 +164,8 @@ class SOAP(torch.optim.Optimizer):
 
     @overload
     def step(self, closure: None = None) -> None: ...
-
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step for every parameter that has a gradient.
@@ -185,9 +184,9 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        step, name_on = partial(self._step, scaling), self._backend.alike_on
+        step = partial(self._step, scaling)
         with self._sharing.held:  # others would wait for a rank that left in the middle
-            self._sharing.take(step, self.param_groups, self.state, name_on)
+            self._sharing.take(step, self.param_groups, self.state, self._backend)
         return loss
 
     def _step(self, scaling: Scaling, groups: Groups, state: Entries) -> None:
@@ -288,6 +287,7 @@ class SOAP(torch.optim.Optimizer):
             `off_diagonal`: per mode the share of QᵀKQ off its diagonal before the last refresh, NaN
             without one.
         """
+        self._sharing.finish(self._backend)
         self._backend.follow_streams()
         return read_counters(self.param_groups, self.state)
 
@@ -307,9 +307,9 @@ class SOAP(torch.optim.Optimizer):
         Raises:
             ValueError: as for the constructor.
         """
+        self._sharing.finish(self._backend)
         super().add_param_group(param_group)
-        place = len(self.param_groups) - 1
-        added = self.param_groups[place]
+        place, added = len(self.param_groups) - 1, self.param_groups[-1]
         added.update(plain_options(added))
         try:
             checks.check_group(added, place, self._sharing.gathered, self._check_backend)

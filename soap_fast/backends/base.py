@@ -94,10 +94,12 @@ class Backend:
     def check_whole(self) -> None:
         """Ahead of reading the state: RuntimeError where a step was left between its launches.
 
+        What the last step left to come is waited for and written.
         Current streams then wait for those that work on the state. Of the Triton backend alone,
         whose launches reach memory that torch does not know of; what torch's operators do on
         several streams is ordered by the caller, as under torch's optimizers.
         """
+        self.sharing.finish(self)
 
     def prepare_capture(self, calls: Sequence[TensorCall]) -> None:
         """What is due when is uploaded ahead of a capture."""
@@ -187,6 +189,6 @@ class Backend:
         """As `refresh_eager`."""
         raise NotImplementedError
 
-    def shared_refresh(self, *arguments: Any) -> Refreshed:
-        """`refresh_op` by all processes that share the work."""
+    def shared_refresh(self, *arguments: Any) -> Refreshed | None:
+        """`refresh_op` by all processes that share the work; None where it comes later."""
         return self.sharing.refresh(self.refresh_op, *arguments)

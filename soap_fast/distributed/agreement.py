@@ -27,7 +27,7 @@ OCCASIONS = (
 )
 FIRST_STEP, FIRST_BASES, REFRESH, EXCHANGE, END, AFTER_ERROR = range(6)
 OPTIONS = tuple(sorted(NAMES))
-SUBJECTS = ("parameters", "backends", "clocks of its state", "gradients", *OPTIONS)
+SUBJECTS = ("parameters", "backends", "overlap", "clocks of its state", "gradients", *OPTIONS)
 LENGTH = len(SUBJECTS)
 
 
@@ -97,15 +97,15 @@ def check_alike(points: Sequence[Point]) -> None:
 
 
 def subjects(
-    groups: Sequence[Mapping[str, Any]], state: State, backends: Sequence[str]
+    groups: Sequence[Mapping[str, Any]], state: State, backends: Sequence[str], overlap: bool
 ) -> list[int]:
     """A number for each of `SUBJECTS`."""
     shapes = [list(map(_form, group["params"])) for group in groups]
     names = [group.get("param_names") for group in groups]
     options = [plain_options(group) for group in groups]
     by_option = [[_value(group[name]) for group in options] for name in OPTIONS]
-    known = [(shapes, names), backends, _clocks(groups, state), _presence(groups), *by_option]
-    return [digest(one) for one in known]
+    built = (shapes, names), backends, overlap
+    return [digest(one) for one in (*built, _clocks(groups, state), _presence(groups), *by_option)]
 
 
 def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> list[int]:

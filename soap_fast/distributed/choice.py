@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch.distributed as dist
 
+from soap_fast.distributed.overlapping import Overlapping
 from soap_fast.distributed.owning import Owning
 from soap_fast.distributed.sharing import Sharing
 from soap_fast.distributed.together import ALONE, Alone
@@ -14,15 +15,23 @@ Sharding = Literal["none", "refresh", "state"]
 SHARDINGS = get_args(Sharding)
 
 
-def sharing_of(sharding: str, group: dist.ProcessGroup | None) -> Alone:
+def sharing_of(sharding: str, group: dist.ProcessGroup | None, overlap: bool = False) -> Alone:
     """Who shares an optimizer's work, as its options say.
 
     Raises:
-        ValueError: an unknown sharding, or no process group that this process is in.
+        ValueError: an unknown sharding, one that has nothing to overlap, or no process group that
+            this process is in.
     """
     if sharding not in SHARDINGS:
         raise ValueError(
             f"sharding={sharding!r} is not one of {SHARDINGS}: 'none' does all work on every rank"
+        )
+    if not isinstance(overlap, bool):
+        raise ValueError(f"overlap={overlap!r} is not True or False: pass a bool")
+    if overlap and sharding != "refresh":
+        raise ValueError(
+            f"overlap=True has nothing to overlap with sharding={sharding!r}: leave it out, or "
+            "take sharding='refresh', which exchanges bases"
         )
     if sharding == "none":
         return ALONE
@@ -36,4 +45,6 @@ def sharing_of(sharding: str, group: dist.ProcessGroup | None) -> Alone:
         raise ValueError(f"process_group={group!r} is not a torch.distributed.ProcessGroup")
     if dist.get_rank(group) < 0:
         raise ValueError("process_group is one that this process is no member of")
-    return Sharing(group) if sharding == "refresh" else Owning(group)
+    if sharding == "state":
+        return Owning(group)
+    return Overlapping(group) if overlap else Sharing(group)

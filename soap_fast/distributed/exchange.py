@@ -76,6 +76,11 @@ class Deal:
                     self.positions[rank][stack] = range(start, start + count)
                 start += count
 
+    @property
+    def work(self) -> list[tuple[Any, ...]]:
+        """What of it must be the same on every rank."""
+        return [(s.number, s.size, str(s.dtype), s.device.type) for s in self.stacks]
+
     def of(self, rank: int, stack: int) -> slice:
         """A rank's part of a stack."""
         positions = self.positions[rank][stack]
@@ -128,7 +133,12 @@ class Exchange:
         self.bytes = sum(message.bytes for _, message in self.sent)
 
     def run(self, failed: bool = False) -> None:
-        """Send and receive.
+        """Send and receive."""
+        self.start(failed)
+        self.receive()
+
+    def start(self, failed: bool = False) -> None:
+        """Send, and have what others send received; does not wait.
 
         Args:
             failed: whether this rank's computation raised; its parts then say nothing changes.
@@ -137,6 +147,9 @@ class Exchange:
             status.fill_(int(failed))
         for _, message in self.sent:
             message.start(self.group)
+
+    def receive(self) -> None:
+        """Wait until all of it has come."""
         self.parts: list[list[Parts]] = []  # per rank that sent and per field
         for (stacks, message), kept in zip(self.sent, self.statuses, strict=True):
             status, *parts = message.received()

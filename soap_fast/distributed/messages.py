@@ -81,6 +81,8 @@ class Sent:
         """The tensors. On a GPU the current stream waits, not the host."""
         if self.work is not None:
             self.work.wait()
+        if self.message.is_cuda:  # which may be another stream than the one that it started on
+            self.message.record_stream(torch.cuda.current_stream(self.message.device))
         return self.tensors()
 
 

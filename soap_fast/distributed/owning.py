@@ -20,7 +20,7 @@ from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all, unab
 from soap_fast.distributed.messages import Form, Packing, Sent, digest
 from soap_fast.distributed.partition import dealt, loads_of
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
-from soap_fast.distributed.together import Entries, Groups, NameOn, State, Step, Together
+from soap_fast.distributed.together import Entries, Groups, State, Step, Steps, Together
 from soap_fast.distributed.wholes import Moves, Wholes
 from soap_fast.names import label_of
 from soap_fast.options import PlanOptions, plan_options
@@ -45,7 +45,7 @@ class Owning(Together):
         self._always = False
         self._wholes = Wholes(group)
 
-    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
+    def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Step this rank's parameters, and send them to the others, whatever the step raised.
 
         Raises:
@@ -56,7 +56,7 @@ class Owning(Together):
         self.deal(groups, state)
         for param in self._owners if self.ranks > 1 else ():
             state.setdefault(param, {})  # keys are the same on every rank
-        self.enter(groups, state, name_on)
+        self.enter(groups, state, backend)
         error: Exception | None = None
         try:
             moves, messages = self._prepare()

@@ -6,7 +6,7 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,9 +41,9 @@ from soap_fast.distributed.together import (
     EighOp,
     Entries,
     Groups,
-    NameOn,
     RefreshOp,
     Step,
+    Steps,
     Together,
 )
 from soap_fast.step.refresh import Refreshed, stacked
@@ -72,11 +72,11 @@ class Sharing(Together):
         self._met = False  # others, in this step
         self._heard = False  # what is raised: they know it, or cannot be told
 
-    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
+    def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Take one step, and raise what this rank's share of its refresh raised."""
         self._error, self._met, self._heard = None, False, False
-        self.enter(groups, state, name_on)
-        alone = bool(self._unwritten)
+        self.enter(groups, state, backend)
+        alone = self._owes_alone()
         before = Before(state) if self.by_host and self.ranks > 1 else None
         if before is not None and self._elsewhere:
             self._follow(before.clocks(groups))
@@ -91,12 +91,20 @@ class Sharing(Together):
                     known = self._elsewhere
                     self._elsewhere = {p: known.get(p, c.next()) for p, c in clocks.items()}
             raise
-        if before is not None and self._met:
-            self._end(failed=False)
+        self._conclude()
         self._unwritten = []
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _owes_alone(self) -> bool:
+        """Whether what a step finds owed is made up for without the others."""
+        return bool(self._unwritten)
+
+    def _conclude(self) -> None:
+        """This rank has taken the step: where ranks met in it, all have, or hear who has not."""
+        if self.by_host and self._met:
+            self._end(failed=False)
 
     def _follow(self, clocks: Mapping[Tensor, Clock]) -> None:
         """After a step that raised here and perhaps nowhere else: meet others at their exchange.
@@ -150,7 +158,7 @@ class Sharing(Together):
         own = op([factors[s] for s in mine], chosen)[1] if mine else []
         for place, bases in zip(mine.values(), own, strict=True):
             place.copy_(bases)
-        self._agree(FIRST_BASES, _work(deal))
+        self._agree(FIRST_BASES, deal.work)
         self._run(exchange)
         return exchange.together(0)
 
@@ -162,7 +170,7 @@ class Sharing(Together):
         selections: list[Tensor],
         allowed: list[Tensor],
         tolerance: float,
-    ) -> Refreshed:
+    ) -> Refreshed | None:
         """What `op` makes of these bases, each refreshed by one rank.
 
         Where a rank's share raises, its bases stay on every rank, counted as failed, and `take`
@@ -186,15 +194,10 @@ class Sharing(Together):
         error = compute_own(op, exchange, self.rank, *arguments)
         self._error = self._error or error
         if self.by_host:
-            self._agree(REFRESH, _work(deal))
+            self._agree(REFRESH, deal.work)
         self._unwritten += exchange.statuses
         self._run(exchange, error is not None)
-        for stack, new in enumerate(exchange.apart(NEW)):
-            if len(selections[stack]) == len(bases[stack]):
-                bases[stack] = new
-            else:
-                bases[stack].index_copy_(0, selections[stack].long(), stacked([new])[0])
-        return Refreshed(*(exchange.apart(field) for field in range(NEW)))
+        return come(exchange, bases, selections)
 
     @contextmanager
     def making_up(self) -> Iterator[None]:
@@ -270,6 +273,16 @@ class Sharing(Together):
         self._met, self._heard = True, False
 
 
-def _work(deal: Deal) -> list[tuple[Any, ...]]:
-    """What of a deal must be the same on every rank."""
-    return [(s.number, s.size, str(s.dtype), s.device.type) for s in deal.stacks]
+def come(exchange: Exchange, bases: list[Tensor], selections: Sequence[Tensor]) -> Refreshed:
+    """What has come of a refresh, and its new bases among these.
+
+    Args:
+        bases: the list gets others where all of a stack are refreshed.
+        selections: whose bases they are.
+    """
+    for stack, new in enumerate(exchange.apart(NEW)):
+        if len(selections[stack]) == len(bases[stack]):
+            bases[stack] = new
+        else:
+            bases[stack].index_copy_(0, selections[stack].long(), stacked([new])[0])
+    return Refreshed(*(exchange.apart(field) for field in range(NEW)))

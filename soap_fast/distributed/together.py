@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from soap_fast.distributed.agreement import (
 from soap_fast.distributed.messages import meets_on_host
 from soap_fast.interrupts import held
 from soap_fast.step import capture
+from soap_fast.step.call import TensorCall
 from soap_fast.step.eigh import Pairs
 from soap_fast.step.refresh import Refreshed
 
@@ -30,7 +31,19 @@ State = Mapping[torch.Tensor, dict[str, Any]]
 Entries = dict[torch.Tensor, dict[str, Any]]
 BeginOp = Callable[..., Entries]
 Step = Callable[[Groups, Entries], None]  # of the parameters of these groups, with this state
-NameOn = Callable[[torch.device], str]
+
+
+class Steps(Protocol):
+    """What is asked of the backend that takes the steps."""
+
+    def alike_on(self, device: torch.device) -> str:
+        """What of it must be the same on all ranks."""
+
+    def make_up(self, calls: Sequence[TensorCall]) -> None:
+        """The refreshes that these calls owe."""
+
+    def forget(self, devices: Iterable[torch.device] = ()) -> None:
+        """Nothing known of the state holds any more."""
 
 
 class Alone:
@@ -38,13 +51,12 @@ class Alone:
 
     held: AbstractContextManager[None] = nullcontext()  # around a step
 
-    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
-        """Take one step of this optimizer.
-
-        Args:
-            name_on: the name of the backend of a device.
-        """
+    def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
+        """Take one step of this optimizer."""
         step(groups, state)
+
+    def finish(self, backend: Steps) -> None:
+        """Ahead of reading the state: what the last step left to come is waited for and written."""
 
     def forget(self) -> None:
         """Parameters, options or state have changed."""
@@ -91,7 +103,8 @@ class Alone:
     ) -> list[Tensor]:  # [k, d, d] per stack
         return op(factors, selections)[1]
 
-    def refresh(self, op: RefreshOp, *arguments: Any) -> Refreshed:
+    def refresh(self, op: RefreshOp, *arguments: Any) -> Refreshed | None:
+        """None where it comes later, and stays owed until then."""
         return op(*arguments)
 
 
@@ -104,8 +117,11 @@ class Together(Alone):
     Attributes:
         group: the processes; `rank` is this one's place among its `ranks`.
         by_host: whether they can meet without waiting for a device.
+        overlap: whether what is exchanged may come after the step.
         traffic: of the last exchange, messages and bytes of all ranks together.
     """
+
+    overlap = False
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
@@ -119,11 +135,11 @@ class Together(Alone):
         self.groups: Groups = ()
         self.state: State = {}
 
-    def take(self, step: Step, groups: Groups, state: Entries, name_on: NameOn) -> None:
-        self.enter(groups, state, name_on)
+    def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
+        self.enter(groups, state, backend)
         step(groups, state)
 
-    def enter(self, groups: Groups, state: Entries, name_on: NameOn) -> None:
+    def enter(self, groups: Groups, state: Entries, backend: Steps) -> None:
         """A step begins.
 
         Raises:
@@ -134,13 +150,13 @@ class Together(Alone):
             self.check_no_graph()
         self.steps += 1
         self.groups, self.state = groups, state
-        self._greet(name_on)
+        self._greet(backend)
 
     def forget(self) -> None:
         """Ranks compare at their next step once more."""
         self.known = False
 
-    def _greet(self, name_on: NameOn) -> None:
+    def _greet(self, backend: Steps) -> None:
         """At the first step: see that all ranks have been built and loaded alike.
 
         Raises:
@@ -150,8 +166,9 @@ class Together(Alone):
             return
         params = [param for group in self.groups for param in group["params"]]
         device = params[0].device if params else torch.device("cpu")
-        backends = sorted(f"{kind.type}: {name_on(kind)}" for kind in {p.device for p in params})
-        numbers = subjects(self.groups, self.state_of_all(), backends)
+        devices = {param.device for param in params}
+        backends = sorted(f"{one.type}: {backend.alike_on(one)}" for one in devices)
+        numbers = subjects(self.groups, self.state_of_all(), backends, self.overlap)
         point = Point(FIRST_STEP, self.steps, False, numbers)
         check_alike(points_of_all(point, self.group, device))
         self.known = True

@@ -19,7 +19,7 @@ from soap_fast.step.modes import from_modes, rotate, to_modes
 from soap_fast.step.refresh import FAILED, KEPT, NOTHING, REFRESHED, Lent, Refreshed, lending
 from soap_fast.step.update import commit
 
-RefreshOp = Callable[..., Refreshed]
+RefreshOp = Callable[..., Refreshed | None]  # None: the results come later
 Changes = dict[int, dict[int, "ModeChange"]]  # by index of the call and by mode
 CarryOp = Callable[[Sequence[TensorCall], Sequence[Tensor], Changes], None]
 
@@ -110,6 +110,7 @@ def refresh_tensors(
     """Refresh the factors of these tensors that are due, and carry exp_avg and exp_avg_sq along.
 
     A tensor's bases and moments change together or not at all, and with them it owes no refresh.
+    What comes later stays owed.
 
     Args:
         calls: tensors with factors due, K already updated by this call's gradient.
@@ -134,8 +135,10 @@ def _refresh_together(
     tolerance: float,
 ) -> None:
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
-    results, bases = refreshed(due, [batch.selection() for batch in due], allowed, op, tolerance)
-    carry(calls, taken, by_call(due, results, bases))
+    selections = [batch.selection() for batch in due]
+    results, bases = refreshed(due, selections, allowed, op, tolerance)
+    if results is not None:
+        carry(calls, taken, by_call(due, results, bases))
 
 
 def refreshed(
@@ -145,7 +148,7 @@ def refreshed(
     op: RefreshOp,
     tolerance: float,
     lent: Lent = NOTHING,
-) -> tuple[Refreshed, list[Tensor]]:
+) -> tuple[Refreshed | None, list[Tensor]]:
     """What the operator makes of copies of these bases, and the copies, [k, d, d] each.
 
     Args:

@@ -13,7 +13,7 @@
     phases      list           with a staggered schedule: the phase of each mode's factor, or None;
                                None before they are given, and under another schedule
     owed        Owed           between an update and the refresh that falls due by it, and where a
-                               step was left there: the next step makes it up
+                               step was left there or its results travel: the next step makes it up
 
 Before its first call a parameter has no entry, or `calls` = 0 and `skipped` alone. Tensors are
 float32, float64 for float64 parameters, on the parameter's device. The entries are the only truth:

@@ -139,14 +139,14 @@ def test_a_signal_waits_for_the_end_of_the_step(ranks):
     assert_same_bits(first, steps(None, CALLS, backend="eager"))
 
 
-def owed_by_all(group, backend):
+def owed_by_all(group, backend, **options):
     """A state that was saved between an update and its refresh, loaded on every rank."""
     alone, other = built(None, backend=backend)
     other._backend.carry = broken_once(other._backend.carry)
     stepping(alone, other, range(4))
     saved = other.state_dict()
     assert "owed" in saved["param_groups"][0]
-    params, optimizer = built(group, backend=backend)
+    params, optimizer = built(group, backend=backend, **options)
     for param, value in zip(params, alone, strict=True):
         param.data.copy_(value)
     optimizer.load_state_dict(saved)

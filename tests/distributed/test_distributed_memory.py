@@ -101,9 +101,9 @@ def with_options(group, at, call, options):
     return with_a_fault(group, at, call, **options)
 
 
-def without_room(group, call_of_it):
+def without_room(group, call_of_it, **options):
     """One rank has no memory for messages, once."""
-    params, optimizer = built(group, SHAPES, backend="eager")
+    params, optimizer = built(group, SHAPES, **{"backend": "eager", **options})
     raised, room = {}, optimizer._sharing._room
 
     def full(*arguments):

@@ -175,6 +175,7 @@ class TritonBackend(Backend):
         self.products.clear()
 
     def check_whole(self) -> None:
+        super().check_whole()
         for engine in self.engines.values():
             engine.underway.check_whole()
         self.follow_streams()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -41,8 +41,8 @@ from soap_fast.backends.triton.turns import Turn
 from soap_fast.options import StepOptions
 from soap_fast.step.addresses import state_addresses, state_tensors
 from soap_fast.step.call import Scaling, TensorCall
+from soap_fast.step.carry import RefreshOp
 from soap_fast.step.layout import layout_of
-from soap_fast.step.refresh import Refreshed
 from soap_fast.triton_kernels.columns import OPTIONS, SCALARS, TENSOR
 
 
@@ -341,7 +341,7 @@ class Engine:
     def refresh(
         self,
         calls: Sequence[TensorCall],
-        op: Callable[..., Refreshed],
+        op: RefreshOp,
         taken: Sequence[torch.Tensor] | None = None,
     ) -> None:
         """Refresh what is due of these tensors.
@@ -359,7 +359,7 @@ class Engine:
                 torch._foreach_copy_([flags[place] for place in places], list(taken))
             self.refresher.refresh(calls, places, flags, op)
 
-    def refresh_turn(self, turn: Turn, taken: torch.Tensor, op: Callable[..., Refreshed]) -> None:
+    def refresh_turn(self, turn: Turn, taken: torch.Tensor, op: RefreshOp) -> None:
         """Refresh what recurs, of all tensors whether their step was taken being known by place."""
         with self._guard:
             if turn.sets is None:
@@ -376,7 +376,7 @@ class Engine:
             places = [self.places[id(call.param)] for call in chosen]
             self.staggered.append(StaggeredSet(chosen, places, self.refresher.context))
 
-    def refresh_staggered(self, op: Callable[..., Refreshed]) -> None:
+    def refresh_staggered(self, op: RefreshOp) -> None:
         """Refresh what is due by the clock on the device, for a graph."""
         with self._guard:
             for prepared in self.staggered:

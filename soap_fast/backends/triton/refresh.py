@@ -7,7 +7,7 @@ than the last time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -32,11 +32,10 @@ from soap_fast.backends.triton.programs import Planned
 from soap_fast.backends.triton.rounds import Room, room_for, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
-from soap_fast.step.carry import Batch, Changes, batches, by_call, refreshed
+from soap_fast.step.carry import Batch, Changes, RefreshOp, batches, by_call, refreshed
 from soap_fast.step.refresh import LEFT_OUT, Refreshed, stacked
 from soap_fast.step.schedule import period
 
-RefreshOp = Callable[..., Refreshed]
 # Sets of tensors that were due together and may be again: those of one period of the schedule, and
 # of so many calls in which tensors were missing, which have gradients now and then. Frequencies
 # that differ repeat together after their least common multiple, which may be too many.
@@ -179,6 +178,8 @@ class Refresher:
         results, bases = refreshed(
             found.batches, found.selections, allowed, op, found.tolerance, found.room.lent()
         )
+        if results is None:  # they come later
+            return
         results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         with held:
             found.late.follow(starts_of(results), found.filled)

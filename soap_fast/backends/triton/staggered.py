@@ -27,8 +27,8 @@ from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
 from soap_fast.backends.triton.rounds import room_for
 from soap_fast.step.call import TensorCall
-from soap_fast.step.carry import Batch, batches
-from soap_fast.step.refresh import Refreshed, lending
+from soap_fast.step.carry import Batch, RefreshOp, batches
+from soap_fast.step.refresh import lending
 from soap_fast.triton_kernels.columns import RECORDS
 
 Key = tuple[int, int]  # addresses of a stack's K and Q
@@ -162,7 +162,7 @@ class StaggeredSet:
         self,
         calls: torch.Tensor,
         taken: torch.Tensor,
-        op: Callable[..., Refreshed],
+        op: RefreshOp,
         launcher: Launcher,
     ) -> None:
         """Refresh what is due.
@@ -180,6 +180,7 @@ class StaggeredSet:
         factors, bases = [s.K for s in stacks], [s.Q for s in stacks]
         with lending(self.room.lent()):
             results = op(factors, bases, selections, allowed, self.tolerance)
+        assert results is not None  # who shares with others captures no graph
         starts = torch.tensor([t.data_ptr() for column in results for t in column])
         filled = torch.stack([self._filled(late, starts) for late in self.late])
         row = upload(filled, self.device).index_select(0, phase)[0]

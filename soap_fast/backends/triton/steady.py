@@ -11,12 +11,12 @@ from soap_fast import ambient
 from soap_fast.backends.metadata import GRAD
 from soap_fast.backends.triton.engine import Engine
 from soap_fast.backends.triton.ops.clock import reads_lr
-from soap_fast.backends.triton.refresh import RefreshOp
 from soap_fast.backends.triton.turns import Turn, Turns
 from soap_fast.backends.unchanged import Groups, Unchanged
 from soap_fast.interrupts import held
 from soap_fast.ranges import named
 from soap_fast.step.call import Scaling, TensorCall, count_writes, moving
+from soap_fast.step.carry import RefreshOp
 from soap_fast.step.state import State
 
 

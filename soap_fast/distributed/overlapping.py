@@ -1,0 +1,215 @@
+"""Refreshes that are shared, and travel while their ranks go on to the next step.
+
+The step by which a refresh falls due computes this rank's share, starts the messages and leaves the
+refresh owed. The next step begins with the results: factors have not moved, so the bits are those
+of a refresh at once. Whatever reads the state in between has them written first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+from soap_fast import ambient
+from soap_fast.distributed.agreement import REFRESH
+from soap_fast.distributed.exchange import TOLD, Deal, Exchange, Room
+from soap_fast.distributed.own_share import compute_own
+from soap_fast.distributed.sharing import Sharing, come
+from soap_fast.distributed.together import Entries, Groups, RefreshOp, Step, Steps
+from soap_fast.options import plan_options, step_options
+from soap_fast.step.call import TensorCall
+from soap_fast.step.plan import plan_tensor
+from soap_fast.step.refresh import Refreshed
+
+
+class AnotherWorkError(Exception):
+    """What is refreshed is not what was started: somebody has put other factors in its place."""
+
+
+class Started(NamedTuple):
+    """A refresh that is underway between ranks.
+
+    Attributes:
+        calls: that owe it, with the options of their step and without gradients.
+        exchanges: with their messages, in the order of the refresh.
+    """
+
+    calls: list[TensorCall]
+    exchanges: list[Exchange]
+
+    def receive(self) -> None:
+        """Wait for all messages. All ranks have sent theirs: nobody has to do anything for it."""
+        for exchange in self.exchanges:
+            exchange.receive()
+
+
+class Overlapping(Sharing):
+    """`Sharing` whose refreshes are written when the next step begins, or earlier if asked for.
+
+    Ranks meet once in a step that refreshes, at its end: whoever has failed in it tells the others
+    there, and nothing is sent.
+    """
+
+    overlap = True
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__(group)
+        self._rooms = [self._room]  # of each exchange that is underway
+        self._ready: list[tuple[Exchange, bool]] = []  # to be started; whether its share raised
+        self._owing: list[TensorCall] = []
+        self._started: Started | None = None
+        self._come: Iterator[Exchange] | None = None  # while they are written
+        self._at_once = False
+
+    def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
+        """Take one step, after what the last one has started."""
+        self._ready = []
+
+        def finished_first(groups: Groups, state: Entries) -> None:
+            self._write(self._arrived(backend), backend)
+            step(groups, state)
+            self._owing = owing(groups, state) if self._ready else []
+
+        try:
+            super().take(finished_first, groups, state, backend)
+        finally:
+            if self._ready:  # and not started: the next step makes up for it, no steady one
+                self._ready = []
+                backend.forget()
+
+    def finish(self, backend: Steps) -> None:
+        """Write what the last step has started.
+
+        Where a message is lost, as of a rank that died, the refresh stays owed, and is saved so.
+        """
+        with self.held:
+            started = None
+            with suppress(RuntimeError):  # torch's; the next step will tell
+                started = self._arrived(backend)
+            self._write(started, backend)
+
+    def forget(self) -> None:
+        super().forget()
+        started, self._started = self._started, None
+        if started is not None:
+            with suppress(RuntimeError):  # a rank that died; the next step will tell
+                started.receive()  # into memory that others may have from here on
+
+    def refresh(
+        self,
+        op: RefreshOp,
+        factors: list[Tensor],
+        bases: list[Tensor],
+        selections: list[Tensor],
+        allowed: list[Tensor],
+        tolerance: float,
+    ) -> Refreshed | None:
+        """This rank's share, to be sent at the end of the step; later on, what has come of all."""
+        arguments = (factors, bases, selections, allowed, tolerance)
+        deal = self._deal(factors, selections)
+        if self._come is not None:
+            return come(self._next_of(deal), bases, selections)
+        if deal is None or self._at_once:
+            return super().refresh(op, *arguments)
+        if len(self._ready) == len(self._rooms):
+            self._rooms.append(Room())
+        exchange = Exchange(self.group, deal, TOLD, self._rooms[len(self._ready)])
+        error = compute_own(op, exchange, self.rank, *arguments)
+        self._error = self._error or error
+        self._ready.append((exchange, error is not None))
+        return None
+
+    @contextmanager
+    def making_up(self) -> Iterator[None]:
+        """As `Sharing.making_up`: the update that follows needs the bases."""
+        self._at_once = True
+        try:
+            with super().making_up():
+                yield
+        finally:
+            self._at_once = False
+
+    def _owes_alone(self) -> bool:
+        return super()._owes_alone() or self._started is not None
+
+    def _conclude(self) -> None:
+        """Agree on what is ready, and start it."""
+        if not self._ready:
+            super()._conclude()
+            return
+        if self.by_host:
+            self._agree(REFRESH, [exchange.deal.work for exchange, _ in self._ready])
+        for exchange, failed in self._ready:
+            self.traffic = exchange.messages, exchange.bytes
+            exchange.start(failed)
+        self._started = Started(self._owing, [exchange for exchange, _ in self._ready])
+        self._ready, self._owing = [], []
+
+    def _arrived(self, backend: Steps) -> Started | None:
+        """What was started, once it has come.
+
+        Raises:
+            RuntimeError: torch's, where not all of it will.
+        """
+        started, self._started = self._started, None
+        if started is None:
+            return None
+        try:
+            started.receive()
+        except RuntimeError:
+            self._room = Room()  # nobody knows what is still written to the old ones
+            self._rooms = [self._room]
+            backend.forget()
+            raise
+        return started
+
+    def _write(self, started: Started | None, backend: Steps) -> None:
+        """Write a refresh as the one that its tensors owe.
+
+        Where other factors are found than it was started for, what is left stays owed.
+        """
+        if started is None:
+            return
+        self._unwritten = [status for one in started.exchanges for status in one.statuses]
+        self._come = iter(started.exchanges)
+        try:
+            with ambient.neutral({call.param.device.type for call in started.calls}):
+                backend.make_up(started.calls)
+        except AnotherWorkError:
+            backend.forget()
+        except BaseException:
+            backend.forget()
+            raise
+        finally:
+            self._come = None
+        self._unwritten = []
+
+    def _next_of(self, deal: Deal | None) -> Exchange:
+        """The exchange that was started for this work.
+
+        Raises:
+            AnotherWorkError: it was for another.
+        """
+        found = next(self._come, None) if self._come is not None else None
+        if deal is None or found is None or found.deal.work != deal.work:
+            raise AnotherWorkError
+        return found
+
+
+def owing(groups: Groups, state: Entries) -> list[TensorCall]:
+    """The calls of a step at its end that owe a refresh, as they are but for their gradients."""
+    found: dict[int, TensorCall] = {}
+    for group in groups:
+        params: Sequence[Tensor] = [
+            p for p in group["params"] if p.grad is not None and "owed" in state.get(p, ())
+        ]
+        if params:
+            planning, options = plan_options(group), step_options(group)
+            for p in params:
+                plan = plan_tensor(tuple(p.shape), planning)
+                found[id(p)] = TensorCall(p, p, state[p], plan, options)
+    return list(found.values())

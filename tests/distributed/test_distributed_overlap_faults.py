@@ -1,0 +1,148 @@
+"""Faults on one rank while results travel: it alone raises, or all do; none is waited for."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from shared import built, end_of, steps
+from streams import assert_same_bits, backends, set_gradients
+from test_distributed_faults import CALLS, Broken, broken_once, owed_by_all, stepping
+from test_distributed_memory import judge, with_a_fault, without_room
+
+
+def a_share_that_raises(group, backend):
+    """With and without overlap: calls that raised, the end, and what has failed."""
+    found = []
+    for overlap in (False, True):
+        params, optimizer = built(group, backend=backend, overlap=overlap)
+        if group.rank() == 1:
+            optimizer._backend.refresh_op = broken_once(optimizer._backend.refresh_op)
+        raised = stepping(params, optimizer)
+        found.append((raised, end_of(params, optimizer), optimizer.stats()["failed"]))
+    return found
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_a_share_that_raises_leaves_its_bases_on_every_rank(ranks, backend):
+    other, faulty = ranks(2, a_share_that_raises, backend)
+    for (at_once, later), calls in ((other, []), (faulty, [3])):
+        assert at_once[0] == later[0] == calls
+        assert_same_bits(later[1:], at_once[1:])
+        assert_same_bits(later[1], other[0][1])
+    assert sum(other[1][2].values()) > 0
+
+
+def a_write_that_raises(group, backend):
+    """It is tried when the state is read."""
+    params, optimizer = built(group, backend=backend, overlap=True)
+    if group.rank() == 1:
+        optimizer._backend.carry = broken_once(optimizer._backend.carry)
+    raised = stepping(params, optimizer, range(4))
+    if group.rank() == 1:
+        with pytest.raises(Broken):
+            optimizer.state_dict()
+    return [*raised, *stepping(params, optimizer, CALLS[4:])], end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_what_cannot_be_written_when_it_is_read_is_made_up_for_alone(ranks, backend):
+    expected = steps(None, CALLS, backend=backend)
+    for raised, end in ranks(2, a_write_that_raises, backend):
+        assert raised == []
+        assert_same_bits(end, expected)
+
+
+def a_step_not_taken(group, backend, frequency):
+    options = {"precondition_frequency": frequency, "overlap": True}
+    params, optimizer = built(group, backend=backend, **options)
+    if group.rank() == 1:
+        optimizer._backend.carry = broken_once(optimizer._backend.carry)
+    raised = stepping(params, optimizer, range(2 * frequency + 1))
+    set_gradients(params, 7)
+    with pytest.raises(ValueError, match="rank 1 has other clocks of its state than rank 0"):
+        optimizer.step()
+    return raised
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_a_step_that_cannot_write_what_has_come_is_not_taken(ranks, backend):
+    """Others have taken it: they hear of it at the next refresh, which may be its own."""
+    assert ranks(2, a_step_not_taken, backend, 3) == [[6], [4, 6]]
+    assert ranks(2, a_step_not_taken, backend, 1) == [[2], [2]]
+
+
+def owed_already(group, backend):
+    return owed_by_all(group, backend, overlap=True)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_a_refresh_that_a_loaded_state_owes_is_shared_at_once(ranks, backend):
+    expected = steps(None, CALLS, backend=backend)
+    for found in ranks(2, owed_already, backend):
+        assert_same_bits(found, expected)
+
+
+def a_signal(group):
+    params, optimizer = built(group, overlap=True, backend="eager")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    own = optimizer._backend
+
+    def interrupted(function):
+        def called(*arguments):
+            signal.raise_signal(signal.SIGINT)
+            return function(*arguments)
+
+        return called
+
+    if group.rank() == 1:
+        own.refresh_op, own.carry = interrupted(own.refresh_op), interrupted(own.carry)
+    try:
+        return stepping(params, optimizer, range(11)), end_of(params, optimizer)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_signal_waits_for_the_end_of_the_step(ranks):
+    expected = steps(None, range(11), backend="eager")
+    (fine, first), (raised, second) = ranks(2, a_signal)
+    assert (fine, raised) == ([], [3, 4, 6, 7, 9, 10])
+    assert_same_bits(first, expected)
+    assert_same_bits(second, expected)
+
+
+def with_overlap(group, at, call, backend):
+    return with_a_fault(group, at, call, overlap=True, backend=backend)
+
+
+@pytest.mark.parametrize(("call", "backend"), [(3, "native"), (4, "eager")])
+def test_wherever_memory_runs_out_ranks_stay_together(ranks, call, backend):
+    """In the step that starts a refresh, and in the one that finds it come."""
+    ((_, _, allocations), _) = ranks(2, with_overlap, -1, call, backend)
+    assert allocations > 20
+    places = range(1, allocations + 1, max(1, allocations // 24))
+    seen = {judge(ranks(2, with_overlap, at, call, backend)) for at in places}
+    expected = {3: {"all refuse", "all raised", "alone"}, 4: {"all refuse"}}
+    assert seen == expected[call]
+
+
+def no_room(group, backend):
+    return without_room(group, 3, overlap=True, backend=backend)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_what_one_rank_cannot_send_is_owed_on_all(ranks, backend):
+    """Also where the step was whole on the other rank, whose next one could be a steady one."""
+    found = ranks(2, no_room, backend)
+    assert judge(found) == "all raised"
+    params, optimizer = built(None, ((6, 6), (5, 3), (4,), (6, 2)), backend=backend)
+    for seed in range(8):
+        set_gradients(params, seed)
+        optimizer.step()
+    for raised, end, _ in found:
+        assert [*raised] == [3]
+        assert_same_bits(end, end_of(params, optimizer))
