@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 import torch
-from shared import OPTIONS, built, end_of, steps
-from streams import assert_same_bits, backends, set_gradients
+from shared import OPTIONS, SHAPES, built, end_of, steps
+from streams import ON_CPU, assert_same_bits, backends, set_gradients
 
 from soap_fast import SOAP, precondition
 from soap_fast.diagnostics import off_diagonal
@@ -93,11 +93,11 @@ FINISHING = (save, count, look, copies, join)
 OTHERS = (reload, change, begin_anew, replace, nothing)
 
 
-def done_between(group, backend, action):
+def done_between(group, backend, action, shapes=SHAPES):
     """Of both ways: parameters after each call, what the action saw, and the end."""
     found = []
     for overlap in BOTH:
-        params, optimizer = built(group, backend=backend, overlap=overlap)
+        params, optimizer = built(group, shapes, backend=backend, overlap=overlap)
         seen = []
         for call in CALLS:
             set_gradients(params, call)
@@ -116,6 +116,15 @@ def done_between(group, backend, action):
 @pytest.mark.parametrize("action", [*FINISHING, *OTHERS], ids=lambda action: action.__name__)
 def test_it_is_as_without_overlap(ranks, backend, action):
     for at_once, later in ranks(2, done_between, backend, action):
+        assert_same_bits(later, at_once)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", [b for b in ON_CPU if "triton" in b.values])
+@pytest.mark.parametrize("shapes", [((4, 3), (3,)), ((4, 4), (3,))], ids=["alone", "in a stack"])
+def test_no_steady_step_follows_a_basis_that_was_replaced(ranks, backend, shapes):
+    """One that lay alone is written where it lies now; of a stack the others stay owed with it."""
+    for at_once, later in ranks(2, done_between, backend, replace, shapes):
         assert_same_bits(later, at_once)
 
 

@@ -298,7 +298,7 @@ class TritonBackend(Backend):
             how = self._launcher(device), self.input_precision, order, self.refresh_workspace
             engine = Engine(calls, *how)
             engine.derive_operands()
-            self.engines[device] = engine
+            self.engines[device], self.steady = engine, None  # which is of the one before
         return engine
 
     def _order_on(self, device: torch.device) -> StreamOrder:
