@@ -96,8 +96,8 @@ class Overlapping(Sharing):
         super().forget()
         started, self._started = self._started, None
         if started is not None:
-            with suppress(RuntimeError):  # a rank that died; the next step will tell
-                started.receive()  # into memory that others may have from here on
+            with suppress(RuntimeError):  # torch's; the next step will tell
+                self._receive(started)  # into memory that others may have from here on
 
     def refresh(
         self,
@@ -159,13 +159,23 @@ class Overlapping(Sharing):
         if started is None:
             return None
         try:
+            self._receive(started)
+        except RuntimeError:
+            backend.forget()
+            raise
+        return started
+
+    def _receive(self, started: Started) -> None:
+        """
+        Raises:
+            RuntimeError: torch's, where a message is lost.
+        """
+        try:
             started.receive()
         except RuntimeError:
             self._room = Room()  # nobody knows what is still written to the old ones
             self._rooms = [self._room]
-            backend.forget()
             raise
-        return started
 
     def _write(self, started: Started | None, backend: Steps) -> None:
         """Write a refresh as the one that its tensors owe.

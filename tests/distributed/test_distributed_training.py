@@ -30,9 +30,11 @@ class Model(torch.nn.Module):
 
 
 def train(group, backend, sharding, *, accumulate=False, scaled=False, poisoned=False):
-    """What a run of DistributedDataParallel ends with on this rank."""
+    """What a run of DistributedDataParallel ends with on this rank; "overlap" is of "refresh"."""
     network = DistributedDataParallel(Model(), process_group=group, find_unused_parameters=True)
     sharing = {} if sharding == "none" else {"sharding": sharding, "process_group": group}
+    if sharding == "overlap":
+        sharing.update(sharding="refresh", overlap=True)
     optimizer = SOAP(network.parameters(), backend=backend, **OPTIONS, **sharing)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=scaled)
     for step in range(STEPS):
@@ -57,7 +59,8 @@ def train(group, backend, sharding, *, accumulate=False, scaled=False, poisoned=
 
 
 def both(group, backend, options):
-    return [train(group, backend, sharding, **options) for sharding in ("none", "refresh", "state")]
+    ways = ("none", "refresh", "overlap", "state")
+    return [train(group, backend, sharding, **options) for sharding in ways]
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -67,8 +70,9 @@ def both(group, backend, options):
 )
 def test_sharing_changes_no_bit(ranks, count, backend, options):
     found = ranks(count, both, backend, options)
-    for alone, shared, owned in found:
+    for alone, shared, overlapped, owned in found:
         assert_same_bits(shared, alone)
+        assert_same_bits(overlapped, alone)
         assert_same_bits(owned[0], alone[0])
         assert_same_bits(alone, found[0][0])
     skipped = sum(found[0][0][1].values())
