@@ -27,7 +27,7 @@ from soap_fast.step.refresh import Refreshed
 
 
 class AnotherWorkError(Exception):
-    """What is refreshed is not what was started: somebody has put other factors in its place."""
+    """What is refreshed is not what was started: others lie there, or a part is written."""
 
 
 class Started(NamedTuple):
@@ -40,6 +40,11 @@ class Started(NamedTuple):
 
     calls: list[TensorCall]
     exchanges: list[Exchange]
+
+    @property
+    def statuses(self) -> list[Tensor]:
+        """[1] int64 of each message."""
+        return [status for exchange in self.exchanges for status in exchange.statuses]
 
     def receive(self) -> None:
         """Wait for all messages. All ranks have sent theirs: nobody has to do anything for it."""
@@ -178,20 +183,25 @@ class Overlapping(Sharing):
             raise
 
     def _write(self, started: Started | None, backend: Steps) -> None:
-        """Write a refresh as the one that its tensors owe.
+        """Write a refresh as the one that its tensors owe, or keep it to try again.
 
-        Where other factors are found than it was started for, what is left stays owed.
+        Where other factors are found than it was started for, this rank computes alone what is
+        left: nobody knows whether others have found the same.
         """
         if started is None:
             return
-        self._unwritten = [status for one in started.exchanges for status in one.statuses]
-        self._come = iter(started.exchanges)
+        self._unwritten = started.statuses
         try:
             with ambient.neutral({call.param.device.type for call in started.calls}):
-                backend.make_up(started.calls)
-        except AnotherWorkError:
-            backend.forget()
+                try:
+                    self._come = iter(started.exchanges)
+                    backend.make_up(started.calls)
+                except AnotherWorkError:
+                    self._come = None
+                    with self.making_up():
+                        backend.make_up(started.calls)
         except BaseException:
+            self._started = started
             backend.forget()
             raise
         finally:

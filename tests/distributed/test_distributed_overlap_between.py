@@ -84,12 +84,18 @@ def replace(params, optimizer, rank):
     bases[0] = bases[0].clone()
 
 
+def replace_and_save(params, optimizer, rank):
+    """One rank alone has it written, to other places than it was computed for."""
+    replace(params, optimizer, rank)
+    return save(params, optimizer, rank)
+
+
 def nothing(params, optimizer, rank):
     optimizer.zero_grad()
     optimizer.step()  # without any gradient
 
 
-FINISHING = (save, count, look, copies, join)
+FINISHING = (save, count, look, copies, join, replace_and_save)
 OTHERS = (reload, change, begin_anew, replace, nothing)
 
 
