@@ -36,6 +36,11 @@ STABLE_TORCH_LIBRARY(soap_fast, library) {
   library.def(
       "grouped_matmul_(Tensor[] a, Tensor[] b, Tensor(a!)[] products, "
       "int structure=0) -> ()");
+  library.def(
+      // Matrices are named by address in `groups`, on the host.
+      "grouped_matmul_at_(Tensor(a!) memory, Tensor groups, int structure=0) -> ()");
+  library.def(
+      "grouped_matmul_as_tensors_(Tensor(a!) memory, Tensor groups, int structure=0) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(soap_fast, CPU, library) {
@@ -62,6 +67,9 @@ STABLE_TORCH_LIBRARY_IMPL(soap_fast, CompositeExplicitAutograd, library) {
   library.impl("refresh_", TORCH_BOX(&soap_fast::refresh_elsewhere));
   library.impl("has_step", TORCH_BOX(&soap_fast::has_step));
   library.impl("refresh_plan", TORCH_BOX(&soap_fast::refresh_plan));
-  // A kernel registered for a device, such as a fused one, comes before it.
+  // A kernel registered for a device, such as a fused one, comes before these. What it does not
+  // serve, it hands to grouped_matmul_as_tensors_.
   library.impl("grouped_matmul_", TORCH_BOX(&soap_fast::grouped_matmul));
+  library.impl("grouped_matmul_at_", TORCH_BOX(&soap_fast::grouped_matmul_as_tensors));
+  library.impl("grouped_matmul_as_tensors_", TORCH_BOX(&soap_fast::grouped_matmul_as_tensors));
 }

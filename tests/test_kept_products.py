@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import needs_native
 
 from soap_fast.backends.triton import backend as of_backend
 from soap_fast.backends.triton import products
@@ -17,7 +18,7 @@ from soap_fast.backends.triton.launch.launcher import RecordingLauncher
 from soap_fast.backends.triton.ops import grouped_matmul as grouped
 from soap_fast.backends.triton.products import KeptProducts, Products
 from soap_fast.step import capture
-from soap_fast.step.grouped_matmul import ROUNDED, SYMMETRIC
+from soap_fast.step.grouped_matmul import ROUNDED, SYMMETRIC, groups_of
 
 PRECISION = "tf32x3"
 
@@ -28,10 +29,15 @@ def operands(*shapes):
     return a, [x.mT for x in b], out
 
 
+def multiply(by, of, structure=0):
+    """As the operator calls it."""
+    by.multiply(of[2][0], groups_of(*of), structure)
+
+
 def tables(of, structure=0, kept=None, precision=PRECISION):
     """What is launched: arguments, tables as numbers."""
     launcher = RecordingLauncher()
-    Products(launcher, precision, kept or KeptProducts()).multiply(*of, structure)
+    multiply(Products(launcher, precision, kept or KeptProducts()), of, structure)
     return [
         (launch.arguments[0].tolist(), launch.arguments[1:], launch.constants)
         for launch in launcher.launched
@@ -77,8 +83,8 @@ def test_kept_launches_are_those_that_would_be_made(data):
 def test_kernels_are_compiled_once_for_all_calls_alike():
     kept, launcher = KeptProducts(), RecordingLauncher()
     for d in (40, 44):
-        Products(launcher, PRECISION, kept).multiply(*operands((1, d)), 0)
-    Products(launcher, "ieee", kept).multiply(*operands((1, 44)), 0)
+        multiply(Products(launcher, PRECISION, kept), operands((1, d)))
+    multiply(Products(launcher, "ieee", kept), operands((1, 44)))
     first, second, ieee = (launch.kept for launch in launcher.launched)
     assert first is second
     assert first is not ieee
@@ -87,7 +93,7 @@ def test_kernels_are_compiled_once_for_all_calls_alike():
 def test_kernels_on_more_programs_are_others():
     kept, launcher = KeptProducts(), RecordingLauncher(multiprocessors=132)
     for n in (1, 100):
-        Products(launcher, PRECISION, kept).multiply(*operands((n, 64)), 0)
+        multiply(Products(launcher, PRECISION, kept), operands((n, 64)))
     assert launcher.launched[0].kept is not launcher.launched[1].kept
 
 
@@ -114,6 +120,7 @@ def test_a_capture_has_tables_of_its_own(monkeypatch, uploads):
     assert not kept.made
 
 
+@needs_native
 def test_groups_of_another_dtype_are_left_to_torch_each_time():
     a = [torch.eye(8, dtype=torch.float64)[None]]
     kept, out = KeptProducts(), [torch.zeros_like(a[0])]

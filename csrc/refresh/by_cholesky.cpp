@@ -5,8 +5,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <array>
-#include <utility>
 
 #include "linalg/grouped_matmul.h"
 #include "refresh/rounds.h"
@@ -22,7 +20,6 @@ struct Batch {
   std::vector<Part> parts;
   Tensor matrices, measures;  // hold the memory that the table points to
   RefreshTable<T> table;
-  TensorList slots[kSlots], transposed[kSlots];  // [count, d, d] each, by Slot
 };
 
 template <typename T>
@@ -57,60 +54,47 @@ void allocate(const RefreshArguments& arguments, Batch<T>& batch) {
   }
   const Lent& lent = arguments.workspace;
   const bool fits = lent && lent->scalar_type() == like.scalar_type() && lent->numel() >= elements;
-  Tensor taken = fits ? *lent : torch::stable::new_empty(like, {elements});
-  batch.matrices = torch::stable::narrow(taken, 0, 0, elements);
+  batch.matrices = fits ? *lent : torch::stable::new_empty(like, {elements});
   batch.measures = torch::stable::new_empty(like, {measures}, ScalarType::Double);
 }
 
+// Rows from `row` on and columns from `column` on of a stack's matrices [k, d, d], or of their
+// transposes.
 template <typename T>
-void add_slots(const RefreshArguments& arguments, const Part& part, int64_t offset,
-               Batch<T>& batch) {
-  const int64_t d = part.d(), all = part.count * d * d;
-  for (int slot = 0; slot < kSlots; ++slot) {
-    Tensor carries = arguments.carries[part.stack];
-    Tensor matrices = slot < slots_in_workspace(part.size)
-                          ? torch::stable::view(
-                                torch::stable::narrow(batch.matrices, 0, offset + slot * all, all),
-                                {part.count, d, d})
-                          : torch::stable::narrow(carries, 0, part.first, part.count);
-    batch.slots[slot].push_back(matrices);
-    batch.transposed[slot].push_back(torch::stable::transpose(matrices, 1, 2));
-  }
+Matrices within(const RefreshStack<T>& stack, Slot slot, int64_t row = 0, int64_t column = 0) {
+  const int64_t d = stack.d;
+  const T* start = stack.matrix(slot, 0) + row * d + column;
+  return {reinterpret_cast<int64_t>(start), d * d, d, 1};
 }
 
-// Rows from `row` on and columns from `column` on of matrices [count, d, d], or the transpose. Each
-// part of each panel's product takes three: by narrow() and transpose() they take the host 6 us, by
-// this function 1 us (an AMD EPYC).
-Tensor block(const Tensor& matrices, int64_t row, int64_t rows, int64_t column, int64_t columns,
-             bool transposed) {
-  const int64_t d = matrices.size(2);
-  std::array<int64_t, 3> sizes{matrices.size(0), rows, columns}, strides{d * d, d, 1};
-  if (transposed) {
-    std::swap(sizes[1], sizes[2]);
-    std::swap(strides[1], strides[2]);
+Matrices transposed(const Matrices& of) { return {of.address, of.matrix, of.column, of.row}; }
+
+template <typename T>
+void multiply(const Batch<T>& batch, const Operands& of) {
+  std::vector<Group> groups;
+  groups.reserve(batch.table.count);
+  for (int p = 0; p < batch.table.count; ++p) {
+    const RefreshStack<T>& stack = batch.table.stacks[p];
+    groups.push_back({stack.k, stack.d, stack.d, stack.d, within(stack, of.a),
+                      transposed(within(stack, of.b)), within(stack, of.out)});
   }
-  AtenTensorHandle view;
-  if (aoti_torch__reinterpret_tensor(matrices.get(), 3, sizes.data(), strides.data(),
-                                     row * d + column, &view)) {
-    throw_failure("aoti_torch__reinterpret_tensor");
-  }
-  return Tensor(view);
+  call_grouped_matmul_at(batch.matrices, groups, of.structure);
 }
 
 template <typename T>
 void multiply_panel(const Batch<T>& batch, PanelProduct product, RefreshCall call) {
   const PanelOperands of = operands_of<T>(product, call);
-  TensorList a, b, out;
-  for (size_t p = 0; p < batch.parts.size(); ++p) {
-    const int64_t d = batch.parts[p].d(), rows = d - of.top;
-    if (d <= of.first) continue;
-    const int64_t width = std::min<int64_t>(of.width, d - of.first);
-    const auto slot = [&](Slot slot) -> const Tensor& { return batch.slots[int(slot)][p]; };
-    a.push_back(block(slot(of.a), of.top, rows, 0, of.first, false));
-    b.push_back(block(slot(of.b), of.first, width, 0, of.first, true));
-    out.push_back(block(slot(of.out), of.top, rows, of.first, width, false));
+  std::vector<Group> groups;
+  groups.reserve(batch.table.count);
+  for (int p = 0; p < batch.table.count; ++p) {
+    const RefreshStack<T>& stack = batch.table.stacks[p];
+    if (stack.d <= of.first) continue;
+    const int64_t width = std::min<int64_t>(of.width, stack.d - of.first);
+    groups.push_back({stack.k, stack.d - of.top, width, of.first, within(stack, of.a, of.top),
+                      transposed(within(stack, of.b, of.first)),
+                      within(stack, of.out, of.top, of.first)});
   }
-  call_grouped_matmul(a, b, out, kSubtract);
+  call_grouped_matmul_at(batch.matrices, groups, kSubtract);
 }
 
 template <typename T>
@@ -127,7 +111,6 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
     batch.table.stacks[p] = entry_of<T>(arguments, part);
     batch.table.stacks[p].matrices = matrices + offset;
     batch.table.stacks[p].measures = measures;
-    add_slots(arguments, part, offset, batch);
     offset += workspace(part);
     measures += refresh_measures(part.count, part.d());
     largest = std::max(largest, part.d());
@@ -136,17 +119,15 @@ void refresh_batch(const RefreshArguments& arguments, const RunPhase<T>& run,
     run(phase, batch.table, call);
     launched();
   };
-  const auto multiply = [&](Product product) {
-    const Operands of = operands_of(product);
-    call_grouped_matmul(batch.slots[int(of.a)], batch.transposed[int(of.b)],
-                        batch.slots[int(of.out)], of.structure);
+  const auto whole = [&](Product product) {
+    multiply(batch, operands_of(product));
     launched();
   };
-  refresh_large<T>(static_cast<int>(largest), launch, multiply,
-                   [&](PanelProduct product, RefreshCall call) {
-                     multiply_panel(batch, product, call);
-                     launched();
-                   });
+  const auto panel = [&](PanelProduct product, RefreshCall call) {
+    multiply_panel(batch, product, call);
+    launched();
+  };
+  refresh_large<T>(static_cast<int>(largest), launch, whole, panel);
 }
 
 // Small factors: no workspace but their own, so that all stacks go together.
@@ -190,9 +171,13 @@ void refresh_of_dtype(const RefreshArguments& arguments, ScalarType dtype,
   }
 }
 
+// Nearly all are, and torch's operator would be called to hand each of them back.
 TensorList contiguous(const TensorList& tensors) {
   TensorList result;
-  for (const Tensor& tensor : tensors) result.push_back(torch::stable::contiguous(tensor));
+  result.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) {
+    result.push_back(tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor));
+  }
   return result;
 }
 

@@ -2,14 +2,18 @@
 
     products[g] = a[g] @ b[g]    for every group g, or -= where it is to be subtracted
 
-The products of a refresh on a GPU all go through this operator, which torch's dispatcher looks up
-by device. The extension serves it with a batched product of torch's per group; a faster kernel
-takes over by `torch.library.Library("soap_fast", "IMPL").impl("grouped_matmul_", kernel, "CUDA")`.
+The extension makes a batched product of torch's per group.
+
+A refresh on a GPU hands over a table that names its matrices by address, to `grouped_matmul_at_`,
+which torch's dispatcher looks up by device. A faster kernel takes over by
+`torch.library.Library("soap_fast", "IMPL").impl("grouped_matmul_at_", kernel, "CUDA")`. Elsewhere
+the extension makes tensors of the table, and these go to `grouped_matmul_`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,13 +21,17 @@ from torch import Tensor
 from soap_fast import extension
 
 __all__ = [
+    "GROUP_COLUMNS",
     "LEFT_UPPER",
     "RIGHT_LOWER",
     "ROUNDED",
     "SUBTRACT",
     "SYMMETRIC",
+    "grouped_matmul_as_tensors",
+    "grouped_matmul_at",
     "grouped_matmul_eager",
     "grouped_matmul_native",
+    "groups_of",
     "multiply",
 ]
 
@@ -33,6 +41,11 @@ __all__ = [
 # that products are subtracted from what is there, that operands may be rounded to tf32.
 # csrc/linalg/product_structure.h names the same numbers.
 SYMMETRIC, RIGHT_LOWER, LEFT_UPPER, SUBTRACT, ROUNDED = 1, 2, 4, 8, 16
+
+# Of a row of the table: number of matrices, m, n and k; then of a [m, k], b [k, n] and the product
+# [m, n] the address, and elements from one matrix, row and column to the next
+# (csrc/linalg/grouped_matmul.h).
+GROUP_COLUMNS = 16
 
 
 def grouped_matmul_eager(
@@ -70,11 +83,41 @@ def grouped_matmul_native(
     torch.ops.soap_fast.grouped_matmul_.default(a, b, products, structure)
 
 
-def _grouped_matmul_fake(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
-) -> None:
+def groups_of(
+    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor]
+) -> Tensor:  # [groups, GROUP_COLUMNS] int64
+    """The table that names these matrices, which must live as long as it is used."""
+    rows = []
+    for left, right, product in zip(a, b, products, strict=True):
+        (count, m, k), n = left.shape, right.shape[2]
+        places = ((x.data_ptr(), *x.stride()) for x in (left, right, product))
+        rows.append([count, m, n, k, *chain.from_iterable(places)])
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, GROUP_COLUMNS)
+
+
+def grouped_matmul_at(memory: Tensor, groups: Tensor, structure: int = 0) -> None:
+    """The same by the extension for the matrices that a table names, or by who has taken over.
+
+    Args:
+        memory: any of the dtype and on the device of all matrices; which device decides who.
+        groups: [groups, GROUP_COLUMNS] int64 on the CPU, see `groups_of`.
+    """
+    torch.ops.soap_fast.grouped_matmul_at_.default(memory, groups, structure)
+
+
+def grouped_matmul_as_tensors(memory: Tensor, groups: Tensor, structure: int = 0) -> None:
+    """The same as `grouped_matmul_at`, always by `grouped_matmul_`.
+
+    Raises:
+        RuntimeError: for a table of another form.
+    """
+    torch.ops.soap_fast.grouped_matmul_as_tensors_.default(memory, groups, structure)
+
+
+def _fake(*_: object) -> None:
     """For torch.compile: everything is written in place, nothing is returned."""
 
 
 if extension.available():
-    torch.library.register_fake("soap_fast::grouped_matmul_")(_grouped_matmul_fake)
+    for name in ("grouped_matmul_", "grouped_matmul_at_", "grouped_matmul_as_tensors_"):
+        torch.library.register_fake(f"soap_fast::{name}")(_fake)

@@ -15,7 +15,7 @@ from soap_fast.backends.triton import products
 from soap_fast.backends.triton.backend import Precision, TritonBackend
 from soap_fast.backends.triton.launch.launcher import TritonLauncher
 from soap_fast.step import capture
-from soap_fast.step.grouped_matmul import grouped_matmul_eager
+from soap_fast.step.grouped_matmul import grouped_matmul_as_tensors
 from soap_fast.step.refresh import Refreshed, refresh_by_cholesky
 
 # A folded mode, two of them joined, no product at all, a product at either end, and one whose Gram
@@ -48,10 +48,10 @@ class OnStub(TritonBackend):
 
 
 def _launched_and_computed(
-    by: Any, a: Any, b: Any, out: Any, launcher: Any, structure: int
+    by: Any, memory: Any, groups: Any, launcher: Any, structure: int
 ) -> None:
-    _launched(by, a, b, out, launcher, structure)
-    grouped_matmul_eager(a, b, out, structure)  # the refresh goes on with numbers
+    _launched(by, memory, groups, launcher, structure)
+    grouped_matmul_as_tensors(memory, groups, structure)  # the refresh goes on with numbers
 
 
 _launched = products.run

@@ -12,13 +12,17 @@ from tf32 import matmul_tf32x3, products_in_tf32x3
 
 from soap_fast.backends.triton.backend import interpreted
 from soap_fast.step.grouped_matmul import (
+    GROUP_COLUMNS,
     LEFT_UPPER,
     RIGHT_LOWER,
     ROUNDED,
     SUBTRACT,
     SYMMETRIC,
+    grouped_matmul_as_tensors,
+    grouped_matmul_at,
     grouped_matmul_eager,
     grouped_matmul_native,
+    groups_of,
     multiply,
 )
 from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL, GROUPED_NARROW
@@ -33,11 +37,18 @@ def grouped_matmul_interpreted(a, b, products, structure=0):
     grouped_matmul_triton(a, b, products, TritonLauncher(1), precision, structure)
 
 
+def grouped_matmul_by_address(a, b, products, structure=0):
+    """The matrices named in a table, as a refresh names them."""
+    memory = products[0] if products else torch.empty(0)
+    grouped_matmul_at(memory, groups_of(a, b, products), structure)
+
+
 interpreted_kernels = pytest.mark.skipif(not interpreted(), reason="TRITON_INTERPRET is not set")
 OPS = [
     pytest.param(grouped_matmul_interpreted, id="triton", marks=interpreted_kernels),
     pytest.param(grouped_matmul_eager, id="eager"),
     pytest.param(grouped_matmul_native, id="native", marks=needs_native),
+    pytest.param(grouped_matmul_by_address, id="by address", marks=needs_native),
 ]
 
 
@@ -240,6 +251,14 @@ def test_opcheck():
 
 
 @needs_native
+@pytest.mark.parametrize("name", ["grouped_matmul_at_", "grouped_matmul_as_tensors_"])
+def test_opcheck_by_address(name):
+    """With no groups: opcheck moves tensors, and a table would go on naming where they were."""
+    op = getattr(torch.ops.soap_fast, name).default
+    torch.library.opcheck(op, (torch.zeros(3), groups_of([], [], [])))
+
+
+@needs_native
 def test_bad_input():
     a, b, products = groups([(2, 5, 7, 3, True, True)], torch.float32, 0)
     with pytest.raises(RuntimeError, match="each group needs one of each"):
@@ -247,6 +266,31 @@ def test_bad_input():
     # torch's own words, where it hands them out (from 2.13 on).
     with pytest.raises(RuntimeError, match=r"aten::bmm: (Expected size|failed; torch has printed)"):
         grouped_matmul_native(a, a, products)
+    table = groups_of(a * 2, b * 2, products * 2)
+    for wrong in (table[0], table[:, :-1].contiguous(), table.int(), table.T.contiguous().T):
+        with pytest.raises(RuntimeError, match=r"groups must be \[groups, 16\] int64"):
+            grouped_matmul_at(products[0], wrong)
+
+
+@needs_native
+def test_a_kernel_takes_over_what_is_named_by_address():
+    """And hands on what it does not serve, though it is registered for the device."""
+    a, b, products = groups([(2, 5, 7, 3, True, True), (3, 4, 9, 4, False, True)], torch.float64, 0)
+    expected, seen = [left @ right for left, right in zip(a, b, strict=True)], []
+
+    def handed_on(memory, table, structure=0):
+        seen.append((memory.dtype, table.shape, structure))
+        grouped_matmul_as_tensors(memory, table, structure)
+
+    library = torch.library.Library("soap_fast", "IMPL")
+    library.impl("grouped_matmul_at_", handed_on, "CPU")
+    try:
+        grouped_matmul_at(products[0], groups_of(a, b, products))
+    finally:
+        library._destroy()
+    assert seen == [(torch.float64, (2, GROUP_COLUMNS), 0)]
+    for product, exact in zip(products, expected, strict=True):
+        torch.testing.assert_close(product, exact, **tolerances.EXACT_64)
 
 
 @needs_native

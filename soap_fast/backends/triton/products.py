@@ -1,22 +1,22 @@
 """The products of a refresh by a Triton kernel, in the operator's place on CUDA.
 
-`soap_fast::grouped_matmul_` is what the extension's refresh multiplies with, see
+`soap_fast::grouped_matmul_at_` is what the extension's refresh multiplies with, see
 soap_fast/step/grouped_matmul.py. Within `products_by` its products are launches of ours, outside a
 batched product of torch's for each group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from ctypes import string_at
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from soap_fast.backends.metadata import ADDRESS, Metadata, packed
 from soap_fast.backends.triton.launch.launcher import Launcher
 from soap_fast.backends.triton.ops.grouped_matmul import (
     Alike,
@@ -25,9 +25,9 @@ from soap_fast.backends.triton.ops.grouped_matmul import (
     run,
 )
 from soap_fast.step import capture
-from soap_fast.step.grouped_matmul import grouped_matmul_eager
+from soap_fast.step.grouped_matmul import grouped_matmul_as_tensors
 
-Key = tuple[int, str, bytes]  # structure, precision, addresses
+Key = tuple[int, str, torch.dtype, bytes]  # structure, precision, the matrices and their table
 
 
 class KeptProducts:
@@ -43,19 +43,18 @@ class KeptProducts:
     MOST = 4096
 
     def __init__(self) -> None:
-        self.made: dict[Key, tuple[Metadata, Multiplication]] = {}  # the last one used last
+        self.made: dict[Key, Multiplication] = {}  # the last one used last
         self.compiled: dict[Alike, dict[str, Any]] = {}  # see Launch.kept
 
-    def find(self, key: Key, tensors: Sequence[Tensor]) -> Multiplication | None:
-        """What was kept by this key, if sizes and strides of its tensors were the same."""
+    def find(self, key: Key) -> Multiplication | None:
+        """What was kept by this key, which says all that a launch relies on."""
         found = self.made.pop(key, None)
-        if found is None or not found[0].unchanged(tensors):
-            return None
-        self.made[key] = found
-        return found[1]
+        if found is not None:
+            self.made[key] = found
+        return found
 
-    def keep(self, key: Key, tensors: Sequence[Tensor], by: Multiplication) -> None:
-        self.made[key] = Metadata(tensors), by
+    def keep(self, key: Key, by: Multiplication) -> None:
+        self.made[key] = by
         if len(self.made) > self.MOST:
             del self.made[next(iter(self.made))]
 
@@ -66,37 +65,36 @@ class Products:
 
     Attributes:
         precision: "tf32x3" or "ieee".
+        capturing: whether into a CUDA graph, which has tables of its own: nothing is kept.
     """
 
     launcher: Launcher
     precision: str
     kept: KeptProducts
+    capturing: bool = field(default_factory=lambda: capture.underway())
 
-    def multiply(
-        self, a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int
-    ) -> None:
-        """As `grouped_matmul_eager`.
-
-        A capture keeps nothing: its graph has tables of its own.
-        """
-        if capture.underway():
-            by = multiplication(a, b, products, self.launcher, self.precision, structure)
+    def multiply(self, memory: Tensor, groups: Tensor, structure: int) -> None:
+        """As `grouped_matmul_at`."""
+        if self.capturing:
+            by = multiplication(memory, groups, self.launcher, self.precision, structure)
         else:
-            by = self._kept(a, b, products, structure)
-        run(by, a, b, products, self.launcher, structure)
+            by = self._kept(memory, groups, structure)
+        run(by, memory, groups, self.launcher, structure)
 
-    def _kept(
-        self, a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int
-    ) -> Multiplication:
-        tensors = [*a, *b, *products]
-        key = structure, self.precision, packed(map(ADDRESS, tensors))
-        by = self.kept.find(key, tensors)
+    def _kept(self, memory: Tensor, groups: Tensor, structure: int) -> Multiplication:
+        key = structure, self.precision, memory.dtype, contents(groups)
+        by = self.kept.find(key)
         if by is None:
             by = multiplication(
-                a, b, products, self.launcher, self.precision, structure, self.kept.compiled
+                memory, groups, self.launcher, self.precision, structure, self.kept.compiled
             )
-            self.kept.keep(key, tensors, by)
+            self.kept.keep(key, by)
         return by
+
+
+def contents(table: Tensor) -> bytes:
+    """Of a contiguous tensor on the CPU."""
+    return string_at(table.data_ptr(), table.nbytes)
 
 
 _within: ContextVar[Products | None] = ContextVar("products", default=None)
@@ -119,7 +117,7 @@ def products_by(
     if device_type not in _libraries:
         library = torch.library.Library("soap_fast", "IMPL")  # type: ignore[no-untyped-call]
         key = device_type.upper()
-        library.impl("grouped_matmul_", _operator, key)  # type: ignore[no-untyped-call]
+        library.impl("grouped_matmul_at_", _operator, key)  # type: ignore[no-untyped-call]
         _libraries[device_type] = library
     precision = "ieee" if precision == "ieee" else "tf32x3"
     token = _within.set(Products(launcher, precision, kept or KeptProducts()))
@@ -129,8 +127,6 @@ def products_by(
         _within.reset(token)
 
 
-def _operator(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], structure: int = 0
-) -> None:
+def _operator(memory: Tensor, groups: Tensor, structure: int = 0) -> None:
     by = _within.get()
-    (grouped_matmul_eager if by is None else by.multiply)(a, b, products, structure)
+    (grouped_matmul_as_tensors if by is None else by.multiply)(memory, groups, structure)

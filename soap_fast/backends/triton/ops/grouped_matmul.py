@@ -24,6 +24,8 @@ from soap_fast.step.grouped_matmul import (
     ROUNDED,
     SUBTRACT,
     SYMMETRIC,
+    grouped_matmul_as_tensors,
+    groups_of,
     multiply,
 )
 from soap_fast.triton_kernels.columns import GROUPED_CLASSES, GROUPED_MATMUL
@@ -52,29 +54,35 @@ def grouped_matmul_triton(
     """As `grouped_matmul_eager`, all float32 products in one launch.
 
     Args:
+        a, b, products: all of one dtype.
         precision: "tf32x3" or "ieee".
     """
-    by = multiplication(a, b, products, launcher, precision, structure)
-    run(by, a, b, products, launcher, structure)
-
-
-def run(
-    by: Multiplication, a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor],
-    launcher: Launcher, structure: int,
-) -> None:  # fmt: skip
+    if not products:
+        return
+    by = multiplication(products[0], groups_of(a, b, products), launcher, precision, structure)
     for launch in by.launches:
         launcher(launch)
     for number in by.by_torch:
         multiply(a[number], b[number], products[number], structure)
 
 
+def run(
+    by: Multiplication, memory: Tensor, groups: Tensor, launcher: Launcher, structure: int
+) -> None:
+    for launch in by.launches:
+        launcher(launch)
+    if by.by_torch:
+        grouped_matmul_as_tensors(memory, groups[by.by_torch], structure)
+
+
 def multiplication(
-    a: Sequence[Tensor], b: Sequence[Tensor], products: Sequence[Tensor], launcher: Launcher,
-    precision: str, structure: int, compiled: dict[Alike, dict[str, Any]] | None = None,
+    memory: Tensor, groups: Tensor, launcher: Launcher, precision: str, structure: int,
+    compiled: dict[Alike, dict[str, Any]] | None = None,
 ) -> Multiplication:  # fmt: skip
-    """Of these operands where they lie; their tables are uploaded.
+    """Of these matrices where they lie; their tables are uploaded.
 
     Args:
+        memory, groups: as of `grouped_matmul_at`.
         compiled: what launches keep of kernels that are called alike, for later ones too.
     """
     asked = "tf32" if precision == "tf32x3" and structure & ROUNDED else precision
@@ -82,12 +90,13 @@ def multiplication(
     most = fixed["GROUPS"]
     table: list[list[int]] = []
     made = Multiplication([], [])
-    for number, group in enumerate(zip(a, b, products, strict=True)):
-        addresses = [x.data_ptr() for x in group]
+    for number, (count, m, n, k, *matrices) in enumerate(groups.tolist()):
+        addresses = matrices[::4]
         aligned = not any(address % 16 for address in addresses)
-        shapes, strides = (tuple(of(x) for x in group) for of in (Tensor.size, Tensor.stride))
+        shapes = (count, m, k), (count, k, n), (count, m, n)
+        strides = tuple(tuple(matrices[first : first + 3]) for first in (1, 5, 9))
         found = None
-        if group[0].dtype == torch.float32:
+        if memory.dtype == torch.float32:
             found = _geometry(shapes, strides, aligned, asked == "ieee", structure)
         if found is None:
             made.by_torch.append(number)
@@ -100,7 +109,7 @@ def multiplication(
         table.append(row)
     for first in range(0, len(table), most):
         rows = table[first : first + most]
-        uploaded = upload(torch.tensor(rows, dtype=torch.int64), a[0].device)
+        uploaded = upload(torch.tensor(rows, dtype=torch.int64), memory.device)
         tiles = rows[-1][LAST_TILE]
         constants = {**fixed, "PRECISION": asked}
         launch = Launch("grouped_matmul", (uploaded, len(rows), tiles), constants, tiles)
