@@ -54,7 +54,7 @@ class Batch:
         Args:
             selection: that of this batch.
         """
-        if self.is_whole or len(self.slots) < len(self.K):
+        if self.is_whole or len(self.slots) < self.K.shape[0]:
             return self.K, selection
         if self.all_due is None:
             self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)

@@ -276,14 +276,14 @@ class TritonBackend(Backend):
         grads = [None if call is None else call.grad for call in found]
         options = [calls[0].options if call is None else call.options for call in found]
         present = [call for call in found if call is not None]
-        taken, noting = engine.noting_taken()
+        taken = engine.flags()
         flags = {id(call.param): taken[engine.places[id(call.param)]] for call in present}
         counted = counting(present, [flags[id(call.param)] for call in present])
         with held:  # what was uploaded is known to be, and what was launched is counted
             engine.follow_stream(call.grad for call in present)
             engine.upload(grads, options)
             count_writes([call.param for call in present])
-            engine.run(calls[0].scaling, noting, *counted)
+            engine.run(calls[0].scaling, engine.noting_taken(taken), *counted)
         return [flags[id(call.param)] for call in calls]
 
     def _engine(self, device: torch.device, calls: list[TensorCall]) -> Engine:

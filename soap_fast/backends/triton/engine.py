@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
@@ -92,6 +93,7 @@ class Engine:
         self.launches: dict[str, list[Launch]] = {place: [] for place in STEP}
         self._fixed_launches()
         self.staggered: list[StaggeredSet] = []
+        self.turns = WeakSet[Turn]()  # that steady steps hold
         self._scaled = False
         self.underway = Underway()
         context = RefreshContext(
@@ -148,6 +150,7 @@ class Engine:
         for launch in (*self._in_order(), self.norm, *self.derive):
             yield from (x for x in launch.arguments if isinstance(x, torch.Tensor))
         yield from self.refresher.in_use()
+        yield from (turn.taken for turn in self.turns)
         for prepared in self.staggered:
             yield from prepared.in_use()
 
@@ -326,10 +329,13 @@ class Engine:
         """Which tensors took the last step, on the device; the one behind them never does."""
         return self._taken != 0
 
-    def noting_taken(self) -> tuple[torch.Tensor, Iterable[object]]:
-        """What `taken` will say of the coming step: memory for it, and for `at_once` to note it."""
-        flags = torch.empty(len(self.params) + 1, dtype=torch.bool, device=self.device)
-        return flags, map(torch.Tensor.copy_, (flags,), (self._taken,))
+    def flags(self) -> torch.Tensor:  # [n + 1] bool
+        """Memory for what `taken` says of a step."""
+        return torch.empty(len(self.params) + 1, dtype=torch.bool, device=self.device)
+
+    def noting_taken(self, flags: torch.Tensor) -> Iterable[object]:
+        """For `at_once`: what `taken` says of the step that was launched."""
+        return map(torch.Tensor.copy_, (flags,), (self._taken,))
 
     def derive_operands(self) -> None:
         """Of bases that this engine has not refreshed itself."""
@@ -359,12 +365,13 @@ class Engine:
                 torch._foreach_copy_([flags[place] for place in places], list(taken))
             self.refresher.refresh(calls, places, flags, op)
 
-    def refresh_turn(self, turn: Turn, taken: torch.Tensor, op: RefreshOp) -> None:
-        """Refresh what recurs, of all tensors whether their step was taken being known by place."""
+    def refresh_turn(self, turn: Turn, op: RefreshOp) -> None:
+        """Refresh what recurs."""
         with self._guard:
             if turn.sets is None:
+                self.turns.add(turn)
                 turn.sets = self.refresher.due_sets(turn.calls, turn.places)
-            self.refresher.refresh_sets(turn.sets, taken, op)
+            self.refresher.refresh_sets(turn.sets, turn.taken, op)
 
     def prepare_staggered(self, calls: Sequence[TensorCall]) -> None:
         """Upload what a graph of staggered refreshes reads, ahead of its capture."""

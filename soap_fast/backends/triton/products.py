@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from ctypes import string_at
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,55 +46,41 @@ class KeptProducts:
         self.made: dict[Key, Multiplication] = {}  # the last one used last
         self.compiled: dict[Alike, dict[str, Any]] = {}  # see Launch.kept
 
-    def find(self, key: Key) -> Multiplication | None:
-        """What was kept by this key, which says all that a launch relies on."""
-        found = self.made.pop(key, None)
-        if found is not None:
-            self.made[key] = found
-        return found
 
-    def keep(self, key: Key, by: Multiplication) -> None:
-        self.made[key] = by
-        if len(self.made) > self.MOST:
-            del self.made[next(iter(self.made))]
-
-
-@dataclass(frozen=True)
+@dataclass
 class Products:
     """How the products of a refresh are made.
 
     Attributes:
         precision: "tf32x3" or "ieee".
-        capturing: whether into a CUDA graph, which has tables of its own: nothing is kept.
+        kept: not of a capture, whose graph has tables of its own.
     """
 
     launcher: Launcher
     precision: str
     kept: KeptProducts
-    capturing: bool = field(default_factory=lambda: capture.underway())
+
+    def __post_init__(self) -> None:
+        if capture.underway():
+            self.kept = KeptProducts()
 
     def multiply(self, memory: Tensor, groups: Tensor, structure: int) -> None:
         """As `grouped_matmul_at`."""
-        if self.capturing:
-            by = multiplication(memory, groups, self.launcher, self.precision, structure)
-        else:
-            by = self._kept(memory, groups, structure)
+        # All that a launch relies on. A refresh comes here as often as it multiplies.
+        contents = string_at(groups.data_ptr(), groups.nbytes)
+        key, made = (structure, self.precision, memory.dtype, contents), self.kept.made
+        by = made.pop(key, None)
+        if by is None:
+            by = self._new(memory, groups, structure)
+        made[key] = by
         run(by, memory, groups, self.launcher, structure)
 
-    def _kept(self, memory: Tensor, groups: Tensor, structure: int) -> Multiplication:
-        key = structure, self.precision, memory.dtype, contents(groups)
-        by = self.kept.find(key)
-        if by is None:
-            by = multiplication(
-                memory, groups, self.launcher, self.precision, structure, self.kept.compiled
-            )
-            self.kept.keep(key, by)
-        return by
-
-
-def contents(table: Tensor) -> bytes:
-    """Of a contiguous tensor on the CPU."""
-    return string_at(table.data_ptr(), table.nbytes)
+    def _new(self, memory: Tensor, groups: Tensor, structure: int) -> Multiplication:
+        kept = self.kept
+        if len(kept.made) == kept.MOST:
+            del kept.made[next(iter(kept.made))]
+        how = self.launcher, self.precision, structure, kept.compiled
+        return multiplication(memory, groups, *how)
 
 
 _within: ContextVar[Products | None] = ContextVar("products", default=None)

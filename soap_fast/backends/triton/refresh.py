@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 from weakref import WeakSet
 
 import torch
 
-from soap_fast.backends.metadata import ADDRESS, packed, unpacked
+from soap_fast.backends.metadata import unpacked
 from soap_fast.backends.triton.address_slots import (
     AddressSlots,
     PatchableTable,
@@ -29,6 +28,7 @@ from soap_fast.backends.triton.launch.pieces import apart
 from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
+from soap_fast.backends.triton.results import KeptResults
 from soap_fast.backends.triton.rounds import Room, room_for, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
@@ -52,14 +52,15 @@ class DueSet:
         batches: their factors by stack.
         selections: [k] int32 per batch.
         slots: [k] int64 per batch, the same.
-        counts: k per batch.
         owners: [all k] int64, the tensor of each factor.
+        flags: [all k] bool, whether it took its step; written at each refresh.
+        allowed: [k] bool per batch, parts of the flags.
         template: tables that wait for addresses of results, one behind the other.
         late: these on the device, by the addresses they were last filled with.
         launches: in order, by name.
         in_use: what all of these read on the device.
         calls: whose tensors they are, without their gradients.
-        room: memory of the step that the operator may use.
+        results: their memory.
         derives: whether its operands are derived by a launch of its own. Where those of all tensors
             are, after the last set, no operand is needed before.
     """
@@ -73,12 +74,14 @@ class DueSet:
     launches: list[tuple[str, Launch]]
     in_use: list[torch.Tensor]
     calls: list[TensorCall]
-    room: Room
+    results: KeptResults
     derives: bool
 
     def __post_init__(self) -> None:
         self.states = [call.state for call in self.calls]
-        self.counts = [len(selection) for selection in self.selections]
+        self.flags = torch.empty_like(self.owners, dtype=torch.bool)
+        self.allowed = self.flags.split_with_sizes([len(chosen) for chosen in self.selections])
+        self.in_use.append(self.flags)
 
     @property
     def tolerance(self) -> float:
@@ -174,15 +177,16 @@ class Refresher:
                 self.launcher(launch)
 
     def _refresh(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
-        allowed = taken.index_select(0, found.owners).split_with_sizes(found.counts)
+        torch.index_select(taken, 0, found.owners, out=found.flags)
         results, bases = refreshed(
-            found.batches, found.selections, allowed, op, found.tolerance, found.room.lent()
-        )
+            found.batches, found.selections, found.allowed, op, found.tolerance,
+            found.results.lent(),
+        )  # fmt: skip
         if results is None:  # they come later
             return
         results, bases = Refreshed(*map(stacked, results)), stacked(bases)
         with held:
-            found.late.follow(starts_of(results), found.filled)
+            found.late.follow(found.results.starts(results), found.filled)
             self._launch(found, results, bases)
         self.has_run = True
 
@@ -252,10 +256,12 @@ class Refresher:
         ]
         for _, launch in launches:
             in_use += [x for x in launch.arguments if isinstance(x, torch.Tensor)]
+        results = KeptResults([batch.K for batch in found], selections, self._room(found, derives))
+        in_use += results.in_use()
         without = [replace(call, grad=call.param) for call in calls]  # gradients come and go
         made = DueSet(
             found, selections, long, owners, template, late, launches, in_use, without,
-            self._room(found, derives), derives,
+            results, derives,
         )  # fmt: skip
         self.alive.add(made)
         return made
@@ -298,10 +304,3 @@ def by_tolerance(calls: Sequence[TensorCall]) -> dict[float, list[int]]:
     for index, call in enumerate(calls):
         found.setdefault(call.options.refresh_tolerance, []).append(index)
     return found
-
-
-def starts_of(results: Refreshed) -> bytes:  # [4 * batches] int64
-    """Addresses at which the results lie, packed, in the order that address slots count them."""
-    found = [*chain.from_iterable(results)]
-    assert all(map(torch.Tensor.is_contiguous, found))
-    return packed(map(ADDRESS, found))

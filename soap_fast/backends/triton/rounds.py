@@ -138,13 +138,17 @@ class Spare:
 
     def room(self, like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Uninitialised, of the dtype and on the device of another; new memory where none fits."""
-        elements, start = prod(shape), self.taken
-        alike = self.piece.dtype == like.dtype and self.piece.device == like.device
-        if alike and start + elements <= self.end:
-            self.taken = start + -(-elements // ALIGNED) * ALIGNED
-            strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-            return self.piece.as_strided(
-                shape, strides, start
-            )  # one call, where a view takes three
-        self.beside += elements * like.dtype.itemsize
+        found = self.place(like, shape)
+        if found is not None:
+            return found
+        self.beside += prod(shape) * like.dtype.itemsize
         return like.new_empty(tuple(shape))
+
+    def place(self, like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor | None:
+        """The same, None where none fits."""
+        start, end = self.taken, self.taken + prod(shape)
+        if end > self.end or self.piece.dtype != like.dtype or self.piece.device != like.device:
+            return None
+        self.taken = start + -(-prod(shape) // ALIGNED) * ALIGNED
+        strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        return self.piece.as_strided(shape, strides, start)  # one call, where a view takes three

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-import torch
-
 from soap_fast import ambient
 from soap_fast.backends.metadata import GRAD
 from soap_fast.backends.triton.engine import Engine
@@ -25,7 +23,7 @@ class Steady:
 
     Attributes:
         left: calls until the first of the tensors has a refresh due.
-        due: what the last step left to be refreshed, and whether each tensor took that step.
+        due: what the last step left to be refreshed.
     """
 
     def __init__(
@@ -44,8 +42,9 @@ class Steady:
                 as well: where that is rare, nothing is prepared for it.
         """
         self.engine = engine
-        self.due: tuple[Turn, torch.Tensor] | None = None
-        self.turns = Turns(calls, engine.places, engine.holds) if refreshed else None
+        self.due: Turn | None = None
+        how = engine.places, engine.holds, engine.flags
+        self.turns = Turns(calls, *how) if refreshed else None
         self.unchanged = Unchanged(groups, state, calls)
         self.states = [call.state for call in calls]
         waits = chain.from_iterable(map(TensorCall.until_due, calls))
@@ -76,16 +75,15 @@ class Steady:
                     left = map(setattr, (self,), ("left",), (self.left - 1,))
                     self.engine.run(scaling, moving(self.states), left)
                 else:
-                    taken, noting = self.engine.noting_taken()
-                    left = map(setattr, (self,) * 2, ("left", "due"), (turn.until, (turn, taken)))
-                    parts = (noting, moving(self.states), turn.owing(taken), left)
-                    self.engine.run(scaling, *parts)
+                    noting = self.engine.noting_taken(turn.taken)
+                    left = map(setattr, (self,) * 2, ("left", "due"), (turn.until, turn))
+                    self.engine.run(scaling, noting, moving(self.states), turn.owing(), left)
         return True
 
     def refresh(self, op: RefreshOp) -> None:
         """Make the refreshes that fell due by the last step."""
         if self.due is None:
             return
-        (turn, taken), self.due = self.due, None
+        turn, self.due = self.due, None
         with ambient.neutral({self.engine.device.type}), named("refresh"):
-            self.engine.refresh_turn(turn, taken, op)
+            self.engine.refresh_turn(turn, op)

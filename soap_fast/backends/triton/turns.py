@@ -20,7 +20,7 @@ from soap_fast.step.call import Owed, TensorCall
 from soap_fast.step.schedule import period
 
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
     """What one call refreshes.
 
@@ -30,6 +30,7 @@ class Turn:
         modes: that are due, per call.
         until: calls from this one to the next that refreshes something.
         whereabouts: of the state that is looked at ahead of this call.
+        taken: [n + 1] bool, by place, whether a tensor takes its step; written at each turn.
         sets: the same as the refresher has it, once it was asked.
         states: of the calls.
     """
@@ -39,20 +40,21 @@ class Turn:
     modes: list[list[int]]
     until: int
     whereabouts: Whereabouts
+    taken: torch.Tensor
     sets: list[DueSet] | None = None
 
     def __post_init__(self) -> None:
         self.states = [call.state for call in self.calls]
+        fields = zip(self.modes, self.places, strict=True)
+        self.owed = [Owed(modes, self.taken, place) for modes, place in fields]
 
-    def owing(self, taken: torch.Tensor) -> Iterable[object]:
+    def owing(self) -> Iterable[object]:
         """For `at_once` behind the update: what falls due by it is owed.
 
-        Args:
-            taken: [n + 1] bool, by place, whether a tensor takes its step.
+        Nobody owes it any more when the turn comes again. A refresh that was not made has ended
+        the steady state, and its turns with it.
         """
-        fields = zip(self.modes, repeat(taken), self.places)
-        owed = list(map(tuple.__new__, repeat(Owed), fields))  # `Owed._make` is Python
-        return map(setitem, self.states, repeat("owed"), owed)
+        return map(setitem, self.states, repeat("owed"), self.owed)
 
 
 class Turns:
@@ -63,16 +65,18 @@ class Turns:
         calls: Sequence[TensorCall],
         places: dict[int, int],
         holds: Callable[[Sequence[TensorCall]], bool],
+        flags: Callable[[], torch.Tensor],
     ) -> None:
         """These have just had a call.
 
         Args:
             places: in the engine, by id of a parameter.
             holds: whether the engine knows the state of these calls to lie where it does.
+            flags: makes room for a flag of each tensor of the engine.
         """
         self.calls = [replace(call, grad=call.param) for call in calls]  # gradients come and go
         self.places = [places[id(call.param)] for call in calls]
-        self.holds = holds
+        self.holds, self.flags = holds, flags
         self.states = [call.state for call in calls]
         self.clocks = list(self._clocks())
         with_factors = (call for call in calls if any(call.plan.factors))
@@ -111,4 +115,4 @@ class Turns:
         )
         places, modes = [self.places[i] for i in chosen], [due[i] for i in chosen]
         states = [call.state for call in (*calls, *never)]
-        return Turn(calls, places, modes, until, whereabouts_of(states))
+        return Turn(calls, places, modes, until, whereabouts_of(states), self.flags())
