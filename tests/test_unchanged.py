@@ -127,6 +127,30 @@ def test_parameters_of_other_classes_are_looked_at_in_python(way):
     assert gradients == packed(addresses(param.grad for param in params))
 
 
+# Clocks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("way")
+def test_calls_since_are_those_of_all_entries():
+    """None where one has had more than another, or there is none."""
+    entries, before = [{"calls": n, "step": n} for n in (3, 7, 300)], [3, 7, 300]
+    assert step_call.calls_since(entries, before) == 0
+    step_call.moving(entries)  # a map, which nobody has walked yet
+    assert step_call.calls_since(entries, before) == 0
+    for _ in range(2):
+        list(step_call.moving(entries))
+    assert step_call.calls_since(entries, before) == 2
+    entries[2]["calls"] += 1
+    assert step_call.calls_since(entries, before) is None
+    assert step_call.calls_since([], []) is None
+
+
+@pytest.mark.usefixtures("way")
+def test_an_entry_without_a_clock_is_an_error():
+    with pytest.raises(KeyError):
+        step_call.calls_since([{"calls": 1}, {}], [1, 1])
+
+
 # Where the state lies --------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 // soap_fast._unchanged: what Python's tensors are now beside what they were, a thousand in one
 // call. It knows torch's own classes, so it is loaded by the build of torch that it was made with
 // and by no other: soap_fast/extension.py. Twins in Python do the same elsewhere.
+#include "unchanged/fetch.h"
 #include "unchanged/parameters.h"
 #include "unchanged/whereabouts.h"
 
@@ -31,6 +32,25 @@ void count_calls(const py::list& entries, const py::str& calls) {
   }
 }
 
+// By how many calls the clocks of these entries have moved on, all alike; None where they have not.
+py::object calls_since(const py::list& entries, const py::str& calls, const py::list& clocks) {
+  const Py_ssize_t n = PyList_GET_SIZE(entries.ptr());
+  if (n == 0 || PyList_GET_SIZE(clocks.ptr()) != n) return py::none();
+  long long passed = 0;
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    fetch_entries(entries, i);
+    const auto now = py::reinterpret_steal<py::object>(
+        PyObject_GetItem(PyList_GET_ITEM(entries.ptr(), i), calls.ptr()));
+    if (!now) throw py::error_already_set();
+    const long long since =
+        PyLong_AsLongLong(now.ptr()) - PyLong_AsLongLong(PyList_GET_ITEM(clocks.ptr(), i));
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (i > 0 && since != passed) return py::none();
+    passed = since;
+  }
+  return py::int_(passed);
+}
+
 }  // namespace
 }  // namespace soap_fast
 
@@ -46,4 +66,5 @@ PYBIND11_MODULE(_unchanged, module) {
       .def("same", &Whereabouts::same);
   module.def("count_writes", &count_writes);
   module.def("count_calls", &count_calls);
+  module.def("calls_since", &calls_since);
 }

@@ -3,6 +3,8 @@
 #include <array>
 #include <utility>
 
+#include "unchanged/fetch.h"
+
 namespace soap_fast {
 
 namespace py = pybind11;
@@ -16,28 +18,6 @@ PyObject* value(py::handle entry, py::handle name) {
   return found;
 }
 
-// What is read next, and where the memory of most of it is known to begin. A state is looked at
-// once in a period of refreshes, by when no cache holds any of it.
-void fetch(const void* memory, size_t bytes = 1) {
-  constexpr size_t kLine = 64;
-  for (size_t at = 0; at < bytes; at += kLine) {
-    __builtin_prefetch(static_cast<const char*>(memory) + at);
-  }
-}
-
-// Entries ahead of the one that is looked at.
-constexpr Py_ssize_t kAhead = 4;
-constexpr size_t kKeys = 256;  // bytes of a dict's, as entries have them
-
-void fetch_ahead(const py::list& entries, Py_ssize_t now) {
-  const Py_ssize_t size = PyList_GET_SIZE(entries.ptr());
-  if (now + 2 * kAhead < size) fetch(PyList_GET_ITEM(entries.ptr(), now + 2 * kAhead));
-  if (now + kAhead < size) {
-    PyObject* entry = PyList_GET_ITEM(entries.ptr(), now + kAhead);
-    fetch(reinterpret_cast<PyDictObject*>(entry)->ma_keys, kKeys);
-  }
-}
-
 // Looks at objects as `look` does, some behind the last one that is added, when their memory is
 // there.
 template <typename Look>
@@ -48,19 +28,15 @@ class Block {
   bool add(PyObject* object) {
     fetch(object);
     objects_[count_++] = object;
-    return count_ < kMost || look();
+    return count_ < kBlock || look();
   }
   bool look() {
     for (size_t i = 0; i < count_; ++i) {
       tensors_[i] = plain_tensor(objects_[i]);
       if (!tensors_[i]) return false;
-      fetch(tensors_[i]->unsafeGetTensorImpl(), sizeof(c10::TensorImpl));
+      fetch(*tensors_[i]);
     }
-    for (size_t i = 0; i < count_; ++i) {
-      if (tensors_[i]->has_storage()) {
-        fetch(tensors_[i]->storage().unsafeGetStorageImpl(), sizeof(c10::StorageImpl));
-      }
-    }
+    for (size_t i = 0; i < count_; ++i) fetch_storage(*tensors_[i]);
     for (size_t i = 0; i < count_; ++i) {
       if (!look_(*tensors_[i])) return false;
     }
@@ -69,11 +45,10 @@ class Block {
   }
 
  private:
-  static constexpr size_t kMost = 32;
   const Look& look_;
   size_t count_ = 0;
-  std::array<PyObject*, kMost> objects_;
-  std::array<const at::Tensor*, kMost> tensors_;
+  std::array<PyObject*, kBlock> objects_;
+  std::array<const at::Tensor*, kBlock> tensors_;
 };
 
 }  // namespace
@@ -82,7 +57,7 @@ template <typename Look>
 bool Whereabouts::walk(const Look& look) const {
   Block<Look> block(look);
   for (Py_ssize_t now = 0; now < PyList_GET_SIZE(entries_.ptr()); ++now) {
-    fetch_ahead(entries_, now);
+    fetch_entries(entries_, now);
     const py::handle entry = PyList_GET_ITEM(entries_.ptr(), now);
     for (const py::handle name : names_of_tensors_) {
       PyObject* found = value(entry, name);

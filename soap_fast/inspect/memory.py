@@ -38,6 +38,7 @@ class Peak:
 
     Attributes:
         planes, operands, tables: what a step keeps from call to call.
+        results: what refreshes keep, but for carrying matrices and new bases.
         refresh: what one that refreshes all bases takes beside these, and gives back.
         first: at most what the first call takes for first bases, less the moments and workspace
             that are not there yet.
@@ -46,12 +47,13 @@ class Peak:
     planes: int
     operands: int
     tables: int
+    results: int
     refresh: int
     first: int
 
     @property
     def plain(self) -> int:
-        return self.planes + self.operands + self.tables
+        return self.planes + self.operands + self.tables + self.results
 
     @property
     def most(self) -> int:
@@ -90,18 +92,20 @@ def peak_of(
         for found in rounds_of(sizes, workspace)
     )
     factors = FLOAT * sum(d * d for found in sizes.values() for d in found)
+    results = sum(LONG * d + LONG + FLOAT for found in sizes.values() for d in found)
     batches = STREAMS * min(max(factors, LEAST_BATCH), MOST_BATCH) if factors else 0
     return Peak(
         FLOAT * (planes.first + planes.second),
         operands,
         tables,
+        results,
         max(refreshes, default=0),
         max(0, batches - moments),
     )
 
 
 def _refresh(sizes: Sequence[int], whole: torch.Tensor, planes: int) -> int:
-    """Of one round: new bases and orders, and of the operator what a step's memory does not hold.
+    """Of one round: new bases, and of the operator what a step's memory does not hold.
 
     Args:
         sizes: of the factors.
@@ -114,11 +118,10 @@ def _refresh(sizes: Sequence[int], whole: torch.Tensor, planes: int) -> int:
     for d, n in due.items():  # carrying matrices
         spare.room(like, (n, d, d))
     bases = FLOAT * sum(d * d for d in sizes)
-    results = sum(LONG * d + LONG + FLOAT for d in sizes)
     own = max(operator_rounds(sizes, OPERATOR), default=0) if room.workspace is None else 0
     per_row, per_factor = MEASURES
     measures = LONG * sum(per_row * padded(d) + per_factor for d in sizes if d > HOUSEHOLDER)
-    return spare.beside + bases + results + own + measures
+    return spare.beside + bases + own + measures
 
 
 def _table_bytes(launch: Planned) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from operator import add, getitem, setitem
+from operator import add, getitem, setitem, sub
 from typing import Any, NamedTuple
 
 import torch
@@ -150,6 +150,16 @@ def moving(states: Sequence[dict[str, Any]]) -> Iterable[object]:
         return map(compiled.count_calls, (list(states),), ("calls",))
     clocks = map(add, map(getitem, states, repeat("calls")), repeat(1))
     return map(setitem, states, repeat("calls"), clocks)
+
+
+def calls_since(states: list[dict[str, Any]], clocks: list[int]) -> int | None:
+    """By how many calls these entries have all moved on since `calls` were these; None if not."""
+    compiled = extension.unchanged()
+    if compiled is not None:
+        since: int | None = compiled.calls_since(states, "calls", clocks)
+        return since
+    passed = set(map(sub, map(getitem, states, repeat("calls")), clocks))
+    return passed.pop() if len(passed) == 1 else None
 
 
 def count_writes(tensors: list[torch.Tensor]) -> None:

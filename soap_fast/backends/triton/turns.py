@@ -7,16 +7,16 @@ their state lies where it did: of each tensor once in a period.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from operator import getitem, setitem, sub
+from operator import setitem
 
 import torch
 
 from soap_fast.backends.triton.refresh import LONGEST_PERIOD, DueSet
 from soap_fast.backends.unchanged import Whereabouts, whereabouts_of
-from soap_fast.step.call import Owed, TensorCall
+from soap_fast.step.call import Owed, TensorCall, calls_since
 from soap_fast.step.schedule import period
 
 
@@ -78,7 +78,7 @@ class Turns:
         self.places = [places[id(call.param)] for call in calls]
         self.holds, self.flags = holds, flags
         self.states = [call.state for call in calls]
-        self.clocks = list(self._clocks())
+        self.clocks = [state["calls"] for state in self.states]
         with_factors = (call for call in calls if any(call.plan.factors))
         found = period(call.options.precondition_frequency for call in with_factors)
         self.period = found if found <= LONGEST_PERIOD else 0
@@ -86,8 +86,8 @@ class Turns:
 
     def coming(self) -> Turn | None:
         """What the coming call refreshes; None where clocks or the state are not as they were."""
-        passed: int = self.states[0]["calls"] - self.clocks[0]
-        if not self.period or set(map(sub, self._clocks(), self.clocks)) != {passed}:
+        passed = calls_since(self.states, self.clocks) if self.period else None
+        if passed is None:
             return None
         place = passed % self.period
         turn = self.turns.get(place)
@@ -96,9 +96,6 @@ class Turns:
             if turn is not None:
                 self.turns[place] = turn
         return turn if turn is not None and turn.whereabouts.same() else None
-
-    def _clocks(self) -> Iterator[int]:
-        return map(getitem, self.states, repeat("calls"))
 
     def _found(self) -> Turn | None:
         due = [call.due_after(call.state["calls"]) for call in self.calls]
