@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -32,9 +33,13 @@ class Launch:
     kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def addressed(self) -> list[Any]:
-        """The arguments, addresses for tensors, which Triton's launcher need not ask them for."""
-        return [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in self.arguments]
+    def ready(self) -> Callable[[], object]:
+        """The kernel that was compiled, with its arguments.
+
+        Addresses for tensors, which Triton's launcher need not ask them for.
+        """
+        addressed = (a.data_ptr() if isinstance(a, torch.Tensor) else a for a in self.arguments)
+        return partial(self.kept["run"], *addressed, *self.kept["constants"])
 
 
 class Launcher(Protocol):
@@ -60,11 +65,10 @@ class TritonLauncher:
         launch these stay: tables begin at multiples of 16 bytes, numbers are not specialised.
         """
         with named(launch.op):
-            run = launch.kept.get("run")
-            if run is None:
-                self._compile(launch)
+            if "run" in launch.kept:
+                launch.ready()
             else:
-                run(*launch.addressed, *launch.kept["constants"])
+                self._compile(launch)
 
     def _compile(self, launch: Launch) -> None:
         grid = (self.programs(launch), 1, 1)
