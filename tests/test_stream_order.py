@@ -208,6 +208,21 @@ def test_a_refresh_waits_and_its_tables_are_known_to_be_read(run, device, schedu
     assert "launch count" in [what for _, what in device.log] or schedule == "periodic"
 
 
+@pytest.mark.parametrize("schedule", ["periodic", "staggered"])
+def test_what_refreshes_that_recur_write_to_is_known_there(run, device, schedule):
+    """Flags and results, which stay from one turn to the next."""
+    steps = run(calls=6, precondition_frequency=2, refresh_schedule=schedule)
+    for stream in "BAB":
+        for _ in range(2):
+            steps.on(stream, steps.optimizer.step, watched=False)
+        (engine,) = steps.optimizer._backend.engines.values()
+        flags = [turn.taken for turn in engine.turns]
+        results = [x for due in engine.refresher.alive for x in (due.flags, *due.results.in_use())]
+        assert flags
+        assert results
+        assert {pointer(x) for x in (*flags, *results)} <= device.known[stream]
+
+
 def test_a_newcomer_waits_before_stacks_are_copied_and_moments_move(run, device):
     steps = run()
     newcomer = parameters(((8, 8),), seed=1)

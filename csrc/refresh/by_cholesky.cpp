@@ -58,8 +58,7 @@ void allocate(const RefreshArguments& arguments, Batch<T>& batch) {
   batch.measures = torch::stable::new_empty(like, {measures}, ScalarType::Double);
 }
 
-// Rows from `row` on and columns from `column` on of a stack's matrices [k, d, d], or of their
-// transposes.
+// Of a stack's matrices [k, d, d] what begins at a row and a column.
 template <typename T>
 Matrices within(const RefreshStack<T>& stack, Slot slot, int64_t row = 0, int64_t column = 0) {
   const int64_t d = stack.d;
