@@ -57,7 +57,8 @@ void grouped_matmul(TensorList a, TensorList b, TensorList products, int64_t str
 
 void grouped_matmul_as_tensors(Tensor memory, Tensor groups, int64_t structure) {
   check(groups.dim() == 2 && groups.size(1) == kGroupColumns && groups.is_contiguous() &&
-            groups.scalar_type() == ScalarType::Long && groups.is_cpu(),
+            groups.scalar_type() == ScalarType::Long &&
+            groups.device().type() == torch::headeronly::DeviceType::CPU,
         "grouped_matmul_at_: groups must be [groups, ", kGroupColumns,
         "] int64, contiguous and on the CPU");
   const Group* rows = reinterpret_cast<const Group*>(groups.const_data_ptr<int64_t>());
