@@ -6,8 +6,10 @@ stepped as `native` does where it was not; `unserved` says why.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -60,7 +62,9 @@ class TritonBackend(Backend):
         has_cuda = extension.missing_cuda() is None
         types = ("cpu", "cuda") if has_cuda else ("cpu",) if extension.available() else ()
         # Steps what the kernels do not, and has first bases and refreshes for all.
-        self.rest = NativeBackend(types, best_on, self._refresh_by_extension)
+        ours = weakref.proxy(self)  # a cycle would keep a step's memory until Python looks for it
+        by_extension = partial(TritonBackend._refresh_by_extension, ours)
+        self.rest = NativeBackend(types, best_on, by_extension)
         self.best_on = best_on
         self.input_precision = input_precision
         self.launcher = launcher
