@@ -45,9 +45,9 @@ DECAY = tl.constexpr(SCALARS["decay"])
 @triton.jit(do_not_specialize=["n_tiles"])
 def apply(
     tiles,  # [n, 2] int32: task, first position
-    tasks,  # [m, COLUMNS] int64
-    parameters,  # [tensors] int64, addresses
-    scalars,  # [tensors, SCALAR_COLUMNS] float32
+    tasks,  # [m, COLUMNS] int64, a row for each tensor
+    parameters,  # [m] int64, addresses
+    scalars,  # [m, SCALAR_COLUMNS] float32
     n_tiles,
     ROWS: tl.constexpr,  # these as in gather
     FOLD_LANES: tl.constexpr,
@@ -63,17 +63,20 @@ def apply(
         next_number = tl.load(ahead, mask=another, other=0)
         next_first = tl.load(ahead + 1, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
-        index, kind, linear, dtype, positions, plane = record(task)
-        scalar = scalars + index * SCALAR_COLUMNS
-        parameter = tl.load(parameters + index)
+        scalar = scalars + number * SCALAR_COLUMNS
+        parameter = tl.load(parameters + number)
+        kind, linear, dtype, positions, plane = record(task)
+        matrix = floats(tl.load(task + MATRIX))
         walk = (task, parameter, first, contiguous(linear, parameter), dtype, positions, plane)
-        if tl.load(scalar + TAKEN) != 0.0:
+        taken = tl.load(scalar + TAKEN)
+        tl.debug_barrier()  # or the compiler loads the rest only where the tile is known to step
+        if taken != 0.0:
             if kind == FLAT:
                 _flat(walk, scalar, ROWS)
             if kind == FOLD_3:
-                _unfold_pair(walk, scalar, 3, 4, FOLD_LANES)
+                _unfold_pair(walk, scalar, matrix, 3, 4, FOLD_LANES)
             if kind == FOLD_5:
-                _unfold_pair(walk, scalar, 5, 8, FOLD_LANES)
+                _unfold_pair(walk, scalar, matrix, 5, 8, FOLD_LANES)
             if kind == FOLD_16:
                 _unfold(walk, scalar, 16, FOLD_ROWS, BLOCK)
             if kind == FOLD_32:
@@ -97,12 +100,12 @@ def _flat(walk, scalar, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _unfold_pair(walk, scalar, D: tl.constexpr, PITCH: tl.constexpr, LANES: tl.constexpr):
+def _unfold_pair(walk, scalar, matrix, D: tl.constexpr, PITCH: tl.constexpr, LANES: tl.constexpr):
     task, parameter, first, run, dtype, positions, plane = walk
     inside = in_use(first, positions, LANES)
     place = in_plane(first, LANES)
     n = load_entries(plane, place, inside, positions, 0, D * D)
-    u = rotated(n, floats(tl.load(task + MATRIX)), D, PITCH)
+    u = rotated(n, matrix, D, PITCH)
     if run:
         rows = run_of(u, D * D)
         _update_run(parameter, first, inside, rows, scalar, dtype, 0, 4 * D * D, LANES)
@@ -122,7 +125,8 @@ def _update_run(
     START: tl.constexpr, N: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Of the N elements in a row that are a lane's, those from START on."""
-    WIDTH: tl.constexpr = 64 if N - START >= 64 else 32 if N - START >= 32 else 4
+    # Tiles of 64 spill beside the address of the matrices, which is read ahead (sm_100).
+    WIDTH: tl.constexpr = 32 if N - START >= 32 else 4
     if START + WIDTH < N:  # the widest part last, when fewest registers hold the rest
         _update_run(parameter, first, inside, rows, scalar, dtype, START + WIDTH, N, LANES)
     lane = tl.arange(0, LANES)[:, None]

@@ -45,7 +45,6 @@ SCALARS = columns("taken", "size", "decay", "floor")
 
 # Between a strided tensor and its plane [fold, positions], in lines of `pitch`: gather, apply.
 PLANE = columns(
-    "tensor",
     "kind",  # see PLANE_KINDS
     "plane",  # address of [fold, positions] float32
     "fold",  # size of the folded mode, 1 without

@@ -45,8 +45,8 @@ FOLD_32 = tl.constexpr(PLANE_KINDS["fold_32"])
 @triton.jit(do_not_specialize=["n_tiles"])
 def gather(
     tiles,  # [n, 2] int32: task, first position
-    tasks,  # [m, COLUMNS] int64
-    gradients,  # [tensors] int64, addresses; 0 without a gradient
+    tasks,  # [m, COLUMNS] int64, a row for each tensor
+    gradients,  # [m] int64, addresses; 0 without a gradient
     inverse_scale,  # [1] float32
     squares,  # [n] float32
     n_tiles,
@@ -64,8 +64,8 @@ def gather(
         next_number = tl.load(ahead, mask=another, other=0)
         next_first = tl.load(ahead + 1, mask=another, other=0)
         task = tasks + number.to(tl.int64) * COLUMNS
-        index, kind, linear, dtype, positions, plane = record(task)
-        gradient = tl.load(gradients + index)
+        gradient = tl.load(gradients + number)
+        kind, linear, dtype, positions, plane = record(task)
         walk = (task, gradient, first, contiguous(linear, gradient), dtype, positions, plane)
         scale = tl.load(inverse_scale)  # kept by no register in between
         if gradient == 0:

@@ -11,7 +11,6 @@ from soap_fast.triton_kernels.columns import COLUMN_AXES, DTYPES, FOLD_AXES, LIN
 from soap_fast.triton_kernels.registers import apart, joined
 from soap_fast.triton_kernels.table import floats, strided
 
-TENSOR = tl.constexpr(PLANE["tensor"])
 KIND = tl.constexpr(PLANE["kind"])
 DTYPE = tl.constexpr(PLANE["dtype"])
 PLANE_ = tl.constexpr(PLANE["plane"])
@@ -34,12 +33,12 @@ BFLOAT16 = tl.constexpr(DTYPES["bfloat16"])
 
 @triton.jit
 def record(task):
-    """What every tile reads of its task, at once: tensor, kind, linear, dtype, positions, plane."""
+    """What every tile reads of its task, at once: kind, linear, dtype, positions, plane."""
     positions = tl.load(task + POSITIONS).to(tl.int32)
     plane = floats(tl.load(task + PLANE_))
     linear = tl.load(task + LINEAR)
-    dtype = tl.load(task + DTYPE)
-    return tl.load(task + TENSOR), tl.load(task + KIND), linear, dtype, positions, plane
+    dtype = tl.load(task + DTYPE).to(tl.int32)
+    return tl.load(task + KIND).to(tl.int32), linear, dtype, positions, plane
 
 
 @triton.jit

@@ -71,94 +71,96 @@ def rotate(
     STAGES: tl.constexpr,
     TALL: tl.constexpr,  # rows that are computed at once, at most
 ):
-    # Whether a tile's tensor is taken is known before the tile begins, its tensor one tile earlier.
-    # So is the tile's kind with ADAM; without, the register that holds it would spill (sm_86).
+    # A tile's tensor and kind are known before it begins: the rest of its record, and whether its
+    # tensor is taken, are then read at once, and its operands next.
     step = tl.num_programs(0)
-    first = tl.program_id(0)
-    coming = scalars + tl.load(records + first * COLUMNS + TENSOR_) * SCALAR_COLUMNS
-    taken = tl.load(coming + TAKEN)
-    next_kind = tl.load(records + first * COLUMNS + KIND).to(tl.int32) if ADAM else 0
-    after = tl.minimum(first + step, n_tiles - 1)
-    coming = tl.load(records + after * COLUMNS + TENSOR_).to(tl.int32)
-    for tile in tl.range(first, n_tiles, step, disable_licm=True):
+    first = records + tl.program_id(0) * COLUMNS
+    tensor = tl.load(first + TENSOR_).to(tl.int32)
+    kind = tl.load(first + KIND).to(tl.int32)
+    for tile in tl.range(tl.program_id(0), n_tiles, step, disable_licm=True):
         record = records + tile * COLUMNS
-        now, kind = taken, next_kind
-        if ADAM:
-            following = tl.minimum(tile + step, n_tiles - 1)
-            next_kind = tl.load(records + following * COLUMNS + KIND).to(tl.int32)
-        taken = tl.load(scalars + coming * SCALAR_COLUMNS + TAKEN)
-        after = tl.minimum(tile + 2 * step, n_tiles - 1)
-        coming = tl.load(records + after * COLUMNS + TENSOR_).to(tl.int32)
-        if now != 0.0:
-            if not ADAM:
-                kind = tl.load(record + KIND).to(tl.int32)
-            sums = directions + tile
-            for number in tl.static_range(LOW if ADAM else 0, CLASSES):
-                if kind == number:
-                    _tile(
-                        record,
-                        tensors,
-                        option_rows,
-                        scalars,
-                        sums,
-                        number,
-                        ADAM,
-                        PRECISION,
-                        BK,
-                        STAGES,
-                        TALL,
-                    )
+        following = records + tl.minimum(tile + step, n_tiles - 1) * COLUMNS
+        next_tensor, next_kind = tensor, kind
+        for number in tl.static_range(LOW if ADAM else 0, CLASSES):
+            if kind == number:
+                next_tensor, next_kind = _tile(
+                    record,
+                    following,
+                    tensor,
+                    tensors,
+                    option_rows,
+                    scalars,
+                    directions + tile,
+                    number,
+                    ADAM,
+                    PRECISION,
+                    BK,
+                    STAGES,
+                    TALL,
+                )
+        tensor, kind = next_tensor, next_kind
 
 
 @triton.jit
 def _tile(
-    record, tensors, option_rows, scalars, sums,
+    record, following, tensor, tensors, option_rows, scalars, sums,
     NUMBER: tl.constexpr, ADAM: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr, TALL: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the product, and what becomes of it; with ADAM also its sum of n^2."""
+    """A tile of the product, and what becomes of it; with ADAM also its sum of n^2.
+
+    Returns:
+        Tensor and kind of the record that follows. Read here, they are on their way meanwhile: the
+        compiler would wait for them where tiles of all kinds begin.
+    """
     HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
     # Without tensor cores more than 64 rows spill.
     BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
     BN: tl.constexpr = WIDTHS[NUMBER]
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
+    next_tensor = tl.load(following + TENSOR_).to(tl.int32)
+    next_kind = tl.load(following + KIND).to(tl.int32)
+    taken = tl.load(scalars + tensor * SCALAR_COLUMNS + TAKEN) != 0.0
     square = 0.0
     for first in tl.static_range(0, HEIGHT, BM):
-        acc = tile_product(record, first, BM, BN, BY_ROWS, PRECISION, BK, STAGES)
+        acc = tile_product(record, taken, first, BM, BN, BY_ROWS, PRECISION, BK, STAGES)
         row = option_rows
         floor = 0.0
         if ADAM:
-            index = tl.load(record + TENSOR_)
-            tensor = tensors + index * TENSOR_COLUMNS
-            row = option_rows + tl.load(tensor + OPTIONS_ROW) * OPTION_COLUMNS
+            index = tl.load(record + TENSOR_)  # read again, or what follows spills (sm_120)
+            options = tl.load(tensors + index * TENSOR_COLUMNS + OPTIONS_ROW)
+            row = option_rows + options * OPTION_COLUMNS
             floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
-        square += _finish_parts(record, row, floor, acc, first, 0, BY_ROWS, ADAM)
+        square += _finish_parts(record, taken, row, floor, acc, first, 0, BY_ROWS, ADAM)
     if ADAM:
         tl.store(sums, square)
+    return next_tensor, next_kind
 
 
 @triton.jit
 def _finish_parts(
-    record, options, floor, g, first: tl.constexpr, column: tl.constexpr,
+    record, taken, options, floor, g, first: tl.constexpr, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """`_finish` of some columns after the others: moments of all would not fit in registers."""
     if ADAM and g.numel > MOST:
         HALF: tl.constexpr = g.shape[1] // 2
         left, right = g.reshape(g.shape[0], 2, HALF).permute(0, 2, 1).split()
-        square = _finish_parts(record, options, floor, left, first, column, BY_ROWS, ADAM)
-        square += _finish_parts(record, options, floor, right, first, column + HALF, BY_ROWS, ADAM)
+        square = _finish_parts(record, taken, options, floor, left, first, column, BY_ROWS, ADAM)
+        NEXT: tl.constexpr = column + HALF
+        square += _finish_parts(record, taken, options, floor, right, first, NEXT, BY_ROWS, ADAM)
     else:
-        square = _finish(record, options, floor, g, first, column, BY_ROWS, ADAM)
+        square = _finish(record, taken, options, floor, g, first, column, BY_ROWS, ADAM)
     return square
 
 
 @triton.jit
 def tile_product(
-    record, first: tl.constexpr,
+    record, taken, first: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BY_ROWS: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """BM of its rows by BN modes, from row `first` on; of a tensor that is not taken 0, unread."""
     i = first + tl.arange(0, BM)
     k = tl.arange(0, BK)
     row = i
@@ -172,16 +174,18 @@ def tile_product(
     length = tl.multiple_of(tl.load(record + K).to(tl.int32), 4)
     a_at = operand(tl.load(record + A)) + (a_row[:, None] * length + k[None, :])
     b_at = operand(tl.load(record + B)) + (b_row[:, None] * length + k[None, :])
-    return product_of_rows(a_at, b_at, length, PRECISION, BK, STAGES)
+    terms = tl.where(taken, length, 0)
+    return product_of_rows(a_at, b_at, terms, PRECISION, BK, STAGES)
 
 
 @triton.jit
 def _finish(
-    record, options, floor, g, first: tl.constexpr, column: tl.constexpr,
+    record, taken, options, floor, g, first: tl.constexpr, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """Write some columns of a tile, or with ADAM what follows from them; the sum of n^2."""
-    entry, inside, filled = tile_entries(record, first, column, g.shape[0], g.shape[1], BY_ROWS)
+    HEIGHT: tl.constexpr = g.shape[0]
+    entry, inside, filled = tile_entries(record, taken, first, column, HEIGHT, g.shape[1], BY_ROWS)
     out = operand(tl.load(record + OUT)) + entry
     square = 0.0
     if ADAM:
@@ -197,10 +201,12 @@ def _finish(
 
 @triton.jit
 def tile_entries(
-    record, first: tl.constexpr, column: tl.constexpr,
+    record, taken, first: tl.constexpr, column: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, BY_ROWS: tl.constexpr,
 ):  # fmt: skip
     """Where some columns of a tile go, from its first entry; where there is memory, and an element.
+
+    Of a tensor that is not taken there is neither.
 
     Of what lies along memory four neighbours are 16 bytes at a multiple of 16: tiles begin at
     multiples of 16 positions, blocks and the distances between them are multiples of 4.
@@ -208,7 +214,8 @@ def tile_entries(
     i = first + tl.arange(0, HEIGHT)
     j = column + tl.arange(0, WIDTH)
     step = tl.multiple_of(tl.load(record + STEP).to(tl.int32), 4)
-    stored = tl.multiple_of(tl.load(record + STORED).to(tl.int32), 4)
+    stored = tl.where(taken, tl.load(record + STORED).to(tl.int32), 0)
+    stored = tl.multiple_of(stored, 4)
     modes = tl.load(record + MODES).to(tl.int32)
     if BY_ROWS:
         _, within = _split(i, record + RUN_PLACE, record + RUN_PITCH, record + RUN_INVERSE)

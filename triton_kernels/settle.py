@@ -42,57 +42,73 @@ def settle(
     TALL: tl.constexpr,  # rows that are computed at once, at most
     ROWS: tl.constexpr,
 ):
-    # As in rotate: whether a tile's tensor is carried is known before the tile begins.
+    # As in rotate: a tile's tensor and kind are known before it begins.
     step = tl.num_programs(0)
-    first = tl.program_id(0)
-    coming = carried + tl.load(records + first * COLUMNS + TENSOR) * SCALAR_COLUMNS
-    taken = tl.load(coming + TAKEN)
-    after = tl.minimum(first + step, n_tiles - 1)
-    coming = tl.load(records + after * COLUMNS + TENSOR).to(tl.int32)
-    for tile in tl.range(first, n_tiles, step, disable_licm=True):
+    first = records + tl.program_id(0) * COLUMNS
+    tensor = tl.load(first + TENSOR).to(tl.int32)
+    kind = tl.load(first + KIND).to(tl.int32)
+    for tile in tl.range(tl.program_id(0), n_tiles, step, disable_licm=True):
         record = records + tile * COLUMNS
-        now = taken
-        taken = tl.load(carried + coming * SCALAR_COLUMNS + TAKEN)
-        after = tl.minimum(tile + 2 * step, n_tiles - 1)
-        coming = tl.load(records + after * COLUMNS + TENSOR).to(tl.int32)
-        if now != 0.0:
-            kind = tl.load(record + KIND).to(tl.int32)
-            for number in tl.static_range(0, CLASSES):
-                if kind == number:
-                    _tile(record, number, PRECISION, BK, STAGES, TALL)
-            if kind == CLASSES:
-                entry = tl.arange(0, ROWS)
-                inside = entry < tl.multiple_of(tl.load(record + ROWS_LEFT).to(tl.int32), 4)
-                g = tl.load(operand(tl.load(record + A)) + entry, mask=inside, other=0.0)
-                _write(record, g, entry, inside, inside)
+        following = records + tl.minimum(tile + step, n_tiles - 1) * COLUMNS
+        scalar = carried + tensor * SCALAR_COLUMNS
+        next_tensor, next_kind = tensor, kind
+        for number in tl.static_range(0, CLASSES):
+            if kind == number:
+                next_tensor, next_kind = _tile(
+                    record, following, scalar, number, PRECISION, BK, STAGES, TALL
+                )
+        if kind == CLASSES:
+            next_tensor, next_kind = _moved_tile(record, following, scalar, ROWS)
+        tensor, kind = next_tensor, next_kind
 
 
 @triton.jit
 def _tile(
-    record, NUMBER: tl.constexpr, PRECISION: tl.constexpr,
+    record, following, scalar, NUMBER: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr, TALL: tl.constexpr,
 ):  # fmt: skip
+    """A tile of the product; returns tensor and kind of the record that follows, as in rotate."""
     HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
     # Without tensor cores more than 64 rows spill.
     BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
+    next_tensor = tl.load(following + TENSOR).to(tl.int32)
+    next_kind = tl.load(following + KIND).to(tl.int32)
+    taken = tl.load(scalar + TAKEN) != 0.0
     for first in tl.static_range(0, HEIGHT, BM):
-        g = tile_product(record, first, BM, WIDTHS[NUMBER], BY_ROWS, PRECISION, BK, STAGES)
-        _finish_parts(record, g, first, 0, BY_ROWS)
+        g = tile_product(record, taken, first, BM, WIDTHS[NUMBER], BY_ROWS, PRECISION, BK, STAGES)
+        _finish_parts(record, taken, g, first, 0, BY_ROWS)
+    return next_tensor, next_kind
+
+
+@triton.jit
+def _moved_tile(record, following, scalar, ROWS: tl.constexpr):
+    """A tile without a product; returns the same."""
+    next_tensor = tl.load(following + TENSOR).to(tl.int32)
+    next_kind = tl.load(following + KIND).to(tl.int32)
+    if tl.load(scalar + TAKEN) != 0.0:
+        entry = tl.arange(0, ROWS)
+        inside = entry < tl.multiple_of(tl.load(record + ROWS_LEFT).to(tl.int32), 4)
+        g = tl.load(operand(tl.load(record + A)) + entry, mask=inside, other=0.0)
+        _write(record, g, entry, inside, inside)
+    return next_tensor, next_kind
 
 
 @triton.jit
 def _finish_parts(
-    record, g, first: tl.constexpr, column: tl.constexpr, BY_ROWS: tl.constexpr
+    record, taken, g, first: tl.constexpr, column: tl.constexpr, BY_ROWS: tl.constexpr
 ):  # fmt: skip
     """Some columns after the others: second moments of all would not fit in registers."""
     if g.numel > MOST:
         HALF: tl.constexpr = g.shape[1] // 2
         left, right = g.reshape(g.shape[0], 2, HALF).permute(0, 2, 1).split()
-        _finish_parts(record, left, first, column, BY_ROWS)
-        _finish_parts(record, right, first, column + HALF, BY_ROWS)
+        _finish_parts(record, taken, left, first, column, BY_ROWS)
+        _finish_parts(record, taken, right, first, column + HALF, BY_ROWS)
     else:
-        entry, inside, filled = tile_entries(record, first, column, g.shape[0], g.shape[1], BY_ROWS)
+        HEIGHT: tl.constexpr = g.shape[0]
+        entry, inside, filled = tile_entries(
+            record, taken, first, column, HEIGHT, g.shape[1], BY_ROWS
+        )
         _write(record, g, entry, inside, filled)
 
 

@@ -13,6 +13,7 @@ ACCESS = re.compile(
     r"tensor<(\d+)x(\d+)x!tt\.ptr<f32>, (#\w+)>"
 )
 DOT = re.compile(r"(%[\w#]+) = tt\.dot %[\w#]+, %[\w#]+, (%[\w#]+)")
+LOOP = re.compile(r"iter_args\((.*?)\)")
 
 
 def unordered(ttgir: str) -> int:
@@ -37,9 +38,13 @@ def chained(ttir: str) -> int:
     """
     begins: dict[str, str] = {}  # by product, what the first one of its chain goes on from
     found = 0
-    for name, start in DOT.findall(ttir):  # in order: other regions use the same names again
-        begins[name] = begins.get(start, start)
-        found += start in begins and not begins[name].startswith("%cst")
+    for line in ttir.splitlines():  # in order: other regions use the same names again
+        for loop in LOOP.findall(line):
+            for sum_of_loop in re.findall(r"(%[\w#]+) =", loop):
+                begins.pop(sum_of_loop, None)
+        for name, start in DOT.findall(line):
+            begins[name] = begins.get(start, start)
+            found += start in begins and not begins[name].startswith("%cst")
     return found
 
 

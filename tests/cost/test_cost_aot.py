@@ -47,7 +47,13 @@ FRESH = """
 def test_three_products_in_a_running_sum_are_a_chain():
     assert chained(FRESH) == 0
     assert chained(FRESH.replace("%y, %cst", "%y, %acc")) == 1
-    assert chained("%p = tt.dot %x, %y, %acc, inputPrecision = ieee : tensor<64x32xf32>") == 0
+    alone = "%p = tt.dot %x, %y, %acc, inputPrecision = ieee : tensor<64x32xf32>"
+    assert chained(alone) == 0
+    other_loop = FRESH.splitlines()[2].replace("%acc =", "%p =")  # whose sum has a product's name
+    assert (
+        chained("\n".join([alone, other_loop, alone.replace("%acc", "%p").replace("%p =", "%q =")]))
+        == 0
+    )
 
 
 def test_a_store_of_a_tile_is_told_from_one_of_a_number():

@@ -84,6 +84,8 @@ def check_rows(tmp_path, architectures, read=None):
         assert len(each) == launches
         assert {row["name"] for row in each} >= {"gather", "rotate 0", "rotate back 1", "apply"}
         assert all(1 <= row["dependent_loads"] <= 10 for row in each)
+        big = [row for row in each if row["name"].split()[0] in ("gather", "rotate", "apply")]
+        assert sm != 90 or all(row["dependent_loads"] <= 2 for row in big)  # a record, then data
         assert total["name"] == "all"
         for row in each:
             for ratio in ("sectors_ratio", "read_ratio"):

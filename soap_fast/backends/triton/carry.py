@@ -172,10 +172,8 @@ def _gather(context: RefreshContext, members: Sequence[Member]) -> Planned:
     constants = TUNING["gather"].constants
     strided = [(member.layout.state_strides, torch.float32) for member in members]
     work = gather_work(members, strided, constants)
-    # One more than there are tensors, for the task of padding.
-    sources = torch.zeros(len(context.states) + 1, 1, dtype=torch.int64)
-    places = [member.index for member in members]
-    sources[places, 0] = torch.tensor([m.exp_avg for m in members], dtype=torch.int64)
+    # One more than there are tasks, for the task of padding.
+    sources = torch.tensor([*(m.exp_avg for m in members), 0], dtype=torch.int64).view(-1, 1)
     tables = (_table(work.tasks, PLANE), sources)
     scratch = (torch.ones_like(context.memory.inverse_scale), context.squares)
     place = "gather exp_avg"

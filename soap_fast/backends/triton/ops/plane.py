@@ -69,7 +69,6 @@ def add_plane(
     work.add(
         PLANE,
         tiles,
-        tensor=member.index,
         kind=plane_kind(layout),
         plane=member.a,
         fold=layout.fold,
