@@ -50,6 +50,7 @@ PLANE = columns(
     "fold",  # size of the folded mode, 1 without
     "positions",  # padding included
     "linear",  # whether the tensor's elements lie in the order of positions, the fold innermost
+    "planar",  # whether those with a folded pair lie as the plane does: float32, nothing padded
     "inner",  # size of the contiguous axis
     "pitch",  # the same, padded to a multiple of 4
     "dtype",  # of the strided tensor, see DTYPES

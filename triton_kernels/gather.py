@@ -33,6 +33,7 @@ from soap_fast.triton_kernels.table import floats
 
 COLUMNS = tl.constexpr(len(PLANE))
 MATRIX = tl.constexpr(PLANE["matrix"])
+PLANAR = tl.constexpr(PLANE["planar"])
 PARTIALS = tl.constexpr(PLANE["partials"])
 FIRST_TILE = tl.constexpr(PLANE["first_tile"])
 FLAT = tl.constexpr(PLANE_KINDS["flat"])
@@ -115,10 +116,15 @@ def _fold_pair(
     place = in_plane(first, LANES)
     if run:
         x = entries_of(_run(gradient, first, inside, dtype, 0, 4 * D * D, LANES), D * D)
-    else:  # by way of the plane, so that an entry after the other is enough
-        _spread(walk, place, inside, D, LANES)
-        tl.debug_barrier()
-        x = load_entries(plane, place, inside, positions, 0, D * D)
+    else:
+        source = plane
+        # A choice of sources beside 25 entries spills (sm_100, sm_120).
+        if D == 3 and (tl.load(task + PLANAR) != 0) & (gradient % 16 == 0):
+            source = floats(gradient)
+        else:  # by way of the plane, so that an entry after the other is enough
+            _spread(walk, place, inside, D, LANES)
+            tl.debug_barrier()
+        x = load_entries(source, place, inside, positions, 0, D * D)
     scaled = ()
     for entry in tl.static_range(D * D):
         scaled = scaled + (x[entry] * scale,)  # noqa: RUF005

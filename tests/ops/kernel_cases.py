@@ -48,11 +48,12 @@ GROUPS = (
             ((12, 8, 5, 5), BRAIN),
             ((8, 12, 3, 3), FLOAT),  # but not at a multiple of 16 bytes
             ((12, 8), FLOAT),
+            ((36, 8, 3, 3), FLOAT),  # lies as its plane does
         ],
     ),
 )
 POISONED, WITHOUT_GRADIENT = 5, 7
-LINEAR, UNALIGNED = range(14, 18), 16
+LINEAR, UNALIGNED, PLANAR = range(14, 18), 16, 18
 INVERSE_SCALE = 0.7
 
 
@@ -71,6 +72,8 @@ def random_gradients(params, seed: int) -> None:
             grad = one_more[1:].view(grad.shape)
         elif index in LINEAR:
             pass
+        elif index == PLANAR:
+            grad = grad.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
         elif grad.dim() == 4:
             grad = grad.to(memory_format=torch.channels_last)
         elif index % 2 and grad.dim() > 1:  # every second element of something larger

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import torch
 from compared import accurate, close, stepped
-from kernel_cases import INVERSE_SCALE, POISONED, WITHOUT_GRADIENT
+from kernel_cases import INVERSE_SCALE, PLANAR, POISONED, WITHOUT_GRADIENT
+from launched import argument
 from tf32 import product_error
 from tolerances import U
 
 from soap_fast.backends.triton.ops import fold_gram, gather
+from soap_fast.triton_kernels.columns import PLANE
 
 
 def test_gather(alone):
     before, after = alone.seen["gather"]
+    planar = argument(*alone.engine.launches["gather"], "tasks").view(-1, len(PLANE))
+    assert planar[:, PLANE["planar"]].nonzero().flatten().tolist() == [PLANAR]
     for index in stepped(alone):
         layout, grad = alone.layouts[index], alone.grads[index]
         basis = None

@@ -75,6 +75,7 @@ def add_plane(
         positions=layout.positions,
         inner=layout.inner,
         pitch=layout.pitch,
+        planar=int(lies_as_plane(layout, stride, dtype)),
         dtype=DTYPES[str(dtype).removeprefix("torch.")],
         matrix=matrices[layout.folded] if layout.folded else 0,
         partials=member.partials,
@@ -88,6 +89,12 @@ def add_plane(
         work.executed += in_registers if layout.pair else whole
     work.bytes += FLOAT * layout.fold * layout.positions
     return len(tiles)
+
+
+def lies_as_plane(layout: Layout, stride: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether a tensor with a folded pair lies as its plane: float32, nothing padded."""
+    same = stride == layout.state_strides and layout.inner == layout.pitch
+    return layout.pair and same and dtype == torch.float32
 
 
 def _walked(layout: Layout, stride: tuple[int, ...]) -> dict[str, int]:
