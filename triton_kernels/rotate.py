@@ -74,9 +74,7 @@ def rotate(
     # A tile's tensor and kind are known before it begins: the rest of its record, and whether its
     # tensor is taken, are then read at once, and its operands next.
     step = tl.num_programs(0)
-    first = records + tl.program_id(0) * COLUMNS
-    tensor = tl.load(first + TENSOR_).to(tl.int32)
-    kind = tl.load(first + KIND).to(tl.int32)
+    tensor, kind = tensor_and_kind(records + tl.program_id(0) * COLUMNS)
     for tile in tl.range(tl.program_id(0), n_tiles, step, disable_licm=True):
         record = records + tile * COLUMNS
         following = records + tl.minimum(tile + step, n_tiles - 1) * COLUMNS
@@ -118,8 +116,10 @@ def _tile(
     BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
     BN: tl.constexpr = WIDTHS[NUMBER]
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
-    next_tensor = tl.load(following + TENSOR_).to(tl.int32)
-    next_kind = tl.load(following + KIND).to(tl.int32)
+    # Beside products of CUDA cores they would spill (sm_86).
+    AHEAD: tl.constexpr = PRECISION != "ieee"
+    if AHEAD:
+        next_tensor, next_kind = tensor_and_kind(following)
     taken = tl.load(scalars + tensor * SCALAR_COLUMNS + TAKEN) != 0.0
     square = 0.0
     for first in tl.static_range(0, HEIGHT, BM):
@@ -134,7 +134,14 @@ def _tile(
         square += _finish_parts(record, taken, row, floor, acc, first, 0, BY_ROWS, ADAM)
     if ADAM:
         tl.store(sums, square)
+    if not AHEAD:
+        next_tensor, next_kind = tensor_and_kind(following)
     return next_tensor, next_kind
+
+
+@triton.jit
+def tensor_and_kind(record):
+    return tl.load(record + TENSOR_).to(tl.int32), tl.load(record + KIND).to(tl.int32)
 
 
 @triton.jit

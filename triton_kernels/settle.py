@@ -13,12 +13,10 @@ import triton
 import triton.language as tl
 
 from soap_fast.triton_kernels.columns import ROTATE, ROTATE_CLASSES, SCALARS
-from soap_fast.triton_kernels.rotate import tile_entries, tile_product
+from soap_fast.triton_kernels.rotate import tensor_and_kind, tile_entries, tile_product
 from soap_fast.triton_kernels.table import operand
 
 COLUMNS = tl.constexpr(len(ROTATE))
-TENSOR = tl.constexpr(ROTATE["tensor"])
-KIND = tl.constexpr(ROTATE["kind"])
 A = tl.constexpr(ROTATE["a"])
 V = tl.constexpr(ROTATE["out"])
 EXP_AVG = tl.constexpr(ROTATE["exp_avg"])
@@ -44,9 +42,7 @@ def settle(
 ):
     # As in rotate: a tile's tensor and kind are known before it begins.
     step = tl.num_programs(0)
-    first = records + tl.program_id(0) * COLUMNS
-    tensor = tl.load(first + TENSOR).to(tl.int32)
-    kind = tl.load(first + KIND).to(tl.int32)
+    tensor, kind = tensor_and_kind(records + tl.program_id(0) * COLUMNS)
     for tile in tl.range(tl.program_id(0), n_tiles, step, disable_licm=True):
         record = records + tile * COLUMNS
         following = records + tl.minimum(tile + step, n_tiles - 1) * COLUMNS
@@ -72,8 +68,7 @@ def _tile(
     # Without tensor cores more than 64 rows spill.
     BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
-    next_tensor = tl.load(following + TENSOR).to(tl.int32)
-    next_kind = tl.load(following + KIND).to(tl.int32)
+    next_tensor, next_kind = tensor_and_kind(following)
     taken = tl.load(scalar + TAKEN) != 0.0
     for first in tl.static_range(0, HEIGHT, BM):
         g = tile_product(record, taken, first, BM, WIDTHS[NUMBER], BY_ROWS, PRECISION, BK, STAGES)
@@ -84,8 +79,7 @@ def _tile(
 @triton.jit
 def _moved_tile(record, following, scalar, ROWS: tl.constexpr):
     """A tile without a product; returns the same."""
-    next_tensor = tl.load(following + TENSOR).to(tl.int32)
-    next_kind = tl.load(following + KIND).to(tl.int32)
+    next_tensor, next_kind = tensor_and_kind(following)
     if tl.load(scalar + TAKEN) != 0.0:
         entry = tl.arange(0, ROWS)
         inside = entry < tl.multiple_of(tl.load(record + ROWS_LEFT).to(tl.int32), 4)
