@@ -132,19 +132,20 @@ class Exchange:
         ]
         self.bytes = sum(message.bytes for _, message in self.sent)
 
-    def run(self, failed: bool = False) -> None:
-        """Send and receive."""
-        self.start(failed)
-        self.receive()
-
-    def start(self, failed: bool = False) -> None:
-        """Send, and have what others send received; does not wait.
-
-        Args:
-            failed: whether this rank's computation raised; its parts then say nothing changes.
+    def mark(self, *, failed: bool) -> None:
+        """Ahead of sending: whether this rank's computation raised; its parts then say nothing
+        changes.
         """
         for status in self.own_statuses:
             status.fill_(int(failed))
+
+    def run(self) -> None:
+        """Send and receive."""
+        self.start()
+        self.receive()
+
+    def start(self) -> None:
+        """Send, and have what others send received; does not wait."""
         for _, message in self.sent:
             message.start(self.group)
 
@@ -154,6 +155,8 @@ class Exchange:
         for (stacks, message), kept in zip(self.sent, self.statuses, strict=True):
             status, *parts = message.received()
             kept.copy_(status)
+            if kept.is_cuda:
+                kept.record_stream(torch.cuda.current_stream(kept.device))
             self.parts.append([{} for _ in self.fields])
             self._put(self.parts[-1], stacks, parts)
 

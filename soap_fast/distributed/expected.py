@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -46,15 +46,19 @@ class Before:
 
 
 def has_exchange(
-    groups: Groups, state: State, clocks: Mapping[torch.Tensor, Clock], *, alone: bool
+    groups: Groups,
+    state: State,
+    clocks: Mapping[torch.Tensor, Clock],
+    *,
+    alone: Callable[[torch.Tensor], bool],
 ) -> bool:
     """Whether ranks that share refreshes meet in the step that began with these clocks.
 
     Args:
         state: at any point of that step.
-        alone: whether what is owed is made up for without the others.
+        alone: whether what a parameter owes is made up for without the others.
     """
-    if any(not clock.calls or (clock.owes and not alone) for clock in clocks.values()):
+    if any(not c.calls or (c.owes and not alone(param)) for param, c in clocks.items()):
         return True
     assign_missing_phases(_without_phases(groups, state, clocks), groups, state)
     for group in groups:

@@ -7,21 +7,23 @@ of a refresh at once. Whatever reads the state in between has them written first
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from soap_fast import ambient
 from soap_fast.distributed.agreement import REFRESH
-from soap_fast.distributed.exchange import TOLD, Deal, Exchange, Room
+from soap_fast.distributed.exchange import TOLD, Exchange, Room
 from soap_fast.distributed.own_share import compute_own
 from soap_fast.distributed.sharing import Sharing, come
 from soap_fast.distributed.together import Entries, Groups, RefreshOp, Step, Steps
 from soap_fast.options import plan_options, step_options
 from soap_fast.step.call import TensorCall
+from soap_fast.step.carry import Factors, factors_underway
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import Refreshed
 
@@ -35,21 +37,25 @@ class Started(NamedTuple):
 
     Attributes:
         calls: that owe it, with the options of their step and without gradients.
-        exchanges: with their messages, in the order of the refresh.
+        exchanges: with their messages, by the factors they are of.
     """
 
     calls: list[TensorCall]
-    exchanges: list[Exchange]
+    exchanges: dict[Factors, Exchange]
 
     @property
     def statuses(self) -> list[Tensor]:
         """[1] int64 of each message."""
-        return [status for exchange in self.exchanges for status in exchange.statuses]
+        return [status for one in self.exchanges.values() for status in one.statuses]
 
     def receive(self) -> None:
         """Wait for all messages. All ranks have sent theirs: nobody has to do anything for it."""
-        for exchange in self.exchanges:
+        for exchange in self.exchanges.values():
             exchange.receive()
+        for call in self.calls:  # which may be read on another stream than they were made on
+            if call.owed is not None and call.owed.flags.is_cuda:
+                flags = call.owed.flags
+                flags.record_stream(torch.cuda.current_stream(flags.device))
 
 
 class Overlapping(Sharing):
@@ -64,15 +70,15 @@ class Overlapping(Sharing):
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._rooms = [self._room]  # of each exchange that is underway
-        self._ready: list[tuple[Exchange, bool]] = []  # to be started; whether its share raised
+        self._ready: dict[Factors, Exchange] = {}  # to be started
         self._owing: list[TensorCall] = []
         self._started: Started | None = None
-        self._come: Iterator[Exchange] | None = None  # while they are written
+        self._come: dict[Factors, Exchange] | None = None  # while they are written
         self._at_once = False
 
     def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Take one step, after what the last one has started."""
-        self._ready = []
+        self._ready = {}
 
         def finished_first(groups: Groups, state: Entries) -> None:
             self._write(self._arrived(backend), backend)
@@ -83,7 +89,7 @@ class Overlapping(Sharing):
             super().take(finished_first, groups, state, backend)
         finally:
             if self._ready:  # and not started: the next step makes up for it, no steady one
-                self._ready = []
+                self._ready = {}
                 backend.forget()
 
     def finish(self, backend: Steps) -> None:
@@ -117,7 +123,7 @@ class Overlapping(Sharing):
         arguments = (factors, bases, selections, allowed, tolerance)
         deal = self._deal(factors, selections)
         if self._come is not None:
-            return come(self._next_of(deal), bases, selections)
+            return come(self._come_of(factors_underway()), bases, selections)
         if deal is None or self._at_once:
             return super().refresh(op, *arguments)
         if len(self._ready) == len(self._rooms):
@@ -125,7 +131,8 @@ class Overlapping(Sharing):
         exchange = Exchange(self.group, deal, TOLD, self._rooms[len(self._ready)])
         error = compute_own(op, exchange, self.rank, *arguments)
         self._error = self._error or error
-        self._ready.append((exchange, error is not None))
+        exchange.mark(failed=error is not None)
+        self._ready[factors_underway()] = exchange
         return None
 
     @contextmanager
@@ -138,8 +145,11 @@ class Overlapping(Sharing):
         finally:
             self._at_once = False
 
-    def _owes_alone(self) -> bool:
-        return super()._owes_alone() or self._started is not None
+    def _owes_alone(self) -> Callable[[Tensor], bool]:
+        if self._started is None:
+            return super()._owes_alone()
+        ours = {id(call.param) for call in self._started.calls}
+        return lambda param: id(param) in ours
 
     def _conclude(self) -> None:
         """Agree on what is ready, and start it."""
@@ -147,12 +157,16 @@ class Overlapping(Sharing):
             super()._conclude()
             return
         if self.by_host:
-            self._agree(REFRESH, [exchange.deal.work for exchange, _ in self._ready])
-        for exchange, failed in self._ready:
-            self.traffic = exchange.messages, exchange.bytes
-            exchange.start(failed)
-        self._started = Started(self._owing, [exchange for exchange, _ in self._ready])
-        self._ready, self._owing = [], []
+            self._agree(REFRESH, [exchange.deal.work for exchange in self._ready.values()])
+        try:
+            for exchange in self._ready.values():
+                self.traffic = exchange.messages, exchange.bytes
+                exchange.start()
+        except BaseException:
+            self._give_up_rooms()
+            raise
+        self._started = Started(self._owing, self._ready)
+        self._ready, self._owing = {}, []
 
     def _arrived(self, backend: Steps) -> Started | None:
         """What was started, once it has come.
@@ -178,9 +192,13 @@ class Overlapping(Sharing):
         try:
             started.receive()
         except RuntimeError:
-            self._room = Room()  # nobody knows what is still written to the old ones
-            self._rooms = [self._room]
+            self._give_up_rooms()
             raise
+
+    def _give_up_rooms(self) -> None:
+        """Nobody knows what is still written to them."""
+        self._room = Room()
+        self._rooms = [self._room]
 
     def _write(self, started: Started | None, backend: Steps) -> None:
         """Write a refresh as the one that its tensors owe, or keep it to try again.
@@ -194,7 +212,7 @@ class Overlapping(Sharing):
         try:
             with ambient.neutral({call.param.device.type for call in started.calls}):
                 try:
-                    self._come = iter(started.exchanges)
+                    self._come = started.exchanges
                     backend.make_up(started.calls)
                 except AnotherWorkError:
                     self._come = None
@@ -208,14 +226,14 @@ class Overlapping(Sharing):
             self._come = None
         self._unwritten = []
 
-    def _next_of(self, deal: Deal | None) -> Exchange:
-        """The exchange that was started for this work.
+    def _come_of(self, factors: Factors) -> Exchange:
+        """The exchange that was started for these factors.
 
         Raises:
-            AnotherWorkError: it was for another.
+            AnotherWorkError: there is none.
         """
-        found = next(self._come, None) if self._come is not None else None
-        if deal is None or found is None or found.deal.work != deal.work:
+        found = self._come.get(factors) if self._come is not None else None
+        if found is None:
             raise AnotherWorkError
         return found
 
@@ -231,5 +249,13 @@ def owing(groups: Groups, state: Entries) -> list[TensorCall]:
             planning, options = plan_options(group), step_options(group)
             for p in params:
                 plan = plan_tensor(tuple(p.shape), planning)
-                found[id(p)] = TensorCall(p, p, state[p], plan, options)
+                found[id(p)] = TensorCall(p, without_memory(p), state[p], plan, options)
     return list(found.values())
+
+
+def without_memory(param: Tensor) -> Tensor:
+    """In place of the gradient of a parameter: of its dtype, by which moments are carried over."""
+    assert param.grad is not None
+    if param.grad.dtype == param.dtype:
+        return param
+    return param.grad.new_empty(()).expand(param.shape)

@@ -6,7 +6,7 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,9 +97,10 @@ class Sharing(Together):
         if error is not None:
             raise error
 
-    def _owes_alone(self) -> bool:
-        """Whether what a step finds owed is made up for without the others."""
-        return bool(self._unwritten)
+    def _owes_alone(self) -> Callable[[Tensor], bool]:
+        """Whether what a step finds owed by a parameter is made up for without the others."""
+        alone = bool(self._unwritten)
+        return lambda _: alone
 
     def _conclude(self) -> None:
         """This rank has taken the step: where ranks met in it, all have, or hear who has not."""
@@ -113,7 +114,7 @@ class Sharing(Together):
             RuntimeError: on every rank, where others did not raise.
         """
         elsewhere = {param: self._elsewhere.get(param, clock) for param, clock in clocks.items()}
-        if has_exchange(self.groups, self.state, elsewhere, alone=True):
+        if has_exchange(self.groups, self.state, elsewhere, alone=lambda _: True):
             self._agree(AFTER_ERROR, "")
             self._elsewhere = {}
             self._met = False
@@ -159,6 +160,7 @@ class Sharing(Together):
         for place, bases in zip(mine.values(), own, strict=True):
             place.copy_(bases)
         self._agree(FIRST_BASES, deal.work)
+        exchange.mark(failed=False)
         self._run(exchange)
         return exchange.together(0)
 
@@ -196,7 +198,8 @@ class Sharing(Together):
         if self.by_host:
             self._agree(REFRESH, deal.work)
         self._unwritten += exchange.statuses
-        self._run(exchange, error is not None)
+        exchange.mark(failed=error is not None)
+        self._run(exchange)
         return come(exchange, bases, selections)
 
     @contextmanager
@@ -266,10 +269,10 @@ class Sharing(Together):
         devices = (param.device for group in self.groups for param in group["params"])
         return points_of_all(point, self.group, next(devices, torch.device("cpu")))
 
-    def _run(self, exchange: Exchange, failed: bool = False) -> None:
+    def _run(self, exchange: Exchange) -> None:
         self.traffic = exchange.messages, exchange.bytes
         self._heard = True
-        exchange.run(failed)
+        exchange.run()
         self._met, self._heard = True, False
 
 

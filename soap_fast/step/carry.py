@@ -6,6 +6,7 @@ The operator works on copies of the bases. A tensor's own are written with its m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +22,7 @@ from soap_fast.step.update import commit
 
 RefreshOp = Callable[..., Refreshed | None]  # None: the results come later
 Changes = dict[int, dict[int, "ModeChange"]]  # by index of the call and by mode
+Factors = tuple[tuple[int, int, tuple[int, ...]], ...]  # addresses of K and Q, places in them
 CarryOp = Callable[[Sequence[TensorCall], Sequence[Tensor], Changes], None]
 
 
@@ -59,6 +61,9 @@ class Batch:
         if self.all_due is None:
             self.all_due = torch.arange(len(self.slots), dtype=torch.int32, device=self.K.device)
         return self.K.index_select(0, selection), self.all_due
+
+
+_underway: ContextVar[Sequence[Batch]] = ContextVar("underway", default=())
 
 
 def copies_of_bases(due: Sequence[Batch], selections: Sequence[Tensor]) -> list[Tensor]:
@@ -157,8 +162,17 @@ def refreshed(
     bases = copies_of_bases(due, selections)
     pairs = [batch.selected(chosen) for batch, chosen in zip(due, selections, strict=True)]
     factors, selected = ([pair[i] for pair in pairs] for i in range(2))
-    with lending(lent):
-        return op(factors, bases, selected, list(allowed), tolerance), bases
+    token = _underway.set(due)
+    try:
+        with lending(lent):
+            return op(factors, bases, selected, list(allowed), tolerance), bases
+    finally:
+        _underway.reset(token)
+
+
+def factors_underway() -> Factors:
+    """Which factors the refresh is of that calls its operator, as the host knows them."""
+    return tuple((b.K.data_ptr(), b.Q.data_ptr(), tuple(b.slots)) for b in _underway.get())
 
 
 def batches(
