@@ -18,8 +18,17 @@ from hypothesis import strategies as st
 from streams import assert_same_bits, needs_native, parameters, set_gradients
 
 from soap_fast import SOAP
+from soap_fast.backends.triton import refresh as of_refreshes
 from soap_fast.backends.triton import rounds
-from soap_fast.backends.triton.rounds import WORKSPACE, Spare, rounds_of, workspace_bytes
+from soap_fast.backends.triton.rounds import (
+    WORKSPACE,
+    Spare,
+    free_bytes,
+    most_within,
+    rounds_of,
+    workspace_bytes,
+)
+from soap_fast.distributed.together import Alone
 from soap_fast.step import refresh as of_refresh
 from soap_fast.step.refresh_plan import refresh_plan
 
@@ -165,6 +174,33 @@ def test_rounds_change_no_bit(device, options):
     assert more > sets  # each tensor has a round of its own
     assert all(param.isfinite().all() for param in in_rounds[0])
     assert_same_bits(together, in_rounds)
+
+
+def test_rounds_are_smaller_where_less_is_free(monkeypatch):
+    """Where ranks share refreshes they are not: all must have the same."""
+    options = {"precondition_frequency": 2}
+    together, sets = trained("cpu", options, 5, ALL)
+    asked = []
+
+    def little(device):
+        asked.append(device)
+        return workspace_bytes([40, 40]) // 2
+
+    monkeypatch.setattr(of_refreshes, "free_bytes", little)
+    in_rounds, more = trained("cpu", options, 5, ALL)
+    assert more > sets
+    assert_same_bits(together, in_rounds)
+    assert {device.type for device in asked} == {"cpu"}
+    asked.clear()
+    monkeypatch.setattr(Alone, "refreshes_alone", False)
+    assert trained("cpu", options, 5, ALL)[1] == sets
+    assert asked == []
+
+
+def test_a_round_leaves_half_of_what_is_free():
+    assert most_within(ALL, None) == most_within(ALL, ALL) == ALL
+    assert most_within(ALL, 1 << 20) == 2 << 20  # a quarter of it are new bases
+    assert free_bytes(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("device", DEVICES)

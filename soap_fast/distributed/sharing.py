@@ -62,6 +62,8 @@ class Sharing(Together):
     in place of what it could not do. Then all raise, and at their next step compare their clocks.
     """
 
+    refreshes_alone = False
+
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._error: Exception | None = None  # of this rank's share, raised once the step is whole

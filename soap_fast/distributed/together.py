@@ -50,6 +50,7 @@ class Alone:
     """The work of an optimizer that shares none of it."""
 
     held: AbstractContextManager[None] = nullcontext()  # around a step
+    refreshes_alone = True  # so that nobody else has to do it in the same rounds
 
     def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Take one step of this optimizer."""

@@ -299,8 +299,8 @@ class TritonBackend(Backend):
             if engine is not None:
                 engine.underway.check_whole()
             order = self._order_on(device)
-            how = self._launcher(device), self.input_precision, order, self.refresh_workspace
-            engine = Engine(calls, *how)
+            rounds = self.refresh_workspace, self.sharing.refreshes_alone
+            engine = Engine(calls, self._launcher(device), self.input_precision, order, *rounds)
             engine.derive_operands()
             self.engines[device], self.steady = engine, None  # which is of the one before
         return engine

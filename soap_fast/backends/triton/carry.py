@@ -67,7 +67,8 @@ class RefreshContext:
         squares: scratch of `gather`.
         step_tables: tensors, options and directions, which `rotate` takes and does not need here.
         precision: of products.
-        workspace: bytes of the operator's for tensors that are refreshed together.
+        workspace: bytes of the operator's for tensors that are refreshed together, at most.
+        by_free: whether it is less where less is free; ranks that share must have the same rounds.
     """
 
     states: Sequence[dict[str, Any]]
@@ -76,6 +77,7 @@ class RefreshContext:
     step_tables: tuple[torch.Tensor, ...]
     precision: str
     workspace: int
+    by_free: bool
 
 
 def plan_carry(context: RefreshContext, due: Results, slots: AddressSlots) -> CarryPlan:

@@ -63,11 +63,12 @@ class Engine:
         precision: str,
         order: StreamOrder | None = None,
         workspace: int = WORKSPACE,
+        by_free: bool = True,
     ) -> None:
         """An engine before it gives its order, for what it has launched may be underway.
 
         Args:
-            workspace: bytes of a refresh's for tensors that are refreshed together.
+            workspace, by_free: of refreshes, as in `RefreshContext`.
         """
         self.launcher, self.precision = launcher, precision
         self.params = [call.param for call in calls]
@@ -103,6 +104,7 @@ class Engine:
             (self.tensors, self.options, self.directions),
             self._sum_precision(),
             workspace,
+            by_free,
         )
         self.refresher = Refresher(context, launcher, self.underway, self.derive)
         self.forget_uploads()

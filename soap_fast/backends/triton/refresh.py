@@ -29,7 +29,7 @@ from soap_fast.backends.triton.launch.underway import Underway
 from soap_fast.backends.triton.launch.upload import upload
 from soap_fast.backends.triton.programs import Planned
 from soap_fast.backends.triton.results import KeptResults
-from soap_fast.backends.triton.rounds import Room, room_for, rounds_of
+from soap_fast.backends.triton.rounds import Room, free_bytes, most_within, room_for, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
 from soap_fast.step.carry import Batch, Changes, RefreshOp, batches, by_call, refreshed
@@ -163,7 +163,8 @@ class Refresher:
     def _rounds(self, calls: Sequence[TensorCall], alike: Sequence[int]) -> list[list[int]]:
         due = {i: (calls[i].plan.factors, calls[i].modes_due()) for i in alike}
         sizes = {i: [factors[mode] or 0 for mode in modes] for i, (factors, modes) in due.items()}
-        return rounds_of(sizes, self.context.workspace)
+        free = free_bytes(self.device) if self.context.by_free else None
+        return rounds_of(sizes, most_within(self.context.workspace, free))
 
     def refresh_sets(self, sets: Sequence[DueSet], taken: torch.Tensor, op: RefreshOp) -> None:
         """Refresh what is due, of which nothing but values has changed since it was found.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from soap_fast.backends.triton.ops.tiles import FLOAT
+from soap_fast.step import capture
 from soap_fast.step.layout import padded
 from soap_fast.step.refresh import Lent
 
@@ -94,6 +95,27 @@ def workspace_within(sizes: Sequence[int], there: int) -> int:
             if len(found) <= 2 * len(rounds) and max(found) <= there:
                 return max(found)
     return 0
+
+
+def most_within(most: int, free: int | None) -> int:
+    """Bytes of workspace for a round, less where less is free.
+
+    New bases are a quarter of a round's workspace, and carrying matrices that find no place in the
+    step's memory are as much again. All of that is allocated.
+
+    Args:
+        most: bytes that it may have.
+        free: bytes that may be allocated; None where nobody knows.
+    """
+    return most if free is None else min(most, 2 * free)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What may be allocated on a GPU; nobody asks while a graph is captured."""
+    if device.type != "cuda" or capture.underway():
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 class Room(NamedTuple):
