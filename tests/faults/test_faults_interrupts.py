@@ -145,24 +145,28 @@ def test_an_exception_of_no_handler_leaves_ctrl_c_alive():
             raise InterruptedError
         return raising
 
-    tracing, handler = sys.gettrace(), signal.getsignal(signal.SIGINT)
-    for at in range(200):
-        left = at
-        try:
-            sys.settrace(raising)
+    tracing, handler = sys.gettrace(), signal.default_int_handler
+    before = signal.signal(signal.SIGINT, handler)  # which a shell's background ignores
+    try:
+        for at in range(200):
+            left = at
+            try:
+                sys.settrace(raising)
+                hold()
+            except InterruptedError:
+                done = False
+            else:
+                done = True
+            finally:
+                sys.settrace(tracing)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
             hold()
-        except InterruptedError:
-            done = False
-        else:
-            done = True
-        finally:
-            sys.settrace(tracing)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        hold()
-        assert signal.getsignal(signal.SIGINT) == handler, at
-        if done:
-            break
+            assert signal.getsignal(signal.SIGINT) == handler, at
+            if done:
+                break
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert 20 < at < 199
 
 
