@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -23,9 +24,11 @@ from soap_fast.distributed.sharing import Sharing, come
 from soap_fast.distributed.together import Entries, Groups, RefreshOp, Step, Steps
 from soap_fast.options import plan_options, step_options
 from soap_fast.step.call import TensorCall
-from soap_fast.step.carry import Factors, factors_underway
+from soap_fast.step.carry import Batch, underway
 from soap_fast.step.plan import plan_tensor
 from soap_fast.step.refresh import Refreshed
+
+Factors = tuple[tuple[int, int, tuple[int, ...]], ...]  # addresses of K and Q, places in them
 
 
 class AnotherWorkError(Exception):
@@ -38,10 +41,12 @@ class Started(NamedTuple):
     Attributes:
         calls: that owe it, with the options of their step and without gradients.
         exchanges: with their messages, by the factors they are of.
+        factors: the same; as long as they are held, nobody else has their addresses.
     """
 
     calls: list[TensorCall]
     exchanges: dict[Factors, Exchange]
+    factors: list[Batch]
 
     @property
     def statuses(self) -> list[Tensor]:
@@ -71,6 +76,7 @@ class Overlapping(Sharing):
         super().__init__(group)
         self._rooms = [self._room]  # of each exchange that is underway
         self._ready: dict[Factors, Exchange] = {}  # to be started
+        self._factors: list[Batch] = []  # of these
         self._owing: list[TensorCall] = []
         self._started: Started | None = None
         self._come: dict[Factors, Exchange] | None = None  # while they are written
@@ -78,7 +84,7 @@ class Overlapping(Sharing):
 
     def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Take one step, after what the last one has started."""
-        self._ready = {}
+        self._ready, self._factors = {}, []
 
         def finished_first(groups: Groups, state: Entries) -> None:
             self._write(self._arrived(backend), backend)
@@ -123,7 +129,7 @@ class Overlapping(Sharing):
         arguments = (factors, bases, selections, allowed, tolerance)
         deal = self._deal(factors, selections)
         if self._come is not None:
-            return come(self._come_of(factors_underway()), bases, selections)
+            return come(self._come_of(factors_of(underway())), bases, selections)
         if deal is None or self._at_once:
             return super().refresh(op, *arguments)
         if len(self._ready) == len(self._rooms):
@@ -132,7 +138,8 @@ class Overlapping(Sharing):
         error = compute_own(op, exchange, self.rank, *arguments)
         self._error = self._error or error
         exchange.mark(failed=error is not None)
-        self._ready[factors_underway()] = exchange
+        self._ready[factors_of(underway())] = exchange
+        self._factors += underway()
         return None
 
     @contextmanager
@@ -165,7 +172,7 @@ class Overlapping(Sharing):
         except BaseException:
             self._give_up_rooms()
             raise
-        self._started = Started(self._owing, self._ready)
+        self._started = Started(self._owing, self._ready, self._factors)
         self._ready, self._owing = {}, []
 
     def _arrived(self, backend: Steps) -> Started | None:
@@ -208,16 +215,20 @@ class Overlapping(Sharing):
         """
         if started is None:
             return
+        # A user may have put other entries in their place.
+        entries = [self.state.get(call.param) or {} for call in started.calls]
+        pairs = zip(started.calls, entries, strict=True)
+        calls = [replace(call, state=entry) for call, entry in pairs if "owed" in entry]
         self._unwritten = started.statuses
         try:
-            with ambient.neutral({call.param.device.type for call in started.calls}):
+            with ambient.neutral({call.param.device.type for call in calls}):
                 try:
                     self._come = started.exchanges
-                    backend.make_up(started.calls)
+                    backend.make_up(calls)
                 except AnotherWorkError:
                     self._come = None
                     with self.making_up():
-                        backend.make_up(started.calls)
+                        backend.make_up(calls)
         except BaseException:
             self._started = started
             backend.forget()
@@ -236,6 +247,11 @@ class Overlapping(Sharing):
         if found is None:
             raise AnotherWorkError
         return found
+
+
+def factors_of(batches: Sequence[Batch]) -> Factors:
+    """What tells factors apart, as long as they are held."""
+    return tuple((b.K.data_ptr(), b.Q.data_ptr(), tuple(b.slots)) for b in batches)
 
 
 def owing(groups: Groups, state: Entries) -> list[TensorCall]:

@@ -22,7 +22,6 @@ from soap_fast.step.update import commit
 
 RefreshOp = Callable[..., Refreshed | None]  # None: the results come later
 Changes = dict[int, dict[int, "ModeChange"]]  # by index of the call and by mode
-Factors = tuple[tuple[int, int, tuple[int, ...]], ...]  # addresses of K and Q, places in them
 CarryOp = Callable[[Sequence[TensorCall], Sequence[Tensor], Changes], None]
 
 
@@ -170,9 +169,9 @@ def refreshed(
         _underway.reset(token)
 
 
-def factors_underway() -> Factors:
-    """Which factors the refresh is of that calls its operator, as the host knows them."""
-    return tuple((b.K.data_ptr(), b.Q.data_ptr(), tuple(b.slots)) for b in _underway.get())
+def underway() -> Sequence[Batch]:
+    """What the refresh is of that calls its operator, as the host knows it."""
+    return _underway.get()
 
 
 def batches(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from shared import end_of
@@ -130,3 +133,48 @@ def test_a_rank_that_raises_meets_those_that_make_up_for_what_was_owed_before(ra
         (one, first), (other, second) = ranks(2, owed_before, overlap)
         assert one == other == [3, 7]
         assert_same_bits(first, second)
+
+
+def entries_replaced(group, backend, overlap):
+    """By dicts of the same tensors, on one rank alone, while results travel."""
+    params, optimizer = in_groups(group, overlap=overlap, backend=backend)
+    for call in range(CALLS):
+        set_gradients(params, call)
+        optimizer.step()
+        if group.rank() == 0 and call == 3:
+            for param in params:
+                optimizer.state[param] = dict(optimizer.state[param])
+    return end_of(params, optimizer)
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_an_entry_that_was_replaced_is_refreshed_once(ranks, backend):
+    at_once, later = (ranks(2, entries_replaced, backend, overlap) for overlap in (False, True))
+    assert_same_bits(later, at_once)
+
+
+def factors_replaced(group, backend):
+    """The stacks that results are of: there until these are written or given up."""
+    params, optimizer = in_groups(group, overlap=True, backend=backend)
+    went(params, optimizer, range(4))
+    stacks = [weakref.ref(optimizer.state[p]["Q"][0]._base) for p in params]
+    for param in params:
+        entry = optimizer.state[param]
+        entry["GG"] = [k.clone() for k in entry["GG"]]
+        entry["Q"] = [q.clone() for q in entry["Q"]]
+    gc.collect()
+    travelling = [stack() is not None for stack in stacks]
+    went(params, optimizer, range(4, 5))
+    gc.collect()
+    return travelling, [stack() is not None for stack in stacks], end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_nobody_else_has_the_addresses_of_factors_whose_results_travel(ranks, backend):
+    params, optimizer = in_groups(None, backend=backend)
+    went(params, optimizer, range(5))
+    for travelling, written, end in ranks(2, factors_replaced, backend):
+        assert all(travelling)
+        assert not any(written)
+        assert_same_bits(end, end_of(params, optimizer))
