@@ -18,8 +18,7 @@ from torch import Tensor
 
 from soap_fast import ambient
 from soap_fast.distributed.agreement import REFRESH
-from soap_fast.distributed.exchange import TOLD, Exchange, Room
-from soap_fast.distributed.own_share import compute_own
+from soap_fast.distributed.exchange import Exchange, Room
 from soap_fast.distributed.sharing import Sharing, come
 from soap_fast.distributed.together import Entries, Groups, RefreshOp, Step, Steps
 from soap_fast.options import plan_options, step_options
@@ -134,11 +133,8 @@ class Overlapping(Sharing):
             return super().refresh(op, *arguments)
         if len(self._ready) == len(self._rooms):
             self._rooms.append(Room())
-        exchange = Exchange(self.group, deal, TOLD, self._rooms[len(self._ready)])
-        error = compute_own(op, exchange, self.rank, *arguments)
-        self._error = self._error or error
-        exchange.mark(failed=error is not None)
-        self._ready[factors_of(underway())] = exchange
+        room = self._rooms[len(self._ready)]
+        self._ready[factors_of(underway())] = self._own_share(op, deal, room, *arguments)
         self._factors += underway()
         return None
 

@@ -193,16 +193,25 @@ class Sharing(Together):
         deal = self._deal(factors, selections)
         if deal is None or self._alone:
             return op(factors, bases, selections, allowed, tolerance)
-        exchange = Exchange(self.group, deal, TOLD, self._room)
         arguments = (factors, bases, selections, allowed, tolerance)
-        error = compute_own(op, exchange, self.rank, *arguments)
-        self._error = self._error or error
+        exchange = self._own_share(op, deal, self._room, *arguments)
         if self.by_host:
             self._agree(REFRESH, deal.work)
         self._unwritten += exchange.statuses
-        exchange.mark(failed=error is not None)
         self._run(exchange)
         return come(exchange, bases, selections)
+
+    def _own_share(self, op: RefreshOp, deal: Deal, room: Room, *arguments: Any) -> Exchange:
+        """An exchange in which this rank's share waits to be sent; `take` raises what it raised.
+
+        Args:
+            arguments: of `op`.
+        """
+        exchange = Exchange(self.group, deal, TOLD, room)
+        error = compute_own(op, exchange, self.rank, *arguments)
+        self._error = self._error or error
+        exchange.mark(failed=error is not None)
+        return exchange
 
     @contextmanager
     def making_up(self) -> Iterator[None]:

@@ -32,9 +32,8 @@ def end_of(params, optimizer) -> tuple[list[torch.Tensor], dict[str, Any]]:
     return [p.detach().clone() for p in params], optimizer.state_dict()
 
 
-def steps(group, calls=range(8), dtype=torch.float32, missing: bool = False, **options: Any):
-    """Parameters and state after these calls; where asked for, without some of the gradients."""
-    params, optimizer = built(group, dtype=dtype, **options)
+def take(params, optimizer, calls, missing: bool = False) -> None:
+    """Take these steps; where asked for, without some of the gradients."""
     for call in calls:
         set_gradients(params, call)
         if missing:
@@ -42,5 +41,11 @@ def steps(group, calls=range(8), dtype=torch.float32, missing: bool = False, **o
                 if (call + index) % 3 == 0:
                     param.grad = None
         optimizer.step()
+
+
+def steps(group, calls=range(8), dtype=torch.float32, missing: bool = False, **options: Any):
+    """Parameters and state after these calls."""
+    params, optimizer = built(group, dtype=dtype, **options)
+    take(params, optimizer, calls, missing)
     optimizer.consolidate_state_dict()
     return end_of(params, optimizer)

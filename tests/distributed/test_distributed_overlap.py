@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from shared import built, end_of
+from shared import built, end_of, take
 from streams import ON_CPU, assert_same_bits, backends, set_gradients
 
 from soap_fast.distributed import messages
@@ -20,12 +20,7 @@ def stepped(group, calls=CALLS, missing: bool = False, **options):
     params, optimizer = built(group, **options)
     seen = []
     for call in calls:
-        set_gradients(params, call)
-        if missing:
-            for index, param in enumerate(params):
-                if (call + index) % 3 == 0:
-                    param.grad = None
-        optimizer.step()
+        take(params, optimizer, [call], missing)
         seen.append([p.detach().clone() for p in params])
     return seen, optimizer.stats()["refreshed"], end_of(params, optimizer)
 

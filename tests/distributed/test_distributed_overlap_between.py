@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from shared import OPTIONS, SHAPES, built, end_of, steps
+from shared import OPTIONS, SHAPES, built, end_of, steps, take
 from streams import ON_CPU, assert_same_bits, backends, set_gradients
 
 from soap_fast import SOAP, precondition
@@ -136,9 +136,7 @@ def test_no_steady_step_follows_a_basis_that_was_replaced(ranks, backend):
 def saved_by_one(group):
     """What rank 0 saves while a refresh is underway, and everybody's values."""
     params, optimizer = built(group, overlap=True, backend="eager")
-    for call in range(4):
-        set_gradients(params, call)
-        optimizer.step()
+    take(params, optimizer, range(4))
     saved = optimizer.state_dict() if group.rank() == 0 else None
     return [p.detach().clone() for p in params], saved
 
@@ -148,9 +146,7 @@ def gone_on(group, values, saved):
     for param, value in zip(params, values, strict=True):
         param.data.copy_(value)
     optimizer.load_state_dict(saved)
-    for call in range(4, 8):
-        set_gradients(params, call)
-        optimizer.step()
+    take(params, optimizer, range(4, 8))
     return end_of(params, optimizer)
 
 
@@ -188,9 +184,7 @@ def test_what_it_is_refused_with(ranks):
 
 def alone_in_its_group(group):
     params, optimizer = built(group, overlap=True, **{**OPTIONS, "backend": "eager"})
-    for call in range(4):
-        set_gradients(params, call)
-        optimizer.step()
+    take(params, optimizer, range(4))
     return underway(optimizer)
 
 

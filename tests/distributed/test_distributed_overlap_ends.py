@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from rank_scripts import join_others, two_scripts
-from shared import built, end_of, steps
+from shared import built, end_of, steps, take
 from streams import assert_same_bits, set_gradients
 
 from soap_fast.distributed.messages import Sent
@@ -62,9 +62,7 @@ def test_a_message_that_is_lost_leaves_its_refresh_owed(tmp_path):
     for param, value in zip(params, values, strict=True):
         param.data.copy_(value)
     optimizer.load_state_dict(saved)
-    for call in range(4, 8):
-        set_gradients(params, call)
-        optimizer.step()
+    take(params, optimizer, range(4, 8))
     assert_same_bits(end_of(params, optimizer), steps(None, range(8), backend="native"))
 
 

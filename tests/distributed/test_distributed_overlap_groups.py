@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from shared import end_of
+from shared import end_of, take
 from streams import assert_same_bits, backends, needs_interpreter, parameters, set_gradients
 from test_distributed_faults import Broken, broken_once
 
@@ -28,22 +28,16 @@ def in_groups(group, overlap=False, **options):
     return params, SOAP(groups, lr=0.01, precondition_frequency=3, **options)
 
 
-def went(params, optimizer, calls):
-    for call in calls:
-        set_gradients(params, call)
-        optimizer.step()
-
-
 def a_second_write_that_raises(group, backend):
     """The first set is written by then; the state is read again."""
     params, optimizer = in_groups(group, overlap=True, backend=backend)
-    went(params, optimizer, range(4))
+    take(params, optimizer, range(4))
     if group.rank() == 1:
         optimizer._backend.carry = broken_once(optimizer._backend.carry, 1)
         with pytest.raises(Broken):
             optimizer.state_dict()
     read = end_of(params, optimizer)
-    went(params, optimizer, range(4, CALLS))
+    take(params, optimizer, range(4, CALLS))
     return [read, end_of(params, optimizer)]
 
 
@@ -53,7 +47,7 @@ def test_a_write_that_is_tried_again_goes_on_where_it_was_left(ranks, backend):
     expected = []
     for calls in (4, CALLS):
         params, optimizer = in_groups(None, backend=backend)
-        went(params, optimizer, range(calls))
+        take(params, optimizer, range(calls))
         expected.append(end_of(params, optimizer))
     for found in ranks(2, a_second_write_that_raises, backend):
         assert_same_bits(found, expected)
@@ -156,7 +150,7 @@ def test_an_entry_that_was_replaced_is_refreshed_once(ranks, backend):
 def factors_replaced(group, backend):
     """The stacks that results are of: there until these are written or given up."""
     params, optimizer = in_groups(group, overlap=True, backend=backend)
-    went(params, optimizer, range(4))
+    take(params, optimizer, range(4))
     stacks = [weakref.ref(optimizer.state[p]["Q"][0]._base) for p in params]
     for param in params:
         entry = optimizer.state[param]
@@ -164,7 +158,7 @@ def factors_replaced(group, backend):
         entry["Q"] = [q.clone() for q in entry["Q"]]
     gc.collect()
     travelling = [stack() is not None for stack in stacks]
-    went(params, optimizer, range(4, 5))
+    take(params, optimizer, range(4, 5))
     gc.collect()
     return travelling, [stack() is not None for stack in stacks], end_of(params, optimizer)
 
@@ -173,7 +167,7 @@ def factors_replaced(group, backend):
 @pytest.mark.parametrize("backend", backends())
 def test_nobody_else_has_the_addresses_of_factors_whose_results_travel(ranks, backend):
     params, optimizer = in_groups(None, backend=backend)
-    went(params, optimizer, range(5))
+    take(params, optimizer, range(5))
     for travelling, written, end in ranks(2, factors_replaced, backend):
         assert all(travelling)
         assert not any(written)
