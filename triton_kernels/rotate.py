@@ -42,7 +42,6 @@ RUN_INVERSE = tl.constexpr(ROTATE["run_inverse"])
 RUN_INNER = tl.constexpr(ROTATE["run_inner"])
 RUN_PITCH = tl.constexpr(ROTATE["run_pitch"])
 CLASSES = tl.constexpr(len(ROTATE_CLASSES))
-LOW = tl.constexpr(2)  # from here on tiles have 64 rows: beside the moments 128 spill
 HEIGHTS, WIDTHS, ALONG = (tl.constexpr(x) for x in zip(*ROTATE_CLASSES, strict=True))
 TENSOR_COLUMNS = tl.constexpr(len(TENSOR))
 OPTIONS_ROW = tl.constexpr(TENSOR["options"])
@@ -54,6 +53,7 @@ SCALAR_COLUMNS = tl.constexpr(len(SCALARS))
 TAKEN = tl.constexpr(SCALARS["taken"])
 FLOOR = tl.constexpr(SCALARS["floor"])
 MOST = tl.constexpr(64 * 32)  # elements of a tile whose moments are in registers at once
+LANES = tl.constexpr(32)  # sums of n^2 that a tile hands over; their sum is taken once
 LEAST = tl.constexpr(2.0**-63)
 
 
@@ -79,16 +79,16 @@ def rotate(
         record = records + tile * COLUMNS
         following = records + tl.minimum(tile + step, n_tiles - 1) * COLUMNS
         next_tensor, next_kind = tensor, kind
-        for number in tl.static_range(LOW if ADAM else 0, CLASSES):
+        squares = tl.zeros((LANES,), tl.float32)
+        for number in tl.static_range(CLASSES):
             if kind == number:
-                next_tensor, next_kind = _tile(
+                next_tensor, next_kind, squares = _tile(
                     record,
                     following,
                     tensor,
                     tensors,
                     option_rows,
                     scalars,
-                    directions + tile,
                     number,
                     ADAM,
                     PRECISION,
@@ -96,12 +96,14 @@ def rotate(
                     STAGES,
                     TALL,
                 )
+        if ADAM:
+            tl.store(directions + tile, tl.sum(squares))
         tensor, kind = next_tensor, next_kind
 
 
 @triton.jit
 def _tile(
-    record, following, tensor, tensors, option_rows, scalars, sums,
+    record, following, tensor, tensors, option_rows, scalars,
     NUMBER: tl.constexpr, ADAM: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr, TALL: tl.constexpr,
 ):  # fmt: skip
@@ -113,7 +115,7 @@ def _tile(
     """
     HEIGHT: tl.constexpr = HEIGHTS[NUMBER]
     # Without tensor cores more than 64 rows spill.
-    BM: tl.constexpr = 64 if PRECISION == "ieee" or TALL == 64 else HEIGHT
+    BM: tl.constexpr = min(HEIGHT, 64 if PRECISION == "ieee" else TALL)
     BN: tl.constexpr = WIDTHS[NUMBER]
     BY_ROWS: tl.constexpr = ALONG[NUMBER]
     # Beside products of CUDA cores they would spill (sm_86).
@@ -121,22 +123,19 @@ def _tile(
     if AHEAD:
         next_tensor, next_kind = tensor_and_kind(following)
     taken = tl.load(scalars + tensor * SCALAR_COLUMNS + TAKEN) != 0.0
-    square = 0.0
-    for first in tl.static_range(0, HEIGHT, BM):
+    squares = tl.zeros((LANES,), tl.float32)
+    for first in tl.range(0, HEIGHT, BM, num_stages=1):
         acc = tile_product(record, taken, first, BM, BN, BY_ROWS, PRECISION, BK, STAGES)
         row = option_rows
         floor = 0.0
         if ADAM:
-            index = tl.load(record + TENSOR_)  # read again, or what follows spills (sm_120)
-            options = tl.load(tensors + index * TENSOR_COLUMNS + OPTIONS_ROW)
+            options = tl.load(tensors + tensor * TENSOR_COLUMNS + OPTIONS_ROW)
             row = option_rows + options * OPTION_COLUMNS
-            floor = tl.load(scalars + index * SCALAR_COLUMNS + FLOOR)
-        square += _finish_parts(record, taken, row, floor, acc, first, 0, BY_ROWS, ADAM)
-    if ADAM:
-        tl.store(sums, square)
+            floor = tl.load(scalars + tensor * SCALAR_COLUMNS + FLOOR)
+        squares += _finish_parts(record, taken, row, floor, acc, first, 0, BY_ROWS, ADAM)
     if not AHEAD:
         next_tensor, next_kind = tensor_and_kind(following)
-    return next_tensor, next_kind
+    return next_tensor, next_kind, squares
 
 
 @triton.jit
@@ -146,24 +145,24 @@ def tensor_and_kind(record):
 
 @triton.jit
 def _finish_parts(
-    record, taken, options, floor, g, first: tl.constexpr, column: tl.constexpr,
+    record, taken, options, floor, g, first, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """`_finish` of some columns after the others: moments of all would not fit in registers."""
     if ADAM and g.numel > MOST:
         HALF: tl.constexpr = g.shape[1] // 2
         left, right = g.reshape(g.shape[0], 2, HALF).permute(0, 2, 1).split()
-        square = _finish_parts(record, taken, options, floor, left, first, column, BY_ROWS, ADAM)
+        squares = _finish_parts(record, taken, options, floor, left, first, column, BY_ROWS, ADAM)
         NEXT: tl.constexpr = column + HALF
-        square += _finish_parts(record, taken, options, floor, right, first, NEXT, BY_ROWS, ADAM)
+        squares += _finish_parts(record, taken, options, floor, right, first, NEXT, BY_ROWS, ADAM)
     else:
-        square = _finish(record, taken, options, floor, g, first, column, BY_ROWS, ADAM)
-    return square
+        squares = _finish(record, taken, options, floor, g, first, column, BY_ROWS, ADAM)
+    return squares
 
 
 @triton.jit
 def tile_product(
-    record, taken, first: tl.constexpr,
+    record, taken, first,
     BM: tl.constexpr, BN: tl.constexpr, BY_ROWS: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -187,28 +186,28 @@ def tile_product(
 
 @triton.jit
 def _finish(
-    record, taken, options, floor, g, first: tl.constexpr, column: tl.constexpr,
+    record, taken, options, floor, g, first, column: tl.constexpr,
     BY_ROWS: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """Write some columns of a tile, or with ADAM what follows from them; the sum of n^2."""
     HEIGHT: tl.constexpr = g.shape[0]
     entry, inside, filled = tile_entries(record, taken, first, column, HEIGHT, g.shape[1], BY_ROWS)
     out = operand(tl.load(record + OUT)) + entry
-    square = 0.0
+    squares = tl.zeros((LANES,), tl.float32)
     if ADAM:
         exp_avg = operand(tl.load(record + EXP_AVG)) + entry
         exp_avg_sq = operand(tl.load(record + EXP_AVG_SQ)) + entry
         n = adam_direction(g, exp_avg, exp_avg_sq, inside, filled, options, floor)
         tl.store(out, n, mask=inside)
-        square = tl.sum(n * n)
+        squares = tl.sum(tl.reshape(n * n, (n.numel // LANES, LANES)), 0)
     else:
         tl.store(out, tl.where(filled, g, 0.0), mask=inside)
-    return square
+    return squares
 
 
 @triton.jit
 def tile_entries(
-    record, taken, first: tl.constexpr, column: tl.constexpr,
+    record, taken, first, column: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, BY_ROWS: tl.constexpr,
 ):  # fmt: skip
     """Where some columns of a tile go, from its first entry; where there is memory, and an element.

@@ -20,6 +20,15 @@ def resident(registers: int, shared: int, threads: int) -> int:
     return max(1, min(by_registers, by_shared, THREADS // threads, PROGRAMS))
 
 
+def together(alone: Array, busy: Array, warps: float) -> tuple[Array, Array]:
+    """Cycles of programs that have so many warps on a scheduler, and cycles in which they keep it.
+
+    Args:
+        alone, busy: [programs] of one warp.
+    """
+    return alone + CONTENTION * (warps - 1) * busy, warps * busy
+
+
 def launch_cycles(alone: Array, busy: Array, multiprocessors: int, slots: int) -> float:
     """Until the last program has ended; a program begins where one has ended.
 

@@ -9,7 +9,7 @@ import numpy as np
 from bench.cost import constants
 from bench.cost.case import Case, Walked
 from bench.cost.issue import alone
-from bench.cost.schedule import launch_cycles, resident
+from bench.cost.schedule import launch_cycles, resident, together
 
 SM = 90  # whose constants are measured
 
@@ -39,7 +39,6 @@ def program_seconds(case: Case, walk: Walked) -> float:
     program = np.arange(case.tiles) % case.programs
     cycles, busy = (np.bincount(program, x, minlength=case.programs) for x in of_tile.T)
     slots = resident(case.registers, case.shared, case.threads)
-    until = launch_cycles(
-        cycles + empty.cycles, per_scheduler * busy, constants.MULTIPROCESSORS, slots
-    )
+    cycles, busy = together(cycles + empty.cycles, busy, per_scheduler)
+    until = launch_cycles(cycles, busy, constants.MULTIPROCESSORS, slots)
     return until / constants.CLOCK

@@ -38,7 +38,7 @@ TENSORS: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (
     ((96, 96), torch.float32),
     ((33,), torch.float32),
     ((), torch.float32),
-    ((24, 24), torch.bfloat16),
+    ((48, 48), torch.bfloat16),
     ((56, 8000), torch.float32),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.cost.schedule import launch_cycles, resident
+from bench.cost.schedule import launch_cycles, resident, together
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,10 @@ def test_programs_that_use_all_of_a_pipe_take_turns():
     alone = np.full(4, 100.0)
     assert launch_cycles(alone, alone, 1, 4) == pytest.approx(400)
     assert launch_cycles(alone, alone, 4, 1) == pytest.approx(100)
+
+
+def test_warps_of_one_program_are_in_each_others_way_like_those_of_two():
+    alone, busy = np.array([100.0]), np.array([40.0])
+    one = launch_cycles(*together(alone, busy, 2), 1, 1)
+    two = launch_cycles(*together(np.full(2, 100.0), np.full(2, 40.0), 1), 1, 2)
+    assert one == two == pytest.approx(140)

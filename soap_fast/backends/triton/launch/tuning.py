@@ -57,14 +57,15 @@ def on_this_triton(op: str, tuning: Tuning) -> Tuning:
 def constants_on(op: str, constants: dict[str, Any], sm: int) -> dict[str, Any]:
     """An op's constants on an architecture: others where tiles would spill.
 
-    Those of rotate with 128 rows do on sm_120 by Triton 3.6, and on sm_90 by Triton 3.9; those of
-    settle on sm_86 and sm_89 as well; those of grouped_matmul do everywhere but in tf32x3 on sm_90
-    by Triton 3.6.
+    Those of rotate with 128 rows do on sm_120 by Triton 3.6, and on sm_90 by Triton 3.9; with Adam,
+    and those of settle, on sm_86 and sm_89 as well; those of grouped_matmul do everywhere but in
+    tf32x3 on sm_90 by Triton 3.6.
     """
     lowest = is_lowest_triton()
+    beside_moments = lowest and sm in (80, 90, 100)
     tall = {
-        "rotate": lowest and sm < 120,
-        "settle": lowest and sm in (80, 90, 100),
+        "rotate": beside_moments if constants.get("ADAM") else lowest and sm < 120,
+        "settle": beside_moments,
         "grouped_matmul": lowest and sm == 90 and constants.get("PRECISION") == "tf32x3",
     }
     return constants if tall.get(op, True) else {**constants, "TALL": 64}

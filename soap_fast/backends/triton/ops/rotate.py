@@ -20,7 +20,7 @@ from soap_fast.triton_kernels.columns import (
     ROTATE_CLASSES,
 )
 
-HEIGHTS, ADAM_HEIGHTS = (128, 64), (64,)
+HEIGHTS = (128, 64)
 WIDTHS, SINGLE_WIDTHS = (64, 32, 16), (64, 16)
 # A kernel divides numbers below LARGE + TALLEST by sizes up to LARGE: a product with 2^32 / size,
 # rounded up, errs by less than their product / 2^32 of a unit there, so the quotient is exact.
@@ -40,8 +40,7 @@ def rotate_work(members: Sequence[Member], place: int, deepest: int, *, back: bo
         source, out = (member.a, member.b) if passed % 2 == 0 else (member.b, member.a)
         last = number == len(levels) - 1 and not back
         matrix = (member.backward if back else member.forward)[levels[number].group]
-        heights = ADAM_HEIGHTS if last else HEIGHTS
-        add_product(work, member, levels[number], (source, matrix, out), heights)
+        add_product(work, member, levels[number], (source, matrix, out))
         work.bytes += 4 * FLOAT * member.layout.numel if last else 0
     return work
 
@@ -51,16 +50,14 @@ def add_product(
     member: Member,
     level: Level,
     addresses: tuple[int, int, int],
-    heights: tuple[int, ...] = HEIGHTS,
 ) -> None:
     """Tiles of one product.
 
     Args:
         addresses: of the plane that is read, of the matrix, and of the plane that is written.
-        heights: of tiles, the largest first.
     """
     source, matrix, out = addresses
-    records, executed = _records(level, heights)
+    records, executed = _records(level)
     starts = table_row(
         ROTATE, tensor=member.index, a=source, b=matrix, out=out,
         exp_avg=member.exp_avg, exp_avg_sq=member.exp_avg_sq,
@@ -73,13 +70,13 @@ def add_product(
 
 
 @lru_cache(maxsize=256)
-def _records(level: Level, heights: tuple[int, ...]) -> tuple[torch.Tensor, int]:
+def _records(level: Level) -> tuple[torch.Tensor, int]:
     """Of a product whose tensors begin at address 0, for all tensors of a shape: [tiles, ROTATE].
 
     And what the tiles execute, in floating point operations.
     """
     found, executed = [], 0
-    for kind, row, mode in _tiles(level, heights):
+    for kind, row, mode in _tiles(level):
         records = torch.zeros((len(row), len(ROTATE)), dtype=torch.int64)
         placed = (_by_positions if level.basis_first else _by_rows)(level, row, mode)
         entry = FLOAT * placed.pop("entry")
@@ -102,16 +99,14 @@ def _records(level: Level, heights: tuple[int, ...]) -> tuple[torch.Tensor, int]
     return torch.cat(found), executed
 
 
-def _tiles(
-    level: Level, heights: tuple[int, ...]
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+def _tiles(level: Level) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """By class: its number, first rows and first modes of its tiles, which share rows in turns."""
     along = level.basis_first
     rows = level.n if along else level.m
     modes = cover(level.m, WIDTHS) if along else cover(level.n, SINGLE_WIDTHS)
     for width in sorted({width for _, width in modes}, reverse=True):
         starts = torch.tensor([start for start, w in modes if w == width])
-        lower = heights if (heights[0], width, along) in ROTATE_CLASSES else heights[-1:]
+        lower = HEIGHTS if (HEIGHTS[0], width, along) in ROTATE_CLASSES else HEIGHTS[-1:]
         bands = cover(rows, lower)
         for height in lower:
             first = torch.tensor([start for start, h in bands if h == height])
