@@ -56,7 +56,8 @@ class Ranks:
         self.processes: list[Any] = []
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which imports once for all
+        context.set_forkserver_preload(["rank_processes", "shared", "torch.distributed.fsdp"])
         store = str(self.folders.mktemp("ranks") / "store")
         for rank in range(MOST):
             ours, theirs = context.Pipe()
