@@ -54,9 +54,19 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def test_tiles_stand_for_tiles_that_issue_as_much(small):
+@pytest.fixture(scope="module")
+def compiled(small, tmp_path_factory):
+    """Rows of the last two of them and of the first two, and tiles of all."""
+    halves = [
+        shapes_file(tmp_path_factory.mktemp("half"), some) for some in (SHAPES[-2:], SHAPES[:2])
+    ]
+    asked = {"rows": list(map(str, halves)), "tiles": [str(small)]}
+    return json.loads(run(HERE / "compiling.py", json.dumps(asked)))
+
+
+def test_tiles_stand_for_tiles_that_issue_as_much(compiled):
     """Every tile of a few small tensors, walked for itself."""
-    found = json.loads(run(HERE / "every_tile.py", small))
+    (found,) = compiled["tiles"]
     for launch in found:
         some, every = launch["instructions"]
         assert some == pytest.approx(every, rel=tolerances.SAMPLED_INSTRUCTIONS), launch
@@ -67,19 +77,15 @@ def test_tiles_stand_for_tiles_that_issue_as_much(small):
     assert some < 0.8 * every
 
 
-def check_rows(tmp_path, architectures, read=None):
+def check_rows(rows, launches, architectures):
     """With times on the architecture that was measured, and on no other.
 
     Args:
-        read: those of them whose machine code the model reads.
+        launches: of a step.
+        architectures: those whose machine code the model reads.
     """
-    small = shapes_file(tmp_path, SHAPES[-2:])
-    options = ("--sm", *architectures, "--precision", "tf32x3", "--json", "-")
-    said = run("-m", "bench", "kernels", "--aot", "--shapes", small, *options)
-    rows = json.loads(said)["results"]
-    launches = record(inventory(str(small))).step()
-    assert {row["sm"] for row in rows} == set(read or architectures)
-    for sm in read or architectures:
+    assert {row["sm"] for row in rows} == set(architectures)
+    for sm in architectures:
         *each, total = (row for row in rows if row["sm"] == sm)
         assert len(each) == launches
         assert {row["name"] for row in each} >= {"gather", "rotate 0", "rotate back 1", "apply"}
@@ -95,16 +101,17 @@ def check_rows(tmp_path, architectures, read=None):
     assert {row["precision"] for row in rows} == {"tf32x3"}
 
 
-def test_a_row_for_each_launch_and_one_of_all(tmp_path):
-    check_rows(tmp_path, [90])
+def launches_of(shapes):
+    return record(inventory(str(shapes))).step()
 
 
-def test_a_tile_behind_another_waits_for_its_record_and_for_data(tmp_path):
+def test_a_row_for_each_launch_and_one_of_all(compiled, tmp_path):
+    check_rows(compiled["rows"][0], launches_of(shapes_file(tmp_path, SHAPES[-2:])), [90])
+
+
+def test_a_tile_behind_another_waits_for_its_record_and_for_data(compiled):
     """The first tile of a launch has nobody to read ahead for it, so there must be more."""
-    options = ("--sm", 90, "--precision", "tf32x3", "--json", "-")
-    shapes = shapes_file(tmp_path, SHAPES[:2])
-    rows = json.loads(run("-m", "bench", "kernels", "--aot", "--shapes", shapes, *options))
-    loads = {row["name"]: row.get("dependent_loads") for row in rows["results"]}
+    loads = {row["name"]: row.get("dependent_loads") for row in compiled["rows"][1]}
     large = [name for name in loads if name.split()[0] in ("gather", "rotate", "apply")]
     assert len(large) == 6
     assert {name: loads[name] for name in large if loads[name] > 2} == {}
@@ -113,7 +120,11 @@ def test_a_tile_behind_another_waits_for_its_record_and_for_data(tmp_path):
 @pytest.mark.soak
 @pytest.mark.skipif(not SOAKING, reason="compiles for half a minute each: make soak runs it")
 def test_a_row_for_each_launch_on_every_architecture(tmp_path):
-    check_rows(tmp_path, aot.ARCHITECTURES, [sm for sm in aot.ARCHITECTURES if sm != 120])
+    small = shapes_file(tmp_path, SHAPES[-2:])
+    options = ("--sm", *aot.ARCHITECTURES, "--precision", "tf32x3", "--json", "-")
+    said = run("-m", "bench", "kernels", "--aot", "--shapes", small, *options)
+    read = [sm for sm in aot.ARCHITECTURES if sm != 120]
+    check_rows(json.loads(said)["results"], launches_of(small), read)
 
 
 def test_another_architecture_has_no_times():
