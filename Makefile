@@ -12,7 +12,8 @@ TRITON := triton==3.6.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-with-$(subst /,_,$(TORCH))
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile \
+	--constraint .ci/constraints.txt
 CXX_SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt .ci/constraints.txt $(shell find csrc -type f)
 
@@ -22,14 +23,15 @@ setup: $(READY)
 
 # torch first and by name, the build without isolation: an isolated build would fetch a second torch.
 # Builds with CUDA bring the Triton that they need; others bring none, and get the lowest we support.
+# Pip would compile to bytecode on one core, in half of its time; some files are of other Pythons.
 $(READY): $(BUILD_INPUTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "soap_fast needs Python >= 3.11: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "no virtual environment: on Debian, apt install python3-venv" >&2; exit 1; }
-	$(PIP) install --quiet --constraint .ci/constraints.txt $(TORCH) numpy
-	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install --quiet "$(TRITON); sys_platform == 'linux'"
-	$(PIP) install --quiet --constraint .ci/constraints.txt setuptools wheel cmake ninja pybind11
-	$(PIP) install --quiet --constraint .ci/constraints.txt --no-build-isolation --editable ".[bench,lint,test]"
+	$(INSTALL) $(TORCH) numpy setuptools wheel cmake ninja pybind11
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) "$(TRITON); sys_platform == 'linux'"
+	$(INSTALL) --no-build-isolation --editable ".[bench,lint,test]"
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	rm -f $(VENV)/ready-with-* && touch $@
 
 demo: setup
