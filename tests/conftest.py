@@ -42,6 +42,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Perturbation(float(size), seed))
 
 
+THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """A test that leaves more threads behind is an error: all after it would wait for them."""
+    yield
+    assert torch.get_num_threads() <= THREADS, f"{torch.get_num_threads()} threads are left"
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small work on several threads of a busy machine waits for them."""

@@ -213,12 +213,15 @@ def pool():
 @pytest.fixture(scope="module")
 def alone(pool):
     """Every factor of the pool by a call of its own, on two threads."""
+    threads = torch.get_num_threads()  # one_thread comes later, and would find these two
     torch.set_num_threads(2)
-    return {
+    found = {
         (d, i): [results[0][0] for results in eigh_native([pool[d]], [selecting(i)])]
         for d in pool
         for i in range(12)
     }
+    torch.set_num_threads(threads)
+    return found
 
 
 @needs_native
