@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from unittest import mock
 
 import torch
 from torch.optim import lr_scheduler
 
 from soap_fast import SOAP
+
+# Of this module torch's optimizers need a mark on tests of theirs; the rest of it are thousands of
+# tests of operators, which take more than a second to import.
+OF_OPERATORS = "torch.testing._internal.common_methods_invocations"
+there = sys.modules.setdefault(OF_OPERATORS, mock.MagicMock())
 
 # torch's own tests forbid their process to set precisions for good. Users do set them, and
 # other tests of this process see that a step leaves them alone.
@@ -19,6 +25,8 @@ with mock.patch.object(torch.backends, "disable_global_flags"):
         get_error_inputs_for_all_optims,
         optim_db,
     )
+if isinstance(there, mock.MagicMock):
+    del sys.modules[OF_OPERATORS]
 
 
 def inputs(device: str, dtype: torch.dtype | None = None) -> list[OptimizerInput]:
