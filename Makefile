@@ -41,6 +41,8 @@ demo: setup
 # wait for each other. Each of the two takes whole files where it can, and their fixtures with them.
 ALONE := tests/bench/test_bench_roofs.py tests/bench/test_bench_turns.py tests/test_host_side.py
 
+# Processes share what one of them has compiled to bytecode, whatever the environment says.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup
 	$(BIN)/python -m pytest $(ALONE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(ALONE))
