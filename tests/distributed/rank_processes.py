@@ -15,6 +15,9 @@ import torch.distributed as dist
 from interpreter import hasten
 
 MOST, LIMIT = 4, 90.0  # processes; seconds that a function may take
+# Once for all processes. torch's optimizers import _dynamo at the first that is built. Nothing here
+# may look for a GPU: what is forked after that cannot use it.
+IMPORTED = ["rank_processes", "soap_fast", "torch.distributed.fsdp", "torch._dynamo"]
 
 
 def send(pipe: Any, what: object) -> None:
@@ -56,8 +59,8 @@ class Ranks:
         self.processes: list[Any] = []
 
     def start(self) -> None:
-        context = multiprocessing.get_context("forkserver")  # which imports once for all
-        context.set_forkserver_preload(["rank_processes", "shared", "torch.distributed.fsdp"])
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
         store = str(self.folders.mktemp("ranks") / "store")
         for rank in range(MOST):
             ours, theirs = context.Pipe()
