@@ -209,8 +209,7 @@ class SOAP(torch.optim.Optimizer):
                 state.update(begun)  # all of these tensors begin, or none
             assign_missing_phases(later, groups, state)
             if any(call.owed for call in later):
-                with self._sharing.making_up():
-                    self._backend.make_up(later)
+                self._sharing.make_up(later, self._backend)
             # Every later call: g' = R(g), m and v average g' and g'², n = m / (sqrt(v) + eps),
             # p -= a R⁻¹(n), p -= lr weight_decay p, K = b_s K + (1 - b_s) g gᵀ.
             with ranges.named("update"):

@@ -150,7 +150,8 @@ class Backend:
             for stack in stacks.values()
         ]
         factors = [stack.K for stack in stacks.values()]
-        bases = self.sharing.first_bases(self.eigh, factors, everything)
+        owners = [stack.owners for stack in stacks.values()]
+        bases = self.sharing.first_bases(self.eigh, factors, everything, owners)
         for stack, q in zip(stacks.values(), bases, strict=True):
             stack.Q = q
         return stacks

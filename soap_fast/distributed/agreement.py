@@ -29,6 +29,7 @@ FIRST_STEP, FIRST_BASES, REFRESH, EXCHANGE, END, AFTER_ERROR = range(6)
 OPTIONS = tuple(sorted(NAMES))
 SUBJECTS = ("parameters", "backends", "overlap", "clocks of its state", "gradients", *OPTIONS)
 LENGTH = len(SUBJECTS)
+MOMENT = ("factors or order of them", "clocks of its state", "gradients")
 
 
 class Point(NamedTuple):
@@ -96,6 +97,23 @@ def check_alike(points: Sequence[Point]) -> None:
             )
 
 
+def check_together(points: Sequence[Point]) -> None:
+    """Refuse ranks that are at the same point of a step with other work.
+
+    Raises:
+        RuntimeError: on every rank, naming one that differs, and in what.
+    """
+    for rank, other in enumerate(points):
+        pairs = zip(MOMENT, other.numbers, points[0].numbers, strict=False)  # others are padding
+        different = [subject for subject, own, first in pairs if own != first]
+        if different:
+            raise RuntimeError(
+                f"rank {rank} is at {OCCASIONS[other.occasion]} of other factors than rank 0, with "
+                f"other {', '.join(different)}: the same parameters must have gradients of the "
+                "same dtype on every rank, as DistributedDataParallel sees to"
+            )
+
+
 def subjects(
     groups: Sequence[Mapping[str, Any]], state: State, backends: Sequence[str], overlap: bool
 ) -> list[int]:
@@ -105,12 +123,12 @@ def subjects(
     options = [plain_options(group) for group in groups]
     by_option = [[_value(group[name]) for group in options] for name in OPTIONS]
     built = (shapes, names), backends, overlap
-    return [digest(one) for one in (*built, _clocks(groups, state), _presence(groups), *by_option)]
+    return [digest(one) for one in (*built, _clocks(groups, state), gradients(groups), *by_option)]
 
 
 def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> list[int]:
-    """Numbers for a piece of work in the middle of a run: what it is, and whose."""
-    return [digest(work), digest((_clocks(groups, state), _presence(groups)))]
+    """Numbers for a piece of work in the middle of a run, one for each of `MOMENT`."""
+    return [digest(one) for one in (work, _clocks(groups, state), gradients(groups))]
 
 
 def _form(param: torch.Tensor) -> tuple[Any, ...]:
@@ -132,5 +150,7 @@ def _owed(entry: Mapping[str, Any]) -> list[int] | None:
     return entry["owed"].modes if "owed" in entry else None
 
 
-def _presence(groups: Sequence[Mapping[str, Any]]) -> list[bool]:
-    return [p.grad is not None for group in groups for p in group["params"]]
+def gradients(groups: Sequence[Mapping[str, Any]]) -> list[torch.dtype | None]:
+    """Who has a gradient, and of which dtype, by which backends decide who steps a tensor."""
+    found = (p.grad for group in groups for p in group["params"])
+    return [None if grad is None else grad.dtype for grad in found]

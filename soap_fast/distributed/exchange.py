@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -87,6 +87,27 @@ class Deal:
         return slice(positions.start, positions.stop)
 
 
+class Shares(NamedTuple):
+    """Who has computed which factors of some stacks, and whether that has raised.
+
+    Attributes:
+        deal: of these stacks.
+        senders: of each message the rank, and the stacks of which it tells.
+        statuses: [1] int64 of each message, once it has come; 0, or 1 where its rank has failed.
+    """
+
+    deal: Deal
+    senders: list[tuple[int, list[int]]]
+    statuses: list[Tensor]
+
+    def failed(self) -> Iterator[tuple[int, int]]:
+        """Stack and place of each factor whose rank has failed; waits for the device."""
+        for (rank, stacks), status in zip(self.senders, self.statuses, strict=True):
+            if bool(status):
+                for stack in stacks:
+                    yield from ((stack, place) for place in self.deal.positions[rank][stack])
+
+
 class Exchange:
     """Every rank's results to all of them, one message from each that has some, per device.
 
@@ -95,7 +116,7 @@ class Exchange:
     Attributes:
         own: per field this rank's part of each stack, views of its messages, to be written.
         messages, bytes: that are sent, by all ranks together.
-        statuses: [1] int64 of each message, once it has come.
+        shares: who has computed what, without messages.
     """
 
     def __init__(
@@ -126,10 +147,12 @@ class Exchange:
                     self._put(self.own, stacks, parts)
         self.messages = len(self.sent)
         # Not views of messages, whose memory the next exchange takes.
-        self.statuses = [
+        statuses = [
             torch.zeros(STATUS.shape, dtype=STATUS.dtype, device=message.message.device)
             for _, message in self.sent
         ]
+        senders = [(message.owner, stacks) for stacks, message in self.sent]
+        self.shares = Shares(deal, senders, statuses)
         self.bytes = sum(message.bytes for _, message in self.sent)
 
     def mark(self, *, failed: bool) -> None:
@@ -152,7 +175,7 @@ class Exchange:
     def receive(self) -> None:
         """Wait until all of it has come."""
         self.parts: list[list[Parts]] = []  # per rank that sent and per field
-        for (stacks, message), kept in zip(self.sent, self.statuses, strict=True):
+        for (stacks, message), kept in zip(self.sent, self.shares.statuses, strict=True):
             status, *parts = message.received()
             kept.copy_(status)
             if kept.is_cuda:

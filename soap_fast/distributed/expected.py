@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
 
-from soap_fast.options import plan_options, step_options
+from soap_fast.options import NAMES, plain_options, plan_options, step_options
 from soap_fast.step.call import TensorCall
 from soap_fast.step.phases import assign_missing_phases
 from soap_fast.step.plan import plan_tensor
@@ -45,6 +46,53 @@ class Before:
         return {p: known.get(p, Clock(0, False)) for p in params if p.grad is not None}
 
 
+def clocks_elsewhere(
+    clocks: Mapping[torch.Tensor, Clock], state: State
+) -> dict[torch.Tensor, Clock]:
+    """Of ranks that have taken a step which raised here; none where it was taken here too.
+
+    Args:
+        clocks: ahead of the step. Tensors begin in it on all ranks or on none.
+        state: after it.
+    """
+    calls = {param: state.get(param, {}).get("calls", 0) for param in clocks}
+    elsewhere = {p: c.next() if c.calls else Clock(calls[p], False) for p, c in clocks.items()}
+    taken = all(calls[param] == clock.calls for param, clock in elsewhere.items())
+    return {} if taken else elsewhere
+
+
+def options_taken(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a group that a step has been taken with, but for lr, which decides nothing here
+    and may lie in a tensor that is changed.
+    """
+    found = plain_options(group)
+    return {**{name: found[name] for name in NAMES}, "lr": 0.0}
+
+
+def as_scheduled(groups: Groups, last: Sequence[Mapping[str, Any]]) -> Groups:
+    """Groups whose options can be followed: this rank may be the only one that refuses its own.
+
+    Args:
+        last: `options_taken` of the groups by the last step; of later groups none.
+    """
+    known = [*last, *groups[len(last) :]]
+    return [
+        {**options, **_schedule(group, options), "params": group["params"]}
+        for group, options in zip(groups, known, strict=True)
+    ]
+
+
+def _schedule(group: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a group says when its bases are refreshed, where it can be followed."""
+    found = {name: group.get(name) for name in ("precondition_frequency", "refresh_schedule")}
+    usable = {}
+    for name, value in found.items():
+        with suppress(ValueError):
+            step_options({**known, name: value})
+            usable[name] = value
+    return usable
+
+
 def has_exchange(
     groups: Groups,
     state: State,
@@ -55,6 +103,7 @@ def has_exchange(
     """Whether ranks that share refreshes meet in the step that began with these clocks.
 
     Args:
+        groups: with options that can be followed.
         state: at any point of that step.
         alone: whether what a parameter owes is made up for without the others.
     """

@@ -7,8 +7,8 @@ of a refresh at once. Whatever reads the state in between has them written first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from soap_fast.distributed.agreement import REFRESH
 from soap_fast.distributed.exchange import Exchange, Room
 from soap_fast.distributed.sharing import Sharing, come
 from soap_fast.distributed.together import Entries, Groups, RefreshOp, Step, Steps
+from soap_fast.distributed.unwritten import Unwritten
 from soap_fast.options import plan_options, step_options
 from soap_fast.step.call import TensorCall
 from soap_fast.step.carry import Batch, underway
@@ -34,28 +35,28 @@ class AnotherWorkError(Exception):
     """What is refreshed is not what was started: others lie there, or a part is written."""
 
 
+class Travelling(NamedTuple):
+    """A refresh with its messages, and without."""
+
+    exchange: Exchange
+    unwritten: Unwritten
+
+
 class Started(NamedTuple):
     """A refresh that is underway between ranks.
 
     Attributes:
         calls: that owe it, with the options of their step and without gradients.
-        exchanges: with their messages, by the factors they are of.
-        factors: the same; as long as they are held, nobody else has their addresses.
+        parts: by the factors they are of.
     """
 
     calls: list[TensorCall]
-    exchanges: dict[Factors, Exchange]
-    factors: list[Batch]
-
-    @property
-    def statuses(self) -> list[Tensor]:
-        """[1] int64 of each message."""
-        return [status for one in self.exchanges.values() for status in one.statuses]
+    parts: dict[Factors, Travelling]
 
     def receive(self) -> None:
         """Wait for all messages. All ranks have sent theirs: nobody has to do anything for it."""
-        for exchange in self.exchanges.values():
-            exchange.receive()
+        for part in self.parts.values():
+            part.exchange.receive()
         for call in self.calls:  # which may be read on another stream than they were made on
             if call.owed is not None and call.owed.flags.is_cuda:
                 flags = call.owed.flags
@@ -74,16 +75,15 @@ class Overlapping(Sharing):
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._rooms = [self._room]  # of each exchange that is underway
-        self._ready: dict[Factors, Exchange] = {}  # to be started
-        self._factors: list[Batch] = []  # of these
+        self._ready: dict[Factors, Travelling] = {}  # to be started
         self._owing: list[TensorCall] = []
         self._started: Started | None = None
-        self._come: dict[Factors, Exchange] | None = None  # while they are written
+        self._come: dict[Factors, Travelling] | None = None  # while they are written
         self._at_once = False
 
     def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Take one step, after what the last one has started."""
-        self._ready, self._factors = {}, []
+        self._ready = {}
 
         def finished_first(groups: Groups, state: Entries) -> None:
             self._write(self._arrived(backend), backend)
@@ -126,33 +126,33 @@ class Overlapping(Sharing):
     ) -> Refreshed | None:
         """This rank's share, to be sent at the end of the step; later on, what has come of all."""
         arguments = (factors, bases, selections, allowed, tolerance)
-        deal = self._deal(factors, selections)
+        deal, due = self._deal(factors, selections), underway()
         if self._come is not None:
-            return come(self._come_of(factors_of(underway())), bases, selections)
-        if deal is None or self._at_once:
+            return come(self._come_of(factors_of(due.batches)), bases, selections)
+        if deal is None or self._alone or self._at_once:
             return super().refresh(op, *arguments)
         if len(self._ready) == len(self._rooms):
             self._rooms.append(Room())
         room = self._rooms[len(self._ready)]
-        self._ready[factors_of(underway())] = self._own_share(op, deal, room, *arguments)
-        self._factors += underway()
+        exchange = self._own_share(op, deal, room, *arguments)
+        part = Travelling(exchange, Unwritten(due, exchange.shares))
+        self._ready[factors_of(due.batches)] = part
         return None
 
-    @contextmanager
-    def making_up(self) -> Iterator[None]:
-        """As `Sharing.making_up`: the update that follows needs the bases."""
+    def make_up(self, calls: Sequence[TensorCall], backend: Steps) -> None:
+        """At once: the update that follows needs the bases."""
         self._at_once = True
         try:
-            with super().making_up():
-                yield
+            super().make_up(calls, backend)
         finally:
             self._at_once = False
 
     def _owes_alone(self) -> Callable[[Tensor], bool]:
+        others = super()._owes_alone()
         if self._started is None:
-            return super()._owes_alone()
+            return others
         ours = {id(call.param) for call in self._started.calls}
-        return lambda param: id(param) in ours
+        return lambda param: id(param) in ours or others(param)
 
     def _conclude(self) -> None:
         """Agree on what is ready, and start it."""
@@ -160,15 +160,15 @@ class Overlapping(Sharing):
             super()._conclude()
             return
         if self.by_host:
-            self._agree(REFRESH, [exchange.deal.work for exchange in self._ready.values()])
+            self._agree(REFRESH, [self._work(part.unwritten) for part in self._ready.values()])
         try:
-            for exchange in self._ready.values():
+            for exchange, _ in self._ready.values():
                 self.traffic = exchange.messages, exchange.bytes
                 exchange.start()
         except BaseException:
             self._give_up_rooms()
             raise
-        self._started = Started(self._owing, self._ready, self._factors)
+        self._started = Started(self._owing, self._ready)
         self._ready, self._owing = {}, []
 
     def _arrived(self, backend: Steps) -> Started | None:
@@ -207,7 +207,7 @@ class Overlapping(Sharing):
         """Write a refresh as the one that its tensors owe, or keep it to try again.
 
         Where other factors are found than it was started for, this rank computes alone what is
-        left: nobody knows whether others have found the same.
+        left: nobody knows whether others have found the same. Bases whose share had raised stay.
         """
         if started is None:
             return
@@ -215,23 +215,23 @@ class Overlapping(Sharing):
         entries = [self.state.get(call.param) or {} for call in started.calls]
         pairs = zip(started.calls, entries, strict=True)
         calls = [replace(call, state=entry) for call, entry in pairs if "owed" in entry]
-        self._unwritten = started.statuses
+        parts = [part.unwritten for part in started.parts.values()]
+        self._unwritten += [one for one in parts if one not in self._unwritten]
         try:
             with ambient.neutral({call.param.device.type for call in calls}):
                 try:
-                    self._come = started.exchanges
+                    self._come = started.parts
                     backend.make_up(calls)
                 except AnotherWorkError:
                     self._come = None
-                    with self.making_up():
-                        backend.make_up(calls)
+                    self._make_up_alone(calls, backend)
         except BaseException:
             self._started = started
             backend.forget()
             raise
         finally:
             self._come = None
-        self._unwritten = []
+        self._drop_written()
 
     def _come_of(self, factors: Factors) -> Exchange:
         """The exchange that was started for these factors.
@@ -242,7 +242,7 @@ class Overlapping(Sharing):
         found = self._come.get(factors) if self._come is not None else None
         if found is None:
             raise AnotherWorkError
-        return found
+        return found.exchange
 
 
 def factors_of(batches: Sequence[Batch]) -> Factors:

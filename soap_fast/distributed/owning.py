@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from soap_fast.distributed.agreement import EXCHANGE, Point, points_of_all, unable
+from soap_fast.distributed.agreement import EXCHANGE, Point, gradients, points_of_all, unable
 from soap_fast.distributed.messages import Form, Packing, Sent, digest
 from soap_fast.distributed.partition import dealt, loads_of
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
@@ -53,15 +53,19 @@ class Owning(Together):
                 take part; nothing is written. It is seen where they can meet on the host.
         """
         self._gathered = None
-        self.deal(groups, state)
+        error: Exception | None = None
+        try:
+            self.deal(groups, state)
+        except Exception as found:  # whatever it is, all ranks are told, and then all raise
+            error = found
         for param in self._owners if self.ranks > 1 else ():
             state.setdefault(param, {})  # keys are the same on every rank
         self.enter(groups, state, backend)
-        error: Exception | None = None
-        try:
-            moves, messages = self._prepare()
-        except Exception as found:  # whatever it is, all ranks are told, and then all raise
-            error = found
+        if error is None:
+            try:
+                moves, messages = self._prepare()
+            except Exception as found:  # likewise
+                error = found
         self._check_alike(error)
         self._wholes.gather(moves)
         try:
@@ -156,10 +160,17 @@ class Owning(Together):
         new = [param for param in listed if param not in self._owners]
         sizes = [listed[param] for param in new]
         loads = loads_of([*self._sizes.values()], [*self._owners.values()], self.ranks)
-        for param, size, owner in zip(new, sizes, dealt(sizes, loads), strict=True):
-            with named(groups, param):
-                self._wholes.add(param, owner)
-            self._owners[param], self._sizes[param] = owner, size
+        owners = dealt(sizes, loads)
+        try:
+            for param, owner in zip(new, owners, strict=True):
+                with named(groups, param):
+                    self._wholes.add(param, owner)
+        except BaseException:  # of some new ones alone another rank would make another deal
+            for param in new:
+                self._wholes.remove(param)
+            raise
+        self._owners.update(zip(new, owners, strict=True))
+        self._sizes.update(zip(new, sizes, strict=True))
 
     def _params(self) -> list[Tensor]:
         return list(dict.fromkeys(p for group in self.groups for p in group["params"]))
@@ -199,7 +210,7 @@ class Owning(Together):
         """
         if self.ranks > 1 and self.by_host:
             params = self._params()
-            numbers = [digest([param.grad is not None for param in params])]
+            numbers = [digest(gradients(self.groups))]
             point = Point(EXCHANGE, self.steps, error is not None, numbers)
             device = params[0].device if params else torch.device("cpu")
             found = points_of_all(point, self.group, device)
@@ -211,8 +222,8 @@ class Owning(Together):
             for rank, other in enumerate(() if failed else found):
                 if other.numbers != found[0].numbers:
                     raise RuntimeError(
-                        f"rank {rank} has gradients of other parameters than rank 0: they must be "
-                        "the same on every rank"
+                        f"rank {rank} has gradients of other parameters than rank 0, or of other "
+                        "dtypes: they must be the same on every rank"
                     )
         if error is not None:
             raise error

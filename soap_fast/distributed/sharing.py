@@ -6,8 +6,7 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from soap_fast.distributed.agreement import (
     AFTER_ERROR,
     END,
     FIRST_BASES,
-    OCCASIONS,
     REFRESH,
     Point,
+    check_together,
     moment,
     points_of_all,
     unable,
@@ -34,7 +33,14 @@ from soap_fast.distributed.exchange import (
     Room,
     StackForm,
 )
-from soap_fast.distributed.expected import Before, Clock, has_exchange
+from soap_fast.distributed.expected import (
+    Before,
+    Clock,
+    as_scheduled,
+    clocks_elsewhere,
+    has_exchange,
+    options_taken,
+)
 from soap_fast.distributed.own_share import compute_own
 from soap_fast.distributed.together import (
     BeginOp,
@@ -46,7 +52,11 @@ from soap_fast.distributed.together import (
     Steps,
     Together,
 )
+from soap_fast.distributed.unwritten import Unwritten, refreshed_alone
+from soap_fast.step.call import TensorCall
+from soap_fast.step.carry import underway
 from soap_fast.step.refresh import Refreshed, stacked
+from soap_fast.step.state import Owner
 
 TO_DO = {
     FIRST_BASES: "compute their first bases",
@@ -68,9 +78,10 @@ class Sharing(Together):
         super().__init__(group)
         self._error: Exception | None = None  # of this rank's share, raised once the step is whole
         self._elsewhere: dict[Tensor, Clock] = {}  # where others have taken a step that raised here
-        self._unwritten: list[Tensor] = []  # statuses of exchanges of a refresh not written yet
+        self._unwritten: list[Unwritten] = []
         self._alone = False
         self._room = Room()
+        self._last: list[dict[str, Any]] = []  # options of each group, by the last step
         self._met = False  # others, in this step
         self._heard = False  # what is raised: they know it, or cannot be told
 
@@ -86,23 +97,39 @@ class Sharing(Together):
             step(groups, state)
         except Exception:  # whatever it is, the others would wait for this rank; it goes on up
             if before is not None and not self._heard:
-                clocks = before.clocks(groups)
-                if self._met or has_exchange(groups, state, clocks, alone=alone):
-                    self._end(failed=True)
-                else:
-                    known = self._elsewhere
-                    self._elsewhere = {p: known.get(p, c.next()) for p, c in clocks.items()}
+                self._fail(before.clocks(groups), alone)
             raise
         self._conclude()
-        self._unwritten = []
+        self._drop_written()
+        if before is not None:
+            self._last = list(map(options_taken, groups))
         error, self._error = self._error, None
         if error is not None:
             raise error
 
+    def _fail(self, clocks: Mapping[Tensor, Clock], alone: Callable[[Tensor], bool]) -> None:
+        """This rank's step has raised: others that meet in it are told now, or else later.
+
+        Args:
+            clocks, alone: ahead of the step.
+        """
+        meets = self._met or self._meets(clocks, alone)
+        if meets and not self._end(failed=True):
+            return
+        self._elsewhere = {**clocks_elsewhere(clocks, self.state), **self._elsewhere}
+
+    def _meets(self, clocks: Mapping[Tensor, Clock], alone: Callable[[Tensor], bool]) -> bool:
+        groups = as_scheduled(self.groups, self._last)
+        return has_exchange(groups, self.state, clocks, alone=alone)
+
     def _owes_alone(self) -> Callable[[Tensor], bool]:
         """Whether what a step finds owed by a parameter is made up for without the others."""
-        alone = bool(self._unwritten)
-        return lambda _: alone
+        alone = {id(param) for one in self._unwritten for param in one.left(self.state)}
+        return lambda param: id(param) in alone
+
+    def _drop_written(self) -> None:
+        """Nothing is left of what was written since."""
+        self._unwritten = [one for one in self._unwritten if one.left(self.state)]
 
     def _conclude(self) -> None:
         """This rank has taken the step: where ranks met in it, all have, or hear who has not."""
@@ -115,8 +142,8 @@ class Sharing(Together):
         Raises:
             RuntimeError: on every rank, where others did not raise.
         """
-        elsewhere = {param: self._elsewhere.get(param, clock) for param, clock in clocks.items()}
-        if has_exchange(self.groups, self.state, elsewhere, alone=lambda _: True):
+        elsewhere = {p: self._elsewhere.get(p, c) if c.calls else c for p, c in clocks.items()}
+        if self._meets(elsewhere, lambda _: True):
             self._agree(AFTER_ERROR, "")
             self._elsewhere = {}
             self._met = False
@@ -139,19 +166,29 @@ class Sharing(Together):
         if self.ranks == 1 or not arguments[0]:
             return op(*arguments)
         error: Exception | None = None
+        begun: Entries = {}
         try:
             begun = op(*arguments)
         except Exception as found:  # whatever it is, all ranks are told, and then all raise
             if self._heard:
                 raise
             error = found
-        self._agree(FIRST_BASES, "begun", error)
+        usable = [(param, 0) for param, entry in begun.items() if entry["calls"]]
+        self._agree(FIRST_BASES, self._named([usable]), error)
         return begun
 
     def first_bases(
-        self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
+        self,
+        op: EighOp,
+        factors: list[Tensor],
+        selections: list[Tensor],
+        owners: Sequence[Sequence[Owner]],
     ) -> list[Tensor]:  # [k, d, d] per stack
-        """What `op` makes of these factors, each computed by one rank; within `begin`."""
+        """What `op` makes of these factors, each computed by one rank; within `begin`.
+
+        Args:
+            owners: of each factor, per stack.
+        """
         deal = self._deal(factors, selections)
         if deal is None:
             return op(factors, selections)[1]
@@ -161,7 +198,7 @@ class Sharing(Together):
         own = op([factors[s] for s in mine], chosen)[1] if mine else []
         for place, bases in zip(mine.values(), own, strict=True):
             place.copy_(bases)
-        self._agree(FIRST_BASES, deal.work)
+        self._agree(FIRST_BASES, (deal.work, self._named(owners)))
         exchange.mark(failed=False)
         self._run(exchange)
         return exchange.together(0)
@@ -190,14 +227,17 @@ class Sharing(Together):
             RuntimeError: ranks are at different refreshes, or one cannot take part; nothing is
                 written.
         """
-        deal = self._deal(factors, selections)
-        if deal is None or self._alone:
-            return op(factors, bases, selections, allowed, tolerance)
         arguments = (factors, bases, selections, allowed, tolerance)
+        deal, due = self._deal(factors, selections), underway()
+        if deal is None:
+            return op(*arguments)
+        if self._alone:
+            return refreshed_alone(op, due, self._unwritten, *arguments)
         exchange = self._own_share(op, deal, self._room, *arguments)
+        unwritten = Unwritten(due, exchange.shares)
         if self.by_host:
-            self._agree(REFRESH, deal.work)
-        self._unwritten += exchange.statuses
+            self._agree(REFRESH, self._work(unwritten))
+        self._unwritten.append(unwritten)
         self._run(exchange)
         return come(exchange, bases, selections)
 
@@ -213,27 +253,22 @@ class Sharing(Together):
         exchange.mark(failed=error is not None)
         return exchange
 
-    @contextmanager
-    def making_up(self) -> Iterator[None]:
-        """Within it, refreshes that steps before still owe.
+    def make_up(self, calls: Sequence[TensorCall], backend: Steps) -> None:
+        """What was exchanged already, and could not be written here, is computed here alone."""
+        alone = self._owes_alone()
+        own = [call for call in calls if call.owed is not None and alone(call.param)]
+        if own:
+            self._make_up_alone(own, backend)
+        if any(call.owed is not None for call in calls):
+            backend.make_up(calls)
 
-        Those that were exchanged, and could not be written here alone, are computed here alone: the
-        other ranks have them.
-
-        Raises:
-            RuntimeError: they were left out elsewhere, where computing them had raised.
-        """
-        if any(bool(status) for status in self._unwritten):
-            raise RuntimeError(
-                f"rank {self.rank} could not write a refresh that another rank could not compute: "
-                "load a state on every rank to go on"
-            )
-        self._alone = bool(self._unwritten)
+    def _make_up_alone(self, calls: Sequence[TensorCall], backend: Steps) -> None:
+        self._alone = True
         try:
-            yield
+            backend.make_up(calls)
         finally:
             self._alone = False
-        self._unwritten = []
+        self._drop_written()
 
     def _deal(self, factors: list[Tensor], selections: list[Tensor]) -> Deal | None:
         """None where there is nothing to share, or nobody to share it with."""
@@ -242,6 +277,16 @@ class Sharing(Together):
         pairs = zip(factors, selections, strict=True)
         stacks = [StackForm(len(c), k.shape[1], k.dtype, k.device) for k, c in pairs]
         return Deal(stacks, self.ranks)
+
+    def _work(self, one: Unwritten) -> object:
+        """What of a refresh must be the same on every rank."""
+        return one.shares.deal.work, self._named(one.factors())
+
+    def _named(self, owners: Sequence[Sequence[tuple[Tensor, int]]]) -> list[list[tuple[int, int]]]:
+        """Factors by the place of their parameter among all, and their mode."""
+        params = (param for group in self.groups for param in group["params"])
+        places = {id(param): place for place, param in enumerate(params)}
+        return [[(places[id(param)], mode) for param, mode in some] for some in owners]
 
     def _agree(self, occasion: int, work: object, error: Exception | None = None) -> None:
         """That all ranks are at the same work, and able to go on; waits for them.
@@ -255,25 +300,25 @@ class Sharing(Together):
             failed = unable(points)
             if failed:
                 raise RuntimeError(f"ranks {failed} could not {TO_DO[occasion]}") from error
-            for rank, other in enumerate(points):
-                if other.numbers != points[0].numbers:
-                    raise RuntimeError(
-                        f"rank {rank} is at {OCCASIONS[occasion]} of other factors than rank "
-                        "0: the same parameters must have gradients on every rank, as "
-                        "DistributedDataParallel sees to"
-                    )
+            check_together(points)
         except Exception:  # whatever it is, what is half exchanged is of no use; it goes on up
             self.forget()
             raise
         self._met, self._heard = True, False
 
-    def _end(self, *, failed: bool) -> None:
+    def _end(self, *, failed: bool) -> bool:
         """Of a step with an exchange, on every rank: where one has failed, others hear of it here,
-        if they have not at an exchange. At the end all is exchanged, and it makes up for it alone.
+        if they have not at an exchange.
+
+        Returns:
+            Whether some rank has taken the step, and so with all that is exchanged. It then owes
+            nobody anything.
         """
         points = self._points(END, "", failed)
-        if failed and not any(p.occasion == END and not p.failed for p in points):
+        taken = any(point.occasion == END and not point.failed for point in points)
+        if failed and not taken:
             self.forget()
+        return taken
 
     def _points(self, occasion: int, work: object, failed: bool) -> list[Point]:
         point = Point(occasion, self.steps, failed, moment(self.groups, self.state, work))

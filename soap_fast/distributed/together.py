@@ -23,6 +23,7 @@ from soap_fast.step import capture
 from soap_fast.step.call import TensorCall
 from soap_fast.step.eigh import Pairs
 from soap_fast.step.refresh import Refreshed
+from soap_fast.step.state import Owner
 
 EighOp = Callable[[list[Tensor], list[Tensor]], Pairs]
 RefreshOp = Callable[..., Refreshed]
@@ -91,16 +92,20 @@ class Alone:
     def check_no_graph(self) -> None:
         """Refuse that a step is captured in a CUDA graph."""
 
-    def making_up(self) -> AbstractContextManager[None]:
-        """Within it, refreshes that steps before still owe."""
-        return nullcontext()
+    def make_up(self, calls: Sequence[TensorCall], backend: Steps) -> None:
+        """Ahead of the update of these calls: the refreshes that steps before still owe."""
+        backend.make_up(calls)
 
     def begin(self, op: BeginOp, *arguments: Any) -> Entries:
         """What `op` makes of tensors on their first calls: entries, not part of the state yet."""
         return op(*arguments)
 
     def first_bases(
-        self, op: EighOp, factors: list[Tensor], selections: list[Tensor]
+        self,
+        op: EighOp,
+        factors: list[Tensor],
+        selections: list[Tensor],
+        owners: Sequence[Sequence[Owner]],
     ) -> list[Tensor]:  # [k, d, d] per stack
         return op(factors, selections)[1]
 

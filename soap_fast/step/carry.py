@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +63,15 @@ class Batch:
         return self.K.index_select(0, selection), self.all_due
 
 
-_underway: ContextVar[Sequence[Batch]] = ContextVar("underway", default=())
+class Due(NamedTuple):
+    """What a refresh is of, as the host knows it."""
+
+    calls: Sequence[TensorCall]
+    batches: Sequence[Batch]  # of their factors
+
+
+NOTHING_DUE = Due((), ())
+_underway: ContextVar[Due] = ContextVar("underway", default=NOTHING_DUE)
 
 
 def copies_of_bases(due: Sequence[Batch], selections: Sequence[Tensor]) -> list[Tensor]:
@@ -140,13 +149,13 @@ def _refresh_together(
 ) -> None:
     allowed = [torch.stack([taken[call] for call, _ in batch.owners]) for batch in due]
     selections = [batch.selection() for batch in due]
-    results, bases = refreshed(due, selections, allowed, op, tolerance)
+    results, bases = refreshed(Due(calls, due), selections, allowed, op, tolerance)
     if results is not None:
         carry(calls, taken, by_call(due, results, bases))
 
 
 def refreshed(
-    due: Sequence[Batch],
+    due: Due,
     selections: Sequence[Tensor],
     allowed: Sequence[Tensor],
     op: RefreshOp,
@@ -156,10 +165,11 @@ def refreshed(
     """What the operator makes of copies of these bases, and the copies, [k, d, d] each.
 
     Args:
+        due: whose bases they are.
         lent: memory that is not needed before moments have been carried over.
     """
-    bases = copies_of_bases(due, selections)
-    pairs = [batch.selected(chosen) for batch, chosen in zip(due, selections, strict=True)]
+    bases = copies_of_bases(due.batches, selections)
+    pairs = [b.selected(chosen) for b, chosen in zip(due.batches, selections, strict=True)]
     factors, selected = ([pair[i] for pair in pairs] for i in range(2))
     token = _underway.set(due)
     try:
@@ -169,8 +179,8 @@ def refreshed(
         _underway.reset(token)
 
 
-def underway() -> Sequence[Batch]:
-    """What the refresh is of that calls its operator, as the host knows it."""
+def underway() -> Due:
+    """What the refresh is of that calls its operator."""
     return _underway.get()
 
 

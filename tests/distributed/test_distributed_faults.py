@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 
 import pytest
@@ -74,25 +73,74 @@ def test_a_refresh_that_cannot_be_written_is_made_up_for_alone(ranks, backend):
     assert_same_bits(first, steps(None, CALLS, backend=backend))
 
 
-def both(group, backend):
+LATER = {4: (1, 3)}  # tensors without a gradient, by call
+OWED_BEFORE = dict.fromkeys((4, 5, 6), (0,))
+
+
+def not_all_at_once(group, backend, missing):
+    """What one rank could not write is made up for later than by the next step, or beside what all
+    owe: the first tensor, of the refresh at call 3 that one rank had no room for.
+    """
     params, optimizer = built(group, backend=backend)
+    raised, broken = [], 6 if len(missing) > 1 else 3
+    for call in CALLS:
+        set_gradients(params, call)
+        for index in missing.get(call, ()):
+            params[index].grad = None
+        if group is not None and group.rank() == 1:
+            if call == 3 and len(missing) > 1:
+                room = optimizer._sharing._room
+                room.of = broken_once(room.of)
+            if call == broken:
+                optimizer._backend.carry = broken_once(optimizer._backend.carry)
+        try:
+            optimizer.step()
+        except (Broken, RuntimeError):
+            raised.append(call)
+    return raised, end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("missing", [LATER, OWED_BEFORE], ids=["later", "beside"])
+@pytest.mark.parametrize("backend", backends())
+def test_what_is_made_up_for_alone_is_known_by_its_tensors(ranks, backend, missing):
+    (one, first), (other, second) = ranks(2, not_all_at_once, backend, missing)
+    _, alone = not_all_at_once(None, backend, missing)
+    assert (one, other) == (([3], [3, 6]) if len(missing) > 1 else ([], [3]))
+    assert_same_bits(first, alone)
+    assert_same_bits(second, alone)
+
+
+NOT_WRITTEN, REPLACED, REPLACED_HERE = "not written", "replaced", "replaced here"
+
+
+def both(group, backend, what):
+    """One rank's share raises, and what comes of the rest is not written, or to other factors."""
+    params, optimizer = built(group, backend=backend, overlap=what != NOT_WRITTEN)
     own = optimizer._backend
     if group.rank() == 1:
         own.refresh_op = broken_once(own.refresh_op)
-    else:
+    elif what == NOT_WRITTEN:
         own.carry = broken_once(own.carry)
-    for call in range(4):
-        set_gradients(params, call)
-        with contextlib.suppress(Broken):
-            optimizer.step()
-    if group.rank() == 0:
-        set_gradients(params, 4)
-        with pytest.raises(RuntimeError, match="load a state on every rank to go on"):
-            optimizer.step()
+    raised = stepping(params, optimizer, range(4))
+    if what == REPLACED or (what, group.rank()) == (REPLACED_HERE, 0):
+        for param in params[:2]:
+            bases = optimizer.state[param]["Q"]
+            bases[0] = bases[0].clone()
+    # Ranks with other stacks are told so at their next refresh, the one at call 6.
+    raised += stepping(params, optimizer, range(4, 6 if what == REPLACED_HERE else 10))
+    return raised, end_of(params, optimizer), optimizer.stats()["failed"]
 
 
-def test_nothing_is_made_up_for_that_others_could_not_compute(ranks):
-    ranks(2, both, "eager")
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("what", [NOT_WRITTEN, REPLACED, REPLACED_HERE])
+@pytest.mark.parametrize("backend", backends())
+def test_bases_that_others_could_not_compute_stay_and_the_rest_is_made_up_for(ranks, backend, what):
+    (one, first, failed), (other, second, the_same) = ranks(2, both, backend, what)
+    assert (one, other) == ([3] if what == NOT_WRITTEN else [], [3])
+    assert_same_bits(first, second)
+    assert failed == the_same
+    assert sum(failed.values()) > 0
 
 
 def first_bases_that_raise(group, backend):

@@ -32,7 +32,15 @@ from soap_fast.backends.triton.results import KeptResults
 from soap_fast.backends.triton.rounds import Room, free_bytes, most_within, room_for, rounds_of
 from soap_fast.interrupts import at_once, held
 from soap_fast.step.call import TensorCall, paying
-from soap_fast.step.carry import Batch, Changes, RefreshOp, batches, by_call, refreshed
+from soap_fast.step.carry import (
+    Batch,
+    Changes,
+    Due,
+    RefreshOp,
+    batches,
+    by_call,
+    refreshed,
+)
 from soap_fast.step.refresh import LEFT_OUT, Refreshed, stacked
 from soap_fast.step.schedule import period
 
@@ -180,8 +188,8 @@ class Refresher:
     def _refresh(self, found: DueSet, taken: torch.Tensor, op: RefreshOp) -> None:
         torch.index_select(taken, 0, found.owners, out=found.flags)
         results, bases = refreshed(
-            found.batches, found.selections, found.allowed, op, found.tolerance,
-            found.results.lent(),
+            Due(found.calls, found.batches), found.selections, found.allowed, op,
+            found.tolerance, found.results.lent(),
         )  # fmt: skip
         if results is None:  # they come later
             return
