@@ -94,6 +94,29 @@ def test_another_order_of_writing_gives_nobody_anothers_basis(ranks):
     assert_same_bits(later, at_once)
 
 
+def served_by_others(group, overlap):
+    """Ranks have kernels refresh another one of two tensors of one shape, for whatever reason."""
+    from soap_fast.backends.triton.backend import TritonBackend
+
+    params, optimizer = in_groups(group, overlap=overlap)
+    optimizer.param_groups[1]["refresh_tolerance"] = 0.0
+    backend = TritonBackend(best_on=lambda device: "triton")
+    backend.sharing, optimizer._backend = optimizer._sharing, backend
+    take(params, optimizer, range(3))
+    set_gradients(params, 3)
+    backend.serves = lambda call: call.param is params[group.rank()]
+    before = [optimizer.state[p]["Q"][0].clone() for p in params]
+    with pytest.raises(RuntimeError, match="with other factors or order of them"):
+        optimizer.step()
+    assert_same_bits([optimizer.state[p]["Q"][0] for p in params], before)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("overlap", [False, True])
+def test_ranks_whose_backends_share_tensors_out_in_other_ways_are_told(ranks, overlap):
+    ranks(2, served_by_others, overlap)
+
+
 def owed_before(group, overlap):
     """A tensor owes a refresh that was not sent; another one's travels; then a rank refuses."""
     params = parameters(((6, 5), (4, 3)))

@@ -127,6 +127,37 @@ def test_ranks_at_a_refresh_of_other_factors_are_told(ranks):
         assert "rank 1 is at a refresh of other factors than rank 0" in said
 
 
+def of_other_dtypes(group, options, at):
+    """Each rank has a float64 gradient, of another of two tensors of one shape."""
+    params, optimizer = built(group, ((6, 5), (6, 5)), **options)
+    for call in range(at + 1):
+        set_gradients(params, call)
+        if call == at:
+            param = params[group.rank()]
+            param.grad.data = param.grad.double()
+        before = [p.detach().clone() for p in params]
+        bases = bases_of(params, optimizer)
+        said = heard(optimizer.step)
+    assert_same_bits(bases_of(params, optimizer), bases)
+    return said, all(map(torch.equal, params, before))
+
+
+DTYPES = [
+    ({}, 0, "ValueError: rank 1 has other gradients than rank 0"),
+    ({}, 3, "RuntimeError: rank 1 is at a refresh of other factors than rank 0, with other grad"),
+    ({"overlap": True}, 3, "RuntimeError: rank 1 is at a refresh of other factors than rank 0, w"),
+    ({"sharding": "state"}, 2, "RuntimeError: rank 1 has gradients of other parameters than rank"),
+]
+
+
+@pytest.mark.parametrize(("options", "at", "told"), DTYPES)
+def test_ranks_whose_gradients_are_of_other_dtypes_are_told(ranks, options, at, told):
+    """Backends decide by it who steps a tensor, and ranks that did not alike would mix results."""
+    for said, unchanged in ranks(2, of_other_dtypes, options, at):
+        assert said.startswith(told)
+        assert unchanged or at == 3  # updates come ahead of a refresh
+
+
 def of_a_copy(group):
     import copy
     import pickle
