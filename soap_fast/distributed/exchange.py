@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from soap_fast.distributed.messages import Form, Packing, Sent
+from soap_fast.distributed.messages import Form, Packing, Sent, lasting
 from soap_fast.distributed.partition import dealt
 
 
@@ -147,10 +147,11 @@ class Exchange:
                     self._put(self.own, stacks, parts)
         self.messages = len(self.sent)
         # Not views of messages, whose memory the next exchange takes.
-        statuses = [
-            torch.zeros(STATUS.shape, dtype=STATUS.dtype, device=message.message.device)
-            for _, message in self.sent
-        ]
+        with lasting():
+            statuses = [
+                torch.zeros(STATUS.shape, dtype=STATUS.dtype, device=message.message.device)
+                for _, message in self.sent
+            ]
         senders = [(message.owner, stacks) for stacks, message in self.sent]
         self.shares = Shares(deal, senders, statuses)
         self.bytes = sum(message.bytes for _, message in self.sent)
@@ -220,9 +221,10 @@ class Room:
 
     def of(self, owner: int, size: int, device: torch.device) -> Tensor:  # [size] uint8
         """For what one rank sends."""
-        if device.type != "cpu":
-            return torch.empty(size, dtype=torch.uint8, device=device)
-        kept = self.kept.get(owner)
-        if kept is None or len(kept) < size:
-            self.kept[owner] = kept = torch.empty(size, dtype=torch.uint8, device=device)
+        with lasting():
+            if device.type != "cpu":
+                return torch.empty(size, dtype=torch.uint8, device=device)
+            kept = self.kept.get(owner)
+            if kept is None or len(kept) < size:
+                self.kept[owner] = kept = torch.empty(size, dtype=torch.uint8, device=device)
         return kept[:size]

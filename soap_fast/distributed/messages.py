@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,13 @@ class Form(NamedTuple):
     @property
     def bytes(self) -> int:
         return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Within it memory is made that later steps may write to, also under inference mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class Packing:

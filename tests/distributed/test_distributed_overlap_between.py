@@ -158,6 +158,25 @@ def test_what_one_rank_saves_meanwhile_is_resumed_by_all(ranks):
         assert_same_bits(found, expected)
 
 
+def under_inference_mode(group, calls):
+    """These calls; gradients are made outside of it."""
+    params, optimizer = built(group, overlap=True, backend="eager", precondition_frequency=2)
+    for call in CALLS:
+        set_gradients(params, call)
+        with torch.inference_mode(call in calls):
+            optimizer.step()
+    return end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("calls", [(2,), (3,), (2, 3, 4), (1, 6)], ids=str)
+def test_steps_under_inference_mode(ranks, calls):
+    """What is made in one is written in others."""
+    expected = steps(None, CALLS, backend="eager", precondition_frequency=2)
+    for found in ranks(2, under_inference_mode, calls):
+        assert_same_bits(found, expected)
+
+
 def of_wrong_options(group):
     said = []
     for options in (

@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 
 import pytest
-from shared import built, end_of, steps
+from shared import built, end_of, steps, take
 from streams import assert_same_bits, backends, set_gradients
 from test_distributed_faults import CALLS, Broken, broken_once, owed_by_all, stepping
 from test_distributed_memory import judge, with_a_fault, without_room
+from test_distributed_overlap_groups import in_groups
+
+from soap_fast.distributed.exchange import Exchange
 
 
 def a_share_that_raises(group, backend):
@@ -149,3 +152,34 @@ def test_what_one_rank_cannot_send_is_owed_on_all(ranks, backend):
     for raised, end, _ in found:
         assert [*raised] == [3]
         assert_same_bits(end, end_of(params, optimizer))
+
+
+def a_start_that_raises(group):
+    """Of the second of two exchanges, on every rank: nobody knows when the first has come."""
+    params, optimizer = in_groups(group, overlap=True, backend="eager")
+    take(params, optimizer, range(3))
+    sharing = optimizer._sharing
+    start, given_up = Exchange.start, list(sharing._rooms)
+    memory: list[int] = []
+    Exchange.start = broken_once(start, 1)
+    try:
+        raised = stepping(params, optimizer, [3])
+    finally:
+        Exchange.start = start
+    memory += [kept.data_ptr() for room in given_up for kept in room.kept.values()]
+    assert not any(room in given_up for room in sharing._rooms)
+    assert sharing._room is sharing._rooms[0]
+    raised += stepping(params, optimizer, range(4, 10))
+    used = [kept.data_ptr() for room in sharing._rooms for kept in room.kept.values()]
+    assert not {*used} & {*memory}  # as long as these are held
+    return raised, end_of(params, optimizer)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_rooms_of_messages_are_given_up_where_one_of_two_cannot_start(ranks):
+    """The refresh is owed on all, and the next step makes up for it in other rooms."""
+    params, optimizer = in_groups(None, backend="eager")
+    take(params, optimizer, range(10))
+    for raised, found in ranks(2, a_start_that_raises):
+        assert raised == [3]
+        assert_same_bits(found, end_of(params, optimizer))
