@@ -6,24 +6,13 @@ sends to the others, bit for bit, so that all go on with the same bases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from soap_fast.distributed.agreement import (
-    AFTER_ERROR,
-    END,
-    FIRST_BASES,
-    REFRESH,
-    Point,
-    check_together,
-    moment,
-    points_of_all,
-    unable,
-)
+from soap_fast.distributed.agreement import FIRST_BASES, REFRESH
 from soap_fast.distributed.exchange import (
     BASIS,
     NEW,
@@ -33,14 +22,7 @@ from soap_fast.distributed.exchange import (
     Room,
     StackForm,
 )
-from soap_fast.distributed.expected import (
-    Before,
-    Clock,
-    as_scheduled,
-    clocks_elsewhere,
-    has_exchange,
-    options_taken,
-)
+from soap_fast.distributed.meeting import Meeting
 from soap_fast.distributed.own_share import compute_own
 from soap_fast.distributed.together import (
     BeginOp,
@@ -50,7 +32,6 @@ from soap_fast.distributed.together import (
     RefreshOp,
     Step,
     Steps,
-    Together,
 )
 from soap_fast.distributed.unwritten import Unwritten, refreshed_alone
 from soap_fast.step.call import TensorCall
@@ -58,72 +39,29 @@ from soap_fast.step.carry import underway
 from soap_fast.step.refresh import Refreshed, stacked
 from soap_fast.step.state import Owner
 
-TO_DO = {
-    FIRST_BASES: "compute their first bases",
-    REFRESH: "take part in a refresh: what they raise says why",
-    AFTER_ERROR: "go on after an error",
-}
 
-
-class Sharing(Together):
-    """Refreshes that are shared.
-
-    A rank that fails where others wait for it, or will, tells them that it has: it meets them once
-    in place of what it could not do. Then all raise, and at their next step compare their clocks.
-    """
+class Sharing(Meeting):
+    """Refreshes that are shared."""
 
     refreshes_alone = False
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self._error: Exception | None = None  # of this rank's share, raised once the step is whole
-        self._elsewhere: dict[Tensor, Clock] = {}  # where others have taken a step that raised here
         self._unwritten: list[Unwritten] = []
         self._alone = False
         self._room = Room()
-        self._last: list[dict[str, Any]] = []  # options of each group, by the last step
-        self._met = False  # others, in this step
-        self._heard = False  # what is raised: they know it, or cannot be told
 
     def take(self, step: Step, groups: Groups, state: Entries, backend: Steps) -> None:
         """Take one step, and raise what this rank's share of its refresh raised."""
-        self._error, self._met, self._heard = None, False, False
-        self.enter(groups, state, backend)
-        alone = self._owes_alone()
-        before = Before(state) if self.by_host and self.ranks > 1 else None
-        if before is not None and self._elsewhere:
-            self._follow(before.clocks(groups))
-        try:
-            step(groups, state)
-        except Exception:  # whatever it is, the others would wait for this rank; it goes on up
-            if before is not None and not self._heard:
-                self._fail(before.clocks(groups), alone)
-            raise
-        self._conclude()
+        self._error = None
+        super().take(step, groups, state, backend)
         self._drop_written()
-        if before is not None:
-            self._last = list(map(options_taken, groups))
         error, self._error = self._error, None
         if error is not None:
             raise error
 
-    def _fail(self, clocks: Mapping[Tensor, Clock], alone: Callable[[Tensor], bool]) -> None:
-        """This rank's step has raised: others that meet in it are told now, or else later.
-
-        Args:
-            clocks, alone: ahead of the step.
-        """
-        meets = self._met or self._meets(clocks, alone)
-        if meets and not self._end(failed=True):
-            return
-        self._elsewhere = {**clocks_elsewhere(clocks, self.state), **self._elsewhere}
-
-    def _meets(self, clocks: Mapping[Tensor, Clock], alone: Callable[[Tensor], bool]) -> bool:
-        groups = as_scheduled(self.groups, self._last)
-        return has_exchange(groups, self.state, clocks, alone=alone)
-
     def _owes_alone(self) -> Callable[[Tensor], bool]:
-        """Whether what a step finds owed by a parameter is made up for without the others."""
         alone = {id(param) for one in self._unwritten for param in one.left(self.state)}
         return lambda param: id(param) in alone
 
@@ -131,28 +69,9 @@ class Sharing(Together):
         """Nothing is left of what was written since."""
         self._unwritten = [one for one in self._unwritten if one.left(self.state)]
 
-    def _conclude(self) -> None:
-        """This rank has taken the step: where ranks met in it, all have, or hear who has not."""
-        if self.by_host and self._met:
-            self._end(failed=False)
-
-    def _follow(self, clocks: Mapping[Tensor, Clock]) -> None:
-        """After a step that raised here and perhaps nowhere else: meet others at their exchange.
-
-        Raises:
-            RuntimeError: on every rank, where others did not raise.
-        """
-        elsewhere = {p: self._elsewhere.get(p, c) if c.calls else c for p, c in clocks.items()}
-        if self._meets(elsewhere, lambda _: True):
-            self._agree(AFTER_ERROR, "")
-            self._elsewhere = {}
-            self._met = False
-        else:
-            self._elsewhere.update((param, clock.next()) for param, clock in elsewhere.items())
-
     def forget(self) -> None:
         super().forget()
-        self._unwritten, self._elsewhere = [], {}
+        self._unwritten = []
 
     def begin(self, op: BeginOp, *arguments: Any) -> Entries:
         """What `op` makes of tensors on their first calls, on all ranks or on none.
@@ -287,43 +206,6 @@ class Sharing(Together):
         params = (param for group in self.groups for param in group["params"])
         places = {id(param): place for place, param in enumerate(params)}
         return [[(places[id(param)], mode) for param, mode in some] for some in owners]
-
-    def _agree(self, occasion: int, work: object, error: Exception | None = None) -> None:
-        """That all ranks are at the same work, and able to go on; waits for them.
-
-        Raises:
-            RuntimeError: on every rank, where one is not.
-        """
-        self._heard = True
-        try:
-            points = self._points(occasion, work, error is not None)
-            failed = unable(points)
-            if failed:
-                raise RuntimeError(f"ranks {failed} could not {TO_DO[occasion]}") from error
-            check_together(points)
-        except Exception:  # whatever it is, what is half exchanged is of no use; it goes on up
-            self.forget()
-            raise
-        self._met, self._heard = True, False
-
-    def _end(self, *, failed: bool) -> bool:
-        """Of a step with an exchange, on every rank: where one has failed, others hear of it here,
-        if they have not at an exchange.
-
-        Returns:
-            Whether some rank has taken the step, and so with all that is exchanged. It then owes
-            nobody anything.
-        """
-        points = self._points(END, "", failed)
-        taken = any(point.occasion == END and not point.failed for point in points)
-        if failed and not taken:
-            self.forget()
-        return taken
-
-    def _points(self, occasion: int, work: object, failed: bool) -> list[Point]:
-        point = Point(occasion, self.steps, failed, moment(self.groups, self.state, work))
-        devices = (param.device for group in self.groups for param in group["params"])
-        return points_of_all(point, self.group, next(devices, torch.device("cpu")))
 
     def _run(self, exchange: Exchange) -> None:
         self.traffic = exchange.messages, exchange.bytes
