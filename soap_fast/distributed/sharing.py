@@ -92,8 +92,9 @@ class Sharing(Meeting):
             if self._heard:
                 raise
             error = found
-        usable = [(param, 0) for param, entry in begun.items() if entry["calls"]]
-        self._agree(FIRST_BASES, self._named([usable]), error)
+        places = self._places()
+        usable = [places[id(param)] for param, entry in begun.items() if entry["calls"]]
+        self._agree(FIRST_BASES, usable, error)
         return begun
 
     def first_bases(
@@ -117,7 +118,9 @@ class Sharing(Meeting):
         own = op([factors[s] for s in mine], chosen)[1] if mine else []
         for place, bases in zip(mine.values(), own, strict=True):
             place.copy_(bases)
-        self._agree(FIRST_BASES, (deal.work, self._named(owners)))
+        places = self._places()
+        named = [[n for p, mode in some for n in (places[id(p)], mode)] for some in owners]
+        self._agree(FIRST_BASES, (deal.work, named))
         exchange.mark(failed=False)
         self._run(exchange)
         return exchange.together(0)
@@ -199,13 +202,12 @@ class Sharing(Meeting):
 
     def _work(self, one: Unwritten) -> object:
         """What of a refresh must be the same on every rank."""
-        return one.shares.deal.work, self._named(one.factors())
+        return one.shares.deal.work, one.numbers(self._places())
 
-    def _named(self, owners: Sequence[Sequence[tuple[Tensor, int]]]) -> list[list[tuple[int, int]]]:
-        """Factors by the place of their parameter among all, and their mode."""
+    def _places(self) -> dict[int, int]:
+        """Of each parameter among all, by its id."""
         params = (param for group in self.groups for param in group["params"])
-        places = {id(param): place for place, param in enumerate(params)}
-        return [[(places[id(param)], mode) for param, mode in some] for some in owners]
+        return {id(param): place for place, param in enumerate(params)}
 
     def _run(self, exchange: Exchange) -> None:
         self.traffic = exchange.messages, exchange.bytes

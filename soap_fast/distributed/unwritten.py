@@ -7,7 +7,7 @@ others have left its bases as they are, and so does this rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,13 +41,18 @@ class Unwritten:
         found = ((param, owed, state.get(param) or {}) for param, owed in pairs)
         return [p for p, owed, entry in found if owed is not None and entry.get("owed") is owed]
 
-    def factors(self) -> list[list[Factor]]:
-        """Of each batch."""
-        return owners_of(self.batches, self.params)
+    def numbers(self, places: Mapping[int, int]) -> list[list[int]]:
+        """Per batch its factors, the place of a parameter and a mode one behind the other.
+
+        Args:
+            places: of parameters, by their id.
+        """
+        own = [places[id(param)] for param in self.params]
+        return [[n for index, mode in b.owners for n in (own[index], mode)] for b in self.batches]
 
     def failed(self) -> Iterator[Factor]:
         """Factors that their rank could not refresh; waits for the device."""
-        factors = self.factors()
+        factors = owners_of(self.batches, self.params)
         for stack, place in self.shares.failed():
             yield factors[stack][place]
 

@@ -109,6 +109,28 @@ def test_gradients_of_other_placements(ranks):
         assert "redistribute the gradient" in said
 
 
+def of_another_dtype(group):
+    """On one rank, whose bytes would be taken for those of twice as many entries."""
+    model = spread(group)
+    optimizer = optimizer_of(model, group)
+    train(model, optimizer, range(2), group.rank())
+    before = values(model)
+    optimizer.zero_grad()
+    backward(model, 2, group.rank())
+    if group.rank() == 1:
+        grad = model.wide.weight.grad
+        grad.data = grad.double()
+    said = heard(optimizer.step)
+    assert_same_bits(values(model), before)
+    return said
+
+
+def test_a_gradient_of_another_dtype_on_one_rank(ranks):
+    for said in ranks(2, of_another_dtype):
+        assert said.startswith("RuntimeError: rank 1 has gradients of other parameters than rank 0")
+        assert "or of other dtypes" in said
+
+
 def converted(group):
     """After the optimizer was built: owners keep whole tensors of the first dtype."""
     model = spread(group)
