@@ -1,4 +1,4 @@
-"""Whether a step has something to exchange, from clocks alone; they are the same on every rank."""
+"""Whether a step has something to exchange, from clocks and options that every rank has alike."""
 
 from __future__ import annotations
 

@@ -7,7 +7,10 @@ import signal
 import pytest
 import torch
 from shared import built, end_of, steps
-from streams import assert_same_bits, backends, set_gradients
+from streams import assert_same_bits, backends, parameters, set_gradients
+from test_distributed_refusals import heard
+
+from soap_fast import SOAP
 
 CALLS = range(10)
 
@@ -109,6 +112,25 @@ def test_what_is_made_up_for_alone_is_known_by_its_tensors(ranks, backend, missi
     assert (one, other) == (([3], [3, 6]) if len(missing) > 1 else ([], [3]))
     assert_same_bits(first, alone)
     assert_same_bits(second, alone)
+
+
+def one_of_two_not_written(group):
+    """Of two tensors with a refresh of their own each, a rank cannot write the first."""
+    params = parameters(((6, 5), (4, 3)))
+    groups = [
+        {"params": [p], "refresh_tolerance": t} for p, t in zip(params, (0, 1e-3), strict=True)
+    ]
+    sharing = {"sharding": "refresh", "process_group": group}
+    optimizer = SOAP(groups, lr=0.01, precondition_frequency=3, backend="eager", **sharing)
+    if group.rank() == 1:
+        optimizer._backend.carry = broken_once(optimizer._backend.carry)
+    return stepping(params, optimizer, range(4)), heard(optimizer.step)
+
+
+def test_what_cannot_be_written_ahead_of_another_exchange_is_told_to_all(ranks):
+    for raised, said in ranks(2, one_of_two_not_written):
+        assert raised == [3]
+        assert said.startswith("ValueError: rank 1 has other clocks of its state than rank 0")
 
 
 NOT_WRITTEN, REPLACED, REPLACED_HERE = "not written", "replaced", "replaced here"
