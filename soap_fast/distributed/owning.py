@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from soap_fast.distributed.agreement import EXCHANGE, Point, gradients, points_of_all, unable
+from soap_fast.distributed.gathering import gathered
 from soap_fast.distributed.messages import Form, Packing, Sent, digest
 from soap_fast.distributed.partition import dealt, loads_of
 from soap_fast.distributed.spread import check_alike, local_of, spread_of
@@ -235,16 +236,7 @@ class Owning(Together):
             always: `whole_state` gathers from now on, and every rank must call it.
         """
         self._always |= always
-        whole: dict[Any, dict[str, Any]] = {}
-        for param, owner in self._owners.items():
-            carried = [_on_host(state.get(param, {})) if owner == self.rank else None]
-            dist.broadcast_object_list(
-                carried, group=self.group, group_src=owner, device=_device_of(self.group, param)
-            )
-            found = carried[0]
-            whole[param] = found if found else {}
-        others = {key: value for key, value in state.items() if not isinstance(key, Tensor)}
-        self._gathered = {**whole, **others}
+        self._gathered = gathered(state, self._owners, self.group)
 
     def whole_state(self, state: State) -> State:
         """The state of all ranks.
@@ -296,25 +288,3 @@ def bytes_of_state(plan: TensorPlan, dtype: torch.dtype) -> int:
     """Of a tensor's moments, factors and bases."""
     squares = sum(size**2 for size in plan.factors if size is not None)
     return 2 * (prod(plan.shape) + squares) * dtype.itemsize
-
-
-def _on_host(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry without views of larger memory."""
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(moved, value))
-        if isinstance(value, (list, tuple)):
-            return type(value)(map(moved, value))
-        if isinstance(value, dict):
-            return {key: moved(item) for key, item in value.items()}
-        return value
-
-    return {key: moved(value) for key, value in entry.items()}
-
-
-def _device_of(group: dist.ProcessGroup, param: Tensor) -> torch.device:
-    """Where the bytes of an object travel: on a GPU for NCCL, which knows no other memory."""
-    return param.device if "nccl" in str(dist.get_backend(group)) else torch.device("cpu")

@@ -7,6 +7,7 @@ import gc
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import PicklingError
 
 import pytest
 import torch
@@ -102,6 +103,31 @@ def test_a_part_is_never_taken_for_the_whole(ranks):
         assert "consolidate_state_dict() on every rank first" in said[0]
         assert "an optimizer of sharding='none'" in said[1]
         assert "an optimizer of sharding='none'" in said[2]
+
+
+CANNOT = "lambda|could not give"
+
+
+def what_cannot_be_sent(group):
+    """Beside the state that rank 1 has of a parameter."""
+    params, optimizer = built(group, sharding="state")
+    set_gradients(params, 0)
+    optimizer.step()
+    own = next(p for p in params if optimizer._sharing.owns(p))
+    if group.rank() == 1:
+        optimizer.state[own]["mine"] = lambda: 0
+    with pytest.raises((RuntimeError, AttributeError, PicklingError), match=CANNOT) as raised:
+        optimizer.consolidate_state_dict()
+    optimizer.state[own].pop("mine", None)
+    optimizer.consolidate_state_dict()
+    return str(raised.value), optimizer.state_dict()
+
+
+def test_a_state_that_one_rank_cannot_give_is_told_to_all(ranks):
+    (other, first), (faulty, second) = ranks(2, what_cannot_be_sent)
+    assert other == "ranks [1] could not give their state: what they raise says why"
+    assert "lambda" in faulty
+    assert_same_bits(first, second)
 
 
 def saved_after(group, calls, sharding):
