@@ -53,7 +53,8 @@ def points_of_all(mine: Point, group: dist.ProcessGroup, device: torch.device) -
 
     Raises:
         RuntimeError: on every rank, where one is at another point; it names that rank. Not where
-            one has failed, which may be anywhere.
+            one has failed, which may be anywhere. At first steps it is no matter how many were
+            before, as ranks may have missed some until a state was loaded.
     """
     padding = [0] * (LENGTH - len(mine.numbers))
     sent = [mine.occasion, mine.step, int(mine.failed), *mine.numbers, *padding]
@@ -63,7 +64,8 @@ def points_of_all(mine: Point, group: dist.ProcessGroup, device: torch.device) -
     ]
     first = points[0]
     for rank, other in enumerate(() if unable(points) else points):
-        if (other.occasion, other.step) != (first.occasion, first.step):
+        alike = other.step == first.step or first.occasion == FIRST_STEP
+        if other.occasion != first.occasion or not alike:
             raise RuntimeError(
                 f"rank {rank} is at {_where(other)}, rank 0 at {_where(first)}: every rank must "
                 "call optimizer.step() equally often, with the same parameters having gradients"

@@ -176,8 +176,9 @@ class Together(Alone):
         backends = sorted(f"{one.type}: {backend.alike_on(one)}" for one in devices)
         numbers = subjects(self.groups, self.state_of_all(), backends, self.overlap)
         point = Point(FIRST_STEP, self.steps, False, numbers)
-        check_alike(points_of_all(point, self.group, device))
-        self.known = True
+        points = points_of_all(point, self.group, device)
+        check_alike(points)
+        self.known, self.steps = True, max(point.step for point in points)
 
     def state_of_all(self) -> State:
         """What of the state every rank has."""

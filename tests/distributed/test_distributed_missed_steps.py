@@ -6,9 +6,10 @@ Where they did not, that rank would meet them a step later, at what is another c
 from __future__ import annotations
 
 import pytest
-from shared import OPTIONS, built
-from streams import parameters, set_gradients
-from test_distributed_faults import Broken, broken_once
+import torch
+from shared import OPTIONS, built, end_of
+from streams import assert_same_bits, parameters, set_gradients
+from test_distributed_faults import Broken, broken_once, stepping
 
 from soap_fast import SOAP
 
@@ -123,3 +124,23 @@ def test_whatever_option_an_owner_refuses(ranks, name):
     assert [*faulty] == [3]
     assert faulty[3].startswith(f"ValueError: {name}=")
     assert [*other] == ([3] if name == "max_precond_dim" else [])
+
+
+def one_step_less(group, options):
+    """One rank does not call `step` once; then all load what the first one has."""
+    params, optimizer = built(group, backend="native", **options)
+    raised = stepping(params, optimizer, range(4 if group.rank() else 5))
+    handed = [end_of(params, optimizer)]
+    torch.distributed.broadcast_object_list(handed, group=group, group_src=0)
+    ((values, state),) = handed
+    optimizer.load_state_dict(state)
+    for param, value in zip(params, values, strict=True):
+        param.data.copy_(value)
+    return raised, stepping(params, optimizer, range(6, 12)), end_of(params, optimizer)
+
+
+@pytest.mark.parametrize("options", WAYS, ids=IDS)
+def test_ranks_that_have_called_step_less_often_go_on_once_they_have_loaded(ranks, options):
+    (early, fine, first), (too, late, second) = ranks(2, one_step_less, options)
+    assert early == too == fine == late == []
+    assert_same_bits(first, second)
