@@ -15,6 +15,7 @@ from soap_fast import SOAP
 
 WAYS = ({"sharding": "refresh"}, {"sharding": "refresh", "overlap": True})
 IDS = ("at once", "overlap")
+TOLD = "ranks [1] could not take part in a refresh: what they raise says why"
 
 
 def raised_by(optimizer) -> str | None:
@@ -144,3 +145,27 @@ def test_ranks_that_have_called_step_less_often_go_on_once_they_have_loaded(rank
     (early, fine, first), (too, late, second) = ranks(2, one_step_less, options)
     assert early == too == fine == late == []
     assert_same_bits(first, second)
+
+
+def with_a_group_less(group, options):
+    """A group is taken out of the optimizer; later one rank refuses a step with a refresh."""
+    params = parameters(((6, 5), (4, 3)))
+    sharing = {"backend": "eager", "process_group": group, **options}
+    optimizer = SOAP([{"params": [p]} for p in params], precondition_frequency=3, **sharing)
+    said = {}
+    for call in range(4):
+        set_gradients(params, call)
+        if call == 3:
+            optimizer.param_groups.pop()
+            optimizer.param_groups[0]["lr"] = -1 if group.rank() else 0.01
+        found = raised_by(optimizer)
+        if found is not None:
+            said[call] = found
+    return said
+
+
+@pytest.mark.parametrize("options", WAYS, ids=IDS)
+def test_a_step_that_one_rank_refuses_after_a_group_was_taken_out(ranks, options):
+    other, faulty = ranks(2, with_a_group_less, options)
+    assert other == {3: f"RuntimeError: {TOLD}"}
+    assert faulty[3].startswith("ValueError: lr=-1")
