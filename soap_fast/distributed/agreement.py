@@ -6,7 +6,7 @@ they are about to do is told first, in numbers of one form for every occasion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from soap_fast.distributed.messages import digest, numbers_of_all
 from soap_fast.options import NAMES, plain_options
 
 State = Mapping[torch.Tensor, Mapping[str, Any]]
+Which = Callable[[torch.Tensor], bool]  # of parameters
 OCCASIONS = (
     "its first step",
     "first bases",
@@ -128,9 +129,15 @@ def subjects(
     return [digest(one) for one in (*built, _clocks(groups, state), gradients(groups), *by_option)]
 
 
-def moment(groups: Sequence[Mapping[str, Any]], state: State, work: object) -> list[int]:
-    """Numbers for a piece of work in the middle of a run, one for each of `MOMENT`."""
-    return [digest(one) for one in (work, _clocks(groups, state), gradients(groups))]
+def moment(
+    groups: Sequence[Mapping[str, Any]], state: State, work: object, alone: Which
+) -> list[int]:
+    """Numbers for a piece of work in the middle of a run, one for each of `MOMENT`.
+
+    Args:
+        alone: whether what a parameter owes is this rank's own affair, as others owe it no more.
+    """
+    return [digest(one) for one in (work, _clocks(groups, state, alone), gradients(groups))]
 
 
 def _form(param: torch.Tensor) -> tuple[Any, ...]:
@@ -142,14 +149,18 @@ def _value(option: Any) -> Any:
     return float(option) if isinstance(option, torch.Tensor) else option
 
 
-def _clocks(groups: Sequence[Mapping[str, Any]], state: State) -> list[Any]:
-    entries = (state.get(p, {}) for group in groups for p in group["params"])
-    return [(entry.get("calls", 0), entry.get("phases"), _owed(entry)) for entry in entries]
+def _none(param: torch.Tensor) -> bool:
+    return False
 
 
-def _owed(entry: Mapping[str, Any]) -> list[int] | None:
-    """The modes whose refresh a tensor owes."""
-    return entry["owed"].modes if "owed" in entry else None
+def _clocks(groups: Sequence[Mapping[str, Any]], state: State, alone: Which = _none) -> list[Any]:
+    """Of each parameter its calls, phases and the modes whose refresh it owes."""
+    found: list[Any] = []
+    for param in (p for group in groups for p in group["params"]):
+        entry = state.get(param, {})
+        owed = entry["owed"].modes if "owed" in entry and not alone(param) else None
+        found.append((entry.get("calls", 0), entry.get("phases"), owed))
+    return found
 
 
 def gradients(groups: Sequence[Mapping[str, Any]]) -> list[torch.dtype | None]:

@@ -144,6 +144,7 @@ class Meeting(Together):
         return taken
 
     def _points(self, occasion: int, work: object, failed: bool) -> list[Point]:
-        point = Point(occasion, self.steps, failed, moment(self.groups, self.state, work))
+        numbers = moment(self.groups, self.state, work, self._owes_alone())
+        point = Point(occasion, self.steps, failed, numbers)
         devices = (param.device for group in self.groups for param in group["params"])
         return points_of_all(point, self.group, next(devices, torch.device("cpu")))
