@@ -67,7 +67,9 @@ class Sharing(Meeting):
 
     def _drop_written(self) -> None:
         """Nothing is left of what was written since."""
-        self._unwritten = [one for one in self._unwritten if one.left(self.state)]
+        for one in self._unwritten:
+            one.drop_written(self.state)
+        self._unwritten = [one for one in self._unwritten if any(one.owed)]
 
     def forget(self) -> None:
         super().forget()

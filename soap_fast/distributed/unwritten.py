@@ -24,7 +24,7 @@ class Unwritten:
     """One refresh.
 
     Attributes:
-        params: whose bases it is of; `owed` is what each owes.
+        params: whose bases it is of; `owed` is what each owes, None once it is written.
         batches: their factors. As long as these are held, nobody else has their addresses.
         shares: who has computed which of them.
     """
@@ -50,11 +50,20 @@ class Unwritten:
         own = [places[id(param)] for param in self.params]
         return [[n for index, mode in b.owners for n in (own[index], mode)] for b in self.batches]
 
+    def drop_written(self, state: State) -> None:
+        """What is written in this state is of no account any more."""
+        left = {id(param) for param in self.left(state)}
+        pairs = zip(self.params, self.owed, strict=True)
+        self.owed = [owed if id(param) in left else None for param, owed in pairs]
+
     def failed(self) -> Iterator[Factor]:
-        """Factors that their rank could not refresh; waits for the device."""
-        factors = owners_of(self.batches, self.params)
+        """Factors that their rank could not refresh, but for those that are written since; waits
+        for the device.
+        """
         for stack, place in self.shares.failed():
-            yield factors[stack][place]
+            index, mode = self.batches[stack].owners[place]
+            if self.owed[index] is not None:
+                yield self.params[index], mode
 
 
 def owners_of(batches: Sequence[Batch], params: Sequence[Tensor]) -> list[list[Factor]]:

@@ -38,3 +38,12 @@ def test_others_are_refreshed_before_it_is_made_up_for(ranks, backend):
     assert (one, other) == ([], [3])
     assert_same_bits(first, second)
     assert_same_bits(first, owing_for_long(None, backend, ())[1])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("backend", backends())
+def test_a_share_that_has_raised_leaves_its_bases_once(ranks, backend):
+    """The next refresh of the same bases is made up for as others have it."""
+    (other, first), (one, second) = ranks(2, owing_for_long, backend, (3, 6), (3,))
+    assert (one, other) == ([3], [3, 6])
+    assert_same_bits(first, second)
