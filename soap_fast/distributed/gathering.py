@@ -21,7 +21,8 @@ def gathered(
         owners: the rank of each parameter, in one order on all ranks.
 
     Raises:
-        RuntimeError: another rank could not give its own; that one raises why.
+        RuntimeError: another rank could not give its own; that one raises why. A rank that cannot
+            read what another gave raises alone.
     """
     rank = dist.get_rank(group)
     whole: dict[Any, dict[str, Any]] = {}
@@ -36,10 +37,13 @@ def gathered(
         dist.broadcast_object_list(
             carried, group=group, group_src=owner, device=_device_of(group, param)
         )
-        if carried[0] is None:
-            failed.add(owner)
-        else:
-            whole[param] = pickle.loads(carried[0])
+        try:
+            if carried[0] is None:
+                failed.add(owner)
+            else:
+                whole[param] = pickle.loads(carried[0])
+        except Exception as found:  # whatever it is, others still wait for what this rank has
+            error = found
     if error is not None:
         raise error
     if failed:

@@ -252,3 +252,42 @@ def test_a_nan_on_one_rank_leaves_the_tensor_out_on_all(ranks, backend):
     for end, skipped in found:
         assert skipped == [0, 1, 0, 0, 0, 0, 0]
         assert_same_bits(end, found[0][0])
+
+
+class Unreadable:
+    """What rank 0 cannot read, as without memory for it."""
+
+    def __reduce__(self):
+        return read, ()
+
+
+def read() -> None:
+    if torch.distributed.get_rank() == 0:
+        raise Broken
+
+
+def a_state_that_cannot_be_read(group):
+    params, optimizer = built(group, sharding="state")
+    set_gradients(params, 0)
+    optimizer.step()
+    own = next(p for p in params if optimizer._sharing.owns(p))
+    if group.rank() == 1:
+        optimizer.state[own]["mine"] = Unreadable()
+    said = raised_by(optimizer.consolidate_state_dict)
+    optimizer.state[own].pop("mine", None)
+    optimizer.consolidate_state_dict()
+    return said, optimizer.state_dict()
+
+
+def raised_by(function) -> str | None:
+    try:
+        function()
+    except (Broken, RuntimeError) as error:
+        return type(error).__name__
+    return None
+
+
+def test_a_state_that_one_rank_cannot_read_leaves_nobody_waiting(ranks):
+    (faulty, first), (other, second) = ranks(2, a_state_that_cannot_be_read)
+    assert (faulty, other) == ("Broken", None)
+    assert_same_bits(first, second)
