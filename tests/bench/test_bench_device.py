@@ -124,7 +124,7 @@ def test_commands_can_be_parsed(monkeypatch, tmp_path):
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
     of_make = re.findall(r"^python -m bench (.*)$", done.stdout, flags=re.MULTILINE)
     of_parts = [part.command[3:] for part in device.parts()[2:]]
-    assert len(of_make) == 15 + 2
+    assert len(of_make) == 16 + 2
     reached = []
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # any device can be used
     monkeypatch.chdir(tmp_path)
