@@ -101,7 +101,7 @@ def page(files: Sequence[ResultFile], out: Path) -> list[str]:
         parts.append(f"## {title}\n")
         for file in of:
             rows = [row for row in file.rows if not columns or columns[0] in row]
-            parts += [f"`{file.path}`: {file.origin}\n", filled_table(columns or _own(rows), rows)]
+            parts += [f"`{file.path}`:\n{file.origin}\n", filled_table(columns or _own(rows), rows)]
         if command == "step":
             parts.append(drawing("step time by phase", draw_phases, of, out / "steps.png"))
     if found := charts(files):

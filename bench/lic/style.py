@@ -1,16 +1,20 @@
-"""The look of tables and figures: one colour for an optimizer everywhere, one form of a number."""
+"""The look of pages, tables and figures: one colour for an optimizer, one form of a number."""
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 from tabulate import tabulate
+
+from bench.files import write_text
 
 LABELS = {
     "adam": "Adam (torch)",
@@ -25,7 +29,22 @@ LINES: dict[str, dict[str, Any]] = {
     "pytorch_optimizer": {"color": "#30638e", "linestyle": (0, (4, 2))},
 }
 OTHERS = ("#66a182", "#edae49", "#8d6a9f", "#00798c", "#a26769")  # of other optimizers
+WIDTH = 110  # of Markdown, tables apart
 DASHES = (":", "-.", (0, (6, 2)), (0, (1, 4)))  # of an optimizer's second variant, and so on
+
+
+def write_page(path: Path, markdown: str) -> None:
+    """A file of Markdown, whose lines of prose are filled anew where they are too long."""
+    write_text(path, "\n".join(map(_filled, markdown.split("\n"))))
+
+
+def _filled(line: str) -> str:
+    if len(line) <= WIDTH or line.startswith(("|", "!", "#")):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 @contextmanager

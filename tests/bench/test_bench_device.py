@@ -59,7 +59,7 @@ def test_parts_leave_results_and_a_report(take):
     assert not (take.folder / "broken.json").exists()
     text = (take.folder / "report.md").read_text()
     end = "The end of tests.txt:\n\nline 40\n"
-    assert all(part in text for part in ("## Roofs", "`first.json`: ", "half a table", end))
+    assert all(part in text for part in ("## Roofs", "`first.json`:\n", "half a table", end))
     assert str(ROOT) not in text
 
 

@@ -14,6 +14,7 @@ from bench.lic.__main__ import main
 from bench.lic.comparison import runner
 from bench.lic.comparison.plan import CPU, PAPER, SEARCH_SEED, runs, search_config, variants
 from bench.lic.optimizers import one_algorithm
+from bench.lic.style import write_page
 from bench.lic.training import Training
 
 RATES = {"adam": 1e-3, "adam_soap_betas": 5e-4, "soap_fast": 2e-3, "pytorch_optimizer": 3e-3}
@@ -120,7 +121,8 @@ def test_a_tiny_comparison_is_reported_and_not_repeated(
     assert "left out here: tcm_64." in printed
     for title in ("What a step costs", "by the frequency of its refreshes", "too small to show"):
         assert title in printed
-    assert printed.rstrip() in (out / "report.md").read_text()
+    write_page(out / "printed.md", printed.rstrip())
+    assert (out / "printed.md").read_text() in (out / "report.md").read_text()
     assert (out / "losses.png").stat().st_size > 10_000
     rows = json.loads((out / "compare.json").read_text())["results"]
     same = "pytorch_optimizer_10_at_rate_of_soap_fast"

@@ -21,6 +21,7 @@ from bench.lic.data import load
 from bench.lic.evaluation.curves import RDPoint, against, bd_rate, points
 from bench.lic.evaluation.quality import measure, padded
 from bench.lic.models import build
+from bench.lic.style import write_page
 from bench.lic.training import Config, Training, evaluate, run
 
 FACTOR = 1 / 24
@@ -167,7 +168,8 @@ def test_an_evaluation_leaves_a_report_pictures_and_json(
     printed = capsys.readouterr()
     assert "values of lambda in common: 2; BD-rate needs at least 4" in printed.out
     assert "broken.png" in printed.err
-    assert printed.out in (tmp_path / "report.md").read_text() + "\n"
+    write_page(tmp_path / "printed.md", printed.out)
+    assert (tmp_path / "printed.md").read_text() in (tmp_path / "report.md").read_text() + "\n"
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {
         "rate_distortion.png",

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from bench import envelope
 from bench.command import Parser, check_target, positive
-from bench.files import BadInput, write_text, writing
+from bench.files import BadInput, writing
 from bench.lic.commands import options as shared
 from bench.lic.data import Images
 from bench.lic.evaluation.curves import first_at
 from bench.lic.optimizers import BUILDERS, TREATMENT
 from bench.lic.search import searched_rates
-from bench.lic.style import LABELS, lines, loss_frame, number, plain_text
+from bench.lic.style import LABELS, lines, loss_frame, number, plain_text, write_page
 from bench.lic.style import table as markdown
 from bench.lic.training import WARMUP, Config, Training, say
 from bench.lic.training.runs import CHECKPOINT, CHECKPOINT_EVERY, start_anew
@@ -235,7 +235,7 @@ def _dress(axes: Axes, xlabel: str, legend: str) -> None:
 def write(results: list[dict[str, Any]], text: str, folder: Path, json_target: str | None) -> None:
     """table.md, result.json and curves.png in `folder`; the same JSON to `json_target`."""
     envelope.write(str(folder / "result.json"), results, "lic demo")
-    write_text(folder / "table.md", text)
+    write_page(folder / "table.md", text)
     if json_target is not None:
         envelope.write(json_target, results, "lic demo")
     plot(results, folder / "curves.png")

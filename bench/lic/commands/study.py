@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import envelope
 from bench.command import ROOT, Parser, check_target, device, positive
-from bench.files import BadInput, write_text
+from bench.files import BadInput
 from bench.lic.commands import options as shared
 from bench.lic.commands import quantize
 from bench.lic.commands.compare import add_changes, changed
@@ -29,6 +29,7 @@ from bench.lic.evaluation.runs import Run, group
 from bench.lic.models import stride
 from bench.lic.study import figures, report
 from bench.lic.study.watched import Watched
+from bench.lic.style import write_page
 from bench.lic.training import load_model
 
 OPTIMIZERS = ("adam", "soap_fast")
@@ -180,7 +181,7 @@ def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse
         pages.append(quantize.text(quantized, ["held-out images, as they are in training"]))
     page = "\n".join(["# The study", "", *pages])
     print("\n".join(pages))
-    write_text(out / "report.md", page)  # before anything is drawn
+    write_page(out / "report.md", page)  # before anything is drawn
     names = ["losses", "scores"]
     comparison_report.draw_losses(comparison, out / "losses.png")
     figures.along(comparison, out / "scores.png")
@@ -192,7 +193,7 @@ def _write(comparison: Comparison, quantized: Rows, out: Path, options: argparse
         rate_distortion(curves, out / "rate_distortion.png", optimizers)
         names.append("rate_distortion")
     shown = "\n\n".join(f"![{name.replace('_', '-')}]({name}.png)" for name in names)
-    write_text(out / "report.md", f"{page}\n{shown}\n")
+    write_page(out / "report.md", f"{page}\n{shown}\n")
 
 
 @torch.no_grad()

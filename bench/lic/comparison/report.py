@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import envelope
-from bench.files import write_text, writing
+from bench.files import writing
 from bench.lic.comparison.differences import RULE, differences, sentences
 from bench.lic.comparison.plan import Preset, describe, variants
 from bench.lic.comparison.runner import Comparison
@@ -19,7 +19,7 @@ from bench.lic.comparison.statistics import Row, band, bd_rates, by_variant, cur
 from bench.lic.evaluation.curves import FEWEST, rate_distortion
 from bench.lic.evaluation.runs import PACKAGES, Group, Run, group
 from bench.lic.optimizers import TREATMENT
-from bench.lic.style import lines, loss_frame, number, plain_text, share, table
+from bench.lic.style import lines, loss_frame, number, plain_text, share, table, write_page
 from bench.lic.training import WARMUP
 
 
@@ -319,7 +319,7 @@ def write(comparison: Comparison, rows: list[Row], report: str, folder: Path) ->
         optimizers = {one.name: one.optimizer for one in variants(comparison.preset)}
         rate_distortion(found, folder / "rate_distortion.png", optimizers)
         picture += "\n\n![R-D curves of the held-out images](rate_distortion.png)"
-    write_text(folder / "report.md", f"# Comparison of optimizers\n\n{report}\n{picture}\n")
+    write_page(folder / "report.md", f"# Comparison of optimizers\n\n{report}\n{picture}\n")
 
 
 def _names(row: Row) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import envelope
-from bench.files import told, write_text
+from bench.files import told
 from bench.lic import style
 from bench.lic.evaluation import curves
 from bench.lic.evaluation.curves import against, to_adams_loss
@@ -182,4 +182,4 @@ def _drawn(name: str, draws: Callable[[], None]) -> bool:
 
 def _write_report(report: str, shown: list[str], folder: Path) -> None:
     lines = ["# Evaluation", "", report, *(["", *shown] if shown else [])]
-    write_text(folder / "report.md", "\n".join(lines) + "\n")
+    style.write_page(folder / "report.md", "\n".join(lines) + "\n")
