@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,3 +50,46 @@ def steps(group, calls=range(8), dtype=torch.float32, missing: bool = False, **o
     take(params, optimizer, calls, missing)
     optimizer.consolidate_state_dict()
     return end_of(params, optimizer)
+
+
+class Broken(Exception):
+    """What an injected fault raises."""
+
+
+def broken_once(function, at: int = 0):
+    """`function`, but for its call number `at`, which raises."""
+    calls = []
+
+    def called(*arguments):
+        calls.append(None)
+        if len(calls) == at + 1:
+            raise Broken
+        return function(*arguments)
+
+    return called
+
+
+NOTHING = "nothing"
+
+
+def heard(call: Callable[[], object]) -> str:
+    """What a call says where it raises."""
+    try:
+        call()
+    except (Broken, RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return NOTHING
+
+
+def heard_by_call(params, optimizer, calls, ahead: Callable[[int], object]) -> dict[int, str]:
+    """What these steps say where they raise.
+
+    Args:
+        ahead: of the step of a call, behind its gradients.
+    """
+    said = {}
+    for call in calls:
+        set_gradients(params, call)
+        ahead(call)
+        said[call] = heard(optimizer.step)
+    return {call: one for call, one in said.items() if one != NOTHING}

@@ -6,30 +6,12 @@ import signal
 
 import pytest
 import torch
-from shared import built, end_of, steps
+from shared import NOTHING, Broken, broken_once, built, end_of, heard, steps
 from streams import assert_same_bits, backends, parameters, set_gradients
-from test_distributed_refusals import heard
 
 from soap_fast import SOAP
 
 CALLS = range(10)
-
-
-class Broken(Exception):
-    """What an injected fault raises."""
-
-
-def broken_once(function, at: int = 0):
-    """`function`, but for its call number `at`, which raises."""
-    calls = []
-
-    def called(*arguments):
-        calls.append(None)
-        if len(calls) == at + 1:
-            raise Broken
-        return function(*arguments)
-
-    return called
 
 
 def stepping(params, optimizer, calls=CALLS) -> list[int]:
@@ -273,21 +255,13 @@ def a_state_that_cannot_be_read(group):
     own = next(p for p in params if optimizer._sharing.owns(p))
     if group.rank() == 1:
         optimizer.state[own]["mine"] = Unreadable()
-    said = raised_by(optimizer.consolidate_state_dict)
+    said = heard(optimizer.consolidate_state_dict)
     optimizer.state[own].pop("mine", None)
     optimizer.consolidate_state_dict()
     return said, optimizer.state_dict()
 
 
-def raised_by(function) -> str | None:
-    try:
-        function()
-    except (Broken, RuntimeError) as error:
-        return type(error).__name__
-    return None
-
-
 def test_a_state_that_one_rank_cannot_read_leaves_nobody_waiting(ranks):
     (faulty, first), (other, second) = ranks(2, a_state_that_cannot_be_read)
-    assert (faulty, other) == ("Broken", None)
+    assert (faulty, other) == ("Broken: ", NOTHING)
     assert_same_bits(first, second)

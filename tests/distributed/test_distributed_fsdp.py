@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from shared import Broken
 from spread_models import (
     HSDP,
     Model,
@@ -231,10 +232,6 @@ def a_stale_graph(group):
 
 def test_a_graph_of_values_before_the_step_raises(ranks):
     ranks(2, a_stale_graph)
-
-
-class Broken(Exception):
-    """What an injected fault raises."""
 
 
 def an_update_that_raises(group):

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
+from shared import heard
 from spread_models import HSDP, backward, mesh_of, optimizer_of, spread, train, values
 from streams import assert_same_bits
-from test_distributed_refusals import heard
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor

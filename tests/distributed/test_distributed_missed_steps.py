@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shared import OPTIONS, built, end_of
-from streams import assert_same_bits, parameters, set_gradients
-from test_distributed_faults import Broken, broken_once, stepping
+from shared import OPTIONS, broken_once, built, end_of, heard_by_call
+from streams import assert_same_bits, parameters
+from test_distributed_faults import stepping
 
 from soap_fast import SOAP
 
@@ -18,29 +18,17 @@ IDS = ("at once", "overlap")
 TOLD = "ranks [1] could not take part in a refresh: what they raise says why"
 
 
-def raised_by(optimizer) -> str | None:
-    """What a step says where it raises."""
-    try:
-        optimizer.step()
-    except (Broken, RuntimeError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 def beside_first_bases(group, options):
     """One rank misses an update in a step in which another tensor begins."""
     params, optimizer = built(group, ((6, 5), (4, 3)), backend="eager", **options)
-    said = {}
-    for call in range(6):
-        set_gradients(params, call)
+
+    def ahead(call):
         if call == 0:
             params[1].grad = None
         if (call, group.rank()) == (1, 1):
             optimizer._backend.update = broken_once(optimizer._backend.update)
-        found = raised_by(optimizer)
-        if found is not None:
-            said[call] = found
-    return said
+
+    return heard_by_call(params, optimizer, range(6), ahead)
 
 
 @pytest.mark.parametrize("options", WAYS, ids=IDS)
@@ -59,17 +47,14 @@ def one_after_the_other(group, options):
         {"params": [second], "precondition_frequency": 3},
     ]
     optimizer = SOAP(groups, lr=0.01, backend="eager", process_group=group, **options)
-    said = {}
-    for call in range(7):
-        set_gradients([first, second], call)
+
+    def ahead(call):
         if call == 2:
             second.grad = None
         refuses = group.rank() == 1 and call in (1, 2)
         optimizer.param_groups[0]["lr"] = -1 if refuses else 0.01
-        found = raised_by(optimizer)
-        if found is not None:
-            said[call] = found
-    return said
+
+    return heard_by_call([first, second], optimizer, range(7), ahead)
 
 
 @pytest.mark.parametrize("options", WAYS, ids=IDS)
@@ -91,15 +76,13 @@ NO_OPTIONS = {
 def no_such_option(group, options, name, value, at):
     """One rank is given an option that no step takes, for one step."""
     params, optimizer = built(group, backend="eager", **options)
-    said, own = {}, optimizer.param_groups[0]
+    own = optimizer.param_groups[0]
     usual = own[name]
-    for call in range(6):
-        set_gradients(params, call)
+
+    def ahead(call):
         own[name] = value if (call, group.rank()) == (at, 1) else usual
-        found = raised_by(optimizer)
-        if found is not None:
-            said[call] = found
-    return said
+
+    return heard_by_call(params, optimizer, range(6), ahead)
 
 
 @pytest.mark.parametrize("schedule", ["periodic", "staggered"])
@@ -152,16 +135,13 @@ def with_a_group_less(group, options):
     params = parameters(((6, 5), (4, 3)))
     sharing = {"backend": "eager", "process_group": group, **options}
     optimizer = SOAP([{"params": [p]} for p in params], precondition_frequency=3, **sharing)
-    said = {}
-    for call in range(4):
-        set_gradients(params, call)
+
+    def ahead(call):
         if call == 3:
             optimizer.param_groups.pop()
             optimizer.param_groups[0]["lr"] = -1 if group.rank() else 0.01
-        found = raised_by(optimizer)
-        if found is not None:
-            said[call] = found
-    return said
+
+    return heard_by_call(params, optimizer, range(4), ahead)
 
 
 @pytest.mark.parametrize("options", WAYS, ids=IDS)

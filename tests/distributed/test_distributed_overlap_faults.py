@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
-from shared import built, end_of, steps, take
+from shared import Broken, broken_once, built, end_of, steps, take
 from streams import assert_same_bits, backends, set_gradients
-from test_distributed_faults import CALLS, Broken, broken_once, owed_by_all, stepping
+from test_distributed_faults import CALLS, owed_by_all, stepping
 from test_distributed_memory import judge, with_a_fault, without_room
 from test_distributed_overlap_groups import in_groups
 

@@ -6,9 +6,8 @@ import gc
 import weakref
 
 import pytest
-from shared import end_of, take
+from shared import Broken, broken_once, end_of, take
 from streams import assert_same_bits, backends, needs_interpreter, parameters, set_gradients
-from test_distributed_faults import Broken, broken_once
 
 from soap_fast import SOAP
 

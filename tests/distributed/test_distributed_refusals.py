@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shared import OPTIONS, built, end_of
+from shared import OPTIONS, built, end_of, heard
 from streams import assert_same_bits, parameters, set_gradients
 
 from soap_fast import SOAP, GraphedStep
@@ -20,15 +20,6 @@ def test_an_unknown_sharding():
 def test_no_processes():
     with pytest.raises(ValueError, match="init_process_group first"):
         SOAP(parameters(), sharding="refresh")
-
-
-def heard(call) -> str:
-    """What an error says."""
-    try:
-        call()
-    except (ValueError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
 
 
 def of_wrong_groups(group):

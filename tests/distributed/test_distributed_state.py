@@ -12,7 +12,7 @@ from pickle import PicklingError
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from shared import OPTIONS, SHAPES, built, end_of, steps
+from shared import OPTIONS, SHAPES, Broken, built, end_of, steps
 from streams import assert_same_bits, backends, set_gradients, through_a_file
 from test_distributed_checkpoints import COUNTS, FLAT, Model, train
 from torch.distributed.checkpoint.state_dict import (
@@ -194,10 +194,6 @@ def test_files_of_torch_distributed_checkpoint(ranks, count, tmp_path: Path):
     for straight, resumed in found:
         assert_same_bits(resumed, straight)
         assert_same_bits(straight, found[0][0])
-
-
-class Broken(Exception):
-    """What an injected fault raises."""
 
 
 def an_update_that_raises(group):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from shared import built, end_of
+from shared import Broken, broken_once, built, end_of
 from streams import assert_same_bits, backends, set_gradients
-from test_distributed_faults import Broken, broken_once
 
 CALLS = range(13)
 MISSING, WITHOUT = (1, 3), range(4, 8)  # tensors that have no gradient in these calls
