@@ -65,7 +65,7 @@ class Owning(Together):
         if error is None:
             try:
                 moves, messages = self._prepare()
-            except Exception as found:  # likewise
+            except Exception as found:  # whatever it is, all ranks are told and raise, as above
                 error = found
         self._check_alike(error)
         self._wholes.gather(moves)
@@ -166,7 +166,7 @@ class Owning(Together):
             for param, owner in zip(new, owners, strict=True):
                 with named(groups, param):
                     self._wholes.add(param, owner)
-        except BaseException:  # of some new ones alone another rank would make another deal
+        except BaseException:  # Ctrl-C too: half of a deal kept would part this rank from others
             for param in new:
                 self._wholes.remove(param)
             raise
