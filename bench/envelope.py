@@ -90,14 +90,14 @@ class ResultFile:
 
     @property
     def origin(self) -> str:
-        """Where the numbers were taken, and of what."""
+        """Where the numbers were taken, and of what, a line each."""
         machine, peers = self.machine, {row.get("name") for row in self.rows}
         gpu = [f"{machine['gpu']}, driver {machine.get('driver')}"] if machine.get("gpu") else []
         host = f"{machine.get('processor')}, {machine.get('threads')} threads"
         packages = ["torch", *({"pytorch_optimizer"} & peers)]
         versions = [f"{name} {v}" for name in packages if (v := self.versions.get(name))]
         commit = [f"commit {self.commit[:10]}"] if self.commit else []
-        return ", ".join([*gpu, host, *versions, *commit])
+        return f"{', '.join([*gpu, host])},\n{', '.join([*versions, *commit])}"
 
 
 def read(path: str) -> ResultFile:

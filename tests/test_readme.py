@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 WIDTH = 110  # of Markdown
-GENERATED = (*(ROOT / "docs").glob("*/*.md"), *(ROOT / "bench" / "results").rglob("*.md"))
+KEPT = ("docs/measured", *(f"bench/results/{name}" for name in ("comparison", "demo", "study")))
+GENERATED = [page for folder in KEPT for page in (ROOT / folder).glob("*.md")]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

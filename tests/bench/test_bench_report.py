@@ -60,7 +60,7 @@ def test_a_page_of_everything(page, tmp_path):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     assert "| adamw | tiny | 1 | 0.5 | - | 0.5 | 0.33 |" in text
     assert "pip install heavyball" in text
-    assert "made up, 2 threads, torch 1, commit c0ffee" in text
+    assert "made up, 2 threads,\ntorch 1, commit c0ffee" in text
     assert "No roofs" not in text
 
 
